@@ -1,0 +1,57 @@
+"""Errors a user can act on: the docstring is the message, `exit_code` the exit status."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class VirnucproError(Exception):
+    """The run could not go on.
+
+    Args:
+        detail: What exactly is wrong and what to do about it, in one line. It follows the first
+            line of the class docstring in the message.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, detail: str = "") -> None:
+        self.detail = detail
+        summary = (type(self).__doc__ or "").strip().splitlines()[0].rstrip(".")
+        super().__init__(f"{summary}: {detail}" if detail else summary)
+
+
+class UsageError(VirnucproError):
+    """These options cannot be used."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """The configuration file cannot be used."""
+
+
+class InputError(UsageError):
+    """The input files cannot be used."""
+
+
+class OutputError(UsageError):
+    """The output folder cannot be used."""
+
+
+class ProcessorError(UsageError):
+    """The processor cannot be started."""
+
+
+class NoDeviceError(VirnucproError):
+    """No GPU can be used."""
+
+    exit_code = 3
+
+
+class SequenceFileError(VirnucproError):
+    """This file cannot be processed."""
+
+
+class SchedulingError(VirnucproError):
+    """The scheduler was told something that cannot have happened."""

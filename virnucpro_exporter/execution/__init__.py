@@ -1,0 +1,1 @@
+"""Processes, files and the journal: how attempts are carried out."""

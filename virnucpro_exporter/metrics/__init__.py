@@ -1,0 +1,1 @@
+"""Prometheus metrics: the catalogue, the collectors and the server."""

@@ -1,0 +1,62 @@
+"""What every processor offers, built in or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class ProgressCallback(Protocol):
+    """How a processor tells how far it got within a file."""
+
+    def __call__(self, sequences: int, residues: int | None = None) -> None:
+        """Report progress; cheap enough to be called after every record.
+
+        Args:
+            sequences: Sequences of this file done so far.
+            residues: Residues of this file done so far, where the processor knows.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Processed:
+    """What a file turned out to hold; None where the processor does not know."""
+
+    sequences: int | None = None
+    residues: int | None = None
+
+
+class Processor(Protocol):
+    """Does one thing to a file. One instance lives in each worker process.
+
+    Whatever `process` leaves in the folder of `output` is the result: the files are moved to the
+    output folder of the run by rename once the attempt has won, and thrown away otherwise.
+    """
+
+    def output_names(self, file: Path) -> Sequence[str]:
+        """Names of the files that processing `file` leaves, the main one first."""
+
+    def setup(self, gpu: str) -> None:
+        """Get ready, once per worker: load the model. CUDA_VISIBLE_DEVICES is already set."""
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
+        """Process one file.
+
+        Args:
+            file: The input.
+            output: Where the main result goes, in an empty folder that belongs to this attempt
+                alone; further results go beside it.
+            progress: To be called as the work goes on.
+
+        Returns:
+            What the file held.
+
+        Raises:
+            SequenceFileError: The file's content is at fault; no other attempt could do better.
+            Exception: Anything else; the attempt failed and another worker may try.
+        """
+
+    def close(self) -> None:
+        """Give back what `setup` took."""

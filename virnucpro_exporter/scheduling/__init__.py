@@ -1,0 +1,1 @@
+"""The functional core: events in, actions out, time an argument."""

@@ -1,0 +1,362 @@
+"""What is known about a run and its GPUs at one moment, as immutable values.
+
+The scheduler and the GPU monitor publish these; the metrics, the terminal and the log read them.
+Nothing here knows where a value came from. A value that is not known is None, never 0.
+
+Two kinds of time appear. `*_timestamp` and `*_time` are Unix seconds on the wall clock, for people
+and for Prometheus. Durations are measured on a monotonic clock by whoever took the snapshot.
+"""
+
+from __future__ import annotations
+
+import enum
+import statistics
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+# Upper bounds of the histogram of file durations, in seconds; +Inf is implied.
+DURATION_BUCKETS = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+
+
+class RunState(enum.Enum):
+    """Where a run stands."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class WorkerState(enum.Enum):
+    """What a worker does at the moment; whether it is stalled is told apart, by `is_stalled`."""
+
+    STARTING = "starting"
+    BUSY = "busy"
+    IDLE = "idle"
+    STARVED = "starved"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class StealEvent:
+    """One file that moved from the queue of a victim to a thief.
+
+    Attributes:
+        timestamp: Unix seconds.
+        source_gpu: The victim, whose queue the file left.
+        dest_gpu: The thief, who took it.
+        file_name: The file's name, without its folder.
+    """
+
+    timestamp: float
+    source_gpu: str
+    dest_gpu: str
+    file_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DurationHistogram:
+    """File durations of one worker.
+
+    Attributes:
+        counts: Files per bucket, not cumulative; one more than `DURATION_BUCKETS`, for +Inf.
+        total_seconds: The sum of all durations.
+        exemplars: Per bucket the latest (file name, seconds, Unix timestamp), or None.
+    """
+
+    counts: tuple[int, ...] = (0,) * (len(DURATION_BUCKETS) + 1)
+    total_seconds: float = 0.0
+    exemplars: tuple[tuple[str, float, float] | None, ...] = (None,) * (len(DURATION_BUCKETS) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSnapshot:
+    """One worker and its queue.
+
+    Attributes:
+        gpu: The id of the GPU or CPU slot (`"0"`, `"0:1"`, `"cpu0"`).
+        name: The device's model name, empty when it is not known.
+        weight: Declared speed relative to an RTX 3090.
+        state: What it does now.
+        is_alive: Whether its process runs.
+        is_stalled: Holds or awaits files, and has made no progress for the stall threshold.
+        queue_depth: Files waiting, without the ones in process.
+        queue_residues: Residues of those files.
+        inflight_files: Files handed to the worker and not yet ended.
+        current_file: Path of the file in process, or None.
+        current_seconds: How long the current file has been in process, or None.
+        files_completed: Files whose result this worker delivered.
+        file_failures: Attempts on this worker that ended in an error.
+        sequences_processed: Sequences, growing within a file as progress is reported.
+        residues_processed: Residues, likewise.
+        throughput: Sequences per second over the last 60 s, or the last 10 files where those reach
+            further back; None until anything was processed.
+        residues_per_second: The learned speed, or None before the first observation.
+        busy_seconds: Time with a file in process.
+        starved_seconds: Time idle while files waited in another queue.
+        last_progress_time: Unix seconds of the last file start, progress report or file end; None
+            before the first.
+        stalls: How often a stall began.
+        stalled_seconds: Time spent stalled.
+        restarts: How often its process was replaced.
+        work_stolen_from: Files that others stole from its queue.
+        work_stolen_to: Files it stole from others.
+        steal_attempts: Times it asked for work with an empty queue.
+        steals_empty: Those that found no file waiting anywhere.
+        steals_declined: Those that left the waiting files to workers that would finish them sooner.
+        second_attempts_won: Second attempts of this worker that delivered the result.
+        second_attempts_lost: Second attempts of this worker that came too late or failed.
+        durations: Histogram of the durations of completed files.
+    """
+
+    gpu: str
+    name: str = ""
+    weight: float = 1.0
+    state: WorkerState = WorkerState.STARTING
+    is_alive: bool = False
+    is_stalled: bool = False
+    queue_depth: int = 0
+    queue_residues: int = 0
+    inflight_files: int = 0
+    current_file: str | None = None
+    current_seconds: float | None = None
+    files_completed: int = 0
+    file_failures: int = 0
+    sequences_processed: int = 0
+    residues_processed: int = 0
+    throughput: float | None = None
+    residues_per_second: float | None = None
+    busy_seconds: float = 0.0
+    starved_seconds: float = 0.0
+    last_progress_time: float | None = None
+    stalls: int = 0
+    stalled_seconds: float = 0.0
+    restarts: int = 0
+    work_stolen_from: int = 0
+    work_stolen_to: int = 0
+    steal_attempts: int = 0
+    steals_empty: int = 0
+    steals_declined: int = 0
+    second_attempts_won: int = 0
+    second_attempts_lost: int = 0
+    durations: DurationHistogram = field(default_factory=DurationHistogram)
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """The whole run at one moment.
+
+    Attributes:
+        timestamp: Unix seconds at which this snapshot was taken.
+        run_id: A name for the run that is unique in practice.
+        processor: What is done to a file, by name.
+        balancer: `"stealing"` or `"static"`.
+        state: Where the run stands.
+        start_timestamp: Unix seconds at which the run started.
+        elapsed_seconds: Since the start, to now or to the end of the run.
+        stall_threshold: Seconds without progress after which a worker counts as stalled.
+        files_queued: Input files that wait.
+        files_processing: Input files that a worker holds.
+        files_completed: Input files with a result, those of earlier runs (resume) included.
+        files_failed: Input files given up.
+        files_skipped: Those of `files_completed` that an earlier run had finished.
+        residues_total: Residues of all input files, as far as they are known or estimated.
+        residues_done: Residues of the files that have ended, and of the progress in the others.
+        eta_seconds: Estimated time left, or None before the first progress.
+        load_imbalanced: Queue depths are imbalanced (see `is_imbalanced`).
+        workers: One for each GPU, in the order they were given.
+        steals: Files stolen per (victim, thief).
+        stolen_residues: Residues stolen per (victim, thief).
+        recent_steals: The last 50 at most, newest last.
+        resteals: Steals of a file that had been stolen before.
+        retries: Attempts that were made because an earlier one failed.
+        late_results: Results of attempts that were no longer current, dropped.
+        failures: (path, error) of each file given up, at most the last 1,000.
+    """
+
+    timestamp: float
+    run_id: str = ""
+    processor: str = ""
+    balancer: str = "stealing"
+    state: RunState = RunState.STARTING
+    start_timestamp: float = 0.0
+    elapsed_seconds: float = 0.0
+    stall_threshold: float = 300.0
+    files_queued: int = 0
+    files_processing: int = 0
+    files_completed: int = 0
+    files_failed: int = 0
+    files_skipped: int = 0
+    residues_total: int = 0
+    residues_done: int = 0
+    eta_seconds: float | None = None
+    load_imbalanced: bool = False
+    workers: tuple[WorkerSnapshot, ...] = ()
+    steals: tuple[tuple[tuple[str, str], int], ...] = ()
+    stolen_residues: tuple[tuple[tuple[str, str], int], ...] = ()
+    recent_steals: tuple[StealEvent, ...] = ()
+    resteals: int = 0
+    retries: int = 0
+    late_results: int = 0
+    failures: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def files_total(self) -> int:
+        """All input files."""
+        return self.files_queued + self.files_processing + self.files_completed + self.files_failed
+
+    @property
+    def throughput(self) -> float | None:
+        """Sequences per second of all workers together, or None before the first progress."""
+        known = [w.throughput for w in self.workers if w.throughput is not None]
+        return sum(known) if known else None
+
+    @property
+    def estimated_completion_timestamp(self) -> float | None:
+        """Unix seconds at which the run is expected to end, or None before the first progress."""
+        return None if self.eta_seconds is None else self.timestamp + self.eta_seconds
+
+    @property
+    def queue_skew(self) -> float | None:
+        """Queued residues of the fullest live queue over the mean, or None when nothing waits."""
+        queued = [w.queue_residues for w in self.workers if w.is_alive]
+        return max(queued) / statistics.fmean(queued) if any(queued) else None
+
+    @property
+    def stalled(self) -> tuple[str, ...]:
+        """The ids of the workers that are stalled."""
+        return tuple(w.gpu for w in self.workers if w.is_stalled)
+
+
+def is_imbalanced(depths: list[int]) -> bool:
+    """Whether the queue depths (in files) of live workers are imbalanced."""
+    if not depths:
+        return False
+    longest, shortest = max(depths), min(depths)
+    return longest >= 3 and (longest > 2 * shortest or longest - shortest >= 3)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """What one GPU answered, in base units. None is a value that it cannot give.
+
+    Attributes:
+        timestamp: Unix seconds at which the values were read.
+        utilization_ratio: Share of the last period with a kernel running, 0 to 1.
+        memory_used_bytes: Memory in use.
+        memory_size_bytes: Memory installed.
+        temperature_celsius: Of the GPU die.
+        power_watts: Drawn now.
+        power_limit_watts: Enforced limit.
+        energy_joules: Since the driver was loaded.
+        sm_clock_hertz: Clock of the streaming multiprocessors.
+        throttle_reasons: Names of the active reasons (`sw_power_cap`, `sw_thermal_slowdown`,
+            `hw_thermal_slowdown`, `hw_power_brake_slowdown`), or None when the GPU cannot tell.
+        foreign_processes: Compute processes that the run did not start.
+    """
+
+    timestamp: float
+    utilization_ratio: float | None = None
+    memory_used_bytes: int | None = None
+    memory_size_bytes: int | None = None
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    energy_joules: float | None = None
+    sm_clock_hertz: float | None = None
+    throttle_reasons: frozenset[str] | None = None
+    foreign_processes: int | None = None
+
+    @property
+    def memory_ratio(self) -> float | None:
+        """Share of the memory in use, 0 to 1, or None when it is not known."""
+        if self.memory_used_bytes is None or not self.memory_size_bytes:
+            return None
+        return self.memory_used_bytes / self.memory_size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GpuDevice:
+    """Who a GPU is, and how it fares.
+
+    Attributes:
+        gpu: The id used everywhere (`"0"`, `"0:1"` for a MIG slice), fixed when first seen.
+        uuid: NVML's identity of the device.
+        name: Model name.
+        pci_bus_id: For example `00000000:C3:00.0`.
+        driver_version: Of the kernel driver.
+        up: It answered the latest query, and that answer is fresh.
+        sample: Its values, or None when it is not up.
+        reasons: Why a value is missing, by the name of the `GpuSample` field; the key `""` says why
+            the whole GPU is down.
+        errors: NVML errors since the start, by code name.
+    """
+
+    gpu: str
+    uuid: str = ""
+    name: str = ""
+    pci_bus_id: str = ""
+    driver_version: str = ""
+    up: bool = False
+    sample: GpuSample | None = None
+    reasons: tuple[tuple[str, str], ...] = ()
+    errors: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorHealth:
+    """How a source of data fares, told apart from the data.
+
+    Attributes:
+        success: The latest pass succeeded; None before the first pass.
+        duration_seconds: How long it took, or None before the first.
+        last_success_timestamp: Unix seconds, or None before the first success.
+        failures: Passes that failed.
+        reason: Why the latest pass failed, in one line; empty after a success.
+    """
+
+    success: bool | None = None
+    duration_seconds: float | None = None
+    last_success_timestamp: float | None = None
+    failures: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSnapshot:
+    """All GPUs at one moment.
+
+    Attributes:
+        timestamp: Unix seconds.
+        backend: `"nvitop"`, `"nvidia-smi"`, `"simulated"` or `"none"`.
+        devices: Every GPU that was ever seen, in the order of their ids.
+        health: How the monitor itself fares.
+    """
+
+    timestamp: float
+    backend: str = "none"
+    devices: tuple[GpuDevice, ...] = ()
+    health: CollectorHealth = field(default_factory=CollectorHealth)
+
+
+class Latest(Generic[T]):
+    """A cell that holds the newest of a series of immutable values.
+
+    One thread publishes, any number read. Both only touch one reference, so neither ever waits.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+
+    def publish(self, value: T) -> None:
+        """Replace the value."""
+        self._value = value
+
+    def latest(self) -> T:
+        """The newest value."""
+        return self._value

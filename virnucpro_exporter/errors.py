@@ -55,3 +55,7 @@ class SequenceFileError(VirnucproError):
 
 class SchedulingError(VirnucproError):
     """The scheduler was told something that cannot have happened."""
+
+
+class JournalError(VirnucproError):
+    """The journal of the run cannot be written."""

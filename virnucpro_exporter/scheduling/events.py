@@ -101,7 +101,7 @@ class WorkerLost:
     Attributes:
         gpu: The worker.
         reason: How it ended, in one line.
-        restart: A new process will be started for it; `WorkerReady` follows.
+        restart: It may be tried again; False when its processor could not be set up.
         blame: The file it was processing is charged with a failed attempt.
     """
 
@@ -164,7 +164,10 @@ class CancelAttempt:
 
 @dataclass(frozen=True, slots=True)
 class RestartWorker:
-    """Kill the worker's process and start a new one; `WorkerLost` is not expected for it."""
+    """Start a new process for the worker, after killing the old one if there is one.
+
+    No `WorkerLost` follows for the old process; `WorkerReady` does for the new one.
+    """
 
     gpu: str
     reason: str
@@ -172,7 +175,7 @@ class RestartWorker:
 
 @dataclass(frozen=True, slots=True)
 class RetireWorker:
-    """Kill the worker's process and do not start another."""
+    """Kill the worker's process if there is one, and do not start another."""
 
     gpu: str
     reason: str

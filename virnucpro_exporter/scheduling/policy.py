@@ -1,0 +1,125 @@
+"""Who steals what: the decisions, apart from the bookkeeping.
+
+`EarliestFinish` looks at when each worker is expected to finish, from speeds learned in this run:
+
+- the victim is the worker expected to finish last;
+- the thief takes the largest file that it would finish sooner than the victim would;
+- it declines when there is none, because then a faster worker does better with what is left;
+- when no file waits anywhere, it makes a second attempt at the running file that ends last, if it
+  would clearly end sooner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
+
+# A second attempt must be expected to end this much sooner than the first one.
+_CLEARLY_SOONER = 1.25
+
+# How far into a victim's queue a thief looks. The files are sorted, so those behind the first few
+# differ little from each other.
+_LOOK_AHEAD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Steal:
+    """Take the file at this position of the victim's queue."""
+
+    victim: Worker
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Make a second attempt at the file of this one."""
+
+    attempt: Attempt
+
+
+class StealPolicy(Protocol):
+    """Decides what a worker with an empty queue does next."""
+
+    name: str
+
+    def steal(self, thief: Worker, workers: Sequence[Worker], now: float) -> Steal | None:
+        """Choose a waiting file of another worker, or None to leave them all where they are."""
+
+    def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Repeat | None:
+        """Choose a running file for a second attempt, or None. Asked only when no file waits."""
+
+
+class NoStealing:
+    """The control: every worker does what it was assigned at the start."""
+
+    name = "static"
+
+    def steal(self, thief: Worker, workers: Sequence[Worker], now: float) -> Steal | None:
+        """Take over only what is left by workers that will never come back."""
+        del now
+        for victim in workers:
+            if victim.is_retired and victim.queue:
+                position = _first_allowed(victim, thief)
+                if position is not None:
+                    return Steal(victim, position)
+        return None
+
+    def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Repeat | None:
+        """Never."""
+        del thief, workers, now
+
+
+class EarliestFinish:
+    """Steal so that the whole run ends soonest."""
+
+    name = "stealing"
+
+    def steal(self, thief: Worker, workers: Sequence[Worker], now: float) -> Steal | None:
+        """Choose the largest file that ends sooner with the thief, from the latest victim."""
+        victims = [w for w in workers if w.queue and w is not thief]
+        while victims:
+            victim = max(victims, key=lambda w: w.finish_at(now))
+            position = self._improved(victim, thief, now)
+            if position is not None:
+                return Steal(victim, position)
+            victims.remove(victim)
+        return None
+
+    def _improved(self, victim: Worker, thief: Worker, now: float) -> int | None:
+        ends = victim.finish_at(now) - victim.queued_residues / victim.speed
+        for position, record in enumerate(victim.queue):
+            ends += record.file.residues / victim.speed
+            if not may_take(record, thief):
+                continue
+            if now + record.file.residues / thief.speed < ends:
+                return position
+            if position >= _LOOK_AHEAD:
+                break
+        return None
+
+    def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Repeat | None:
+        """Choose the running file that ends last, if the thief would end clearly sooner."""
+        best: Attempt | None = None
+        latest = 0.0
+        for worker in workers:
+            for attempt in worker.inflight.values():
+                record = attempt.record
+                if attempt.is_cancelled or len(record.holders) != 1 or thief.gpu in record.avoid:
+                    continue
+                remaining = attempt.remaining(now)
+                own = record.file.residues / thief.speed
+                if remaining > latest and own * _CLEARLY_SOONER < remaining:
+                    best, latest = attempt, remaining
+        return Repeat(best) if best else None
+
+
+def may_take(record: FileRecord, thief: Worker) -> bool:
+    """Whether the file has not failed on this worker before."""
+    return thief.gpu not in record.avoid
+
+
+def _first_allowed(victim: Worker, thief: Worker) -> int | None:
+    return next((i for i, record in enumerate(victim.queue) if may_take(record, thief)), None)

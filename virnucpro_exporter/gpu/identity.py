@@ -1,0 +1,59 @@
+"""Which GPUs a user means, and how a worker is pinned to one."""
+
+from __future__ import annotations
+
+from virnucpro_exporter.errors import NoDeviceError, UsageError
+from virnucpro_exporter.snapshot import GpuDevice, GpuSnapshot
+
+
+def resolve(spec: str, snapshot: GpuSnapshot) -> list[GpuDevice]:
+    """The GPUs that `--gpus` names, in the order given.
+
+    Args:
+        spec: `all`, or a comma-separated list of ids (`0`, `0:1` for a MIG slice) and uuids.
+        snapshot: What the monitor sees.
+
+    Raises:
+        NoDeviceError: No GPU is there, or `all` finds none that works.
+        UsageError: A named GPU does not exist, is down or is named twice.
+    """
+    if not snapshot.devices:
+        raise NoDeviceError(snapshot.health.reason or "the driver lists no GPU")
+    if spec.strip() == "all":
+        return _all(snapshot)
+    chosen = [_one(word.strip(), snapshot) for word in spec.split(",")]
+    ids = [device.gpu for device in chosen]
+    for gpu in ids:
+        if ids.count(gpu) > 1:
+            raise UsageError(f"GPU {gpu} is named twice in --gpus {spec}")
+        if gpu.partition(":")[0] in ids and ":" in gpu:
+            raise UsageError(f"GPU {gpu} is a slice of a GPU that --gpus {spec} names too")
+    return chosen
+
+
+def _all(snapshot: GpuSnapshot) -> list[GpuDevice]:
+    # CUDA cannot use a GPU as a whole while it is cut into slices.
+    cut = {d.gpu.partition(":")[0] for d in snapshot.devices if ":" in d.gpu}
+    working = [d for d in snapshot.devices if d.up and d.gpu not in cut]
+    if not working:
+        raise NoDeviceError(_why_down(snapshot.devices[0]))
+    return working
+
+
+def _one(word: str, snapshot: GpuSnapshot) -> GpuDevice:
+    for device in snapshot.devices:
+        if word and word in (device.gpu, device.uuid):
+            if not device.up:
+                raise UsageError(_why_down(device))
+            return device
+    there = ", ".join(device.gpu for device in snapshot.devices)
+    raise UsageError(f"there is no GPU {word or repr(word)}; there are: {there}")
+
+
+def _why_down(device: GpuDevice) -> str:
+    return f"GPU {device.gpu} is down ({dict(device.reasons).get('', 'no answer yet')})"
+
+
+def cuda_visible_devices(device: GpuDevice) -> str:
+    """The CUDA_VISIBLE_DEVICES that pins a process to a GPU whatever order CUDA counts in."""
+    return device.uuid

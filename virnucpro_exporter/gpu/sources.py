@@ -1,0 +1,139 @@
+"""What a source of GPU values is, and what each NVML error code means for a GPU."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+# Queries are named after the `GpuSample` field they fill; the memory query fills both its fields.
+CORE = ("utilization_ratio", "memory_used_bytes", "temperature_celsius", "power_watts")
+SLOW = (
+    "power_limit_watts",
+    "energy_joules",
+    "sm_clock_hertz",
+    "throttle_reasons",
+    "foreign_processes",
+)
+
+UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION = 1, 2, 3, 4
+TIMEOUT, FUNCTION_NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED, UNKNOWN = 10, 13, 15, 16, 999
+
+CODE_NAMES: Mapping[int, str] = {
+    1: "UNINITIALIZED",
+    2: "INVALID_ARGUMENT",
+    3: "NOT_SUPPORTED",
+    4: "NO_PERMISSION",
+    6: "NOT_FOUND",
+    8: "INSUFFICIENT_POWER",
+    9: "DRIVER_NOT_LOADED",
+    10: "TIMEOUT",
+    11: "IRQ_ISSUE",
+    12: "LIBRARY_NOT_FOUND",
+    13: "FUNCTION_NOT_FOUND",
+    15: "GPU_IS_LOST",
+    16: "RESET_REQUIRED",
+    17: "OPERATING_SYSTEM",
+    18: "LIB_RM_VERSION_MISMATCH",
+    999: "UNKNOWN",
+}
+
+
+class Verdict(enum.Enum):
+    """What an error code says about the GPU that answered it."""
+
+    ABSENT = "this value cannot be had"
+    RETRY = "this value failed, perhaps only once"
+    LOST = "the GPU does not work, nothing it answers can be believed"
+    STALE = "the handle is no longer valid, NVML must be initialised again"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """How to treat an error code.
+
+    Attributes:
+        verdict: What it says.
+        retry_after: Seconds until the value is asked for again; 0 is the next cycle.
+        counted: Whether it counts as an error.
+    """
+
+    verdict: Verdict
+    retry_after: float = 0.0
+    counted: bool = True
+
+
+_FAULTS: Mapping[int, Fault] = {
+    NOT_SUPPORTED: Fault(Verdict.ABSENT, 600.0, counted=False),
+    NO_PERMISSION: Fault(Verdict.ABSENT, 60.0),
+    FUNCTION_NOT_FOUND: Fault(Verdict.ABSENT, 60.0),
+    GPU_IS_LOST: Fault(Verdict.LOST),
+    RESET_REQUIRED: Fault(Verdict.LOST),
+    8: Fault(Verdict.LOST),
+    11: Fault(Verdict.LOST),
+    UNINITIALIZED: Fault(Verdict.STALE),
+    INVALID_ARGUMENT: Fault(Verdict.STALE),
+}
+_OTHER = Fault(Verdict.RETRY)
+
+
+def classify(code: int) -> Fault:
+    """How to treat an NVML error code (not 0)."""
+    return _FAULTS.get(code, _OTHER)
+
+
+def code_name(code: int) -> str:
+    """NVML's name of an error code."""
+    return CODE_NAMES.get(code, f"CODE_{code}")
+
+
+class SourceError(Exception):
+    """A source as a whole cannot be used; the message is one line for a user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A GPU that a source lists.
+
+    Attributes:
+        gpu: Its index now (`"0"`, `"0:1"` for a MIG slice).
+        uuid: Its identity, empty when it could not be asked.
+        name: Model name.
+        pci_bus_id: Bus id.
+        driver_version: Of the kernel driver.
+        code: Why it could not be identified, 0 when it was.
+    """
+
+    gpu: str
+    uuid: str
+    name: str = ""
+    pci_bus_id: str = ""
+    driver_version: str = ""
+    code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Answers of one GPU: values by `GpuSample` field, error codes by query.
+
+    The value of `foreign_processes` is the tuple of the ids of all compute processes.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    faults: Mapping[str, int] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Where values come from. `open` and `close` are never called during a `read`."""
+
+    backend: str
+
+    def open(self) -> tuple[Found, ...]:
+        """List the GPUs, initialising afresh. Raises SourceError."""
+
+    def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
+        """Ask a GPU; may hang, never raises for what a GPU answers. Raises SourceError."""
+
+    def close(self) -> None:
+        """Let go of everything."""

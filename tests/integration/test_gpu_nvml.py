@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from stub import NvmlStub
 
 _POLL = """

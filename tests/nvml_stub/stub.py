@@ -71,7 +71,7 @@ class NvmlStub:
 def build(folder: Path) -> Path:
     """Compile the stand-in into a folder and return the library's path."""
     library = folder / "libnvidia-ml.so.1"
-    command = "cc -O2 -shared -fPIC -pthread -Wl,-soname,libnvidia-ml.so.1".split()
+    command = ["cc", "-O2", "-shared", "-fPIC", "-pthread", "-Wl,-soname,libnvidia-ml.so.1"]
     subprocess.run(
         [*command, "-o", str(library), str(_HERE / "libnvml.c")],
         check=True,

@@ -63,7 +63,7 @@ def test_simulated_loss_and_return() -> None:
     (found,) = source.open()
     tracker = Tracker(found, "0")
     ups = []
-    for now in (0.0, 12.0, 25.0):  # noqa: B007 - the source's clock reads it
+    for now in (0.0, 12.0, 25.0):
         tracker.absorb(source.read(found.uuid, CORE + SLOW), now)
         ups.append(tracker.device().sample is not None)
     assert ups == [True, False, True]

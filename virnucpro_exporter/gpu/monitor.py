@@ -226,12 +226,14 @@ class GPUMonitor:
         finally:
             with self._lock:
                 self._inside -= 1
+                # Under the lock: other threads publish what this tracker holds.
+                if reading is None:
+                    tracker.wants_reopen = True
+                else:
+                    tracker.absorb(reading, now)
         if reading is None:
             self._fail(reason)
-            with self._lock:
-                tracker.wants_reopen = True
         else:
-            tracker.absorb(reading, now)
             self._succeed(time.monotonic() - began)
         self._publish()
 
@@ -240,7 +242,7 @@ class GPUMonitor:
             return 0
         own = set(self._own_pids())
         for pid in tuple(own):
-            with contextlib.suppress(psutil.NoSuchProcess):  # ended: its pid is ours all the same
+            with contextlib.suppress(psutil.Error):  # ended: its pid is ours all the same
                 own.update(child.pid for child in psutil.Process(pid).children(recursive=True))
         return len(set(pids) - own)
 

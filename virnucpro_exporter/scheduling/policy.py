@@ -6,7 +6,9 @@
 - the thief takes the largest file that it would finish sooner than the victim would;
 - it declines when there is none, because then a faster worker does better with what is left;
 - when no file waits anywhere, it makes a second attempt at the running file that ends last, if it
-  would clearly end sooner.
+  would clearly end sooner;
+- a running file that would end long after all the others gets its second attempt at once, from the
+  next fast worker: that is the largest file on a GPU that turned out to be slow.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
 
 # A second attempt must be expected to end this much sooner than the first one.
 _CLEARLY_SOONER = 1.25
+
+# A critical file is left to workers with at least this share of the speed of the fastest.
+_FAST_SHARE = 0.6
 
 # How far into a victim's queue a thief looks. The files are sorted, so those behind the first few
 # differ little from each other.
@@ -51,6 +56,12 @@ class StealPolicy(Protocol):
     def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Repeat | None:
         """Choose a running file for a second attempt, or None. Asked only when no file waits."""
 
+    def is_critical(self, attempt: Attempt, workers: Sequence[Worker], now: float) -> bool:
+        """Whether the run would end late only because of this attempt."""
+
+    def suits(self, worker: Worker, attempt: Attempt, fastest: float, now: float) -> bool:
+        """Whether the worker should make the second attempt at a critical file."""
+
 
 class NoStealing:
     """The control: every worker does what it was assigned at the start."""
@@ -70,6 +81,17 @@ class NoStealing:
     def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Repeat | None:
         """Never."""
         del thief, workers, now
+        return None
+
+    def is_critical(self, attempt: Attempt, workers: Sequence[Worker], now: float) -> bool:
+        """Never."""
+        del attempt, workers, now
+        return False
+
+    def suits(self, worker: Worker, attempt: Attempt, fastest: float, now: float) -> bool:
+        """Whether it has not failed on the file; asked only for stalled workers' files."""
+        del fastest, now
+        return worker.gpu not in attempt.record.avoid
 
 
 class EarliestFinish:
@@ -114,6 +136,24 @@ class EarliestFinish:
                 if remaining > latest and own * _CLEARLY_SOONER < remaining:
                     best, latest = attempt, remaining
         return Repeat(best) if best else None
+
+    def is_critical(self, attempt: Attempt, workers: Sequence[Worker], now: float) -> bool:
+        """Whether it would end long after all other work could."""
+        others = [w for w in workers if w is not attempt.worker and not w.is_retired]
+        speed = sum(w.speed for w in others)
+        if not speed:
+            return False
+        work = sum(w.queued_residues + sum(a.left for a in w.inflight.values()) for w in others)
+        work += attempt.worker.queued_residues + attempt.record.file.residues
+        own = attempt.record.file.residues / max(w.speed for w in others)
+        return attempt.remaining(now) > _CLEARLY_SOONER * max(work / speed, own)
+
+    def suits(self, worker: Worker, attempt: Attempt, fastest: float, now: float) -> bool:
+        """Whether it would end clearly sooner, and no much faster worker should do it instead."""
+        if worker.gpu in attempt.record.avoid or worker.speed < _FAST_SHARE * fastest:
+            return False
+        own = attempt.record.file.residues / worker.speed
+        return own * _CLEARLY_SOONER < attempt.remaining(now)
 
 
 def may_take(record: FileRecord, thief: Worker) -> bool:

@@ -2,9 +2,9 @@
 
 Theory of operation
 -------------------
-The scheduler is a state machine. `handle(event, now)` takes one thing that happened and returns what
-is to be done about it; `next_deadline()` says when it wants to hear `TimePassed` at the latest.
-It reads no clock, starts no thread and touches no file, so every decision can be replayed.
+The scheduler is a state machine. `handle(event, now)` takes one thing that happened and returns
+what is to be done about it; `next_deadline()` says when it wants to hear `TimePassed` at the
+latest. It reads no clock, starts no thread and touches no file, so every decision can be replayed.
 
 Each worker has a queue, filled at the start by weighted longest-processing-time-first. A worker
 that is ready is handed the first file of its queue. When its queue is empty, the policy looks for a
@@ -99,9 +99,8 @@ class Scheduler:
         self._actions: list[ev.Action] = []
         self._next_number = 0
         self._waiting = WaitingClock()
-        self._urgent: list[
-            FileRecord
-        ] = []  # held by stalled workers; want a second attempt at once
+        self._urgent: list[Attempt] = []  # their files want a second attempt at once
+        self._next_review = 0.0
         self._next_look = _NEVER
         self._next_rethink = _NEVER
         for gpu, weight in weights.items():
@@ -218,6 +217,8 @@ class Scheduler:
         self._advance(attempt, event.sequences, residues, now - attempt.reported_at, now)
         attempt.reported_at = now
         self._progressed(worker, now)
+        if now >= self._next_review and self.settings.second_attempts:
+            self._review(now)
 
     def _on_completed(self, event: ev.AttemptCompleted, now: float) -> None:
         worker = self._worker(event.gpu)
@@ -295,7 +296,7 @@ class Scheduler:
 
     def _next_record(self, worker: Worker, now: float, *, asked: bool) -> FileRecord | None:
         if self._urgent:
-            urgent = self._next_urgent(worker)
+            urgent = self._next_urgent(worker, now)
             if urgent is not None:
                 return urgent
         if worker.queue:
@@ -314,14 +315,27 @@ class Scheduler:
             return repeat.attempt.record if repeat else None
         return None
 
-    def _next_urgent(self, worker: Worker) -> FileRecord | None:
-        """A file of a stalled worker that wants a second attempt at once."""
-        self._urgent = [r for r in self._urgent if len(r.holders) == 1]
-        for record in self._urgent:
-            if worker.gpu not in record.avoid:
-                self._urgent.remove(record)
-                return record
+    def _next_urgent(self, worker: Worker, now: float) -> FileRecord | None:
+        """A file that wants a second attempt at once: its worker stalls or is far too slow."""
+        self._urgent = [a for a in self._urgent if a.record.holders == (a,)]
+        fastest = max(w.speed for w in self._usable())
+        for attempt in self._urgent:
+            if worker is not attempt.worker and (
+                self.policy.suits(worker, attempt, fastest, now)
+                or attempt.worker.stalled_since is not None
+            ):
+                return attempt.record
         return None
+
+    def _review(self, now: float) -> None:
+        """Find the attempts that alone would make the run end late."""
+        self._next_review = now + self._rethink_interval(now)
+        for worker in self.fleet:
+            for attempt in worker.inflight.values():
+                if attempt.record.holders != (attempt,) or attempt in self._urgent:
+                    continue
+                if self.policy.is_critical(attempt, self.fleet, now):
+                    self._urgent.append(attempt)
 
     def _steal(self, victim: Worker, thief: Worker, position: int, now: float) -> FileRecord:
         record = victim.take(position)
@@ -525,7 +539,7 @@ class Scheduler:
             raise SchedulingError(f"there is no worker {gpu}") from None
 
     def _doubt(self, worker: Worker, attempt: Attempt, error: str, now: float) -> None:
-        """Replace a process on which one file after the other fails: its GPU context may be gone."""
+        """Replace a process on which file after file fails: its GPU context may be gone."""
         worker.troubles.append(attempt.record.file.path)
         if len(set(worker.troubles)) >= _LOSSES_BEFORE_RETIRING and not self._is_hopeless(worker):
             self._drop_all(worker, error, now, blame=False)
@@ -604,7 +618,7 @@ class Scheduler:
         for worker in self.fleet:
             if not self._can_stall(worker):
                 continue
-            if now - worker.touched_at >= threshold:
+            if now >= worker.touched_at + threshold:
                 self._stall(worker, now)
             else:
                 self._look_by(worker.touched_at + threshold)
@@ -625,7 +639,7 @@ class Scheduler:
         if running is None:
             return
         if self.settings.on_stall is OnStall.RETRY:
-            self._urgent.append(running.record)
+            self._urgent.append(running)
             self._feed_waiting(now)
         elif self.settings.on_stall is OnStall.RESTART:
             reason = f"no progress for {silent:.0f} s"
@@ -646,7 +660,7 @@ class Scheduler:
         for attempt in list(worker.inflight.values()):
             if attempt.started_at is None or attempt.is_cancelled:
                 continue
-            if now - attempt.started_at >= limit:
+            if now >= attempt.started_at + limit:
                 self._cancel(attempt, now)
                 self._fail(attempt, f"took longer than the limit of {limit:g} s", now)
             else:

@@ -205,7 +205,9 @@ def gpus_up(gpus: int = 2, now: float = NOW) -> GpuSnapshot:
         timestamp=now - 0.5,
         backend="nvitop",
         devices=tuple(device(i, now) for i in range(gpus)),
-        health=CollectorHealth(True, 0.004, now - 0.5),
+        health=CollectorHealth(
+            success=True, duration_seconds=0.004, last_success_timestamp=now - 0.5
+        ),
     )
 
 
@@ -224,4 +226,7 @@ def gpu_lost(gpus: int = 2, now: float = NOW) -> GpuSnapshot:
 
 def no_gpus(now: float = NOW) -> GpuSnapshot:
     """A machine without a GPU or a driver."""
-    return GpuSnapshot(timestamp=now - 0.5, health=CollectorHealth(True, 0.0001, now - 0.5))
+    return GpuSnapshot(
+        timestamp=now - 0.5,
+        health=CollectorHealth(success=False, failures=3, reason="NVML Shared Library Not Found"),
+    )

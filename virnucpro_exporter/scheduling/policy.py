@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,6 +25,10 @@ _CLEARLY_SOONER = 1.25
 
 # A critical file is left to workers with at least this share of the speed of the fastest.
 _FAST_SHARE = 0.6
+
+# A thief looks at so many victims, and a ranking of them serves this long, in seconds.
+_VICTIMS = 4
+_RANKING_SECONDS = 0.05
 
 # How far into a victim's queue a thief looks. The files are sorted, so those behind the first few
 # differ little from each other.
@@ -99,15 +104,15 @@ class EarliestFinish:
 
     name = "stealing"
 
+    def __init__(self) -> None:
+        self._ranking = _Ranking()
+
     def steal(self, thief: Worker, workers: Sequence[Worker], now: float) -> Steal | None:
         """Choose the largest file that ends sooner with the thief, from the latest victim."""
-        victims = [w for w in workers if w.queue and w is not thief]
-        while victims:
-            victim = max(victims, key=lambda w: w.finish_at(now))
-            position = self._improved(victim, thief, now)
+        for victim in self._ranking.latest(workers, now):
+            position = self._improved(victim, thief, now) if victim is not thief else None
             if position is not None:
                 return Steal(victim, position)
-            victims.remove(victim)
         return None
 
     def _improved(self, victim: Worker, thief: Worker, now: float) -> int | None:
@@ -154,6 +159,46 @@ class EarliestFinish:
             return False
         own = attempt.record.file.residues / worker.speed
         return own * _CLEARLY_SOONER < attempt.remaining(now)
+
+
+class _Ranking:
+    """The workers with waiting files, those that finish last first.
+
+    With a thousand workers, ranking all of them for each steal would cost more than the steal. So
+    the ranking is kept for a moment and only its top is looked at anew.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Worker]] = []
+        self._made_at = float("-inf")
+        self._uses_left = 0
+
+    def latest(self, workers: Sequence[Worker], now: float) -> list[Worker]:
+        """The few victims worth looking at, best first."""
+        if not self._uses_left or now - self._made_at >= _RANKING_SECONDS:
+            self._rank(workers, now)
+        self._uses_left -= 1
+        heap = self._heap
+        found: list[tuple[float, int, Worker]] = []
+        while heap and len(found) < _VICTIMS:
+            _, index, victim = heap[0]
+            if not victim.queue:
+                heapq.heappop(heap)
+                continue
+            current = (-victim.finish_at(now), index, victim)
+            if current > heap[0]:  # it will finish sooner than thought: back into its place
+                heapq.heapreplace(heap, current)
+            else:
+                found.append(heapq.heappop(heap))
+        for entry in found:
+            heapq.heappush(heap, entry)
+        return [victim for _, _, victim in found]
+
+    def _rank(self, workers: Sequence[Worker], now: float) -> None:
+        self._heap = [(-w.finish_at(now), w.index, w) for w in workers if w.queue]
+        heapq.heapify(self._heap)
+        self._made_at = now
+        self._uses_left = len(workers) // 4 + 1
 
 
 def may_take(record: FileRecord, thief: Worker) -> bool:

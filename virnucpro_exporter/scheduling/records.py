@@ -80,16 +80,17 @@ class DurationTally:
         self._exemplars: list[tuple[str, float, float] | None] = [None] * len(self._counts)
         self._total = 0.0
 
-    def add(self, seconds: float, file_name: str, timestamp: float) -> None:
+    def add(self, seconds: float, file_name: str, now: float) -> None:
         """Count one file."""
         bucket = bisect_left(DURATION_BUCKETS, seconds)
         self._counts[bucket] += 1
         self._total += seconds
-        self._exemplars[bucket] = (file_name, seconds, timestamp)
+        self._exemplars[bucket] = (file_name, seconds, now)
 
-    def snapshot(self) -> DurationHistogram:
-        """The counts as they stand."""
-        return DurationHistogram(tuple(self._counts), self._total, tuple(self._exemplars))
+    def snapshot(self, wall_offset: float) -> DurationHistogram:
+        """The counts as they stand; `wall_offset` makes Unix seconds of the exemplars' times."""
+        exemplars = tuple(e and (e[0], e[1], e[2] + wall_offset) for e in self._exemplars)
+        return DurationHistogram(tuple(self._counts), self._total, exemplars)
 
 
 @dataclass(slots=True)

@@ -69,6 +69,8 @@ class Scheduler:
         names: Model names of the devices, where known.
         settings: Limits and choices.
         policy: Who steals what.
+        first_attempt: Number of the first attempt; a resumed run goes on counting.
+        now: The time at which the workers are started.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Scheduler:
         names: Mapping[str, str] | None = None,
         settings: SchedulerSettings | None = None,
         policy: StealPolicy | None = None,
+        first_attempt: int = 1,
         now: float = 0.0,
     ) -> None:
         self.settings = settings or SchedulerSettings()
@@ -90,6 +93,8 @@ class Scheduler:
         self.recent_steals: deque[tuple[float, str, str, str]] = deque(maxlen=RECENT_STEALS)
         self.failures: deque[tuple[str, str]] = deque(maxlen=1000)
         self.resteals = self.retries = self.late_results = 0
+        self.completed_files = self.failed_files = 0
+        self.finished_at: float | None = None
         self.processing = 0  # files that at least one worker holds
         self._base = 1.0  # residues per second of a worker of weight 1, once anything was learned
         self.residues_total = self.residues_done = 0
@@ -97,7 +102,7 @@ class Scheduler:
         self.is_push = False  # workers wait for files; else callers come and ask
         self.is_finished = False
         self._actions: list[ev.Action] = []
-        self._next_number = 0
+        self._first_number = self._next_number = first_attempt - 1
         self._waiting = WaitingClock()
         self._urgent: list[Attempt] = []  # their files want a second attempt at once
         self._next_review = 0.0
@@ -143,6 +148,20 @@ class Scheduler:
         soonest = min(self._next_look, self._next_rethink)
         return None if self.is_finished or soonest == _NEVER else soonest
 
+    @property
+    def queued_files(self) -> int:
+        """Files that wait."""
+        return self._waiting.files
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any file was ever handed out."""
+        return self._next_number > self._first_number
+
+    def starved_now(self, worker: Worker, now: float) -> float:
+        """Seconds since the worker became idle during which files waited elsewhere."""
+        return self._waiting.read(now) - worker.idle_from if worker.awaits_work else 0.0
+
     # -- events --
 
     def _on_submitted(self, event: ev.FilesSubmitted, now: float) -> None:
@@ -157,6 +176,7 @@ class Scheduler:
         self.residues_total += sum(file.residues for file in new.values())
         self._waiting.count(len(new), now)
         self.is_finished = False
+        self.finished_at = None
         self._feed_waiting(now)
 
     def _fill_queue(self, worker: Worker, files: list[SequenceFile], now: float) -> None:
@@ -425,6 +445,7 @@ class Scheduler:
             worker.troubles.clear()
         self.residues_total += residues - file.residues
         self.residues_done += residues
+        self.completed_files += 1
         counters.seconds_won += attempt.is_second
         self.processing -= 1
         self._step(record, ev.FileCompleted)
@@ -475,6 +496,7 @@ class Scheduler:
         file = record.file
         if given_up:
             self._step(record, ev.FileFailed)
+            self.failed_files += 1
             self.failures.append((file.path, error))
             self.residues_total -= file.residues
             self._actions.append(ev.FileFailed(file, worker.gpu, record.attempts, error))
@@ -684,6 +706,7 @@ class Scheduler:
         if self._waiting.files and not self.is_draining and not stuck:
             return
         self.is_finished = True
+        self.finished_at = now
         self._waiting.stop(now)
         self._actions.append(ev.RunFinished())
 

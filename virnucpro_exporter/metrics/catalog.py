@@ -1,0 +1,263 @@
+"""Every metric, once: its name, type, meaning and labels.
+
+The collectors, the reference in docs/metrics.md, the dashboards and the rules all start from here.
+Names end in a base unit where the value has one, counters in `_total`, and no label is unbounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from virnucpro_exporter.snapshot import DURATION_BUCKETS, RunState
+
+PREFIX = "virnucpro_"
+UNITS = ("seconds", "bytes", "ratio", "celsius", "watts", "joules", "hertz")
+THROTTLE_REASONS = (
+    "sw_power_cap",
+    "sw_thermal_slowdown",
+    "hw_thermal_slowdown",
+    "hw_power_brake_slowdown",
+)
+RUN_STATES = tuple(state.value for state in RunState)
+FILE_STATES = ("queued", "processing", "completed", "failed")
+COLLECTORS = ("gpu", "run", "log")
+# What prometheus_client itself tells of this process; served beside the catalogue.
+PROCESS_METRICS = (
+    "process_cpu_seconds_total",
+    "process_max_fds",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "process_virtual_memory_bytes",
+    "python_info",
+)
+
+Kind = Literal["gauge", "counter", "histogram"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Metric:
+    """One metric family.
+
+    Attributes:
+        section: Under which heading it is documented.
+        name: Full name, as in a query; a histogram's without `_bucket`, `_count` or `_sum`.
+        kind: Its type.
+        help: Its meaning in one sentence.
+        labels: Label names, in the order in which values are given.
+        values: The values of a label that is an enumeration.
+    """
+
+    section: str
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        """The name of the family in OpenMetrics: a counter's without `_total`."""
+        return self.name.removesuffix("_total") if self.kind == "counter" else self.name
+
+    @property
+    def unit(self) -> str:
+        """The base unit the name ends in, or an empty string where it has none."""
+        last = self.family.rpartition("_")[2]
+        return last if last in UNITS else ""
+
+
+class _Section:
+    """Enters metrics into `CATALOG` under one heading."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+
+    def _add(self, kind: Kind, name: str, text: str, labels: tuple[str, ...]) -> Metric:
+        """Enter one metric; a label may carry its values, as in `state=queued,failed`."""
+        split = [label.partition("=") for label in labels]
+        values = {label: tuple(listed.split(",")) for label, _, listed in split if listed}
+        names = tuple(label for label, _, _ in split)
+        metric = Metric(self._title, PREFIX + name, kind, text, names, values)
+        CATALOG.append(metric)
+        return metric
+
+    def gauge(self, name: str, text: str, *labels: str) -> Metric:
+        return self._add("gauge", name, text, labels)
+
+    def counter(self, name: str, text: str, *labels: str) -> Metric:
+        return self._add("counter", name, text, labels)
+
+    def histogram(self, name: str, text: str, *labels: str) -> Metric:
+        return self._add("histogram", name, text, labels)
+
+
+CATALOG: list[Metric] = []
+BUCKETS = (*(str(bound) for bound in DURATION_BUCKETS), "+Inf")
+
+
+def _enum(label: str, values: tuple[str, ...]) -> str:
+    return f"{label}={','.join(values)}"
+
+
+_run = _Section("Run")
+BUILD_INFO = _run.gauge(
+    "build_info",
+    "Constant 1; the versions of the exporter and of what it stands on.",
+    "version",
+    "python_version",
+    "nvitop_version",
+)
+RUN_INFO = _run.gauge(
+    "run_info",
+    "Constant 1; the identity of the run and how it is set up.",
+    "run_id",
+    "processor",
+    "balancer",
+)
+RUN_STATE = _run.gauge(
+    "run_state", "1 for the state the run is in, 0 for the others.", _enum("state", RUN_STATES)
+)
+RUN_START = _run.gauge("run_start_timestamp_seconds", "Unix time at which the run started.")
+RUN_COMPLETION = _run.gauge(
+    "run_estimated_completion_timestamp_seconds",
+    "Unix time at which the run is expected to end; absent until the first progress.",
+)
+RUN_FILES = _run.gauge(
+    "run_files", "Input files by state; the sum is all input files.", _enum("state", FILE_STATES)
+)
+LOAD_IMBALANCED = _run.gauge("load_imbalanced", "1 while the queue depths are imbalanced.")
+
+_work = _Section("Work by GPU")
+FILES_COMPLETED = _work.counter(
+    "files_completed_total", "Files whose result this GPU delivered.", "gpu"
+)
+FILE_FAILURES = _work.counter("file_failures_total", "Attempts that ended in an error.", "gpu")
+FILE_DURATION = _work.histogram("file_duration_seconds", "Time that completed files took.", "gpu")
+SEQUENCES = _work.counter(
+    "sequences_processed_total", "Sequences processed; grows within a file.", "gpu"
+)
+RESIDUES = _work.counter(
+    "residues_processed_total", "Bases or amino acids processed; grows within a file.", "gpu"
+)
+THROUGHPUT = _work.gauge(
+    "throughput_sequences_per_second",
+    "Sequences per second over the last 60 s, or the last 10 files where those reach further back.",
+    "gpu",
+)
+QUEUE_FILES = _work.gauge(
+    "queue_depth_files", "Files that wait, without the one in process.", "gpu"
+)
+QUEUE_RESIDUES = _work.gauge("queue_depth_residues", "Residues of the files that wait.", "gpu")
+
+_worker = _Section("Workers")
+WORKER_UP = _worker.gauge("worker_up", "1 while the worker process is alive.", "gpu")
+WORKER_INFLIGHT = _worker.gauge(
+    "worker_inflight_files", "Files handed to the worker and not yet ended.", "gpu"
+)
+WORKER_BUSY = _worker.counter("worker_busy_seconds_total", "Time with a file in progress.", "gpu")
+WORKER_STARVED = _worker.counter(
+    "worker_starved_seconds_total", "Time idle while files waited in another queue.", "gpu"
+)
+WORKER_PROGRESS = _worker.gauge(
+    "worker_last_progress_timestamp_seconds",
+    "Unix time of the last file start, progress report or file end; absent before the first.",
+    "gpu",
+)
+WORKER_STALLED = _worker.gauge(
+    "worker_stalled",
+    "1 while files are held or waiting and nothing has progressed for the stall threshold.",
+    "gpu",
+)
+WORKER_STALLS = _worker.counter("worker_stalls_total", "Stalls that began.", "gpu")
+STALL_THRESHOLD = _worker.gauge(
+    "worker_stall_threshold_seconds", "Time without progress that counts as a stall."
+)
+WORKER_RESTARTS = _worker.counter(
+    "worker_restarts_total", "Times the worker process was replaced.", "gpu"
+)
+
+_steals = _Section("Work stealing")
+STEALS = _steals.counter("steals_total", "Files stolen.", "victim", "thief")
+STOLEN_RESIDUES = _steals.counter(
+    "stolen_residues_total", "Residues of the files stolen.", "victim", "thief"
+)
+STEAL_ATTEMPTS = _steals.counter(
+    "steal_attempts_total", "Times work was asked for with an empty queue.", "gpu"
+)
+STEAL_FAILURES = _steals.counter(
+    "steal_failures_total",
+    "Steal attempts that got nothing: no file waited, or it was left to a faster GPU.",
+    "gpu",
+    "reason=empty,declined",
+)
+RESTEALS = _steals.counter("file_resteals_total", "Steals of a file that had been stolen before.")
+SECOND_ATTEMPTS = _steals.counter(
+    "second_attempts_total",
+    "Second attempts at a running file, by the GPU that made them.",
+    "gpu",
+    "outcome=won,lost",
+)
+LATE_RESULTS = _steals.counter(
+    "late_results_total", "Results of attempts that were no longer current, dropped."
+)
+
+_gpu = _Section("GPUs")
+GPU_INFO = _gpu.gauge(
+    "gpu_info",
+    "Constant 1; the identity of the GPU.",
+    "gpu",
+    "uuid",
+    "name",
+    "pci_bus_id",
+    "driver_version",
+)
+GPU_UP = _gpu.gauge("gpu_up", "1 if the GPU answered the latest query.", "gpu")
+GPU_UTILIZATION = _gpu.gauge(
+    "gpu_utilization_ratio", "Share of time with a kernel running (compute utilisation).", "gpu"
+)
+GPU_MEMORY_USED = _gpu.gauge("gpu_memory_used_bytes", "Memory in use.", "gpu")
+GPU_MEMORY_SIZE = _gpu.gauge("gpu_memory_size_bytes", "Memory installed.", "gpu")
+GPU_TEMPERATURE = _gpu.gauge("gpu_temperature_celsius", "Temperature of the die.", "gpu")
+GPU_POWER = _gpu.gauge("gpu_power_watts", "Power drawn.", "gpu")
+GPU_POWER_LIMIT = _gpu.gauge("gpu_power_limit_watts", "Enforced power limit.", "gpu")
+GPU_ENERGY = _gpu.counter(
+    "gpu_energy_joules_total", "Energy used since the driver was loaded.", "gpu"
+)
+GPU_SM_CLOCK = _gpu.gauge("gpu_sm_clock_hertz", "Clock of the streaming multiprocessors.", "gpu")
+GPU_THROTTLED = _gpu.gauge(
+    "gpu_throttled",
+    "1 while the clocks are held down for this reason.",
+    "gpu",
+    _enum("reason", THROTTLE_REASONS),
+)
+GPU_FOREIGN = _gpu.gauge(
+    "gpu_foreign_processes", "Compute processes that the run did not start.", "gpu"
+)
+GPU_ERRORS = _gpu.counter("gpu_errors_total", "NVML errors by the name of the code.", "gpu", "code")
+GPU_MONITOR_INFO = _gpu.gauge(
+    "gpu_monitor_info",
+    "Constant 1; where GPU values come from.",
+    "backend=nvitop,nvidia-smi,simulated,none",
+)
+
+_health = _Section("Exporter")
+COLLECTOR_SUCCESS = _health.gauge(
+    "collector_success",
+    "1 if the latest pass of this source of data succeeded.",
+    _enum("collector", COLLECTORS),
+)
+COLLECTOR_DURATION = _health.gauge(
+    "collector_duration_seconds",
+    "How long the latest pass took.",
+    _enum("collector", COLLECTORS),
+)
+COLLECTOR_LAST_SUCCESS = _health.gauge(
+    "collector_last_success_timestamp_seconds",
+    "Unix time of the latest pass that succeeded.",
+    _enum("collector", COLLECTORS),
+)
+COLLECTOR_FAILURES = _health.counter(
+    "collector_failures_total", "Passes that failed.", _enum("collector", COLLECTORS)
+)

@@ -106,7 +106,7 @@ def _inflate(raw: Iterable[bytes]) -> Iterator[bytes]:
                 member = isal_zlib.decompressobj(GZIP_WINDOW_BITS)
             try:
                 texts.append(member.decompress(data))
-            except igzip_lib.IsalError as error:
+            except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub lacks type[...]
                 raise SequenceFileError(f"its gzip data is damaged ({error})") from error
             data = member.unused_data
             if member.eof:

@@ -89,11 +89,12 @@ class Tally:
             *new, tail = text.split(b"\n")
             lines += new
             whole = lines[: len(lines) // 4 * 4]
-            if not self.add_four_line_records(whole) or len(tail) > HEAD_BYTES:
-                self._add_any_records(chain([b"\n".join([*lines, tail])], blocks))
-                return
+            if not self.add_four_line_records(whole):
+                break
             del lines[: len(whole)]
-        self._add_any_records([b"\n".join([*lines, tail])])
+            if len(tail) > HEAD_BYTES:  # reads this long are rather joined from pieces
+                break
+        self._add_any_records(chain([b"\n".join([*lines, tail])], blocks))
 
     def add_four_line_records(self, lines: list[bytes]) -> bool:
         """Count whole records of four lines each, or nothing when they are not in that shape."""
@@ -158,23 +159,24 @@ def _estimate_open_file(file: BinaryIO) -> tuple[int | None, int]:
         share = _sampled_share(file, size, marker)
         if share is not None:
             return None, round(share * size)
+    file.seek(0)
     head = _Head(file)
     try:
         tally.add(iter(head))
     except SequenceFileError:
-        if head.complete:
+        if not head.cut:  # else it is we who cut a record short
             raise
-    if head.complete:
-        return tally.sequences, tally.residues
-    return None, round(tally.residues / file.tell() * size)
+    if head.cut:
+        return None, round(tally.residues / file.tell() * size)
+    return tally.sequences, tally.residues
 
 
 class _Head:
-    """The first blocks of a file, up to `HEAD_BYTES` of text; `complete` if that was all of it."""
+    """The first blocks of a file, up to `HEAD_BYTES` of text; `cut` if there was more."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.complete = False
+        self.cut = False
 
     def __iter__(self) -> Iterator[bytes]:
         length = 0
@@ -182,8 +184,8 @@ class _Head:
             yield block
             length += len(block)
             if length >= HEAD_BYTES:
+                self.cut = True
                 return
-        self.complete = True
 
 
 def _sampled_share(file: BinaryIO, size: int, marker: bytes) -> float | None:

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import functools
+import gzip
+import io
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, cast
+from unittest.mock import patch
+
+import pytest
+
+from virnucpro_exporter.execution import counting
+from virnucpro_exporter.execution.counting import count, count_files, estimate
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.sequences import BLOCK_BYTES
+
+SIZE = 6 << 20
+
+
+@functools.cache
+def reads(marker: str, lengths: tuple[int, int], width: int) -> bytes:
+    """About `SIZE` bytes of records with random lengths."""
+    rng = random.Random(1)
+    genome = "".join(rng.choices("ACGT", k=200_000))
+    parts: list[str] = []
+    total = number = 0
+    while total < SIZE:
+        length = rng.randint(*lengths)
+        start = rng.randrange(len(genome) - length)
+        bases = genome[start : start + length]
+        text = "\n".join(bases[i : i + width] for i in range(0, length, width))
+        if marker == "@":
+            qualities = "".join(rng.choices("@+>FI", k=length))
+            text += "\n+\n" + "\n".join(qualities[i : i + width] for i in range(0, length, width))
+        number += 1
+        parts.append(f"{marker}read_{number} sample=x\n{text}\n")
+        total += len(parts[-1])
+    return "".join(parts).encode()
+
+
+def with_crlf(text: bytes) -> bytes:
+    return text.replace(b"\n", b"\r\n")
+
+
+def with_gzip(text: bytes) -> bytes:
+    return gzip.compress(text, compresslevel=1)
+
+
+@pytest.mark.parametrize("pack", [bytes, with_crlf, with_gzip])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        (">", (100, 200), 1000),
+        (">", (1_000, 9_000), 60),
+        (">", (100_000, 150_000), 1_000_000),
+        ("@", (100, 200), 1000),
+        ("@", (100, 200), 60),
+    ],
+    ids=["short reads", "contigs", "one-line genomes", "FASTQ", "FASTQ of many lines"],
+)
+def test_estimate_is_within_one_percent(
+    tmp_path: Path, layout: tuple[str, tuple[int, int], int], pack: Callable[[bytes], bytes]
+) -> None:
+    """An estimate of a large homogeneous file is within 1 % and claims no sequence count."""
+    path = tmp_path / "x"
+    path.write_bytes(pack(reads(*layout)))
+    estimated = estimate(path)
+    assert estimated.sequences is None
+    assert estimated.residues == pytest.approx(count(path).residues, rel=0.01)
+
+
+class Metered(io.FileIO):
+    """A file that counts the bytes read from it."""
+
+    total = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read, and add to the total."""
+        text = super().read(size) or b""
+        self.total += len(text)
+        return text
+
+
+@pytest.mark.parametrize("pack", [bytes, with_gzip])
+def test_estimate_reads_little_of_a_large_file(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    """An estimate reads 4 MiB and a block, however large the file is."""
+    path = tmp_path / "x.fa"
+    path.write_bytes(pack(b">a\n" + reads(">", (1_000, 9_000), 60)) * 4)
+    with Metered(path) as file:
+        counting._estimate_open_file(cast("BinaryIO", file))
+        assert file.total <= counting.HEAD_BYTES + BLOCK_BYTES + 2
+
+
+def test_very_long_reads(tmp_path: Path) -> None:
+    """FASTQ reads far longer than a block are counted, not read again and again."""
+    path = tmp_path / "x.fq"
+    long = b"AC" * 3_000_000
+    path.write_bytes((b"@a\n" + long + b"\n+\n" + long + b"\n@b\nA\n+\nI\n") * 2)
+    assert count(path) == SequenceFile(str(path), 4, 2 * len(long) + 2)
+
+
+@pytest.mark.parametrize("parallel_bytes", [0, 1 << 40], ids=["processes", "one process"])
+def test_count_files(tmp_path: Path, parallel_bytes: int) -> None:
+    """Files are counted in their order; a bad or vanished one costs 1 and stops nothing."""
+    contents = [b">a\nACGT\n", b"junk", b">a\nA\n>b\nAC\n"]
+    paths = [tmp_path / f"{number}.fa" for number in range(4)]
+    for path, content in zip(paths, contents, strict=False):
+        path.write_bytes(content)
+    seen: list[SequenceFile] = []
+    with patch.object(counting, "PARALLEL_BYTES", parallel_bytes):
+        found = count_files(paths, 2, seen.append)
+    assert [(f.sequences, f.residues) for f in found] == [(1, 4), (None, 1), (2, 3), (None, 1)]
+    assert sorted(f.path for f in seen) == [str(path) for path in paths]

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from virnucpro_exporter.errors import OutputError
+from virnucpro_exporter.execution.journal import Committed, Committing, Journal, Resumed, Source
+from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.execution.status import GpuTotals, RunStatus, read_status
+from virnucpro_exporter.scheduling.events import (
+    FileCompleted,
+    FileFailed,
+    FileRetried,
+    FileStolen,
+    StartAttempt,
+)
+from virnucpro_exporter.scheduling.files import SequenceFile
+
+PATHS = ["in/a b.fa", "in/quo'te\".fa", "in/new\nline.fa", "in/caf\udce9.fa"]
+SOURCES = [Source(path, 10 + i, 1_000 + i) for i, path in enumerate(PATHS)]
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Outputs:
+    outputs = Outputs(tmp_path / "out")
+    outputs.prepare()
+    return outputs
+
+
+@pytest.fixture
+def journal(outputs: Outputs) -> Iterator[Journal]:
+    with closing(Journal(outputs)) as journal:
+        journal.begin("run 1", {"balancer": "stealing"}, now=50.0)
+        yield journal
+
+
+def start(journal: Journal, path: str, attempt: int) -> None:
+    journal.record([StartAttempt("cpu0", attempt, SequenceFile(path))], now=100.0)
+
+
+def committing(path: str, attempt: int, *names: str) -> Committing:
+    return Committing(
+        FileCompleted(SequenceFile(path), "cpu0", attempt, 1, 2.5, sequences=3, residues=30), names
+    )
+
+
+def write(outputs: Outputs, attempt: int, *names: str) -> None:
+    outputs.attempt_folder(attempt).mkdir()
+    for name in names:
+        (outputs.attempt_folder(attempt) / name).write_text(repr(name))
+
+
+def complete(journal: Journal, outputs: Outputs, path: str, attempt: int, *names: str) -> None:
+    write(outputs, attempt, *names)
+    start(journal, path, attempt)
+    journal.record([committing(path, attempt, *names)], now=101.0)
+    outputs.commit(attempt, names)
+    journal.record([Committed(path)], now=102.0)
+
+
+def resume(outputs: Outputs, sources: list[Source] = SOURCES) -> Resumed:
+    with closing(Journal(outputs)) as journal:
+        return journal.plan(sources)
+
+
+def test_every_path_survives(journal: Journal, outputs: Outputs) -> None:
+    """Paths of any bytes are found again as they were."""
+    journal.plan(SOURCES)
+    for attempt, path in enumerate(PATHS, 1):
+        complete(journal, outputs, path, attempt, f"{Path(path).name}.out")
+    resumed = resume(outputs)
+    assert resumed.done == set(PATHS)
+    assert resumed.counts == dict.fromkeys(PATHS, (3, 30))
+
+
+@pytest.mark.parametrize(
+    ("source", "is_done"),
+    [
+        (SOURCES[0], True),
+        (SOURCES[0]._replace(size=99), False),
+        (SOURCES[0]._replace(mtime_ns=99), False),
+    ],
+)
+def test_a_changed_input_is_done_again(
+    journal: Journal, outputs: Outputs, source: Source, *, is_done: bool
+) -> None:
+    """A finished file counts as done, and its counts as known, only while it is unchanged."""
+    journal.plan(SOURCES[:1])
+    complete(journal, outputs, PATHS[0], 1, "a.out")
+    resumed = resume(outputs, [source])
+    assert (PATHS[0] in resumed.done) == (PATHS[0] in resumed.counts) == is_done
+
+
+def test_a_removed_output_is_made_again(journal: Journal, outputs: Outputs) -> None:
+    """A finished file one of whose outputs is gone is done again, without a new count."""
+    journal.plan(SOURCES[:1])
+    complete(journal, outputs, PATHS[0], 1, "a.out", "b.out")
+    (outputs.folder / "b.out").unlink()
+    resumed = resume(outputs)
+    assert not resumed.done
+    assert resumed.counts == {PATHS[0]: (3, 30)}
+
+
+@pytest.mark.parametrize("moved", range(3))
+def test_a_crash_within_a_commit_is_finished(
+    journal: Journal, outputs: Outputs, moved: int
+) -> None:
+    """A file whose result was decided is never run again, wherever the moves stopped."""
+    names = ("a.out", "b.out")
+    journal.plan(SOURCES[:1])
+    write(outputs, 1, *names)
+    start(journal, PATHS[0], 1)
+    journal.record([committing(PATHS[0], 1, *names)], now=101.0)
+    for name in names[:moved]:
+        (outputs.attempt_folder(1) / name).rename(outputs.folder / name)
+    assert resume(outputs).done == {PATHS[0]}
+    assert outputs.names() == {*names, ".virnucpro"}
+    assert outputs.left_attempts() == set()
+
+
+def test_a_crash_before_the_commit_repeats_the_file(journal: Journal, outputs: Outputs) -> None:
+    """What an undecided attempt wrote is removed, and its number never used again."""
+    journal.plan(SOURCES[:1])
+    write(outputs, 5, "a.out")
+    start(journal, PATHS[0], 5)
+    resumed = resume(outputs)
+    assert not resumed.done
+    assert resumed.interrupted == {PATHS[0]}
+    assert outputs.left_attempts() == set()
+    with closing(Journal(outputs, fresh=True)) as fresh:
+        assert fresh.next_attempt() == 6
+
+
+def test_fresh_forgets_files_but_keeps_outputs(journal: Journal, outputs: Outputs) -> None:
+    """A fresh run does every file again; what is there stays until it is replaced."""
+    journal.plan(SOURCES[:1])
+    complete(journal, outputs, PATHS[0], 1, "a.out")
+    with closing(Journal(outputs, fresh=True)) as fresh:
+        assert not fresh.plan(SOURCES[:1]).done
+    assert (outputs.folder / "a.out").exists()
+
+
+def test_counts_survive_without_a_result(journal: Journal, outputs: Outputs) -> None:
+    """Exact counts are known to the next run even of files that were never started."""
+    journal.plan(SOURCES)
+    journal.add_counts({PATHS[3]: (2, 20)})
+    assert resume(outputs).counts == {PATHS[3]: (2, 20)}
+
+
+def test_status_of_a_dead_run(journal: Journal, outputs: Outputs) -> None:
+    """The status shows every state, error, steal and total, and leaves no trace."""
+    journal.plan(SOURCES)
+    complete(journal, outputs, PATHS[0], 1, "a.out")
+    bad = SequenceFile(PATHS[3])
+    journal.record(
+        [
+            StartAttempt("cpu1", 2, bad),
+            FileRetried(bad, "cpu1", 2, 1, "odd"),
+            FileStolen(bad, "cpu1", "cpu0"),
+            StartAttempt("cpu0", 3, bad),
+            FileFailed(bad, "cpu0", 2, "bytes caf\udce9"),
+            StartAttempt("cpu0", 4, SequenceFile(PATHS[1])),
+        ],
+        now=103.0,
+    )
+    before = {path.name: path.read_bytes() for path in outputs.hidden.glob("journal*")}
+    assert read_status(outputs.folder) == RunStatus(
+        is_active=False,
+        run_id="run 1",
+        state="interrupted",
+        started=50.0,
+        ended=None,
+        settings={"balancer": "stealing"},
+        counts={"completed": 1, "failed": 1, "processing": 1, "queued": 1},
+        failed=((PATHS[3], "bytes caf\\udce9"),),
+        gpus=(GpuTotals("cpu0", 1, 3, 2.5),),
+        steals=1,
+    )
+    assert {path.name: path.read_bytes() for path in outputs.hidden.glob("journal*")} == before
+
+
+def test_status_of_a_finished_run(outputs: Outputs) -> None:
+    """The end of a run is shown with its time."""
+    with closing(Journal(outputs)) as journal:
+        journal.begin("run 1", {}, now=50.0)
+        journal.finish("finished", now=60.0)
+    status = read_status(outputs.folder)
+    assert (status.state, status.ended) == ("finished", 60.0)
+
+
+def test_status_without_a_journal(tmp_path: Path) -> None:
+    """A folder that no run has used is one clear line."""
+    with pytest.raises(OutputError, match="no run has written"):
+        read_status(tmp_path)
+
+
+def test_a_newer_journal_is_refused(outputs: Outputs) -> None:
+    """Neither a run nor a status touches the journal of a newer version."""
+    Journal(outputs).close()
+    with closing(sqlite3.connect(outputs.journal)) as database, database:
+        database.execute("UPDATE meta SET value = 99 WHERE key = 'schema'")
+    for use in (lambda: Journal(outputs), lambda: read_status(outputs.folder)):
+        with pytest.raises(OutputError, match="schema 99"):
+            use()
+
+
+def test_a_corrupt_journal_is_one_clear_line(outputs: Outputs) -> None:
+    """A file that is not a journal is named, with what to do about it."""
+    outputs.journal.write_bytes(b"not a database" * 1000)
+    for use in (lambda: Journal(outputs), lambda: read_status(outputs.folder)):
+        with pytest.raises(OutputError, match=r"\A[^\n]*not a database; delete it[^\n]*\Z"):
+            use()

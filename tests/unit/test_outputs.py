@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from virnucpro_exporter.errors import OutputError
+from virnucpro_exporter.execution.outputs import Outputs
+
+NAMES = ["a b.fa", "quo'te\".fa", "new\nline.fa", "caf\udce9.fa"]
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Outputs:
+    outputs = Outputs(tmp_path / "out")
+    outputs.prepare()
+    return outputs
+
+
+def write(outputs: Outputs, attempt: int, names: list[str]) -> None:
+    outputs.attempt_folder(attempt).mkdir()
+    for name in names:
+        (outputs.attempt_folder(attempt) / name).write_text(f"{attempt} {name!r}")
+
+
+def test_commit_moves_every_kind_of_name(outputs: Outputs) -> None:
+    """Outputs of any name replace what was there, and the attempt's folder goes."""
+    write(outputs, 1, NAMES)
+    outputs.commit(1, NAMES)
+    write(outputs, 2, NAMES)
+    outputs.commit(2, NAMES)
+    assert [(outputs.folder / name).read_text() for name in NAMES] == [f"2 {n!r}" for n in NAMES]
+    assert outputs.left_attempts() == set()
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_commit_goes_on_where_it_was_killed(outputs: Outputs, moved: int) -> None:
+    """A commit that was interrupted after any of its moves can be repeated."""
+    write(outputs, 7, NAMES[:3])
+    for name in NAMES[:moved]:
+        (outputs.attempt_folder(7) / name).rename(outputs.folder / name)
+    outputs.commit(7, NAMES[:3])
+    outputs.commit(7, NAMES[:3])
+    assert outputs.names() == {*NAMES[:3], ".virnucpro"}
+
+
+def test_commit_of_nothing_written_is_an_error(outputs: Outputs) -> None:
+    """An output in neither place is reported, not taken for done."""
+    with pytest.raises(OutputError, match="vanished"):
+        outputs.commit(1, ["a.fa"])
+
+
+def test_clean_keeps_what_it_is_told(outputs: Outputs) -> None:
+    """Left-over attempts go, apart from those that are kept."""
+    for attempt in (1, 2, 3):
+        write(outputs, attempt, ["a.fa"])
+    outputs.clean(keep={2})
+    assert outputs.left_attempts() == {2}
+
+
+def test_claim_gives_a_name_to_one_input(outputs: Outputs) -> None:
+    """No second input gets an output's name; its owner may ask again."""
+    assert outputs.claim("a.fa", "x/a.fq")
+    assert outputs.claim("a.fa", "x/a.fq")
+    assert not outputs.claim("a.fa", "y/a.fq")
+
+
+@pytest.mark.parametrize("inside", ["", "out"])
+def test_a_file_in_the_way_is_one_clear_line(tmp_path: Path, inside: str) -> None:
+    """An output folder that is a file, or lies under one, is refused."""
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"\A[^\n]*not a folder\Z"):
+        Outputs(tmp_path / "file" / inside).prepare()

@@ -1,0 +1,52 @@
+"""Numbers, times and foreign text as short strings for a terminal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+
+def format_duration(seconds: float | None) -> str:
+    """Seconds as `45s`, `3m05s`, `2h07m` or `3d04h`; `-` when not known."""
+    if seconds is None:
+        return "-"
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+
+
+def format_number(value: float | None) -> str:
+    """A count or rate in at most six characters (`7.5`, `950`, `12.3k`); `-` when not known."""
+    if value is None:
+        return "-"
+    for limit, divisor, unit in ((999.5, 1, ""), (999_500, 1e3, "k"), (999.5e6, 1e6, "M")):
+        if value < limit:
+            scaled = value / divisor
+            digits = 1 if scaled < 100 and (unit or value % 1) else 0
+            return f"{scaled:.{digits}f}{unit}"
+    return f"{value / 1e9:.1f}G"
+
+
+def format_percent(ratio: float | None) -> str:
+    """A ratio of 0 to 1 as `0%` to `100%`; `-` when not known."""
+    return "-" if ratio is None else f"{ratio * 100:.0f}%"
+
+
+def format_clock(timestamp: float) -> str:
+    """Unix seconds as the local time of day, `14:03:59`."""
+    return datetime.fromtimestamp(timestamp).astimezone().strftime("%H:%M:%S")
+
+
+def clean(text: str, *, ascii_only: bool = False) -> str:
+    """Foreign text without anything that could move the cursor.
+
+    Args:
+        text: For example a file name, which may hold any byte.
+        ascii_only: Replace what is not ASCII as well.
+    """
+    shown = "".join(char if char.isprintable() else "?" for char in text)
+    return shown.encode("ascii", "replace").decode() if ascii_only else shown

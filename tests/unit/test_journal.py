@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from virnucpro_exporter.errors import OutputError
+from virnucpro_exporter.errors import OutputError, VirnucproError
 from virnucpro_exporter.execution.journal import Committed, Committing, Journal, Resumed, Source
+from virnucpro_exporter.execution.lock import RunLock
 from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.execution.status import GpuTotals, RunStatus, read_status
 from virnucpro_exporter.scheduling.events import (
@@ -181,6 +182,23 @@ def test_status_of_a_dead_run(journal: Journal, outputs: Outputs) -> None:
         steals=1,
     )
     assert {path.name: path.read_bytes() for path in outputs.hidden.glob("journal*")} == before
+
+
+def test_status_of_a_run_that_is_going_on(journal: Journal, outputs: Outputs) -> None:
+    """A run that holds the lock is shown as active, with what it last wrote."""
+    with closing(RunLock(outputs.lock)):
+        journal.plan(SOURCES)
+        start(journal, PATHS[2], 1)
+        status = read_status(outputs.folder)
+    assert (status.is_active, status.state) == (True, "running")
+    assert status.counts == {"processing": 1, "queued": 3}
+
+
+def test_a_vanished_folder_is_one_clear_line(journal: Journal, outputs: Outputs) -> None:
+    """A run whose output folder was removed says so."""
+    outputs.folder.rename(outputs.folder.with_name("elsewhere"))
+    with pytest.raises(VirnucproError, match=r"\A[^\n]*out[^\n]*\Z"):
+        journal.plan(SOURCES)
 
 
 def test_status_of_a_finished_run(outputs: Outputs) -> None:

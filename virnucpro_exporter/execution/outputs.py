@@ -98,10 +98,25 @@ class Outputs:
             self.discard(attempt)
 
     def left_attempts(self) -> set[int]:
-        """The attempts that have a folder."""
-        return {int(name) for name in os.listdir(self.attempts) if name.isdecimal()}  # noqa: PTH208 - names alone are wanted
+        """The attempts that have a folder.
+
+        Raises:
+            OutputError: The folder has vanished.
+        """
+        return {int(name) for name in _names(self.attempts) if name.isdecimal()}
 
     def names(self) -> set[str]:
-        """The outputs that are in place, in one look at the folder."""
-        with os.scandir(self.folder) as entries:
+        """The outputs that are in place, in one look at the folder.
+
+        Raises:
+            OutputError: The folder has vanished.
+        """
+        return _names(self.folder)
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
             return {entry.name for entry in entries}
+    except OSError as error:
+        raise OutputError(f"{str(folder)!r}: {error.strerror}") from error

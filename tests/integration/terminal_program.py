@@ -1,0 +1,49 @@
+"""Shows a run that never ends, for tests that watch, resize and kill it."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+
+from tests import builders
+from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
+from virnucpro_exporter.terminal.dashboard import LoadBalancingDashboard
+
+
+class Source:
+    """A run whose clock is the wall clock."""
+
+    def latest(self) -> RunSnapshot:
+        """A run as of now."""
+        return replace(builders.running(4), timestamp=time.time())
+
+
+class Gpus:
+    """Four GPUs that answer."""
+
+    def latest(self) -> GpuSnapshot:
+        """The same answers each time."""
+        return builders.gpus_up(4)
+
+
+def main() -> None:
+    """Run until a signal; argv: the log file."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    dashboard = LoadBalancingDashboard(
+        Source(), Gpus(), 0.05, sys.argv[1], log_interval=0.0, plain_interval=0.05
+    )
+    with dashboard:
+        number = 0
+        while True:
+            number += 1
+            logging.getLogger("run").info("logged %d", number)
+            if number == 3:
+                print(f"printed by {os.getpid()}", flush=True)  # noqa: T201 - what a processor might do
+            time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()

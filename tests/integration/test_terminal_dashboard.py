@@ -1,0 +1,168 @@
+import csv
+import fcntl
+import os
+import pty
+import random
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyte
+import pytest
+
+from virnucpro_exporter.terminal.metrics_log import HEADER
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = [sys.executable, "-m", "tests.integration.terminal_program"]
+ENVIRONMENT = {**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+DEADLINE = 20.0
+CLEARS = (b"\x1b[2J", b"\x1b[3J", b"\x1b[J", b"\x1b[0J", b"\x1b[?1049h", b"\x1bc")
+
+
+class Terminal:
+    """A program on a pseudo-terminal, and the screen a person would see."""
+
+    def __init__(self, log: Path, columns: int, lines: int) -> None:
+        self.screen = pyte.HistoryScreen(columns, lines, history=10_000)
+        self.stream = pyte.ByteStream(self.screen)
+        self.written = b""
+        self.master, slave = pty.openpty()
+        self.slave = slave
+        self.modes = termios.tcgetattr(slave)
+        self._set_size(columns, lines)
+        self.process = subprocess.Popen(
+            [*PROGRAM, str(log)], cwd=ROOT, env=ENVIRONMENT, stdin=slave, stdout=slave, stderr=slave
+        )
+
+    def _set_size(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def resize(self, columns: int, lines: int) -> None:
+        """As a person drags the window's corner."""
+        self._set_size(columns, lines)
+        self.screen.resize(lines, columns)
+
+    def read(self, seconds: float) -> None:
+        """Feed the screen with what the program writes within these seconds."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if select.select([self.master], [], [], left)[0]:
+                data = os.read(self.master, 65536)
+                self.written += data
+                self.stream.feed(data)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Read on until the condition holds, or fail with the screen."""
+        end = time.monotonic() + DEADLINE
+        while not condition():
+            assert time.monotonic() < end, "\n".join(self.screen.display)
+            self.read(0.05)
+
+    def has_whole_table(self) -> bool:
+        """Exactly one heading, each GPU once below it, and no torn line among them."""
+        lines = [line.rstrip() for line in self.screen.display]
+        heads = [i for i, line in enumerate(lines) if line.startswith("GPU")]
+        if len(heads) != 1:
+            return False
+        rows = lines[heads[0] + 1 : heads[0] + 5]
+        return [row[:1] for row in rows] == list("0123") and all("busy" in row for row in rows)
+
+    def close(self) -> None:
+        """End the program."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+        os.close(self.slave)
+
+
+def is_hidden(terminal: Terminal) -> bool:
+    hidden: bool = terminal.screen.cursor.hidden
+    return hidden
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    shown = Terminal(tmp_path / "log.csv", 100, 30)
+    yield shown
+    shown.close()
+
+
+def test_updates_do_not_flicker_and_log_lines_scroll_above(terminal: Terminal) -> None:
+    """The table stays whole, nothing clears the screen, and log lines pass above it."""
+    terminal.wait_for(lambda: b"logged 20" in terminal.written)
+    terminal.wait_for(terminal.has_whole_table)
+    assert not any(code in terminal.written for code in CLEARS)
+    lines = [line.rstrip() for line in terminal.screen.display]
+    logged = [line for line in lines if line.startswith("logged")]
+    assert logged
+    assert lines.index(logged[-1]) < next(i for i, x in enumerate(lines) if x.startswith("GPU"))
+    assert b"printed by" in terminal.written
+
+
+def test_resizing_leaves_one_whole_table(terminal: Terminal) -> None:
+    """From large to small and back, the screen shows the table once."""
+    terminal.wait_for(terminal.has_whole_table)
+    for columns, lines in ((200, 50), (60, 12), (200, 50)):
+        cleared = terminal.written.count(b"\x1b[2J")
+        terminal.resize(columns, lines)
+        terminal.wait_for(lambda before=cleared: terminal.written.count(b"\x1b[2J") > before)  # type: ignore[misc]  # bound per turn
+        terminal.wait_for(terminal.has_whole_table)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_terminal_is_given_back(terminal: Terminal, number: signal.Signals) -> None:
+    """After a signal the cursor shows again and the modes are what they were."""
+    terminal.wait_for(terminal.has_whole_table)
+    assert is_hidden(terminal)
+    terminal.process.send_signal(number)
+    terminal.wait_for(lambda: terminal.process.poll() is not None)
+    terminal.read(0.05)
+    assert not is_hidden(terminal)
+    assert termios.tcgetattr(terminal.slave) == terminal.modes
+
+
+def test_without_a_terminal_there_are_plain_lines(tmp_path: Path) -> None:
+    """A pipe gets log lines with the same facts, steals as events, and no control sequence."""
+    process = subprocess.Popen(
+        [*PROGRAM, str(tmp_path / "log.csv")], cwd=ROOT, env=ENVIRONMENT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    seen = b""
+    while b"stole" not in seen or b"gpu 3: busy" not in seen:
+        line = process.stdout.readline()
+        assert line, seen
+        seen += line
+    process.kill()
+    process.communicate()
+    assert b"\x1b" not in seen
+
+
+def test_the_log_is_whole_after_a_kill(tmp_path: Path) -> None:
+    """SIGKILL at random moments leaves whole lines under one header."""
+    path = tmp_path / "log.csv"
+    for _ in range(3):
+        grown = path.stat().st_size if path.exists() else 0
+        process = subprocess.Popen(
+            [*PROGRAM, str(path)], cwd=ROOT, env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        end = time.monotonic() + DEADLINE
+        while not path.exists() or path.stat().st_size <= grown:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.2))
+        process.kill()
+        process.wait()
+        text = path.read_text()
+        assert text.endswith("\n")
+        assert text.count(HEADER) == 1
+        rows = list(csv.DictReader(text.splitlines()))
+        assert len(rows) % 4 == 0
+        assert all(float(row["compute_percent"]) == 97 for row in rows)

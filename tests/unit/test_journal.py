@@ -27,7 +27,7 @@ SOURCES = [Source(path, 10 + i, 1_000 + i) for i, path in enumerate(PATHS)]
 
 @pytest.fixture
 def outputs(tmp_path: Path) -> Outputs:
-    outputs = Outputs(tmp_path / "out")
+    outputs = Outputs(tmp_path / "out ?#%41 caf\udce9")
     outputs.prepare()
     return outputs
 

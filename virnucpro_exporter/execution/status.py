@@ -115,8 +115,9 @@ def _read(outputs: Outputs, journal: Path, *, is_active: bool) -> RunStatus:
             "SELECT path, error FROM files WHERE state = 'failed' ORDER BY path"
         )
         gpus = database.execute(
-            "SELECT gpu, count(*), iif(count(*) = count(sequences), sum(sequences), NULL),"
-            " sum(duration) FROM files WHERE state = 'completed' GROUP BY gpu ORDER BY gpu"
+            "SELECT gpu, count(*),"
+            " CASE WHEN count(*) = count(sequences) THEN sum(sequences) END, sum(duration)"
+            " FROM files WHERE state = 'completed' GROUP BY gpu ORDER BY gpu"
         )
         return RunStatus(
             is_active=is_active,

@@ -42,7 +42,7 @@ def render(families: Iterable[Family], form: Format) -> bytes:
             lines.append(f"{sample.name}{text} {_number(sample.value)}{exemplar}\n")
     if openmetrics:
         lines.append("# EOF\n")
-    return "".join(lines).encode("utf-8", "backslashreplace")
+    return "".join(lines).encode()
 
 
 def _head(family: Family, *, openmetrics: bool) -> str:
@@ -56,6 +56,7 @@ def _head(family: Family, *, openmetrics: bool) -> str:
 
 
 def _escape(text: str) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode()
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 

@@ -1,0 +1,78 @@
+"""Where to listen: `HOST:PORT`, `[IPV6]:PORT`, or `:PORT` for every address of the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from collections.abc import Sequence
+
+from virnucpro_exporter.errors import UsageError
+
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\[\]:]*)):(?P<port>\d{1,5})")
+_BACKLOG = 128
+
+
+def bind(addresses: Sequence[str]) -> list[socket.socket]:
+    """Listen on all of them, or on none.
+
+    Args:
+        addresses: Port 0 takes a free one.
+
+    Returns:
+        Sockets that listen and do not block.
+
+    Raises:
+        UsageError: One of them cannot be used.
+    """
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(s) for address in addresses for s in _bind(address)]
+        stack.pop_all()
+    return listeners
+
+
+def shown(listener: socket.socket) -> str:
+    """The `HOST:PORT` of a listening socket, with a host that can be opened from this machine."""
+    host, port = listener.getsockname()[:2]
+    if host in ("::", "0.0.0.0"):  # noqa: S104 - compared, not bound
+        host = "localhost"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _bind(address: str) -> list[socket.socket]:
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match["port"]) > 65535:
+        raise UsageError(f"cannot listen on {address!r}: write HOST:PORT, [IPV6]:PORT or :PORT")
+    host, port = match["v6"] or match["host"], int(match["port"])
+    try:
+        if not host:
+            return [_listen_everywhere(port)]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        with contextlib.ExitStack() as stack:
+            places = dict.fromkeys((family, place) for family, _, _, _, place in found)
+            listeners = [stack.enter_context(_listen(*place)) for place in places]
+            stack.pop_all()
+    except OSError as error:
+        raise UsageError(f"cannot listen on {address}: {error.strerror}") from error
+    return listeners
+
+
+def _listen_everywhere(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return _listen(socket.AF_INET6, ("::", port), everywhere=True)
+    return _listen(socket.AF_INET, ("", port))
+
+
+def _listen(family: int, place: tuple[object, ...], *, everywhere: bool = False) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not everywhere))
+        listener.bind(place)
+        listener.listen(_BACKLOG)
+        listener.settimeout(0)  # never blocks
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,70 @@
+"""Whether what is served can be believed: the health of the sources, and readiness."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from virnucpro_exporter.metrics.collectors import Source
+from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapshot, RunState
+
+STALE_AFTER = 60.0  # seconds, as in the alert on stale collectors
+_ENDED = (RunState.COMPLETED, RunState.FAILED)
+
+
+class RunHealth:
+    """The health of a coordinator, judged by the age of its snapshots.
+
+    Args:
+        source: Whose `latest()` is a `RunSnapshot`.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, source: Source[RunSnapshot], clock: Callable[[], float] = time.time) -> None:
+        self._source = source
+        self._clock = clock
+
+    def latest(self) -> CollectorHealth:
+        """Success while snapshots keep coming, and after the last one of a run that has ended."""
+        run = self._source.latest()
+        success = run.state in _ENDED or self._clock() - run.timestamp <= STALE_AFTER
+        return CollectorHealth(success=success, last_success_timestamp=run.timestamp)
+
+
+class GpuHealth:
+    """The health that a GPU monitor tells of itself.
+
+    Args:
+        source: Whose `latest()` is a `GpuSnapshot`.
+    """
+
+    def __init__(self, source: Source[GpuSnapshot]) -> None:
+        self._source = source
+
+    def latest(self) -> CollectorHealth:
+        """As of the newest snapshot."""
+        return self._source.latest().health
+
+
+def why_not_ready(run: RunSnapshot | None, gpus: GpuSnapshot | None, now: float) -> str:
+    """Why the metrics would mislead, in one line; empty when they would not.
+
+    A run may well use no GPU, so a machine without any is a fault only where GPUs are all there is.
+
+    Args:
+        run: The newest snapshot of the run, or None when there is no run.
+        gpus: The newest snapshot of the GPUs, or None when nobody watches them.
+        now: Unix seconds.
+    """
+    if run is not None and run.state not in _ENDED and now - run.timestamp > STALE_AFTER:
+        return f"the run has not been heard of for {now - run.timestamp:.0f} s"
+    if gpus is None or (run is not None and not gpus.devices):
+        return ""
+    health = gpus.health
+    if health.success is None:
+        return "no GPU has been sampled yet"
+    if not health.success:
+        return f"the GPUs cannot be sampled: {health.reason}"
+    if health.last_success_timestamp is None or now - health.last_success_timestamp > STALE_AFTER:
+        return "the latest GPU sample is too old"
+    return ""

@@ -1,0 +1,167 @@
+"""Just enough HTTP/1.1 for GET and HEAD, as pure functions on bytes."""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+from virnucpro_exporter.metrics.exposition import Format
+
+LONGEST_LINE = 4096  # bytes of the request line
+LONGEST_HEAD = 16384  # bytes of the request line and all headers
+_MOST_FIELDS = 64  # in a query
+
+
+class HttpError(Exception):
+    """A request that is answered with an error, after which the connection ends."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.response = plain(status, f"{detail}\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The head of a request.
+
+    Attributes:
+        method: In upper case, as HTTP wants it.
+        path: Decoded by nobody; served paths are plain ASCII.
+        query: What followed the question mark.
+        headers: By lower-case name; of a repeated one, the values joined by commas.
+        keep_alive: The client would send another request on this connection.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    keep_alive: bool
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The metrics asked for by `name[]`; empty for all."""
+        try:
+            fields = parse_qs(self.query, max_num_fields=_MOST_FIELDS)
+        except ValueError as error:
+            raise HttpError(400, "too many fields in the query") from error
+        return frozenset(fields.get("name[]", ()))
+
+    @property
+    def accepts_gzip(self) -> bool:
+        """Whether the client takes gzip, `q=0` meaning that it does not."""
+        weights = dict(_weighted(self.headers.get("accept-encoding", "")))
+        return weights.get("gzip", weights.get("*", 0.0)) > 0
+
+    @property
+    def format(self) -> Format:
+        """The format the client likes best; the text format where it does not say."""
+        best, liked = Format.TEXT, 0.0
+        for media, weight in _weighted(self.headers.get("accept", "")):
+            form = _FORMATS.get(media)
+            if form is not None and weight > liked:
+                best, liked = form, weight
+        return best
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer.
+
+    Attributes:
+        status: The HTTP status.
+        body: All of it; a HEAD request gets its length alone.
+        headers: Beside those about the length and the connection.
+    """
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def head(self, *, keep_alive: bool) -> bytes:
+        """The status line and the headers."""
+        lines = [
+            f"HTTP/1.1 {self.status} {http.HTTPStatus(self.status).phrase}",
+            f"Content-Length: {len(self.body)}",
+            "X-Content-Type-Options: nosniff",
+            *(f"{name}: {value}" for name, value in self.headers),
+        ]
+        if not keep_alive:
+            lines.append("Connection: close")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def plain(status: int, text: str, *headers: tuple[str, str]) -> Response:
+    """An answer in plain text."""
+    kind = ("Content-Type", "text/plain; charset=utf-8")
+    return Response(status, text.encode("utf-8", "backslashreplace"), (kind, *headers))
+
+
+def parse(head: bytes) -> Request:
+    """Read the head of a request, with the empty line that ends it.
+
+    Raises:
+        HttpError: It is not a request this server can answer.
+    """
+    line, *fields = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+    if len(line) > LONGEST_LINE:
+        raise HttpError(414, "the request line is too long")
+    parts = line.split(" ")
+    if len(parts) != 3 or not parts[0].isalpha() or not parts[2].startswith("HTTP/"):
+        raise HttpError(400, "this is not an HTTP request")
+    method, target, version = parts
+    if version not in ("HTTP/1.0", "HTTP/1.1"):
+        raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    headers = _headers(fields)
+    try:
+        url = urlsplit(target)
+    except ValueError as error:
+        raise HttpError(400, "the address cannot be read") from error
+    has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+    wants_close = "close" in headers.get("connection", "").lower()
+    # A body is never read: what follows the head would be taken for another request.
+    keep_alive = version == "HTTP/1.1" and not wants_close and not has_body
+    return Request(method, url.path, url.query, headers, keep_alive)
+
+
+def _headers(fields: list[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for field in fields:
+        name, colon, value = field.partition(":")
+        if not colon or not name or name != name.strip():
+            raise HttpError(400, "a header cannot be read")
+        key = name.lower()
+        value = value.strip()
+        headers[key] = f"{headers[key]},{value}" if key in headers else value
+    return headers
+
+
+_FORMATS = {
+    "text/plain": Format.TEXT,
+    "text/*": Format.TEXT,
+    "*/*": Format.TEXT,
+    "application/openmetrics-text": Format.OPENMETRICS,
+}
+_VERSIONS = {  # a version that is not here cannot be served
+    "text/plain": ("", "0.0.4"),
+    "application/openmetrics-text": ("", "1.0.0"),
+}
+
+
+def _weighted(header: str) -> Iterator[tuple[str, float]]:
+    """The (name, weight) of each item of an Accept header that can be served."""
+    for item in header.split(","):
+        name, *rest = (part.strip().lower() for part in item.split(";"))
+        parameters = dict(part.partition("=")[::2] for part in rest)
+        versions = _VERSIONS.get(name)
+        if versions is None or parameters.get("version", "") in versions:
+            yield name, _weight(parameters.get("q", "1"))
+
+
+def _weight(text: str) -> float:
+    try:
+        return min(max(float(text), 0.0), 1.0)
+    except ValueError:
+        return 0.0

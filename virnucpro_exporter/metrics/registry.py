@@ -1,0 +1,52 @@
+"""One private registry of everything that is served, so that nothing else slips in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
+from virnucpro_exporter.metrics.collectors import (
+    BuildCollector,
+    GpuCollector,
+    HealthCollector,
+    RunCollector,
+    Source,
+)
+from virnucpro_exporter.metrics.health import GpuHealth, RunHealth
+from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapshot
+
+HealthSources = Mapping[str, Source[CollectorHealth]]
+
+
+def build_registry(
+    coordinator: Source[RunSnapshot] | None = None,
+    gpu_monitor: Source[GpuSnapshot] | None = None,
+    health: HealthSources | None = None,
+    *,
+    process: bool = True,
+) -> CollectorRegistry:
+    """A registry of the run, the GPUs, the health of the sources, and this process.
+
+    Args:
+        coordinator: Whose `latest()` is a `RunSnapshot`, or None.
+        gpu_monitor: Whose `latest()` is a `GpuSnapshot`, or None.
+        health: Further sources of `CollectorHealth` by collector name (`"log"`); one given for
+            `"run"` or `"gpu"` replaces what the snapshots tell.
+        process: With `process_*` and `python_info`. Without them for node_exporter's textfile
+            collector, which refuses names it has itself.
+    """
+    registry = CollectorRegistry()
+    sources: dict[str, Source[CollectorHealth]] = {}
+    registry.register(BuildCollector())
+    if coordinator is not None:
+        registry.register(RunCollector(coordinator))
+        sources["run"] = RunHealth(coordinator)
+    if gpu_monitor is not None:
+        registry.register(GpuCollector(gpu_monitor))
+        sources["gpu"] = GpuHealth(gpu_monitor)
+    registry.register(HealthCollector({**sources, **(health or {})}))
+    if process:
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+    return registry

@@ -1,0 +1,224 @@
+"""Serves the metrics over HTTP or HTTPS from a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from virnucpro_exporter import __version__
+from virnucpro_exporter.errors import ConfigError, UsageError
+from virnucpro_exporter.metrics.addresses import bind, shown
+from virnucpro_exporter.metrics.auth import BasicAuth
+from virnucpro_exporter.metrics.collectors import Source
+from virnucpro_exporter.metrics.connections import Connections, Limits
+from virnucpro_exporter.metrics.health import why_not_ready
+from virnucpro_exporter.metrics.http import HttpError, Request, Response, plain
+from virnucpro_exporter.metrics.pages import Pages
+from virnucpro_exporter.metrics.registry import HealthSources, build_registry
+from virnucpro_exporter.metrics.web_config import WebConfig
+from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_LISTEN = (":9877",)
+_RELOAD_EVERY = 1.0  # seconds between two looks at the web configuration
+_OTHER_PATHS = ("/", "/-/healthy", "/-/ready")
+_LANDING = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>virnucpro_exporter</title></head>
+<body><h1>virnucpro_exporter</h1><p>Version {version}</p><ul>
+<li><a href="{metrics}">Metrics</a></li>
+<li><a href="/-/healthy">Healthy</a></li>
+<li><a href="/-/ready">Ready</a></li>
+</ul></body></html>
+"""
+
+
+class MetricsServer:
+    """Prometheus metrics of a run, of the GPUs, or of both.
+
+    ```python
+    with MetricsServer(coordinator, gpu_monitor, listen=[":9877"]):
+        ...
+    ```
+
+    Args:
+        coordinator: Whose `latest()` is a `RunSnapshot`; None where there is no run.
+        gpu_monitor: Whose `latest()` is a `GpuSnapshot`; None where nobody watches GPUs.
+        listen: `HOST:PORT`, `[IPV6]:PORT` or `:PORT`, as often as wanted; port 0 takes a free one.
+        telemetry_path: Where the metrics are.
+        web_config: File with TLS and users, in the format of Prometheus' exporter-toolkit; it is
+            read again when it changes.
+        health: Further sources of `CollectorHealth`, by the name of the collector.
+        limits: What one client may take.
+    """
+
+    def __init__(
+        self,
+        coordinator: Source[RunSnapshot] | None = None,
+        gpu_monitor: Source[GpuSnapshot] | None = None,
+        *,
+        listen: Sequence[str] = DEFAULT_LISTEN,
+        telemetry_path: str = "/metrics",
+        web_config: str | Path | None = None,
+        health: HealthSources | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        if not telemetry_path.startswith("/") or telemetry_path in _OTHER_PATHS:
+            raise UsageError(
+                f"the metrics cannot be at {telemetry_path!r}: use a path like /metrics"
+            )
+        health = health or {}
+        self._coordinator = coordinator
+        self._gpu_monitor = gpu_monitor
+        self._listen = tuple(listen)
+        self._path = telemetry_path
+        self._web_path = None if web_config is None else Path(web_config)
+        self._web = WebConfig()
+        self._limits = limits or Limits()
+        sources = [s for s in (coordinator, gpu_monitor, *health.values()) if s is not None]
+        self._pages = Pages(build_registry(coordinator, gpu_monitor, health), sources)
+        self._failure = ""
+        self._addresses: tuple[str, ...] = ()
+        self._auth = BasicAuth()
+        self._thread: threading.Thread | None = None
+        self._stop: Callable[[], object] = lambda: None
+
+    def start(self) -> None:
+        """Listen, and serve from a thread; once.
+
+        Raises:
+            ConfigError: The web configuration cannot be used.
+            UsageError: An address cannot be listened on.
+        """
+        self._web = WebConfig(self._web_path)
+        listeners = bind(self._listen)
+        self._addresses = tuple(map(shown, listeners))
+        loop, stopped = asyncio.new_event_loop(), asyncio.Event()
+        self._stop = lambda: loop.call_soon_threadsafe(stopped.set)
+        self._thread = threading.Thread(
+            target=self._run, args=(loop, stopped, listeners), name="metrics-server", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End all connections and stop listening. A second call does nothing."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._stop()
+            thread.join()
+
+    def __enter__(self) -> MetricsServer:  # noqa: PYI034 - typing.Self needs Python 3.11
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """`HOST:PORT` of every socket that listens, known once started."""
+        return self._addresses
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where the metrics are, to be shown to the user."""
+        scheme = "http" if self._web.tls is None else "https"
+        return tuple(f"{scheme}://{address}{self._path}" for address in self.addresses)
+
+    def _run(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        stopped: asyncio.Event,
+        listeners: list[socket.socket],
+    ) -> None:
+        """The life of the thread."""
+        try:
+            loop.run_until_complete(self._serve(stopped, listeners))
+        finally:
+            self._auth.close()
+            loop.close()
+            for listener in listeners:
+                listener.close()
+
+    async def _serve(self, stopped: asyncio.Event, listeners: list[socket.socket]) -> None:
+        connections = Connections(self._respond, lambda: self._web.tls, self._limits)
+        tasks = [asyncio.create_task(connections.accept(s)) for s in listeners]
+        if self._web_path is not None:
+            tasks.append(asyncio.create_task(self._watch(self._web_path, connections)))
+        await stopped.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await connections.close()
+
+    async def _watch(self, path: Path, connections: Connections) -> None:
+        """Read the web configuration again when it changes; keep the last one that was good."""
+        seen = self._web.signature()
+        while True:
+            await asyncio.sleep(_RELOAD_EVERY)
+            signature = self._web.signature()
+            if signature == seen:
+                continue
+            seen = signature
+            try:
+                self._web = WebConfig(path)
+            except ConfigError as error:
+                _log.error("the web configuration stays as it was: %s", error)
+                continue
+            seen = self._web.signature()
+            connections.drop_idle()  # a certificate may have been withdrawn
+            _log.info("read the web configuration again: %s", path)
+
+    async def _respond(self, request: Request) -> Response:
+        users = self._web.users
+        if users and not await self._auth.allows(request.headers.get("authorization", ""), users):
+            realm = ("WWW-Authenticate", 'Basic realm="virnucpro_exporter", charset="UTF-8"')
+            return plain(401, "a user name and a password are needed\n", realm)
+        try:
+            response = self._route(request)
+        except HttpError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a source is the user's own code
+            response = plain(500, f"the metrics cannot be made: {error!r}\n")
+            self._note(repr(error))
+        else:
+            self._note("")
+        return response
+
+    def _note(self, failure: str) -> None:
+        """Log a failure to make the metrics once, however often it is scraped."""
+        if failure and failure != self._failure:
+            _log.error("the metrics cannot be made: %s", failure)
+        self._failure = failure
+
+    def _route(self, request: Request) -> Response:
+        if request.path not in (self._path, *_OTHER_PATHS):
+            return plain(404, "there is nothing here; the metrics are at " + self._path + "\n")
+        if request.method not in ("GET", "HEAD"):
+            return plain(405, "only GET and HEAD are allowed\n", ("Allow", "GET, HEAD"))
+        if request.path == self._path:
+            return self._metrics(request)
+        if request.path == "/-/healthy":
+            return plain(200, "healthy\n")
+        if request.path == "/-/ready":
+            return self._ready()
+        page = _LANDING.format(version=__version__, metrics=html.escape(self._path))
+        return Response(200, page.encode(), (("Content-Type", "text/html; charset=utf-8"),))
+
+    def _metrics(self, request: Request) -> Response:
+        form, packed = request.format, request.accepts_gzip
+        body = self._pages.get(form, request.names, packed=packed)
+        headers = (("Content-Type", form.value), ("Vary", "Accept, Accept-Encoding"))
+        return Response(200, body, (*headers, ("Content-Encoding", "gzip")) if packed else headers)
+
+    def _ready(self) -> Response:
+        run = None if self._coordinator is None else self._coordinator.latest()
+        gpus = None if self._gpu_monitor is None else self._gpu_monitor.latest()
+        reason = why_not_ready(run, gpus, time.time())
+        return plain(503, f"{reason}\n") if reason else plain(200, "ready\n")

@@ -106,6 +106,7 @@ class Scheduler:
         self._waiting = WaitingClock()
         self._urgent: list[Attempt] = []  # their files want a second attempt at once
         self._next_review = 0.0
+        self._came_back = False  # a file was put back, for whoever waits
         self._next_look = _NEVER
         self._next_rethink = _NEVER
         for gpu, weight in weights.items():
@@ -141,6 +142,9 @@ class Scheduler:
         """
         actions = self._actions = []
         self._handlers[type(event)](event, now)
+        if self._came_back:
+            self._came_back = False
+            self._feed_waiting(now)
         return actions
 
     def next_deadline(self) -> float | None:
@@ -178,6 +182,7 @@ class Scheduler:
         self.is_finished = False
         self.finished_at = None
         self._feed_waiting(now)
+        self._finish_if_done(now)
 
     def _fill_queue(self, worker: Worker, files: list[SequenceFile], now: float) -> None:
         if not files:
@@ -407,7 +412,8 @@ class Scheduler:
         if not worker.awaits_work:
             worker.awaits_work = True
             worker.idle_from = self._waiting.read(now)
-        self._next_rethink = min(self._next_rethink, now + self._rethink_interval(now))
+        if self.processing or self._waiting.files:
+            self._next_rethink = min(self._next_rethink, now + self._rethink_interval(now))
 
     def _end_idle(self, worker: Worker, now: float) -> None:
         if worker.awaits_work:
@@ -511,17 +517,20 @@ class Scheduler:
         self._actions.append(
             ev.FileRetried(record.file, attempt.worker.gpu, attempt.number, record.attempts, error)
         )
-        usable = [w for w in self.fleet if not w.is_retired]
-        if all(w.gpu in record.avoid for w in usable):
-            record.avoid = frozenset()
-        allowed = [w for w in usable if w.gpu not in record.avoid] or [attempt.worker]
+        self._forgive(record)
+        allowed = [w for w in self._usable() if w.gpu not in record.avoid] or [attempt.worker]
         target = min(allowed, key=lambda w: (w.finish_at(now), w.index))
         if not target.has_work:
             target.touched_at = max(target.touched_at, now)
         target.push(record)
         self._waiting.count(1, now)
         self._look_by(now + self.settings.stall_threshold)
-        self._next_rethink = now
+        self._came_back = True
+
+    def _forgive(self, record: FileRecord) -> None:
+        """A file that failed on every worker that is left may be tried on any of them again."""
+        if all(w.gpu in record.avoid for w in self._usable()):
+            record.avoid = frozenset()
 
     def _drop_all(self, worker: Worker, reason: str, now: float, *, blame: bool) -> Attempt | None:
         """The process of a worker is gone: what it held goes back. Returns what it was doing."""
@@ -583,7 +592,9 @@ class Scheduler:
         worker.is_ready = False
         self._end_stall(worker, now)
         self._actions.append(ev.RetireWorker(worker.gpu, reason))
-        self._next_rethink = now
+        for record in [r for w in self.fleet for r in w.queue if r.avoid]:
+            self._forgive(record)
+        self._came_back = True
         self._finish_if_done(now)
 
     # -- progress, stalls and limits --

@@ -68,6 +68,7 @@ class AttemptCompleted:
         sequences: Sequences in the file, or None when the processor does not know.
         residues: Residues in the file, or None likewise.
         duration: Seconds the worker spent on it.
+        outputs: Names of the files that the attempt left in its folder.
     """
 
     gpu: str
@@ -75,6 +76,7 @@ class AttemptCompleted:
     sequences: int | None
     residues: int | None
     duration: float
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +105,14 @@ class WorkerLost:
         reason: How it ended, in one line.
         restart: It may be tried again; False when its processor could not be set up.
         blame: The file it was processing is charged with a failed attempt.
+        running: The attempt it was processing, where that is known; else the first it was handed.
     """
 
     gpu: str
     reason: str
     restart: bool = True
     blame: bool = True
+    running: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,7 +270,7 @@ class Scheduler:
     def _on_lost(self, event: ev.WorkerLost, now: float) -> None:
         worker = self._worker(event.gpu)
         worker.is_ready = False
-        running = self._drop_all(worker, event.reason, now, blame=event.blame)
+        running = self._drop_all(worker, event.reason, now, blame=event.blame, number=event.running)
         if running is not None and event.blame:
             worker.troubles.append(running.record.file.path)
         if worker.is_retired:
@@ -532,12 +532,15 @@ class Scheduler:
         if all(w.gpu in record.avoid for w in self._usable()):
             record.avoid = frozenset()
 
-    def _drop_all(self, worker: Worker, reason: str, now: float, *, blame: bool) -> Attempt | None:
+    def _drop_all(
+        self, worker: Worker, reason: str, now: float, *, blame: bool, number: int | None = None
+    ) -> Attempt | None:
         """The process of a worker is gone: what it held goes back. Returns what it was doing."""
         attempts = [a for a in worker.inflight.values() if not a.is_cancelled]
         worker.inflight.clear()
         self._end_idle(worker, now)
-        running = attempts[0] if attempts else None
+        first = attempts[0] if attempts else None
+        running = next((a for a in attempts if a.number == number), first)
         for attempt in attempts:
             record = attempt.record
             if attempt is running and blame:

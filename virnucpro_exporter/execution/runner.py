@@ -1,0 +1,185 @@
+"""The run loop: events of the workers to the coordinator, its actions to workers and journal."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
+from virnucpro_exporter.execution.journal import Change, Committed, Committing, Journal
+from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.files import SequenceFile
+
+log = logging.getLogger(__name__)
+
+# The loop looks around at least this often, in seconds, so that a reader never sees an old state.
+_LONGEST_WAIT = 0.5
+
+_JOURNALED = (ev.StartAttempt, ev.FileRetried, ev.FileFailed, ev.FileStolen)
+
+
+class WorkerPool(Protocol):
+    """Processes that carry out attempts, wherever they are."""
+
+    def spawn(self, gpu: str) -> None:
+        """Start a process for a worker; `WorkerReady` or `WorkerLost` follows."""
+
+    def start(self, gpu: str, actions: Sequence[ev.StartAttempt]) -> None:
+        """Hand over files, to be processed in this order."""
+
+    def cancel(self, gpu: str, attempt: int) -> None:
+        """Stop an attempt; an event tells when the worker is free or lost."""
+
+    def kill(self, gpu: str) -> None:
+        """End a worker's process and all that it started; no event follows."""
+
+    def poll(self, timeout: float) -> list[ev.Event]:
+        """What happened, waiting for at most so many seconds."""
+
+    def close(self) -> None:
+        """End all processes."""
+
+
+class Runner:
+    """Runs submitted files to the end.
+
+    Args:
+        coordinator: Decides.
+        pool: Carries out.
+        gpus: The workers to start.
+        outputs: Where results go.
+        journal: Where it is written down, or None.
+        wall_clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        coordinator: WorkStealingCoordinator,
+        pool: WorkerPool,
+        gpus: Sequence[str],
+        outputs: Outputs,
+        journal: Journal | None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._coordinator = coordinator
+        self._pool = pool
+        self._gpus = gpus
+        self._outputs = outputs
+        self._journal = journal
+        self._wall_clock = wall_clock
+        self._paths: dict[int, str] = {}  # of the attempts in process
+        self._names: dict[int, tuple[str, ...]] = {}  # left by attempts that completed
+        self._committed: list[Change] = []
+        self._is_finished = False
+        self._drain = False
+        self._stop = False
+        self.last_loss = ""  # why the last worker was given up
+
+    def drain(self) -> None:
+        """Finish the files in process and start no more; for signal handlers."""
+        self._drain = True
+
+    def stop(self) -> None:
+        """End at once; for signal handlers."""
+        self._stop = True
+
+    def run(self, files: Sequence[SequenceFile]) -> None:
+        """Process the files.
+
+        Raises:
+            JournalError: The journal cannot be written; what was finished before is safe.
+            OutputError: A result cannot be moved to its place.
+        """
+        self._turn([ev.FilesSubmitted(tuple(files))])
+        for gpu in self._gpus:
+            self._pool.spawn(gpu)
+        is_draining = False
+        while not (self._is_finished or self._stop):
+            wait = self._coordinator.seconds_to_deadline()
+            events = self._pool.poll(_LONGEST_WAIT if wait is None else min(wait, _LONGEST_WAIT))
+            if self._drain and not is_draining:
+                is_draining = True
+                events.append(ev.DrainRequested())
+            self._turn(events)
+        self._record([])
+
+    def _turn(self, events: Sequence[ev.Event]) -> None:
+        actions = self._coordinator.handle([self._checked(event) for event in events])
+        results = [a for a in actions if isinstance(a, ev.FileCompleted)]
+        # Files go out first, so that no worker waits for the disk.
+        self._carry_out(actions)
+        self._record(
+            [*self._committing(results), *(a for a in actions if isinstance(a, _JOURNALED))]
+        )
+        for result in results:
+            self._commit(result)
+        for event in events:
+            self._clear(event)
+
+    def _checked(self, event: ev.Event) -> ev.Event:
+        """A result whose output another input of this run owns is a failure."""
+        if not isinstance(event, ev.AttemptCompleted):
+            return event
+        path = self._paths.get(event.attempt)
+        if path is None:
+            return event
+        taken = [name for name in event.outputs if not self._outputs.claim(name, path)]
+        if taken:
+            error = f"another input of this run writes {taken[0]!r} too"
+            return ev.AttemptFailed(event.gpu, event.attempt, error, permanent=True)
+        self._names[event.attempt] = event.outputs
+        return event
+
+    def _carry_out(self, actions: Sequence[ev.Action]) -> None:
+        batches: dict[str, list[ev.StartAttempt]] = {}
+        for action in actions:
+            if isinstance(action, ev.StartAttempt):
+                self._paths[action.attempt] = action.file.path
+                batches.setdefault(action.gpu, []).append(action)
+            elif isinstance(action, ev.CancelAttempt):
+                self._pool.cancel(action.gpu, action.attempt)
+            elif isinstance(action, ev.RestartWorker):
+                batches.pop(action.gpu, None)
+                self._pool.kill(action.gpu)
+                self._pool.spawn(action.gpu)
+            elif isinstance(action, ev.RetireWorker):
+                batches.pop(action.gpu, None)
+                self.last_loss = action.reason
+                self._pool.kill(action.gpu)
+            elif isinstance(action, ev.RunFinished):
+                self._is_finished = True
+        for gpu, batch in batches.items():
+            self._pool.start(gpu, batch)
+
+    def _committing(self, results: Sequence[ev.FileCompleted]) -> list[Change]:
+        return [Committing(result, self._names[result.attempt]) for result in results]
+
+    def _record(self, changes: Sequence[Change]) -> None:
+        changes = [*self._committed, *changes]
+        self._committed = []
+        if self._journal is not None and changes:
+            self._journal.record(changes, self._wall_clock())
+
+    def _commit(self, result: ev.FileCompleted) -> None:
+        names = self._names.pop(result.attempt)
+        if names:
+            self._outputs.commit(result.attempt, names)
+        if self._journal is not None:
+            self._committed.append(Committed(result.file.path))
+
+    def _clear(self, event: ev.Event) -> None:
+        """Forget an attempt that ended, and remove what it left if it was not the winner."""
+        if isinstance(event, ev.AttemptCompleted | ev.AttemptFailed):
+            self._paths.pop(event.attempt, None)
+            lost = self._names.pop(event.attempt, None)
+            if isinstance(event, ev.AttemptFailed) or lost:
+                self._outputs.discard(event.attempt)
+
+
+def stamped(file: SequenceFile, known: tuple[int | None, int] | None) -> SequenceFile:
+    """The file with the exact counts that an earlier run found, where it did."""
+    return file if known is None else replace(file, sequences=known[0], residues=known[1])

@@ -1,0 +1,212 @@
+"""The pool with real worker processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from virnucpro_exporter.execution.pool import LocalPool
+from virnucpro_exporter.execution.sentinel import session_members
+from virnucpro_exporter.scheduling.events import (
+    AttemptCompleted,
+    AttemptFailed,
+    AttemptStarted,
+    Event,
+    StartAttempt,
+    WorkerLost,
+    WorkerReady,
+)
+from virnucpro_exporter.scheduling.files import SequenceFile
+
+FACTORY = "tests.processors_for_tests:scripted"
+BUILD = "virnucpro_exporter.processors:build"
+DEADLINE = 30
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+class Driver:
+    """One worker, and what it told."""
+
+    def __init__(self, folder: Path, spec: dict[str, Any], factory: str = FACTORY) -> None:
+        self.attempts = folder / "attempts"
+        self.attempts.mkdir()
+        self.pool = LocalPool(spec, factory, self.attempts, folder, {"a": {"PINNED": "pin"}})
+        self.pool.spawn("a")
+
+    def start(self, *names: str, first: int = 1) -> None:
+        """Hand these files to the worker, with attempts numbered from `first`."""
+        files = [StartAttempt("a", i, SequenceFile(name)) for i, name in enumerate(names, first)]
+        self.pool.start("a", files)
+
+    def wait(self, kind: type[Event], number: int = 1) -> list[Any]:
+        """The first events of a kind; others are dropped."""
+        found: list[Any] = []
+        end = time.monotonic() + DEADLINE
+        while len(found) < number:
+            assert time.monotonic() < end, found
+            found += [event for event in self.pool.poll(0.1) if isinstance(event, kind)]
+        return found
+
+    @property
+    def pid(self) -> int:
+        """The worker's process."""
+        return self.pool._workers["a"].process.pid
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
+    drivers: list[Driver] = []
+
+    def make(spec: dict[str, Any] | None = None, factory: str = FACTORY) -> Driver:
+        drivers.append(Driver(tmp_path, spec or {}, factory))
+        return drivers[-1]
+
+    yield make
+    for driver in drivers:
+        driver.pool.close()
+
+
+def test_a_batch_is_processed_in_order(drive: Callable[..., Driver]) -> None:
+    """Every file of a batch too large for one packet completes, in order, bytes of any kind."""
+    driver = drive()
+    driver.wait(WorkerReady)
+    names = [f"ok.\udcff {'x' * 3000}{i}" for i in range(100)]
+    driver.start(*names)
+    done = driver.wait(AttemptCompleted, 100)
+    assert [event.attempt for event in done] == list(range(1, 101))
+    assert done[0].residues == len(names[0])
+
+
+def test_outputs_lie_in_the_folder_of_the_attempt(drive: Callable[..., Driver]) -> None:
+    """The environment pins the worker, and its outputs are named as they were found."""
+    driver = drive({"outputs": True})
+    driver.wait(WorkerReady)
+    driver.start("env.\udcff")
+    (done,) = driver.wait(AttemptCompleted)
+    assert done.outputs == ("env.\udcff.out",)
+    assert (driver.attempts / "1" / done.outputs[0]).read_text() == "pina"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "permanent"),
+    [
+        ("raise", "RuntimeError: bad luck", False),
+        ("permanent", "This file cannot be processed: it is empty", True),
+    ],
+)
+def test_an_exception_fails_the_attempt_alone(
+    drive: Callable[..., Driver], name: str, error: str, *, permanent: bool
+) -> None:
+    """An exception is one line, its traceback goes into the log, and the worker goes on."""
+    driver = drive()
+    driver.wait(WorkerReady)
+    driver.start(name)
+    (failed,) = driver.wait(AttemptFailed)
+    assert failed == AttemptFailed("a", 1, error, permanent=permanent)
+    driver.start("print", first=2)
+    driver.wait(AttemptCompleted)
+    log = driver.pool.log_path("a").read_text()
+    assert "Traceback" in log
+    assert "to standard output" in log
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("exit", "exited with status 3"), ("sigkill", "was killed by SIGKILL (out of memory?)")],
+)
+def test_a_dead_worker_names_the_file_that_killed_it(
+    drive: Callable[..., Driver], name: str, reason: str
+) -> None:
+    """The attempt in process is known after a death, and a new worker can be spawned."""
+    driver = drive()
+    driver.wait(WorkerReady)
+    driver.start("ok", name, "ok")
+    assert driver.wait(WorkerLost) == [WorkerLost("a", reason, running=2)]
+    driver.pool.spawn("a")
+    driver.wait(WorkerReady)
+
+
+@pytest.mark.parametrize(
+    ("setup", "reason"),
+    [("raise", "ValueError: no model here"), ("exit", "the worker exited with status 4")],
+)
+def test_a_failed_setup_is_final(drive: Callable[..., Driver], setup: str, reason: str) -> None:
+    """A processor that cannot be set up is told once and is not worth a restart."""
+    (lost,) = drive({"setup": setup}).wait(WorkerLost)
+    assert lost == WorkerLost("a", f"processor setup failed: {reason}", restart=False, blame=False)
+
+
+def test_cancel_kills_what_cannot_be_stopped(drive: Callable[..., Driver]) -> None:
+    """A Python processor dies with its worker and children, stopped or not, without blame."""
+    driver = drive()
+    driver.wait(WorkerReady)
+    driver.start("hang")
+    driver.wait(AttemptStarted)
+    pid = driver.pid
+    until(lambda: len(list(session_members(pid))) == 2)
+    os.kill(pid, signal.SIGSTOP)
+    driver.pool.cancel("a", 1)
+    assert driver.wait(WorkerLost) == [WorkerLost("a", "cancelled", blame=False)]
+    assert not list(session_members(pid))
+
+
+def test_cancel_kills_the_whole_command(drive: Callable[..., Driver]) -> None:
+    """A command's group dies on cancel, and its worker lives on."""
+    argv = ["sh", "-c", "sleep 1000 & sleep 1000", "{input}"]
+    driver = drive({"kind": "command", "argv": argv}, BUILD)
+    driver.wait(WorkerReady)
+    pid = driver.pid
+    driver.start("file")
+    until(lambda: len(list(session_members(pid))) >= 4)
+    driver.pool.cancel("a", 1)
+    assert driver.wait(AttemptFailed) == [AttemptFailed("a", 1, "cancelled")]
+    until(lambda: list(session_members(pid)) == [pid])
+
+
+PARENT = """
+import json, os, signal, sys, time
+from pathlib import Path
+from virnucpro_exporter.execution.pool import LocalPool
+from virnucpro_exporter.scheduling.events import AttemptStarted, StartAttempt, WorkerReady
+from virnucpro_exporter.scheduling.files import SequenceFile
+folder = Path(sys.argv[1])
+spec = {"kind": "command", "argv": ["sh", "-c", "sleep 1000 & sleep 1000"]}
+pool = LocalPool(spec, "virnucpro_exporter.processors:build", folder, folder, {})
+for gpu in "ab": pool.spawn(gpu)
+started = 0
+while started < 2:
+    for event in pool.poll(1):
+        if isinstance(event, WorkerReady):
+            pool.start(event.gpu, [StartAttempt(event.gpu, ord(event.gpu), SequenceFile("f"))])
+        started += isinstance(event, AttemptStarted)
+print(json.dumps([worker.process.pid for worker in pool._workers.values()]), flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_killed_parent_leaves_no_process(tmp_path: Path) -> None:
+    """SIGKILL of the parent ends a stopped worker, a healthy one, and what their commands run."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        pids = json.loads(parent.stdout.readline())
+        until(lambda: all(len(list(session_members(pid))) >= 4 for pid in pids))
+        os.kill(pids[0], signal.SIGSTOP)
+        parent.kill()
+    until(lambda: not any(list(session_members(pid)) for pid in pids))

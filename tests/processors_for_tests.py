@@ -1,0 +1,63 @@
+"""Processors that real worker processes load in tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from virnucpro_exporter.errors import SequenceFileError
+from virnucpro_exporter.processors.base import Processed, ProgressCallback
+
+
+class Scripted:
+    """Does what the name of the file says."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec = spec
+        self.gpu = ""
+
+    def output_names(self, file: Path) -> Sequence[str]:
+        """One output, unless the spec wants none."""
+        return (f"{file.name}.out",) if self.spec.get("outputs") else ()
+
+    def setup(self, gpu: str) -> None:
+        """Fail or die where the spec says so."""
+        self.gpu = gpu
+        if self.spec.get("setup") == "raise":
+            raise ValueError("no model\nhere")
+        if self.spec.get("setup") == "exit":
+            os._exit(4)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
+        """Act out the file's name."""
+        what = file.name.partition(".")[0]
+        if what == "raise":
+            raise RuntimeError("bad\nluck")
+        if what == "permanent":
+            raise SequenceFileError("it is empty")
+        if what == "exit":
+            os._exit(3)
+        if what == "sigkill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "hang":
+            subprocess.Popen(["sleep", "1000"])  # noqa: S607 - found on every machine
+            progress(0)
+            time.sleep(1000)
+        if what == "print":
+            print("to standard output")  # noqa: T201 - that is what is tested
+        if what == "env":
+            output.write_text(os.environ["PINNED"] + self.gpu)
+        return Processed(1, len(file.name))
+
+
+def scripted(spec: dict[str, Any]) -> Scripted:
+    """The factory that the pool's tests name."""
+    return Scripted(spec)

@@ -1,0 +1,339 @@
+"""Worker processes: spawned, talked to, watched, and killed with all they started.
+
+Each worker leads a session of its own, so that whatever its processor starts can be found and
+killed. Its death is seen by a descriptor of the process, not by the end of its channel, which a
+forked child might hold open. All methods but `wake` belong to one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from virnucpro_exporter.execution import sentinel, wire
+from virnucpro_exporter.scheduling.events import (
+    AttemptCompleted,
+    AttemptFailed,
+    AttemptStarted,
+    Event,
+    Progress,
+    StartAttempt,
+    WorkerLost,
+    WorkerReady,
+)
+
+
+class WorkerPool(Protocol):
+    """Carries out attempts somewhere, and tells what happens to them."""
+
+    def spawn(self, gpu: str) -> None:
+        """Start the process of a worker that has none."""
+
+    def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
+        """Hand files to a worker, to be processed in this order."""
+
+    def cancel(self, gpu: str, attempt: int) -> None:
+        """Stop an attempt; `AttemptFailed` or `WorkerLost` without blame follows."""
+
+    def kill(self, gpu: str) -> None:
+        """Kill a worker's process, if there is one; nothing it said is heard any more."""
+
+    def poll(self, timeout: float | None) -> list[Event]:
+        """What happened; waits at most `timeout` seconds, for ever when None."""
+
+    def wake(self) -> None:
+        """End a `poll` early; may be called from any thread and signal handler."""
+
+    def close(self) -> None:
+        """Kill every worker."""
+
+
+class _Worker:
+    """The pool's end of one worker."""
+
+    def __init__(self, gpu: str, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+        self.gpu = gpu
+        self.process = process
+        self.channel = channel
+        self.death = os.pidfd_open(process.pid)
+        self.outgoing: deque[bytes] = deque()
+        self.ready = False
+        self.cancellable = False
+        self.setup_error: str | None = None
+
+
+class LocalPool:
+    """Workers on this machine.
+
+    Args:
+        spec: The processor, as the factory takes it; JSON values only.
+        factory: `package.module:function` that makes a processor of the spec.
+        attempts: Folder in which each attempt gets its own.
+        logs: Folder of the workers' logs, one per worker.
+        devices: Extra environment of each worker, which pins its GPU.
+    """
+
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        factory: str,
+        attempts: Path,
+        logs: Path,
+        devices: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        self._spec = dict(spec)
+        self._factory = factory
+        self._attempts = attempts
+        self._logs = logs
+        self._devices = devices
+        self._workers: dict[str, _Worker] = {}
+        self._slots: dict[str, tuple[int, mmap.mmap]] = {}
+        self._events: list[Event] = []
+        self._selector = selectors.DefaultSelector()
+        self._wake_reader, self._wake_writer = os.pipe()
+        for descriptor in (self._wake_reader, self._wake_writer):
+            os.set_blocking(descriptor, False)
+        self._selector.register(self._wake_reader, selectors.EVENT_READ)
+        self._sentinel = subprocess.Popen(  # noqa: S603 - our own script
+            [sys.executable, "-I", "-S", sentinel.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            bufsize=0,
+        )
+
+    def log_path(self, gpu: str) -> Path:
+        """The file that takes what a worker prints."""
+        return self._logs / f"worker-{gpu.replace('/', '_')}.log"
+
+    def spawn(self, gpu: str) -> None:
+        """Start the process of a worker that has none; `WorkerReady` or `WorkerLost` follows."""
+        descriptor, slot = self._slot(gpu)
+        slot[:8] = bytes(8)
+        channel, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        config = {
+            "gpu": gpu,
+            "factory": self._factory,
+            "spec": self._spec,
+            "attempts": str(self._attempts),
+            "channel": remote.fileno(),
+            "slot": descriptor,
+            "path": sys.path,
+        }
+        with remote, self.log_path(gpu).open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", "virnucpro_exporter.execution.worker", json.dumps(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self._devices.get(gpu, {})},
+                pass_fds=(remote.fileno(), descriptor),
+                start_new_session=True,
+            )
+        self._tell_sentinel("+", process.pid)
+        worker = self._workers[gpu] = _Worker(gpu, process, channel)
+        self._selector.register(channel, selectors.EVENT_READ, worker)
+        self._selector.register(worker.death, selectors.EVENT_READ, worker)
+
+    def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
+        """Hand files to a worker, to be processed in this order.
+
+        A worker that has died in the meantime takes none: its `WorkerLost` is under way.
+        """
+        messages = ((wire.START, a.attempt, os.fsencode(a.file.path)) for a in actions)
+        if worker := self._workers.get(gpu):
+            for part in wire.split(messages):
+                self._send(worker, wire.encode(part))
+
+    def cancel(self, gpu: str, attempt: int) -> None:
+        """Stop an attempt: within the worker where its processor can, else with its process."""
+        worker = self._workers.get(gpu)
+        if worker is None:
+            return
+        if worker.cancellable:
+            self._send(worker, wire.encode([(wire.CANCEL, attempt)]))
+        else:
+            self.kill(gpu)
+            self._events.append(WorkerLost(gpu, "cancelled", restart=True, blame=False))
+            self.wake()
+
+    def kill(self, gpu: str) -> None:
+        """Kill a worker and all it started; `WorkerLost` does not follow."""
+        if worker := self._workers.get(gpu):
+            self._bury(worker)
+
+    def poll(self, timeout: float | None) -> list[Event]:
+        """What happened, in the order in which each worker told it.
+
+        Args:
+            timeout: Seconds to wait for something to happen; None waits until something does.
+        """
+        for key, mask in self._selector.select(timeout):
+            if key.data is None:
+                with contextlib.suppress(BlockingIOError):  # another wake-up has emptied it
+                    os.read(self._wake_reader, 4096)
+            elif self._workers.get(key.data.gpu) is key.data:
+                self._serve(key.data, key.fd, mask)
+        events, self._events = self._events, []
+        return events
+
+    def wake(self) -> None:
+        """End a `poll` early; may be called from any thread and signal handler."""
+        with contextlib.suppress(BlockingIOError):  # it is full of wake-ups already
+            os.write(self._wake_writer, b"\0")
+
+    def close(self) -> None:
+        """Kill every worker, and let the sentinel go."""
+        for worker in list(self._workers.values()):
+            self._bury(worker)
+        with contextlib.suppress(BrokenPipeError):  # someone killed the sentinel
+            self._sentinel.communicate()
+        self._selector.close()
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+        for descriptor, slot in self._slots.values():
+            slot.close()
+            os.close(descriptor)
+        self._slots.clear()
+
+    def _slot(self, gpu: str) -> tuple[int, mmap.mmap]:
+        """The shared memory in which a worker keeps the number of its attempt, plus one."""
+        if gpu not in self._slots:
+            descriptor = os.memfd_create("attempt")
+            os.ftruncate(descriptor, mmap.PAGESIZE)
+            self._slots[gpu] = descriptor, mmap.mmap(descriptor, mmap.PAGESIZE)
+        return self._slots[gpu]
+
+    def _tell_sentinel(self, sign: str, pid: int) -> None:
+        stdin = self._sentinel.stdin
+        with contextlib.suppress(BrokenPipeError):  # someone killed it; workers still leave at EOF
+            if stdin is not None:
+                stdin.write(f"{sign}{pid}\n".encode())
+
+    def _send(self, worker: _Worker, packet: bytes) -> None:
+        worker.outgoing.append(packet)
+        self._flush(worker)
+
+    def _flush(self, worker: _Worker) -> None:
+        """Send what the worker takes now; the rest when it reads again."""
+        wanted = selectors.EVENT_READ
+        try:
+            while worker.outgoing:
+                worker.channel.send(worker.outgoing[0])
+                worker.outgoing.popleft()
+        except BlockingIOError:
+            wanted |= selectors.EVENT_WRITE
+        except ConnectionError:  # it is dying; its death is told by `poll`
+            worker.outgoing.clear()
+        known = self._selector.get_map().get(worker.channel)
+        if known is not None and known.events != wanted:
+            self._selector.modify(worker.channel, wanted, worker)
+
+    def _serve(self, worker: _Worker, descriptor: int, mask: int) -> None:
+        if descriptor == worker.death:
+            while self._receive(worker):
+                pass
+            self._lose(worker)
+            return
+        if mask & selectors.EVENT_WRITE:
+            self._flush(worker)
+        if mask & selectors.EVENT_READ:
+            self._receive(worker)
+
+    def _receive(self, worker: _Worker) -> bool:
+        """Take one packet; False when there is none."""
+        try:
+            packet = worker.channel.recv(wire.RECEIVE_BYTES)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:  # it died with messages unread; its own come after this
+            return True
+        if not packet:  # closed: it is dying, or its processor closed what is not its own
+            worker.process.kill()
+            if worker.channel in self._selector.get_map():
+                self._selector.unregister(worker.channel)
+            return False
+        for message in wire.decode(packet):
+            self._hear(worker, message)
+        return True
+
+    def _hear(self, worker: _Worker, message: wire.Message) -> None:
+        tag, *values = message
+        if tag == wire.COMPLETED:
+            attempt, sequences, residues, duration, found = values
+            outputs = tuple(map(os.fsdecode, found)) if found else ()
+            self._events.append(
+                AttemptCompleted(worker.gpu, attempt, sequences, residues, duration, outputs)
+            )
+        elif tag == wire.STARTED:
+            self._events.append(AttemptStarted(worker.gpu, *values))
+        elif tag == wire.PROGRESS:
+            self._events.append(Progress(worker.gpu, *values))
+        elif tag == wire.FAILED:
+            self._events.append(AttemptFailed(worker.gpu, *values))
+        elif tag == wire.READY:
+            worker.ready = True
+            (worker.cancellable,) = values
+            self._events.append(WorkerReady(worker.gpu))
+        else:
+            (worker.setup_error,) = values
+
+    def _lose(self, worker: _Worker) -> None:
+        """Tell how a worker died, once all it said has been heard."""
+        (running,) = struct.unpack("q", self._slots[worker.gpu][1][:8])
+        self._bury(worker)
+        if worker.setup_error is not None:
+            reason = f"processor setup failed: {worker.setup_error}"
+        else:
+            reason = describe_end(worker.process.returncode)
+            if not worker.ready:
+                reason = f"processor setup failed: the worker {reason}"
+        # One that dies before it is ready would do so for ever.
+        self._events.append(
+            WorkerLost(
+                worker.gpu,
+                reason,
+                restart=worker.ready,
+                blame=worker.ready,
+                running=running - 1 if running else None,
+            )
+        )
+
+    def _bury(self, worker: _Worker) -> None:
+        """Kill a worker's whole session, reap it and forget it."""
+        pid = worker.process.pid
+        sentinel.kill_session(pid)  # before it is reaped: the number cannot have a new owner
+        worker.process.wait()
+        self._tell_sentinel("-", pid)
+        for registered in (worker.channel, worker.death):
+            if registered in self._selector.get_map():
+                self._selector.unregister(registered)
+        worker.channel.close()
+        os.close(worker.death)
+        del self._workers[worker.gpu]
+
+
+def describe_end(status: int) -> str:
+    """How a process ended, from its return code (negative: killed by that signal)."""
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:  # real-time signals have no names
+        name = f"signal {-status}"
+    hint = " (out of memory?)" if -status == signal.SIGKILL else ""
+    return f"was killed by {name}{hint}"

@@ -1,0 +1,240 @@
+"""What runs in a worker's process: load the processor once, then file after file.
+
+Results of quick files go out together, at the latest every 20 ms. The number of the attempt in
+process stands in shared memory, so that the pool knows which file killed a worker.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import json
+import mmap
+import operator
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from virnucpro_exporter.errors import SequenceFileError, VirnucproError
+from virnucpro_exporter.execution import wire
+
+FLUSH_SECONDS = 0.02
+PROGRESS_SECONDS = 0.1
+ERROR_CHARACTERS = 1000
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line of bounded length."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, VirnucproError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text[:ERROR_CHARACTERS].encode("utf-8", "backslashreplace").decode()
+
+
+class Outbox:
+    """Collects messages to the pool; a thread sees to it that none waits longer than 20 ms."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._messages: list[wire.Message] = []
+        self._busy = threading.Event()
+        self._current: int | None = None
+        self._seen: int | None = None
+
+    def add(self, message: wire.Message) -> None:
+        """Send the message with the next packet."""
+        with self._lock:
+            self._messages.append(message)
+
+    def begin(self, attempt: int, *, alone: bool) -> None:
+        """An attempt begins; alone in its batch it is announced at once."""
+        self._current = attempt
+        if alone:
+            self._seen = attempt
+            self.add((wire.STARTED, attempt))
+            self.flush()
+        elif not self._busy.is_set():
+            self._busy.set()
+
+    def rest(self) -> None:
+        """The batch is done."""
+        self._current = None
+        self._busy.clear()
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what has been collected."""
+        with self._lock:
+            for part in wire.split(self._messages):
+                self._channel.send(wire.encode(part))
+            self._messages.clear()
+
+    def tick_forever(self) -> None:
+        """Every 20 ms of a batch, announce an attempt that takes long, and send."""
+        last: int | None = None
+        while True:
+            self._busy.wait()
+            time.sleep(FLUSH_SECONDS)
+            with self._lock:
+                current = self._current
+                if current is not None and current == last != self._seen:
+                    self._seen = current
+                    self._messages.append((wire.STARTED, current))
+            last = current
+            try:
+                self.flush()
+            except OSError:  # the pool is gone; the main thread sees it too
+                return
+
+
+class Progress:
+    """The progress callback of one attempt."""
+
+    __slots__ = ("_attempt", "_next", "_outbox")
+
+    def __init__(self, outbox: Outbox, attempt: int, now: float) -> None:
+        self._outbox = outbox
+        self._attempt = attempt
+        self._next = now + PROGRESS_SECONDS
+
+    def __call__(self, sequences: int, residues: int | None = None) -> None:
+        """Pass progress on, at most every 0.1 s."""
+        now = time.perf_counter()
+        if now < self._next:
+            return
+        self._next = now + PROGRESS_SECONDS
+        sequences = operator.index(sequences)  # numpy's integers count as well
+        residues = None if residues is None else operator.index(residues)
+        if sequences < 0 or (residues or 0) < 0:
+            raise ValueError(f"progress of {sequences} sequences, {residues} residues")
+        self._outbox.add((wire.PROGRESS, self._attempt, sequences, residues))
+        self._outbox.flush()
+
+
+class Worker:
+    """Runs the attempts that arrive on the channel until it ends."""
+
+    def __init__(self, channel: socket.socket, slot: mmap.mmap, attempts: str) -> None:
+        self._channel = channel
+        self._slot = memoryview(slot).cast("q")
+        self._attempts = attempts
+        self._outbox = Outbox(channel)
+        self._processor: Any = None
+
+    def set_up(self, build: Callable[[], Any], gpu: str) -> bool:
+        """Load the processor; tell the pool whether it worked."""
+        try:
+            self._processor = build()
+            self._processor.setup(gpu)
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+            traceback.print_exc()
+            self._outbox.add((wire.SETUP_FAILED, describe(error)))
+            self._outbox.flush()
+            return False
+        self._outbox.add((wire.READY, hasattr(self._processor, "cancel")))
+        self._outbox.flush()
+        return True
+
+    def serve(self) -> None:
+        """Process batches until the pool closes the channel."""
+        threading.Thread(target=self._outbox.tick_forever, daemon=True).start()
+        for batch in self._batches():
+            alone = len(batch) == 1
+            for _, attempt, path in batch:
+                self._outbox.begin(attempt, alone=alone)
+                self._slot[0] = attempt + 1
+                self._outbox.add(self._run(attempt, Path(os.fsdecode(path))))
+                self._slot[0] = 0
+            self._outbox.rest()
+        self._processor.close()
+
+    def _batches(self) -> Iterator[list[wire.Message]]:
+        """Batches of files, read by a thread where a message may cancel the file in process."""
+        if not hasattr(self._processor, "cancel"):
+            while packet := self._receive():
+                yield wire.decode(packet)
+            return
+        batches: queue.SimpleQueue[list[wire.Message]] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, args=(batches,), daemon=True).start()
+        while batch := batches.get():
+            yield batch
+
+    def _listen(self, batches: queue.SimpleQueue[list[wire.Message]]) -> None:
+        while packet := self._receive():
+            messages = wire.decode(packet)
+            for message in messages:
+                if message[0] == wire.CANCEL:
+                    self._processor.cancel(self._folder(message[1]))
+            if files := [message for message in messages if message[0] == wire.START]:
+                batches.put(files)
+        self._processor.cancel(None)
+        batches.put([])
+
+    def _receive(self) -> bytes:
+        try:
+            return self._channel.recv(wire.RECEIVE_BYTES)
+        except ConnectionResetError:  # the pool died with messages unread
+            return b""
+
+    def _folder(self, attempt: int) -> Path:
+        return Path(f"{self._attempts}/{attempt}")
+
+    def _run(self, attempt: int, file: Path) -> wire.Message:
+        """Process one file, and say how it went."""
+        start = time.perf_counter()
+        try:
+            names = self._processor.output_names(file)
+            folder = self._folder(attempt)
+            if names:
+                folder.mkdir()
+            output = folder / (names[0] if names else "output")
+            done = self._processor.process(file, output, Progress(self._outbox, attempt, start))
+            found = tuple(os.fsencode(name) for name in sorted(os.listdir(folder))) if names else ()  # noqa: PTH208 - names alone are wanted
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+            traceback.print_exc()
+            return wire.FAILED, attempt, describe(error), isinstance(error, SequenceFileError)
+        duration = time.perf_counter() - start
+        message = (wire.COMPLETED, attempt, done.sequences, done.residues, duration, found)
+        if found and wire.size(message) > wire.PACKET_BYTES:
+            return wire.FAILED, attempt, f"it left too many outputs ({len(found)})", True
+        return message
+
+
+def _builder(factory: str, spec: dict[str, Any]) -> Callable[[], Any]:
+    def build() -> Any:
+        module, _, name = factory.partition(":")
+        return getattr(importlib.import_module(module), name)(spec)
+
+    return build
+
+
+def main() -> None:
+    """Run a worker as its one argument, in JSON, says."""
+    faulthandler.enable()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text file, always
+    config = json.loads(sys.argv[1])
+    sys.path += [entry for entry in config["path"] if entry not in sys.path]
+    for descriptor in (config["channel"], config["slot"]):
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - the standard library's signature
+    with (
+        socket.socket(fileno=config["channel"]) as channel,
+        mmap.mmap(config["slot"], mmap.PAGESIZE) as slot,
+    ):
+        worker = Worker(channel, slot, config["attempts"])
+        if worker.set_up(_builder(config["factory"], config["spec"]), config["gpu"]):
+            worker.serve()
+        sys.stdout.flush()
+        # Threads and exit handlers of the user's libraries must not hold up the end.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Any program, run once per file, in a process group of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from virnucpro_exporter.errors import ProcessorError, VirnucproError
+from virnucpro_exporter.processors.base import Processed, ProgressCallback
+
+PLACEHOLDER = re.compile(r"\{(input|output|gpu)\}")
+TAIL_BYTES = 4096
+LINE_CHARACTERS = 300
+PIPE_SECONDS = 1.0  # for a pipe that a daemon of the command holds open
+
+# Python 3.10 cannot set the process group, and its preexec_fn is unsafe beside threads.
+GROUP_LEADER = "import os, sys; os.setpgid(0, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+
+
+class CommandError(VirnucproError):
+    """The command failed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__()
+        self.args = (message,)
+
+
+class CommandProcessor:
+    """Runs a program on each file; no shell is involved.
+
+    Args:
+        argv: The program and its arguments, in which `{input}`, `{output}` and `{gpu}` stand for
+            the file, the place of the result and the worker's id.
+        output_suffix: Added to the name of the file, names the result.
+    """
+
+    def __init__(self, argv: Sequence[str], output_suffix: str = ".out") -> None:
+        self._argv = tuple(argv)
+        self._suffix = output_suffix
+        self._has_output = any("{output}" in argument for argument in argv)
+        self._gpu = ""
+        self._lock = threading.Lock()
+        self._cancelled: set[Path | None] = set()
+        self._child: tuple[Path, int] | None = None
+
+    def check(self) -> None:
+        """See whether the program exists.
+
+        Raises:
+            ProcessorError: It does not.
+        """
+        if not self._argv:
+            raise ProcessorError("the command is empty")
+        program = self._argv[0]
+        if not PLACEHOLDER.search(program) and shutil.which(program) is None:
+            raise ProcessorError(f"command not found: {program}")
+
+    def output_names(self, file: Path) -> Sequence[str]:
+        """The file's name with the suffix; nothing where the command has no `{output}`."""
+        return (file.name + self._suffix,) if self._has_output else ()
+
+    def setup(self, gpu: str) -> None:
+        """Remember the worker's id, and check the command."""
+        self.check()
+        self._gpu = gpu
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def cancel(self, folder: Path | None) -> None:
+        """Kill the command of the attempt with this folder, now or once it starts; None: any."""
+        with self._lock:
+            self._cancelled.add(folder)
+            if self._child is not None and folder in (None, self._child[0]):
+                _kill_group(self._child[1])
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:  # noqa: ARG002 - the protocol's
+        """Run the command.
+
+        Raises:
+            CommandError: It was cancelled, ended with another status than 0, or left no output.
+        """
+        values = {"input": str(file), "output": str(output), "gpu": self._gpu}
+        argv = [PLACEHOLDER.sub(lambda match: values[match[1]], text) for text in self._argv]
+        status, tail = self._run(argv, output.parent)
+        if self._is_cancelled(output.parent):
+            raise CommandError("cancelled")
+        if status:
+            how = f"status {status}" if status > 0 else signal.strsignal(-status)
+            raise CommandError(f"the command ended with {how}{_last_line(tail)}")
+        if self._has_output and not output.exists():
+            raise CommandError("the command succeeded but wrote no {output}")
+        return Processed()
+
+    def _is_cancelled(self, folder: Path) -> bool:
+        return not self._cancelled.isdisjoint((folder, None))
+
+    def _run(self, argv: list[str], folder: Path) -> tuple[int, bytes]:
+        """The exit status, and the end of what it wrote to standard error."""
+        with self._lock:
+            if self._is_cancelled(folder):
+                return 0, b""
+            child = _start(argv)
+            self._child = folder, child.pid
+        tail = bytearray()
+        reader = threading.Thread(target=_copy_errors, args=(child.stderr, tail), daemon=True)
+        reader.start()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            # Before it is reaped: the number of the group cannot have a new owner.
+            _kill_group(child.pid)
+            self._child = None
+        status = child.wait()
+        reader.join(PIPE_SECONDS)
+        return status, bytes(tail)
+
+
+def _start(argv: list[str]) -> subprocess.Popen[bytes]:
+    """Start a command that leads its own process group, its output going where ours goes."""
+    if sys.version_info >= (3, 11):
+        return subprocess.Popen(  # noqa: S603 - the user's own command, without a shell
+            argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0
+        )
+    wrapped = [sys.executable, "-I", "-S", "-c", GROUP_LEADER, *argv]
+    return subprocess.Popen(wrapped, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)  # noqa: S603 - likewise
+
+
+def _kill_group(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or only zombies
+        os.killpg(group, signal.SIGKILL)
+
+
+def _copy_errors(pipe: IO[bytes], tail: bytearray) -> None:
+    """Pass standard error on to our own, and keep its end."""
+    with pipe:
+        while block := os.read(pipe.fileno(), 65536):
+            os.write(2, block)
+            tail += block
+            del tail[:-TAIL_BYTES]
+
+
+def _last_line(tail: bytes) -> str:
+    lines = tail.decode("utf-8", "backslashreplace").strip().splitlines()
+    return f": {lines[-1][:LINE_CHARACTERS]}" if lines else ""

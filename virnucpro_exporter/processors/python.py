@@ -1,0 +1,105 @@
+"""The user's own Python class or function, loaded once per worker.
+
+A class may look like this; a function is `process` alone, without `self`.
+
+    class Embed:
+        def setup(self, gpu):
+            self.model = load_model().to("cuda")  # CUDA_VISIBLE_DEVICES shows one GPU only
+
+        def process(self, file, output, progress):
+            for number, record in enumerate(read(file), 1):
+                self.model(record)
+                progress(number)
+            return number
+"""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import runpy
+import sys
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from virnucpro_exporter.errors import ProcessorError
+from virnucpro_exporter.processors.base import Processed, ProgressCallback
+
+
+def load(target: str, main: str | None = None) -> Any:
+    """Find a class or function.
+
+    Args:
+        target: `package.module:name`.
+        main: The script that module `__main__` stands for, if it is meant.
+
+    Raises:
+        ProcessorError: There is no such module or name.
+    """
+    module_name, separator, name = target.partition(":")
+    if not (module_name and separator and name):
+        raise ProcessorError(f"{target!r} is not of the form package.module:name")
+    if main is not None:
+        _load_script(main)
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ProcessorError(f"{target!r}: {error}") from error
+    return found
+
+
+def _load_script(path: str) -> None:
+    """Load the user's script as multiprocessing would: its `__main__` guard does not fire."""
+    if "__mp_main__" not in sys.modules:
+        module = types.ModuleType("__mp_main__")
+        # Known by name before it runs: dataclasses and pickle look their module up.
+        sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+        module.__dict__.update(runpy.run_path(path, run_name="__mp_main__"))
+
+
+class PythonProcessor:
+    """Makes a processor of a class or a plain function.
+
+    Args:
+        target: `package.module:name`.
+        main: The script that module `__main__` stands for, if it is meant.
+        output_suffix: Names the output where the user's code does not: file name plus this.
+
+    Raises:
+        ProcessorError: It cannot be loaded, or is neither a class with `process` nor a function.
+    """
+
+    def __init__(self, target: str, main: str | None = None, output_suffix: str = ".out") -> None:
+        found = load(target, main)
+        self._inner = found() if isinstance(found, type) else found
+        self._process: Callable[..., Any] = getattr(self._inner, "process", self._inner)
+        self._suffix = output_suffix
+        if not callable(self._process):
+            raise ProcessorError(f"{target!r} is neither a function nor has it a method 'process'")
+
+    def output_names(self, file: Path) -> Sequence[str]:
+        """What the user's code says, else the file's name with the suffix."""
+        if hasattr(self._inner, "output_names"):
+            return tuple(self._inner.output_names(file))
+        return (file.name + self._suffix,)
+
+    def setup(self, gpu: str) -> None:
+        """Let the user's code get ready, if it has to."""
+        if hasattr(self._inner, "setup"):
+            self._inner.setup(gpu)
+
+    def close(self) -> None:
+        """Let the user's code give back what it took."""
+        if hasattr(self._inner, "close"):
+            self._inner.close()
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
+        """Process one file; the user's code returns None, a number of sequences or `Processed`."""
+        result = self._process(file, output, progress)
+        if isinstance(result, Processed):
+            return result
+        return Processed(None if result is None else operator.index(result))

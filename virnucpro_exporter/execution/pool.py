@@ -183,11 +183,12 @@ class LocalPool:
             timeout: Seconds to wait for something to happen; None waits until something does.
         """
         for key, mask in self._selector.select(timeout):
-            if key.data is None:
+            worker: Any = key.data
+            if worker is None:
                 with contextlib.suppress(BlockingIOError):  # another wake-up has emptied it
                     os.read(self._wake_reader, 4096)
-            elif self._workers.get(key.data.gpu) is key.data:
-                self._serve(key.data, key.fd, mask)
+            elif self._workers.get(worker.gpu) is worker:  # else killed in this very round
+                self._serve(worker, key.fd, mask)
         events, self._events = self._events, []
         return events
 

@@ -290,4 +290,6 @@ def _exemplar(latest: tuple[str, float, float] | None) -> Exemplar | None:
     if latest is None:
         return None
     name, seconds, timestamp = latest
-    return Exemplar({"file": name[-_EXEMPLAR_CHARACTERS:]}, seconds, timestamp)
+    # Some parsers (prometheus_client 0.26) lose count of escaped quotes in an exemplar.
+    shown = name.encode("utf-8", "backslashreplace").decode().replace('"', "'")
+    return Exemplar({"file": shown[-_EXEMPLAR_CHARACTERS:]}, seconds, timestamp)

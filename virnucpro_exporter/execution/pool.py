@@ -183,11 +183,11 @@ class LocalPool:
             timeout: Seconds to wait for something to happen; None waits until something does.
         """
         for key, mask in self._selector.select(timeout):
-            worker: Any = key.data
-            if worker is None:
+            if key.data is None:
                 with contextlib.suppress(BlockingIOError):  # another wake-up has emptied it
                     os.read(self._wake_reader, 4096)
-            elif self._workers.get(worker.gpu) is worker:  # else killed in this very round
+            elif (worker := self._workers.get(key.data.gpu)) and worker is key.data:
+                # Any other was killed within this round.
                 self._serve(worker, key.fd, mask)
         events, self._events = self._events, []
         return events

@@ -126,11 +126,11 @@ class CommandProcessor:
 
 def _start(argv: list[str]) -> subprocess.Popen[bytes]:
     """Start a command that leads its own process group, its output going where ours goes."""
-    if sys.version_info >= (3, 11):  # noqa: RET505 - mypy understands only this form
+    if sys.version_info >= (3, 11):
         return subprocess.Popen(  # noqa: S603 - the user's own command, without a shell
             argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0
         )
-    else:
+    else:  # noqa: RET505 - mypy understands only this form
         wrapped = [sys.executable, "-I", "-S", "-c", GROUP_LEADER, *argv]
         return subprocess.Popen(wrapped, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)  # noqa: S603 - likewise
 

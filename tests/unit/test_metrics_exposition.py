@@ -143,7 +143,14 @@ def test_steals_of_all_pairs_exist_from_the_start(gpus: int, pairs: int) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ['a"b\n\\c.fa', os.fsdecode(b"reads_\xff\xfe.fa"), os.fsdecode(b"\xff" * 99), "Escherichia.fa" * 40, "\u03bb.fa"]
+    "name",
+    [
+        'a"b\n\\c.fa',
+        os.fsdecode(b"reads_\xff\xfe.fa"),
+        os.fsdecode(b"\xff" * 99),
+        "Escherichia.fa" * 40,
+        "\u03bb.fa",
+    ],
 )
 def test_no_file_name_breaks_the_exposition(name: str) -> None:
     """Quotes, newlines, backslashes, bytes that are no text and endless names can be parsed."""

@@ -96,7 +96,8 @@ def _signature(file: Path) -> tuple[int, ...] | None:
 
 def _parse(path: Path) -> _File:
     try:
-        return _File.model_validate(yaml.safe_load(path.read_bytes()) or {})
+        data = yaml.safe_load(path.read_bytes())
+        return _File.model_validate({} if data is None else data)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:

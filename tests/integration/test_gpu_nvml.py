@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from stub import NvmlStub
+
+from tests.nvml_stub.stub import NvmlStub
 
 _POLL = """
 from virnucpro_exporter.gpu.monitor import GPUMonitor

@@ -16,7 +16,7 @@ _PRELUDE = """
 import ctypes, json, os, sys, time
 sys.path.insert(0, {here!r})
 ctypes.CDLL({library!r})
-from stub import NvmlStub
+from tests.nvml_stub.stub import NvmlStub
 stub = NvmlStub({library!r}, {state!r})
 """
 

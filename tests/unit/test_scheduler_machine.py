@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from virnucpro_exporter.scheduling import events as ev
@@ -31,7 +32,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         on_stall: OnStall,
         is_static: bool,
         timeout: float | None,
-        first: int,  # noqa: FBT001 - given by Hypothesis, by name
+        first: int,
     ) -> None:
         self.now = 0.0
         self.scheduler = Scheduler(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,6 +17,9 @@ from virnucpro_exporter.gpu.sources import (
     Reading,
     SourceError,
 )
+
+# nvitop logs a banner of its own each time the library is missing; the monitor says it in one line.
+logging.getLogger("nvitop.api.libnvml").setLevel(logging.CRITICAL + 1)
 
 _WHY = {
     9: "the NVIDIA driver is not loaded",

@@ -26,7 +26,7 @@ class SimulatedSource:
 
     backend = "simulated"
 
-    def __init__(  # noqa: PLR0913 - each scripts another part, and all have defaults
+    def __init__(
         self,
         count: int,
         *,

@@ -1,0 +1,40 @@
+# `make run` and `make test` work on a fresh machine with Python 3.10 or newer and a network.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint bench docs clean
+
+run: $(VENV)/run.stamp ## Translate the sample sequences on every CPU core or GPU
+	$(BIN)/virnucpro-exporter run examples --output results --linger 0
+
+test: $(VENV)/test.stamp ## Set up and pass the tests
+	sh tests/install_prometheus.sh
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp ## Style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/bench.stamp ## Measure, beside the peers
+	$(BIN)/python benchmarks/core.py
+	$(BIN)/python benchmarks/balance.py
+	$(BIN)/python benchmarks/dispatch.py
+	$(BIN)/python benchmarks/counting.py
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) results
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/%.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@

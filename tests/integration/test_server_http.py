@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import gzip
+import http.client
+import logging
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests import builders
+from virnucpro_exporter.errors import UsageError
+from virnucpro_exporter.metrics import MetricsServer
+from virnucpro_exporter.metrics.connections import Limits
+from virnucpro_exporter.snapshot import Latest, RunSnapshot
+
+PATIENCE = 20.0  # seconds until a test gives up; nothing is expected to take that long
+LOCAL = ["127.0.0.1:0"]
+SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "this never came true"
+        time.sleep(0.01)
+
+
+def connect(server: MetricsServer) -> socket.socket:
+    """A connection to the server."""
+    host, _, port = server.addresses[0].rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=PATIENCE)
+
+
+def everything(client: socket.socket) -> bytes:
+    """What the server sends until it ends the connection."""
+    received = bytearray()
+    try:
+        while data := client.recv(65536):
+            received += data
+    except ConnectionResetError:
+        received += b"<reset>"
+    return bytes(received)
+
+
+def ask(
+    server: MetricsServer, path: str = "/metrics", method: str = "GET", **headers: str
+) -> tuple[http.client.HTTPResponse, bytes]:
+    """The answer to one request."""
+    client = http.client.HTTPConnection(server.addresses[0], timeout=PATIENCE)
+    client.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    response = client.getresponse()
+    body = response.read()
+    client.close()
+    return response, body
+
+
+@pytest.fixture
+def run() -> Latest[RunSnapshot]:
+    """A run that goes on now."""
+    return Latest(builders.running(now=time.time()))
+
+
+@pytest.fixture
+def server(run: Latest[RunSnapshot]) -> Iterator[MetricsServer]:
+    """A server with short limits."""
+    gpus = Latest(builders.gpus_up(now=time.time()))
+    limits = Limits(head_seconds=0.5, write_seconds=0.5)
+    with MetricsServer(run, gpus, listen=LOCAL, limits=limits) as started:
+        yield started
+
+
+def test_a_scrape_is_the_newest_snapshot(server: MetricsServer, run: Latest[RunSnapshot]) -> None:
+    """What is published between two scrapes is in the second one."""
+    assert b'virnucpro_run_state{state="running"} 1.0\n' in ask(server)[1]
+    run.publish(builders.finished(now=time.time()))
+    assert b'virnucpro_run_state{state="completed"} 1.0\n' in ask(server)[1]
+
+
+def test_the_client_chooses_format_compression_and_metrics(server: MetricsServer) -> None:
+    """OpenMetrics, gzip and `name[]` on request, and the text format otherwise."""
+    response, body = ask(server, Accept="application/openmetrics-text", Accept_Encoding="gzip")
+    assert response.getheader("Content-Encoding") == "gzip"
+    assert str(response.getheader("Content-Type")).startswith("application/openmetrics-text")
+    assert gzip.decompress(body).endswith(b"# EOF\n")
+    response, body = ask(server, Accept_Encoding="gzip;q=0")
+    assert response.getheader("Content-Encoding") is None
+    assert body.startswith(b"# HELP ")
+    _, body = ask(server, "/metrics?name[]=virnucpro_gpu_up")
+    assert body.count(b"# HELP") == 1
+
+
+def test_head_tells_the_length_and_sends_no_body(server: MetricsServer) -> None:
+    """The same head as for GET, and then the next answer on the same connection."""
+    with connect(server) as client:
+        client.sendall(b"HEAD / HTTP/1.1\r\n\r\nGET /nowhere HTTP/1.1\r\nConnection: close\r\n\r\n")
+        first, _, rest = everything(client).partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(ask(server, '/')[1])}".encode() in first
+    assert rest.startswith(b"HTTP/1.1 404 Not Found\r\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 200),
+        ("GET", "/-/healthy", 200),
+        ("GET", "/-/ready", 200),
+        ("HEAD", "/-/ready", 200),
+        ("GET", "/favicon.ico", 404),
+        ("GET", "/metrics/", 404),
+        ("GET", "/../../etc/passwd", 404),
+        ("GET", "/%2e%2e/etc/passwd", 404),
+        ("GET", "//etc/passwd", 404),
+        ("POST", "/metrics", 405),
+        ("DELETE", "/", 405),
+        ("BREW", "/-/healthy", 405),
+    ],
+)
+def test_every_path_and_method_has_its_status(
+    server: MetricsServer, method: str, path: str, status: int
+) -> None:
+    """Nothing but the four pages exists, and nothing but GET and HEAD is done to them."""
+    response, _ = ask(server, path, method)
+    assert response.status == status
+    assert (response.getheader("Allow") == "GET, HEAD") is (status == 405)
+
+
+def test_readiness_follows_the_run(server: MetricsServer, run: Latest[RunSnapshot]) -> None:
+    """A run that has gone silent is told, with the reason."""
+    run.publish(replace(run.latest(), timestamp=time.time() - 3600.0))
+    response, body = ask(server, "/-/ready")
+    assert response.status == 503
+    assert body.startswith(b"the run has not been heard of for 36")
+
+
+def test_a_source_that_fails_is_an_error_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A broken source never looks like an idle one, and does not flood the log."""
+
+    class Broken:
+        def latest(self) -> RunSnapshot:
+            raise RuntimeError("no snapshot")
+
+    with MetricsServer(Broken(), listen=LOCAL) as server:
+        for _ in range(3):
+            response, body = ask(server)
+            assert (response.status, b"no snapshot" in body) == (500, True)
+        assert ask(server, "/-/healthy")[0].status == 200
+    errors = [r for r in caplog.records if r.levelno >= logging.ERROR]
+    assert len(errors) == 1
+
+
+def test_a_port_in_use_is_one_line_before_anything_starts(server: MetricsServer) -> None:
+    """The error names the address, and no thread is left behind."""
+    before = threading.active_count()
+    other = MetricsServer(listen=[server.addresses[0]])
+    with pytest.raises(UsageError, match=f"cannot listen on {server.addresses[0]}: Address alr"):
+        other.start()
+    assert threading.active_count() == before
+    other.stop()
+
+
+@pytest.mark.parametrize("path", ["metrics", "", "/", "/-/ready"])
+def test_the_metrics_need_a_path_of_their_own(path: str) -> None:
+    """A path that another page has, or that is none, is refused."""
+    with pytest.raises(UsageError):
+        MetricsServer(telemetry_path=path)
+
+
+def test_it_listens_on_every_address_given(run: Latest[RunSnapshot]) -> None:
+    """IPv4, and both at once, each with a port of its own and another path."""
+    with MetricsServer(run, listen=[*LOCAL, ":0"], telemetry_path="/m") as server:
+        assert len(server.addresses) == 2
+        for url, address in zip(server.urls, server.addresses, strict=True):
+            assert url == f"http://{address}/m"
+            client = http.client.HTTPConnection(address, timeout=PATIENCE)
+            client.request("GET", "/m")
+            assert client.getresponse().status == 200
+            client.close()
+
+
+HOSTILE = {
+    "nothing": b"",
+    "half a request": b"GET /metrics HT",
+    "half the headers": b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept",
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+    "huge line": b"GET /" + b"x" * 8000 + b" HTTP/1.1\r\n\r\n",
+    "huge headers": b"GET / HTTP/1.1\r\n" + b"X: " + b"x" * 100_000 + b"\r\n\r\n",
+    "endless headers": b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * 20_000,
+    "smuggled": b"POST / HTTP/1.1\r\nContent-Length: 9999\r\n\r\n" + SCRAPE,
+}
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_a_hostile_client_is_cut_off_and_delays_nobody(server: MetricsServer, attack: str) -> None:
+    """While it is connected others are served, and the server ends it by itself."""
+    with connect(server) as client:
+        try:
+            client.sendall(HOSTILE[attack])
+        except ConnectionError:
+            assert len(HOSTILE[attack]) > 16384, "only what is too long is cut off while it is sent"
+        assert ask(server)[0].status == 200
+        answer = everything(client)
+    assert b"virnucpro_" not in answer
+    assert not answer.startswith(b"HTTP/1.1 2")
+
+
+def test_a_slow_writer_has_one_deadline_for_all_headers(server: MetricsServer) -> None:
+    """A byte now and then does not buy more time."""
+    with connect(server) as client:
+        ended = threading.Event()
+
+        def drip() -> None:
+            try:
+                while not ended.wait(0.05):
+                    client.sendall(b"G")
+            except OSError:
+                ended.set()
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        everything(client)
+        ended.set()
+        thread.join()
+
+
+def test_a_slow_reader_is_cut_off(run: Latest[RunSnapshot]) -> None:
+    """A client that does not read a large answer loses it, and others do not wait."""
+    run.publish(builders.running(1024))
+    with MetricsServer(run, listen=LOCAL, limits=Limits(write_seconds=0.5)) as server:
+        with ExitStack() as stack:
+            slow = [stack.enter_context(connect(server)) for _ in range(20)]
+            for client in slow:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.sendall(SCRAPE)
+            assert len(ask(server)[1]) > 1_000_000
+            until(lambda: b"<reset>" in everything(slow[0]) or True)
+            assert all(len(everything(client)) < 1_000_000_000 for client in slow)
+
+
+def open_files() -> int:
+    """How many descriptors this process holds."""
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counts, and needs no paths
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Room for both ends of a thousand connections in this one process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
+def test_a_thousand_idle_connections_leave_room_for_a_scrape(run: Latest[RunSnapshot]) -> None:
+    """The oldest make room, nothing leaks, and a scrape is answered among them."""
+    with MetricsServer(run, listen=LOCAL) as server:
+        before = open_files()
+        with ExitStack() as stack:
+            idle = [stack.enter_context(connect(server)) for _ in range(1000)]
+            assert ask(server)[0].status == 200
+            until(lambda: open_files() <= before + len(idle) + Limits().connections)
+            assert everything(idle[0]) == b""
+        until(lambda: open_files() <= before)
+
+
+def test_half_open_connections_are_freed(server: MetricsServer) -> None:
+    """All of them are ended by the server once the time for a request is over."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(server)) for _ in range(100)]
+        for client in clients:
+            client.sendall(b"GET /metr")
+        assert all(everything(client) in (b"", b"<reset>") for client in clients)
+
+
+def test_the_connection_idle_for_longest_makes_room(run: Latest[RunSnapshot]) -> None:
+    """A connection that was used lately outlives one that was not, whichever came first."""
+    with MetricsServer(run, listen=LOCAL, limits=Limits(connections=2)) as server:
+        with connect(server) as first, connect(server) as second:
+            for client in (second, first):
+                client.sendall(b"HEAD / HTTP/1.1\r\n\r\n")
+                assert client.recv(65536).startswith(b"HTTP/1.1 200")
+            with connect(server) as third:
+                assert everything(second) == b""
+                for client in (first, third):
+                    client.sendall(b"HEAD / HTTP/1.1\r\n\r\n")
+                    assert client.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+EXHAUSTED = """
+import resource, sys, time
+sys.path.insert(0, {root!r})
+from tests import builders
+from virnucpro_exporter.metrics import MetricsServer
+from virnucpro_exporter.snapshot import Latest
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+with MetricsServer(Latest(builders.running()), listen=["127.0.0.1:0"]) as server:
+    print(server.addresses[0], flush=True)
+    sys.stdin.readline()
+    before = time.process_time()
+    time.sleep(1.0)
+    print(time.process_time() - before, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_without_file_descriptors_a_scrape_is_answered_and_no_core_spins() -> None:
+    """Idle clients that hold every descriptor make room, and waiting costs no time."""
+    code = EXHAUSTED.format(root=str(Path(__file__).parents[2]))
+    with ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                bufsize=1,
+            )
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        host, _, port = process.stdout.readline().strip().rpartition(":")
+        for _ in range(100):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE))
+        client = http.client.HTTPConnection(f"{host}:{port}", timeout=PATIENCE)
+        client.request("GET", "/metrics")
+        assert client.getresponse().read().startswith(b"# HELP")
+        client.close()
+        process.stdin.write("\n")
+        assert float(process.stdout.readline()) < 0.5
+        process.stdin.write("\n")

@@ -1,0 +1,113 @@
+"""The settings of a run: one model for the options on the command line and the YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from virnucpro_exporter.errors import ConfigError, UsageError
+from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class RunConfig(BaseModel):
+    """Everything that can be set for `run`; the names are those of the options, with `_` for `-`.
+
+    In the file a number may be written as an integer; nothing else is converted.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    inputs: tuple[str, ...] = Field(default=(), strict=False)
+    output: str | None = None
+    gpus: str | None = None
+    processor: str = "translate"
+    command: tuple[str, ...] = Field(default=(), strict=False)
+    chunk_size: Literal[300, 500] = 500
+    output_suffix: str = ".out"
+    balancer: Literal["stealing", "static"] = "stealing"
+    gpu_weighted: bool = True
+    gpu_weights: dict[str, Positive] = {}
+    stall_threshold: Positive = 300.0
+    on_stall: Literal["report", "retry", "restart"] = "report"
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    file_timeout: Positive | None = None
+    count: Literal["estimate", "exact"] = "estimate"
+    fresh: bool = False
+    dashboard: bool | None = None
+    metrics_log: str | None = "gpu_metrics.log"
+    metrics_log_interval: Positive = 5.0
+    metrics_log_max_bytes: Annotated[int, Field(ge=10_000)] = 50_000_000
+    web: bool = True
+    web_listen_address: tuple[str, ...] = Field(default=("127.0.0.1:9877",), strict=False)
+    web_telemetry_path: str = "/metrics"
+    web_config_file: str | None = None
+    linger: Annotated[float, Field(ge=0)] = 30.0
+    textfile: str | None = None
+    push_gateway: str | None = None
+    push_interval: Positive = 15.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def scheduler_settings(self) -> SchedulerSettings:
+        """The part that the scheduler needs."""
+        return SchedulerSettings(
+            stall_threshold=self.stall_threshold,
+            on_stall=OnStall(self.on_stall),
+            max_attempts=self.max_attempts,
+            file_timeout=self.file_timeout,
+            second_attempts=self.balancer == "stealing",
+        )
+
+
+def load_config(file: str | None, options: Mapping[str, Any]) -> RunConfig:
+    """Read the settings of a run.
+
+    Args:
+        file: A YAML file, or None.
+        options: What was given on the command line; it wins over the file.
+
+    Raises:
+        ConfigError: The file cannot be read, or has an unknown key or a wrong value; the message
+            names the key.
+        UsageError: An option has a wrong value.
+    """
+    from_file = _read(file) if file is not None else {}
+    try:
+        RunConfig.model_validate(from_file)
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {_first_fault(error)}") from None
+    try:
+        return RunConfig.model_validate({**from_file, **options})
+    except ValidationError as error:
+        raise UsageError(_first_fault(error, as_option=True)) from None
+
+
+def _read(file: str) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: it is not UTF-8 text") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{file}: write one `option: value` a line")
+    return loaded
+
+
+def _first_fault(error: ValidationError, *, as_option: bool = False) -> str:
+    fault = error.errors(include_url=False)[0]
+    names = [str(part) for part in fault["loc"]]
+    key = "--" + names[0].replace("_", "-") if as_option else ".".join(names)
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: there is no such option"
+    message = fault["msg"].removeprefix("Input ").replace("should", "must")
+    return f"{key}: {message} (given: {fault['input']!r})"

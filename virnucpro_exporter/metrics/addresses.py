@@ -11,6 +11,8 @@ from virnucpro_exporter.errors import UsageError
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\[\]:]*)):(?P<port>\d{1,5})")
 _BACKLOG = 128
+# What the kernel may hold of an answer that its reader leaves there; connections inherit it.
+_SEND_BUFFER = 262144  # bytes
 
 
 def bind(addresses: Sequence[str]) -> list[socket.socket]:
@@ -69,6 +71,7 @@ def _listen(family: int, place: tuple[object, ...], *, everywhere: bool = False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not everywhere))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         listener.bind(place)
         listener.listen(_BACKLOG)
         listener.settimeout(0)  # never blocks

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ _log = logging.getLogger(__name__)
 
 _CHUNK = 65536  # bytes; what a slow reader costs beside the page that all readers share
 _RETRY = 0.05  # seconds until the next accept after one that failed
+_ROOM_MADE = 0.001  # seconds for a dropped connection to give its file descriptor back
+# On close, forget what has not been sent yet and reset the connection.
+_FORGET = struct.pack("ii", 1, 0)
 _END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -72,8 +76,7 @@ class Connections:
                 client, _ = await loop.sock_accept(listener)
             except OSError as error:
                 _log.debug("cannot accept a connection: %s", error)
-                self._drop_oldest()
-                await asyncio.sleep(_RETRY)
+                await asyncio.sleep(_ROOM_MADE if self._drop_oldest() else _RETRY)
                 continue
             if len(self._idle) + len(self._busy) >= self._limits.connections:
                 self._drop_oldest()
@@ -93,13 +96,14 @@ class Connections:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _drop_oldest(self) -> None:
-        """End the connection that has been idle the longest, or else busy the longest."""
-        for tasks in (self._idle, self._busy):
-            for task in tasks:
-                del tasks[task]
-                task.cancel()
-                return
+    def _drop_oldest(self) -> bool:
+        """End the connection that has been idle the longest, or else busy; False without any."""
+        tasks = self._idle or self._busy
+        for task in tasks:
+            del tasks[task]
+            task.cancel()
+            return True
+        return False
 
     def _move(
         self, origin: dict[asyncio.Task[None], None], to: dict[asyncio.Task[None], None]
@@ -156,10 +160,13 @@ class Connections:
                 keep_alive = request.keep_alive and loop.time() < ends
             except HttpError as error:
                 response, keep_alive = error.response, False
-            await asyncio.wait_for(
-                _send(writer, response, keep_alive=keep_alive, body=body_wanted),
-                limits.write_seconds,
-            )
+            sending = _send(writer, response, keep_alive=keep_alive, body=body_wanted)
+            try:
+                await asyncio.wait_for(sending, limits.write_seconds)
+            except asyncio.TimeoutError:
+                client = writer.get_extra_info("socket")
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FORGET)
+                raise
             self._move(self._busy, self._idle)
             patience = limits.idle_seconds
 

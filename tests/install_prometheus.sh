@@ -1,20 +1,24 @@
 #!/bin/sh
-# The tests talk to a real Prometheus and Alertmanager: install them where they are missing.
+# Makes sure that the tests find prometheus, promtool, alertmanager and amtool.
 set -eu
 
-missing=""
-for program in prometheus promtool prometheus-alertmanager cc; do
-    command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
-done
-[ -z "$missing" ] && exit 0
+missing() {
+    for program in prometheus promtool prometheus-alertmanager amtool; do
+        command -v "$program" > /dev/null && continue
+        # Debian calls the program after its package; everybody else calls it alertmanager.
+        [ "$program" = prometheus-alertmanager ] && command -v alertmanager > /dev/null && continue
+        echo "$program"
+    done
+}
 
-if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+[ -z "$(missing)" ] && exit 0
+if command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; then
+    # Without a service: the tests start the programs themselves.
     export DEBIAN_FRONTEND=noninteractive
-    # Nothing may be started on this machine because of tests.
-    apt-get update -qq
-    RUNLEVEL=1 apt-get install -qq -y --no-install-recommends \
-        prometheus prometheus-alertmanager gcc libc6-dev >/dev/null
-    exit 0
+    apt-get -qq update > /dev/null && apt-get -qq install -y --no-install-recommends \
+        prometheus prometheus-alertmanager > /dev/null || true
 fi
-echo "the tests need$missing: install Prometheus, Alertmanager and a C compiler, and put them on PATH" >&2
+left=$(missing)
+[ -z "$left" ] && exit 0
+echo "tests need" $left "on PATH: install prometheus and alertmanager (Debian: apt-get install prometheus prometheus-alertmanager)" >&2
 exit 1

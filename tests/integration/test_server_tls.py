@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import base64
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bcrypt
+import pytest
+
+from tests import builders
+from tests.certificates import Authority, Files
+from virnucpro_exporter.errors import ConfigError
+from virnucpro_exporter.metrics import MetricsServer
+from virnucpro_exporter.metrics.connections import Limits
+from virnucpro_exporter.snapshot import Latest
+
+PATIENCE = 20.0  # seconds until a test gives up
+RUN = Latest(builders.running())
+TLS = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n"
+MUTUAL = TLS + "  client_ca_file: ca.crt\n  client_auth_type: {}\n"
+USERS = f"basic_auth_users:\n  alice: {bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()}\n"
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """An authority that has issued the server's certificate."""
+    authority = Authority(tmp_path)
+    authority.issue("server")
+    return authority
+
+
+def serve(folder: Path, text: str) -> MetricsServer:
+    """A server with this web configuration, not yet started."""
+    config = folder / "web.yml"
+    config.write_text(text)
+    limits = Limits(head_seconds=2.0)
+    return MetricsServer(RUN, listen=["127.0.0.1:0"], web_config=config, limits=limits)
+
+
+def status(
+    server: MetricsServer,
+    trusted: Path | None = None,
+    own: Files | None = None,
+    user: str | None = None,
+    newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+) -> int:
+    """The status of one scrape, over TLS where an authority is trusted."""
+    address = server.addresses[0]
+    client: http.client.HTTPConnection
+    if trusted is None:
+        client = http.client.HTTPConnection(address, timeout=PATIENCE)
+    else:
+        context = ssl.create_default_context(cafile=trusted)
+        context.maximum_version = newest
+        if own is not None:
+            context.load_cert_chain(own.cert, own.key)
+        client = http.client.HTTPSConnection(address, timeout=PATIENCE, context=context)
+    basic = base64.b64encode((user or "").encode()).decode()
+    try:
+        client.request(
+            "GET", "/metrics", headers={"Authorization": f"Basic {basic}"} if user else {}
+        )
+        return client.getresponse().status
+    finally:
+        client.close()
+
+
+def refused(ask: Callable[[], int]) -> bool:
+    """Whether there is no answer at all."""
+    try:
+        ask()
+    except (OSError, http.client.HTTPException):
+        return True
+    return False
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "this never came true"
+        time.sleep(0.05)
+
+
+def test_tls_serves_those_who_trust_it_and_nobody_else(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """Right authority, wrong authority, no TLS at all, and a protocol that is too old."""
+    other = Authority(tmp_path, "other")
+    with serve(tmp_path, TLS + "  min_version: TLS13\n") as server:
+        assert server.urls[0].startswith("https://")
+        assert status(server, authority.own.cert) == 200
+        assert refused(lambda: status(server, other.own.cert))
+        assert refused(lambda: status(server))
+        assert refused(lambda: status(server, authority.own.cert, newest=ssl.TLSVersion.TLSv1_2))
+        assert status(server, authority.own.cert) == 200
+
+
+def test_a_handshake_that_never_ends_is_cut_off(tmp_path: Path, authority: Authority) -> None:
+    """A client that says nothing loses its connection, and delays nobody meanwhile."""
+    with serve(tmp_path, TLS) as server:
+        host, _, port = server.addresses[0].rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as silent:
+            assert status(server, authority.own.cert) == 200
+            assert silent.recv(1) == b""
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_client_certificates(tmp_path: Path, authority: Authority, *, optional: bool) -> None:
+    """A right one is served, a wrong one never, none only where it is optional."""
+    kind = "VerifyClientCertIfGiven" if optional else "RequireAndVerifyClientCert"
+    friend, stranger = authority.issue("friend"), Authority(tmp_path, "other").issue("stranger")
+    with serve(tmp_path, MUTUAL.format(kind)) as server:
+        assert status(server, authority.own.cert, friend) == 200
+        assert refused(lambda: status(server, authority.own.cert, stranger))
+        assert refused(lambda: status(server, authority.own.cert)) is not optional
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_users_need_their_password(tmp_path: Path, authority: Authority, *, tls: bool) -> None:
+    """Right, wrong, unknown and missing, with and without TLS."""
+    trusted = authority.own.cert if tls else None
+    expected = {"alice:secret": 200, "alice:wrong": 401, "bob:secret": 401, None: 401}
+    with serve(tmp_path, (TLS if tls else "") + USERS) as server:
+        for user, wanted in expected.items():
+            assert status(server, trusted, user=user) == wanted
+
+
+def test_a_changed_file_is_read_again(
+    tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """New certificates and users take effect; a broken file changes nothing and is told once."""
+    with serve(tmp_path, TLS) as server:
+        assert status(server, authority.own.cert) == 200
+        (tmp_path / "web.yml").write_text("nonsense: 1\n")
+        until(lambda: "nonsense: Extra inputs" in caplog.text)
+        assert status(server, authority.own.cert) == 200
+        successor = Authority(tmp_path, "successor")
+        successor.issue("server")
+        (tmp_path / "web.yml").write_text(TLS + USERS)
+        until(lambda: not refused(lambda: status(server, successor.own.cert)))
+        assert refused(lambda: status(server, authority.own.cert))
+        assert status(server, successor.own.cert) == 401
+        assert status(server, successor.own.cert, user="alice:secret") == 200
+    assert caplog.text.count("stays as it was") == 1
+
+
+def test_a_wrong_file_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """The error names the key, and the port stays free."""
+    server = serve(tmp_path, TLS)
+    with pytest.raises(ConfigError, match=r"web\.yml: tls_server_config\.cert_file: "):
+        server.start()
+    assert server.addresses == ()

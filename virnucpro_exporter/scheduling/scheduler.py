@@ -171,6 +171,7 @@ class Scheduler:
     def _on_submitted(self, event: ev.FilesSubmitted, now: float) -> None:
         new = {file.path: file for file in event.files if file.path not in self.files}
         if not new:
+            self._finish_if_done(now)
             return
         usable = [w for w in self.fleet if not w.is_retired] or self.fleet
         weights = {w.gpu: w.speed for w in usable}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,12 @@ def test_a_missing_command_is_known_before_any_work() -> None:
         CommandProcessor(["no-such-program"]).check()
 
 
-def test_python_targets_are_loaded_or_refused(tmp_path: Path) -> None:
+def test_python_targets_are_loaded_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A function becomes a processor; what cannot be imported is one clear line."""
+    for name in ("__main__", "__mp_main__"):  # put back after the script took these names
+        monkeypatch.setitem(sys.modules, name, sys.modules["__main__"])
     processor = build({"kind": "python", "target": "shutil:copyfileobj"})
     assert list(processor.output_names(Path("a.fa"))) == ["a.fa.out"]
     script = tmp_path / "script.py"

@@ -54,7 +54,8 @@ def load(target: str, main: str | None = None) -> Any:
 
 def _load_script(path: str) -> None:
     """Load the user's script as multiprocessing would: its `__main__` guard does not fire."""
-    if "__mp_main__" not in sys.modules:
+    # multiprocessing registers the program itself under this name, so the path decides.
+    if getattr(sys.modules.get("__mp_main__"), "__file__", None) != path:
         module = types.ModuleType("__mp_main__")
         # Known by name before it runs: dataclasses and pickle look their module up.
         sys.modules["__main__"] = sys.modules["__mp_main__"] = module

@@ -1,0 +1,64 @@
+"""Whole runs: the same results however many workers, however often the run was killed."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+from tests.run_program import (
+    PROGRAM,
+    READS,
+    call,
+    processes_of,
+    results,
+    run,
+    start,
+    until,
+)
+
+FILES = 40
+KILLS = 4
+
+
+def test_results_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    """One worker and two leave the same bytes, and nothing is left over."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(READS, output=one, workers=1).returncode == 0
+    assert run(READS, output=two, workers=2).returncode == 0
+    assert len(results(one)) == 3 * len(list(READS.iterdir()))
+    assert results(one) == results(two)
+    assert not list((two / ".virnucpro" / "attempts").iterdir())
+
+
+def test_killed_run_is_resumed_to_the_same_results(tmp_path: Path) -> None:
+    """However often the parent is killed, each file ends up whole and done, exactly once."""
+    inputs, output = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    for i in range(FILES):
+        (inputs / f"f{i}.fa").write_text(f">s{i}\n{'ACGT' * i}\n")
+    words = [inputs, "--processor", "tests.run_processors:slow"]
+    moments = random.Random(20)
+    seen = 0
+    for _ in range(KILLS):
+        goal = seen + moments.randrange(1, FILES // KILLS // 2)
+        with start(*words, output=output) as process:
+            until(lambda goal=goal: output.exists() and len(results(output)) >= goal)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            until(lambda: not processes_of(output))
+        now = results(output)
+        assert all(now[name] == (inputs / name.decode()[:-4]).read_bytes()[::-1] for name in now)
+        seen = len(now)
+        assert seen < FILES
+        status = call([*PROGRAM, "status", output])
+        assert status.returncode == 0
+        assert "interrupted" in status.stdout
+    last = run(*words, output=output)
+    assert last.returncode == 0
+    assert results(output) == {
+        path.name.encode() + b".out": path.read_bytes()[::-1] for path in inputs.iterdir()
+    }
+    again = run(*words, output=output)
+    assert again.returncode == 0
+    assert f"0 files done, 0 failed, {FILES} skipped" in again.stdout

@@ -1,0 +1,45 @@
+"""Processors that whole runs load in tests, as a user's own code would be."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from virnucpro_exporter.processors.base import ProgressCallback
+
+SLOW_SECONDS = 0.05
+
+
+def slow(file: Path, output: Path, _progress: ProgressCallback) -> None:
+    """Take a moment, then write what only the input decides."""
+    content = file.read_bytes()
+    output.write_bytes(content[: len(content) // 2])
+    time.sleep(SLOW_SECONDS)
+    output.write_bytes(content[::-1])
+
+
+def poisoned(file: Path, output: Path, _progress: ProgressCallback) -> None:
+    """Die without a word on one file, copy any other."""
+    if file.name.startswith("poison"):
+        os._exit(7)
+    output.write_bytes(file.read_bytes())
+
+
+def waiting(file: Path, output: Path, _progress: ProgressCallback) -> None:
+    """Tell that the file has begun, and end when the test allows it."""
+    Path(f"{file}.begun").touch()
+    while not file.with_name("go").exists():
+        time.sleep(0.01)
+    output.write_bytes(file.read_bytes())
+
+
+class Broken:
+    """Its model is missing."""
+
+    def setup(self, gpu: str) -> None:
+        """Fail."""
+        raise ValueError(f"no model for {gpu}\nat all")
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> None:
+        """Never called."""

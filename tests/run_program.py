@@ -1,0 +1,77 @@
+"""Starts `virnucpro-exporter run` as a user would, and looks at what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+READS = ROOT / "examples" / "reads"
+PROGRAM = [sys.executable, "-m", "virnucpro_exporter"]
+QUIET = ["--no-web", "--linger", "0", "--no-dashboard"]
+DEADLINE = 30.0
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for something that has to happen."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def arguments(*words: str | Path, output: Path, workers: int = 2) -> list[str | Path]:
+    """The command line of a run; what follows `--` stays last."""
+    return [*PROGRAM, "run", *QUIET, f"--gpus=cpu:{workers}", "--output", output, *words]
+
+
+def start(*words: str | Path, output: Path, workers: int = 2) -> subprocess.Popen[str]:
+    """Start a run and return at once."""
+    return subprocess.Popen(
+        arguments(*words, output=output, workers=workers),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def call(command: list[str | Path]) -> subprocess.CompletedProcess[str]:
+    """Run a command of ours to its end; none may ever show a traceback."""
+    done = subprocess.run(
+        command, cwd=ROOT, text=True, capture_output=True, timeout=DEADLINE, check=False
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def run(*words: str | Path, output: Path, workers: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run to the end."""
+    return call(arguments(*words, output=output, workers=workers))
+
+
+def results(folder: Path) -> dict[bytes, bytes]:
+    """What a user finds in an output folder: the content of each file, by name."""
+    return {
+        os.fsencode(path.name): path.read_bytes()
+        for path in folder.iterdir()
+        if path.is_file() and path.name != "gpu_metrics.log"
+    }
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """The processes alive whose command line names a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(folder) in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found

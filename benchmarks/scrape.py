@@ -15,7 +15,6 @@ import gzip
 import importlib
 import importlib.util
 import os
-import select
 import selectors
 import socket
 import statistics
@@ -95,8 +94,9 @@ def server(*arguments: object, **environment: str) -> Iterator[tuple[int, psutil
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     command = [sys.executable, __file__, "--serve", *map(str, (arguments[0], port, *arguments[1:]))]
+    quiet = subprocess.DEVNULL
     with subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=sys.stderr
+        command, env={**os.environ, **environment}, stdout=quiet, stderr=quiet
     ) as process:
         try:
             while process.poll() is None:
@@ -115,38 +115,27 @@ def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=120)
 
 
-def scrape(client: socket.socket) -> bytes:
-    """One scrape on a kept connection: the body as it was sent."""
+def scrape(client: socket.socket) -> tuple[bytes, bool]:
+    """One scrape: the body as it was sent, and whether the server keeps the connection."""
     client.sendall(REQUEST)
-    received = bytearray()
-    while b"\r\n\r\n" not in received:
-        received += client.recv(1 << 20)
-    head, _, body = bytes(received).partition(b"\r\n\r\n")
-    lengths = [f for f in head.lower().split(b"\r\n") if f.startswith(b"content-length:")]
-    if not lengths:  # HTTP/1.0: the end of the connection is the end of the body
-        while more := client.recv(1 << 20):
-            body += more
-        return body
-    parts, missing = [body], int(lengths[0].split(b":")[1]) - len(body)
-    while missing:
-        parts.append(client.recv(min(missing, 1 << 20)))
-        missing -= len(parts[-1])
-    return b"".join(parts)
+    with client.makefile("rb") as stream:
+        kept, length = stream.readline().startswith(b"HTTP/1.1"), -1
+        while (line := stream.readline().lower()) not in (b"\r\n", b""):
+            if line.startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        return stream.read(length), kept
 
 
 def measure(port: int, times: int = 100) -> tuple[float, bytes]:
-    """The median of some scrapes in ms, and the text of the last."""
+    """The median of some scrapes in ms, connecting included where needed, and the last text."""
     seconds, body, client = [], b"", connect(port)
     for _ in range(times + max(1, times // 10)):
         begin = time.perf_counter()
-        body = scrape(client)
-        seconds.append(time.perf_counter() - begin)
-        closed = select.select([client], [], [], 0)[0]
-        if closed:  # a server that closes after each answer: connecting anew is part of the scrape
+        body, kept = scrape(client)
+        if not kept:
             client.close()
-            begin_again = time.perf_counter()
             client = connect(port)
-            seconds[-1] += time.perf_counter() - begin_again
+        seconds.append(time.perf_counter() - begin)
     client.close()
     text = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
     return 1000 * statistics.median(seconds[-times:]), text

@@ -117,6 +117,8 @@ class Connections:
         """The life of one connection; whatever its client does, it ends here."""
         transport: asyncio.Transport | None = None
         try:
+            # asyncio sets it only where the socket knows its protocol, which an accepted one does not.
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             reader = asyncio.StreamReader(limit=LONGEST_HEAD)
             protocol = asyncio.StreamReaderProtocol(reader)
             loop = asyncio.get_running_loop()

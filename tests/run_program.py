@@ -67,11 +67,5 @@ def results(folder: Path) -> dict[bytes, bytes]:
 
 def processes_of(folder: Path) -> list[psutil.Process]:
     """The processes alive whose command line names a folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if str(folder) in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    everyone = psutil.process_iter(["cmdline"])  # those that have just ended have none
+    return [p for p in everyone if str(folder) in " ".join(p.info["cmdline"] or ())]

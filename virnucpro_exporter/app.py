@@ -220,6 +220,7 @@ def run(config: RunConfig) -> Finished:
         stack.enter_context(contextlib.closing(journal))
         coordinator, files = _prepare(config, journal, paths, found)
         _show(config, stack, outputs, coordinator, monitor)
+        stack.enter_context(_tidied(outputs))
         pool = LocalPool(
             spec, FACTORY, outputs.attempts, outputs.logs, {d.gpu: d.environment for d in found}
         )
@@ -234,6 +235,16 @@ def run(config: RunConfig) -> Finished:
             log.info("the last values stay for %g s (Ctrl-C ends this)", config.linger)
             signals.wait(config.linger)
         return finished
+
+
+@contextlib.contextmanager
+def _tidied(outputs: Outputs) -> Iterator[None]:
+    """Remove what losing attempts left, once no worker writes any more.
+
+    After an error all is kept: the next run may have to move an output that won.
+    """
+    yield
+    outputs.clean()
 
 
 def _prepare(

@@ -1,0 +1,250 @@
+"""How many files a second go through two worker processes, beside what Python itself offers.
+
+Every contender gives 20,000 file names one by one to two spawned processes that do nothing with
+them, and takes 20,000 results back; in turns, three times each, the median counts. This package
+balances, steals, learns speeds, watches for stalls and publishes snapshots meanwhile.
+
+Process start-up is left out for all: the clock starts when both workers have answered. This
+package plans the whole run before its workers start, so that time is added to its own. Its journal,
+where it is on, is created before and written to the end within the measured time.
+
+Then the idle gap: how long a worker waits between two files of 5 ms each.
+
+Run: python benchmarks/dispatch.py
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from virnucpro_exporter.app import FACTORY
+from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
+from virnucpro_exporter.execution.journal import Journal, Source
+from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.execution.pool import LocalPool
+from virnucpro_exporter.execution.runner import Runner
+from virnucpro_exporter.processors.base import Processed, ProgressCallback
+from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.files import SequenceFile
+
+FILES = 20_000
+WORKERS = ("cpu0", "cpu1")
+ROUNDS = 3
+GAP_FILES = 1000
+PATHS = [f"/nowhere/{index:06}.fa" for index in range(FILES)]
+SPAWN = multiprocessing.get_context("spawn")
+
+
+class Noop:
+    """Does nothing and leaves nothing."""
+
+    def output_names(self, file: Path) -> Sequence[str]:
+        """None."""
+        del file
+        return ()
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
+        """Say that the file held one residue."""
+        del file, output, progress
+        return Processed(1, 1)
+
+
+class FiveMilliseconds(Noop):
+    """Takes 5 ms, and prints when it began and ended to the worker's log."""
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
+        """Sleep."""
+        begin = time.perf_counter()
+        time.sleep(0.005)
+        sys.stdout.write(f"{begin!r} {time.perf_counter()!r}\n")
+        return super().process(file, output, progress)
+
+
+class WarmPool(LocalPool):
+    """Holds the workers' readiness back until all are ready, and notes the time."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.first_spawn = 0.0
+        self.all_ready = 0.0
+        self._waiting: list[ev.Event] = []
+
+    def spawn(self, gpu: str) -> None:
+        """Note when planning was over."""
+        self.first_spawn = self.first_spawn or time.perf_counter()
+        super().spawn(gpu)
+
+    def poll(self, timeout: float | None) -> list[ev.Event]:
+        """Nothing until all workers are ready."""
+        events = super().poll(timeout)
+        if self.all_ready:
+            return events
+        self._waiting += events
+        if len(self._waiting) < len(WORKERS):
+            return []
+        self.all_ready = time.perf_counter()
+        return self._waiting
+
+
+def this_package(target: str, paths: Sequence[str], folder: str, *, is_journaled: bool) -> float:
+    """Seconds for planning and running the files.
+
+    Raises:
+        RuntimeError: Not all files were completed.
+    """
+    files = [SequenceFile(path, 1, 1) for path in paths]
+    outputs = Outputs(folder)
+    outputs.prepare()
+    coordinator = WorkStealingCoordinator(WORKERS)
+    with ExitStack() as stack:
+        journal = None
+        if is_journaled:
+            journal = stack.enter_context(closing(Journal(outputs, fresh=True)))
+            journal.plan([Source(path, 1, 1) for path in paths])
+            journal.begin(coordinator.run_id, {}, time.time())
+        spec = {"kind": "python", "target": f"dispatch:{target}"}
+        pins: dict[str, dict[str, str]] = {gpu: {} for gpu in WORKERS}
+        pool = WarmPool(spec, FACTORY, outputs.attempts, outputs.logs, pins)
+        stack.callback(pool.close)
+        begin = time.perf_counter()
+        Runner(coordinator, pool, WORKERS, outputs, journal).run(files)
+        end = time.perf_counter()
+    done = coordinator.snapshot().files_completed
+    if done != len(files):
+        raise RuntimeError(f"{done} of {len(files)} files were completed")
+    return (pool.first_spawn - begin) + (end - pool.all_ready)
+
+
+def noop_run(*, is_journaled: bool) -> float:
+    """Seconds of this package for the files that take no time."""
+    with tempfile.TemporaryDirectory() as folder:
+        return this_package("Noop", PATHS, folder, is_journaled=is_journaled)
+
+
+def noop(path: str) -> tuple[str, int]:
+    """What the peers do with a file."""
+    return path, 1
+
+
+def answer(_: int) -> int:
+    """Who is there; slow enough that another process gets the next question."""
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def warm(ask: Callable[[], Sequence[int]]) -> None:
+    """Ask until all workers have answered."""
+    while len(set(ask())) < len(WORKERS):
+        pass
+
+
+def executor() -> float:
+    """Seconds of `ProcessPoolExecutor.submit`."""
+    with ProcessPoolExecutor(len(WORKERS), mp_context=SPAWN) as pool:
+        warm(lambda: list(pool.map(answer, range(4))))
+        begin = time.perf_counter()
+        futures = [pool.submit(noop, path) for path in PATHS]
+        for future in futures:
+            future.result()
+        return time.perf_counter() - begin
+
+
+def imap() -> float:
+    """Seconds of `Pool.imap_unordered(chunksize=1)`."""
+    with SPAWN.Pool(len(WORKERS)) as pool:
+        warm(lambda: pool.map(answer, range(4), chunksize=1))
+        begin = time.perf_counter()
+        for _ in pool.imap_unordered(noop, PATHS, chunksize=1):
+            pass
+        return time.perf_counter() - begin
+
+
+def serve_queue(tasks: Any, results: Any) -> None:
+    """A worker between two queues."""
+    results.put(None)
+    while (path := tasks.get()) is not None:
+        results.put(noop(path))
+
+
+def manager_queue() -> float:
+    """Seconds of two `Manager().Queue`s, one for the files and one for the results."""
+    with SPAWN.Manager() as manager:
+        tasks, results = manager.Queue(), manager.Queue()
+        workers = [SPAWN.Process(target=serve_queue, args=(tasks, results)) for _ in WORKERS]
+        for worker in workers:
+            worker.start()
+        for _ in workers:
+            results.get()
+        begin = time.perf_counter()
+        for path in PATHS:
+            tasks.put(path)
+        for _ in PATHS:
+            results.get()
+        seconds = time.perf_counter() - begin
+        for _ in workers:
+            tasks.put(None)
+        for worker in workers:
+            worker.join()
+        return seconds
+
+
+def idle_gaps() -> list[float]:
+    """Seconds between the end of a file and the begin of the next one, sorted."""
+    gaps: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        this_package("FiveMilliseconds", PATHS[:GAP_FILES], folder, is_journaled=False)
+        for log in Outputs(folder).logs.glob("worker-*.log"):
+            times = [tuple(map(float, line.split())) for line in log.read_text().splitlines()]
+            gaps += [after[0] - before[1] for before, after in itertools.pairwise(times)]
+    return sorted(gaps)
+
+
+CONTENDERS: dict[str, Callable[[], float]] = {
+    "journal off": functools.partial(noop_run, is_journaled=False),
+    "journal on": functools.partial(noop_run, is_journaled=True),
+    "ProcessPoolExecutor": executor,
+    "Manager().Queue": manager_queue,
+    "Pool.imap_unordered": imap,
+}
+GOALS = (
+    ("journal off", "ProcessPoolExecutor", 4.0),
+    ("journal off", "Manager().Queue", 3.0),
+    ("journal off", "Pool.imap_unordered", 0.8),
+    ("journal on", "ProcessPoolExecutor", 2.0),
+)
+
+
+def main() -> None:
+    """Print the tables."""
+    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for _ in range(ROUNDS):
+        for name, contender in CONTENDERS.items():
+            seconds[name].append(contender())
+    rates = {name: FILES / statistics.median(taken) for name, taken in seconds.items()}
+    print(f"{FILES:,} files through {len(WORKERS)} processes, median of {ROUNDS}")
+    for name, rate in rates.items():
+        print(f"{name:<20} {rate:>9,.0f} files/s")
+    print()
+    for ours, peer, goal in GOALS:
+        ratio = rates[ours] / rates[peer]
+        verdict = "" if ratio >= goal else "MISSED"
+        print(f"{ours:<12} / {peer:<20} {ratio:>6.2f}x goal {goal:.1f}x {verdict}".rstrip())
+    gaps = idle_gaps()
+    median, p99 = statistics.median(gaps) * 1e6, gaps[int(0.99 * len(gaps))] * 1e6
+    print(f"\nidle gap between 5 ms files: median {median:.0f} us (goal 60), p99 {p99:.0f} us")
+
+
+if __name__ == "__main__":
+    main()

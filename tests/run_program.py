@@ -13,7 +13,7 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 READS = ROOT / "examples" / "reads"
-PROGRAM = [sys.executable, "-m", "virnucpro_exporter"]
+PROGRAM: list[str | Path] = [sys.executable, "-m", "virnucpro_exporter"]
 QUIET = ["--no-web", "--linger", "0", "--no-dashboard"]
 DEADLINE = 30.0
 

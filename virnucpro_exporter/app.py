@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -53,7 +53,7 @@ class Device:
     gpu: str
     name: str
     weight: float
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(hash=False)
 
 
 @dataclass(frozen=True, slots=True)

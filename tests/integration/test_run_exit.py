@@ -76,7 +76,7 @@ def test_run_that_cannot_work_ends_with_status_2(tmp_path: Path, fault: str) -> 
 def test_output_folder_belongs_to_one_run(tmp_path: Path) -> None:
     """A second run in the folder is refused; two signals end the first at once."""
     inputs, output = write(tmp_path / "in", {"a.fa": GOOD, "b.fa": GOOD}), tmp_path / "out"
-    words = [inputs, "--processor", "tests.run_processors:waiting"]
+    words: list[str | Path] = [inputs, "--processor", "tests.run_processors:waiting"]
     with start(*words, output=output) as process:
         until(lambda: len(list(inputs.glob("*.begun"))) == 2)
         second = run(*words, output=output)
@@ -96,7 +96,7 @@ def test_signal_drains(tmp_path: Path, number: signal.Signals) -> None:
     """Files in process are finished, the others wait for the next run."""
     inputs = write(tmp_path / "in", {f"{i}.fa": GOOD for i in range(6)})
     output = tmp_path / "out"
-    words = [inputs, "--processor", "tests.run_processors:waiting"]
+    words: list[str | Path] = [inputs, "--processor", "tests.run_processors:waiting"]
     with start(*words, output=output) as process:
         until(lambda: len(list(inputs.glob("*.begun"))) == 2)
         process.send_signal(number)

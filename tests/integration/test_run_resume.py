@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from functools import partial
 from pathlib import Path
 
 from tests.run_program import (
@@ -31,19 +32,23 @@ def test_results_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     assert not list((two / ".virnucpro" / "attempts").iterdir())
 
 
+def holds(folder: Path, number: int) -> bool:
+    return folder.exists() and len(results(folder)) >= number
+
+
 def test_killed_run_is_resumed_to_the_same_results(tmp_path: Path) -> None:
     """However often the parent is killed, each file ends up whole and done, exactly once."""
     inputs, output = tmp_path / "in", tmp_path / "out"
     inputs.mkdir()
     for i in range(FILES):
         (inputs / f"f{i}.fa").write_text(f">s{i}\n{'ACGT' * i}\n")
-    words = [inputs, "--processor", "tests.run_processors:slow"]
+    words: list[str | Path] = [inputs, "--processor", "tests.run_processors:slow"]
     moments = random.Random(20)
     seen = 0
     for _ in range(KILLS):
         goal = seen + moments.randrange(1, FILES // KILLS // 2)
         with start(*words, output=output) as process:
-            until(lambda goal=goal: output.exists() and len(results(output)) >= goal)
+            until(partial(holds, output, goal))
             process.send_signal(signal.SIGKILL)
             process.wait()
             until(lambda: not processes_of(output))

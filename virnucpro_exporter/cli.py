@@ -151,8 +151,9 @@ def run(
 
 
 def _print_plan(config: RunConfig) -> None:
+    plan = app.plan(config)
     click.echo(f"{'GPU':<8}{'weight':>8}{'files':>8}{'sequences':>12}{'residues':>15}  name")
-    for device, files in app.plan(config).items():
+    for device, files in plan.items():
         known = [file.sequences for file in files if file.sequences is not None]
         sequences = f"{sum(known):,}" if len(known) == len(files) else "?"
         residues = sum(file.residues for file in files)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from virnucpro_exporter.errors import ConfigError, UsageError
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
@@ -52,6 +52,12 @@ class RunConfig(BaseModel):
     push_gateway: str | None = None
     push_interval: Positive = 15.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _command_is_meant(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Whoever gives a command and names no processor means the command."""
+        return {"processor": "command", **values} if values.get("command") else values
 
     def scheduler_settings(self) -> SchedulerSettings:
         """The part that the scheduler needs."""

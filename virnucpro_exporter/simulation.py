@@ -167,7 +167,7 @@ class VirtualRun:
         while elapsed < seconds:
             done = int(elapsed * speed)
             self._post(elapsed, gpu, ev.Progress(gpu, number, done // 100, done))
-            elapsed += max(self._progress_every, seconds / 16)
+            elapsed += max(self._progress_every, min(seconds / 16, 60.0))
         finished = ev.AttemptCompleted(gpu, number, max(1, work // 100), work, seconds)
         self._post(seconds, gpu, finished)
 

@@ -116,6 +116,8 @@ class EarliestFinish:
         return None
 
     def _improved(self, victim: Worker, thief: Worker, now: float) -> int | None:
+        if not victim.inflight:  # it is not working on its queue: anybody who is ready is sooner
+            return _first_allowed(victim, thief)
         ends = victim.finish_at(now) - victim.queued_residues / victim.speed
         for position, record in enumerate(victim.queue):
             ends += record.file.residues / victim.speed
@@ -144,6 +146,8 @@ class EarliestFinish:
 
     def is_critical(self, attempt: Attempt, workers: Sequence[Worker], now: float) -> bool:
         """Whether it would end long after all other work could."""
+        if attempt.worker.stalled_since is not None:
+            return False  # the user's choice for stalls decides
         others = [w for w in workers if w is not attempt.worker and not w.is_retired]
         speed = sum(w.speed for w in others)
         if not speed:

@@ -65,7 +65,9 @@ class Attempt:
         return max(self.record.file.residues - self.done, 0)
 
     def remaining(self, now: float) -> float:
-        """Estimated seconds until it ends."""
+        """Estimated seconds until it ends; infinite while its worker stalls."""
+        if self.worker.stalled_since is not None:
+            return float("inf")
         silence = now - self.reported_at
         return max(self.left / self.worker.speed - silence, _OVERDUE_SHARE * silence)
 

@@ -97,7 +97,8 @@ def _eta(scheduler: Scheduler, now: float) -> float | None:
         return None
     attempts = [a for w in usable for a in w.inflight.values() if not a.is_cancelled]
     work = sum(w.queued_residues for w in scheduler.fleet) + sum(a.left for a in attempts)
-    longest = max((a.remaining(now) for a in attempts), default=0.0)
+    moving = [a for a in attempts if a.worker.stalled_since is None]
+    longest = max((a.remaining(now) for a in moving), default=0.0)
     return max(work / sum(w.speed for w in usable), longest)
 
 

@@ -298,7 +298,7 @@ class Scheduler:
 
     def _feed(self, worker: Worker, now: float) -> None:
         """Give the worker its next file, or several very short ones."""
-        if self.is_draining or self.is_finished or not worker.is_ready:
+        if self.is_draining or self.is_finished or not (worker.is_ready and self.is_push):
             return
         inflight = worker.inflight
         if not inflight:
@@ -424,7 +424,7 @@ class Scheduler:
     def _feed_waiting(self, now: float) -> None:
         """Look again at the workers that got nothing, the fastest first."""
         self._next_rethink = _NEVER
-        waiting = [w for w in self.fleet if w.is_ready and not w.inflight and self.is_push]
+        waiting = [w for w in self.fleet if w.is_ready and not w.inflight]
         for worker in sorted(waiting, key=lambda w: -w.speed):
             self._feed(worker, now)
 

@@ -1,0 +1,146 @@
+"""Single decisions of the core, with the time given."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virnucpro_exporter.errors import SchedulingError
+from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.assignment import assign_files_weighted
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.policy import NoStealing
+from virnucpro_exporter.scheduling.rates import Throughput
+from virnucpro_exporter.scheduling.scheduler import Scheduler
+from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+from virnucpro_exporter.scheduling.weights import get_gpu_weight, is_known_gpu
+from virnucpro_exporter.simulation import VirtualGpu, VirtualRun, lower_bound, skewed_files
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("NVIDIA GeForce RTX 3090 Ti", 1.0),
+        ("NVIDIA GeForce RTX 3080 Laptop GPU", 0.9),
+        ("NVIDIA RTX A6000", 1.1),
+        ("NVIDIA A100-SXM4-80GB", 1.2),
+        ("NVIDIA H100 80GB HBM3", 2.5),
+        ("Tesla V100-SXM2-16GB", 0.75),
+        ("Tesla V100-SXM2-32GB-LS", 0.8),
+    ],
+)
+def test_every_variant_of_a_model_finds_its_weight(name: str, weight: float) -> None:
+    """The model part of the name decides."""
+    assert get_gpu_weight(name) == weight
+
+
+def test_an_unknown_model_counts_as_the_baseline() -> None:
+    """It gets 1.0, and can be told apart from a known one."""
+    assert get_gpu_weight("NVIDIA L4") == 1.0
+    assert not is_known_gpu("NVIDIA L4")
+
+
+@given(
+    costs=st.lists(st.integers(1, 10**9), max_size=60),
+    weights=st.lists(st.floats(0.1, 10), min_size=1, max_size=8),
+)
+def test_assignment_gives_each_file_once_and_never_a_worse_gpu(
+    costs: list[int], weights: list[float]
+) -> None:
+    """All files are given out, largest first, and moving a GPU's last file helps nobody."""
+    table = {str(i): weight for i, weight in enumerate(weights)}
+    files = [SequenceFile(f"/{i}", None, cost) for i, cost in enumerate(costs)]
+    assigned = assign_files_weighted(files, table)
+    assert sorted(f.path for fs in assigned.values() for f in fs) == sorted(f.path for f in files)
+    loads = {gpu: sum(f.residues for f in fs) for gpu, fs in assigned.items()}
+    for gpu, mine in assigned.items():
+        assert [f.residues for f in mine] == sorted((f.residues for f in mine), reverse=True)
+        for other, weight in table.items():
+            if mine and other != gpu:
+                moved = (loads[other] + mine[-1].residues) / weight
+                assert moved >= loads[gpu] / table[gpu] * (1 - 1e-9)
+
+
+def test_throughput_reaches_back_sixty_seconds_or_ten_files() -> None:
+    """Short files count over a minute; long ones over the last ten."""
+    short = Throughput()
+    assert short.per_second(0.0) is None
+    short.begin(0.0)
+    for second in range(1, 121):
+        short.add(20 if second > 60 else 5, float(second))
+        short.file_ended(float(second))
+    assert short.per_second(120.0) == pytest.approx(20.0)
+    long = Throughput()
+    long.begin(0.0)
+    for file in range(1, 31):
+        long.add(100 if file > 20 else 1, file * 100.0)
+        long.file_ended(file * 100.0)
+    assert long.per_second(3000.0) == pytest.approx(1.0)
+
+
+def run_virtually(
+    count: int, gpus: dict[str, VirtualGpu], *, declared: list[float], on_stall: OnStall
+) -> float:
+    files, work = skewed_files(count, random.Random(7))
+    weights = dict(zip(gpus, declared, strict=True))
+    scheduler = Scheduler(weights, settings=SchedulerSettings(on_stall=on_stall))
+    outcome = VirtualRun(scheduler, gpus, work).run(files)
+    assert outcome.failed == ()
+    assert set(outcome.completed.values()) == {1}
+    assert len(outcome.completed) == count
+    alive = [gpu.speed for gpu in gpus.values() if gpu.freezes_at == float("inf")]
+    return outcome.makespan / lower_bound(work, alive)
+
+
+def test_a_slow_gpu_hardly_delays_the_run() -> None:
+    """One GPU at 0.3x its declared speed costs a few per cent, not a multiple."""
+    gpus = {str(i): VirtualGpu(300.0 if i == 0 else 1000.0) for i in range(8)}
+    ratio = run_virtually(60, gpus, declared=[1.0] * 8, on_stall=OnStall.REPORT)
+    assert ratio < 1.15
+
+
+@pytest.mark.parametrize("on_stall", list(OnStall))
+def test_a_frozen_gpu_loses_no_file(on_stall: OnStall) -> None:
+    """Whatever is done about the stall, every file gets its one result."""
+    gpus = {str(i): VirtualGpu(1000.0, 5000.0 if i == 0 else float("inf")) for i in range(4)}
+    assert run_virtually(40, gpus, declared=[1.0] * 4, on_stall=on_stall) < 1.5
+
+
+def test_the_static_balancer_never_steals() -> None:
+    """The control keeps its initial assignment."""
+    files, work = skewed_files(50, random.Random(3))
+    scheduler = Scheduler({"0": 1.0, "1": 1.0}, policy=NoStealing())
+    VirtualRun(scheduler, {"0": VirtualGpu(100.0), "1": VirtualGpu(900.0)}, work).run(files)
+    assert scheduler.steals == {}
+
+
+def test_a_poison_file_is_given_up_and_the_others_are_done() -> None:
+    """A file that kills every worker fails after its attempts; a lone worker goes on."""
+    scheduler = Scheduler({"0": 1.0}, settings=SchedulerSettings(max_attempts=2))
+    files = (SequenceFile("/poison", 1, 100), SequenceFile("/good", 1, 10))
+    pending = scheduler.handle(ev.FilesSubmitted(files), 0.0)
+    pending += scheduler.handle(ev.WorkerReady("0"), 0.0)
+    given_up = []
+    while not scheduler.is_finished:
+        action = pending.pop(0)
+        if isinstance(action, ev.RestartWorker):
+            pending += scheduler.handle(ev.WorkerReady("0"), 1.0)
+        elif isinstance(action, ev.FileFailed):
+            given_up.append((action.file.path, action.attempts, action.error))
+        elif isinstance(action, ev.StartAttempt):
+            if action.file.path == "/poison":
+                pending += scheduler.handle(ev.WorkerLost("0", "was killed by SIGKILL"), 1.0)
+            else:
+                event = ev.AttemptCompleted("0", action.attempt, 1, 10, 0.5)
+                pending += scheduler.handle(event, 1.0)
+    assert given_up == [("/poison", 2, "was killed by SIGKILL")]
+    assert scheduler.completed_files == 1
+
+
+def test_an_unknown_worker_is_refused() -> None:
+    """An event of a worker that does not exist raises with its name."""
+    with pytest.raises(SchedulingError, match="there is no worker 9"):
+        Scheduler({"0": 1.0}).handle(ev.WorkerReady("9"), 0.0)

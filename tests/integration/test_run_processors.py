@@ -81,6 +81,9 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert [row[0] for row in rows] == ["cpu0", "cpu1"]
     assert sum(int(row[2]) for row in rows) == len(list(READS.iterdir()))
     assert not output.exists()
+    failed = run("none*.fa", "--dry-run", output=output)
+    assert failed.returncode == 2
+    assert not failed.stdout
 
 
 def test_options_win_over_the_file(tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(
         f"inputs: ['{fill(tmp_path / 'in', b'a.fa')}']\n"
-        "command: [cp, '{input}', '{output}']\nprocessor: command\n"
+        "command: [cp, '{input}', '{output}']\n"
         f"output: '{tmp_path / 'not-this'}'\noutput_suffix: .yaml\nweb: true\n"
     )
     both: list[str | Path] = ["--config", config]

@@ -133,14 +133,17 @@ class HealthCollector(Collector):
 class BuildCollector(Collector):
     """The versions of the exporter and of what it stands on."""
 
-    def collect(self) -> Iterator[Family]:
-        """One constant family."""
-        labels = {
+    def __init__(self) -> None:
+        # Looked up once: reading a package's metadata takes longer than all the rest of a scrape.
+        self._labels = {
             "version": __version__,
             "python_version": platform.python_version(),
             "nvitop_version": importlib.metadata.version("nvitop"),
         }
-        yield _family(c.BUILD_INFO, [(labels, 1)])
+
+    def collect(self) -> Iterator[Family]:
+        """One constant family."""
+        yield _family(c.BUILD_INFO, [(self._labels, 1)])
 
 
 _RUN_METRICS = (

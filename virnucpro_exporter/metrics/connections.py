@@ -117,7 +117,7 @@ class Connections:
         """The life of one connection; whatever its client does, it ends here."""
         transport: asyncio.Transport | None = None
         try:
-            # asyncio sets it only where the socket knows its protocol, which an accepted one does not.
+            # asyncio sets this only on sockets that know their protocol; accepted ones do not.
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             reader = asyncio.StreamReader(limit=LONGEST_HEAD)
             protocol = asyncio.StreamReaderProtocol(reader)

@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-_number: Callable[[float], str] = floatToGoString
+_any_number: Callable[[float], str] = floatToGoString
 
 
 class Format(enum.Enum):
@@ -53,6 +53,11 @@ def _head(family: Family, *, openmetrics: bool) -> str:
     name = f"{family.name}_total" if family.type == "counter" else family.name
     text = family.documentation.replace("\\", r"\\").replace("\n", r"\n")
     return f"# HELP {name} {text}\n# TYPE {name} {family.type}\n"
+
+
+def _number(value: float) -> str:
+    """The value as Go writes it, which for most values is as Python does."""
+    return repr(value) if -1e6 < value < 1e6 else _any_number(value)
 
 
 def _escape(text: str) -> str:

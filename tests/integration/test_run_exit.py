@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.run_program import READS, arguments, call, processes_of, results, run, start, until
+from tests.run_program import (
+    PROGRAM,
+    READS,
+    arguments,
+    call,
+    processes_of,
+    results,
+    run,
+    start,
+    until,
+)
 
 GOOD = b">good\nACGTACGTACGT\n"
 
@@ -74,7 +84,7 @@ def test_run_that_cannot_work_ends_with_status_2(tmp_path: Path, fault: str) -> 
 
 
 def test_output_folder_belongs_to_one_run(tmp_path: Path) -> None:
-    """A second run in the folder is refused; two signals end the first at once."""
+    """A second run is refused while the status can be read; two signals end the first at once."""
     inputs, output = write(tmp_path / "in", {"a.fa": GOOD, "b.fa": GOOD}), tmp_path / "out"
     words: list[str | Path] = [inputs, "--processor", "tests.run_processors:waiting"]
     with start(*words, output=output) as process:
@@ -82,6 +92,8 @@ def test_output_folder_belongs_to_one_run(tmp_path: Path) -> None:
         second = run(*words, output=output)
         assert second.returncode == 2
         assert f"in use by another run (process {process.pid})" in second.stderr
+        status = call([*PROGRAM, "status", output])
+        assert "running (active)" in status.stdout
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=10)
@@ -110,3 +122,17 @@ def test_signal_drains(tmp_path: Path, number: signal.Signals) -> None:
     assert resumed.returncode == 0
     assert f"{finished} skipped" in resumed.stdout
     assert len(results(output)) == 6
+
+
+def test_vanished_output_folder_is_told_in_one_line(tmp_path: Path) -> None:
+    """A run whose output folder is moved away ends, and says what is missing."""
+    inputs, output = write(tmp_path / "in", {f"{i}.fa": GOOD for i in range(8)}), tmp_path / "out"
+    with start(inputs, "--processor", "tests.run_processors:waiting", output=output) as process:
+        until(lambda: len(list(inputs.glob("*.begun"))) == 2)
+        output.rename(tmp_path / "elsewhere")
+        (inputs / "go").touch()
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("virnucpro-exporter: ")
+    assert str(output) in errors.splitlines()[-1]

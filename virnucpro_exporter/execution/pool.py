@@ -20,8 +20,9 @@ import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
+from virnucpro_exporter.errors import OutputError
 from virnucpro_exporter.execution import sentinel, wire
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
@@ -119,8 +120,19 @@ class LocalPool:
         """The file that takes what a worker prints."""
         return self._logs / f"worker-{gpu.replace('/', '_')}.log"
 
+    def _open_log(self, gpu: str) -> IO[bytes]:
+        path = self.log_path(gpu)
+        try:
+            return path.open("ab")
+        except OSError as error:
+            raise OutputError(f"{str(path)!r}: {error.strerror}") from error
+
     def spawn(self, gpu: str) -> None:
-        """Start the process of a worker that has none; `WorkerReady` or `WorkerLost` follows."""
+        """Start the process of a worker that has none; `WorkerReady` or `WorkerLost` follows.
+
+        Raises:
+            OutputError: The worker's log cannot be written.
+        """
         descriptor, slot = self._slot(gpu)
         slot[:8] = bytes(8)
         channel, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -134,7 +146,7 @@ class LocalPool:
             "slot": descriptor,
             "path": sys.path,
         }
-        with remote, self.log_path(gpu).open("ab") as log:
+        with remote, self._open_log(gpu) as log:
             process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", "virnucpro_exporter.execution.worker", json.dumps(config)],
                 stdin=subprocess.DEVNULL,

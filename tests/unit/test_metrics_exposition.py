@@ -222,7 +222,13 @@ def _families(draw: st.DrawFn) -> list[Family]:
         family = Family(name, draw(_TEXT), kind)
         exemplars = st.none() if kind == "gauge" else _EXEMPLARS
         family.samples = [
-            Sample(name + suffix, draw(st.sampled_from(shared)), draw(st.floats()), None, exemplar)
+            Sample(
+                name + suffix,
+                draw(st.sampled_from(shared)),
+                draw(st.floats() | st.integers(-(10**9), 10**9)),
+                None,
+                exemplar,
+            )
             for exemplar in draw(st.lists(exemplars, max_size=4))
         ]
         made.append(family)

@@ -57,6 +57,7 @@ def _head(family: Family, *, openmetrics: bool) -> str:
 
 def _number(value: float) -> str:
     """The value as Go writes it, which for most values is as Python does."""
+    value = float(value)  # other collectors give integers too
     return repr(value) if -1e6 < value < 1e6 else _any_number(value)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.run_program import (
+    DEADLINE,
     PROGRAM,
     READS,
     arguments,
@@ -96,7 +97,7 @@ def test_output_folder_belongs_to_one_run(tmp_path: Path) -> None:
         assert "running (active)" in status.stdout
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode in {128 + signal.SIGTERM, 128 + signal.SIGINT}
     assert "Traceback" not in errors
     assert not results(output)
@@ -113,7 +114,7 @@ def test_signal_drains(tmp_path: Path, number: signal.Signals) -> None:
         until(lambda: len(list(inputs.glob("*.begun"))) == 2)
         process.send_signal(number)
         (inputs / "go").touch()
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     finished = len(results(output))
@@ -131,7 +132,7 @@ def test_vanished_output_folder_is_told_in_one_line(tmp_path: Path) -> None:
         until(lambda: len(list(inputs.glob("*.begun"))) == 2)
         output.rename(tmp_path / "elsewhere")
         (inputs / "go").touch()
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 2
     assert "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("virnucpro-exporter: ")

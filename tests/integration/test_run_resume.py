@@ -18,8 +18,8 @@ from tests.run_program import (
     until,
 )
 
-FILES = 40
-KILLS = 4
+FILES = 30
+KILLS = 3
 
 
 def test_results_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ class Authority:
     ) -> Files:
         now = dt.datetime.now(dt.timezone.utc)
         address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        subject_id = x509.SubjectKeyIdentifier.from_public_key
+        issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key
         certificate = (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -60,6 +62,10 @@ class Authority:
             .not_valid_after(now + dt.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            # Python 3.13 checks strictly: both key identifiers, and what an authority may sign.
+            .add_extension(subject_id(key.public_key()), critical=False)
+            .add_extension(issuer_id(self._key.public_key()), critical=False)
+            .add_extension(_usage(authority=authority), critical=True)
             .sign(self._key, hashes.SHA256())
         )
         files = Files(self._folder / f"{name}.crt", self._folder / f"{name}.key")
@@ -72,3 +78,17 @@ class Authority:
             )
         )
         return files
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

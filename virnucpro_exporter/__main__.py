@@ -6,18 +6,20 @@ import sys
 
 import click
 
-from virnucpro_exporter.cli import cli
 from virnucpro_exporter.errors import VirnucproError
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
     try:
+        # Loading takes a moment, in which Ctrl-C must not show a traceback either.
+        from virnucpro_exporter.cli import cli  # noqa: PLC0415
+
         status = cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         status = 130
     except VirnucproError as error:
         print(f"virnucpro-exporter: {error}", file=sys.stderr)  # noqa: T201 - the error line

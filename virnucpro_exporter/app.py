@@ -78,6 +78,8 @@ def processor_spec(config: RunConfig) -> dict[str, Any]:
         ProcessorError: There is no such processor.
     """
     name = config.processor
+    if config.command and name != "command":
+        raise ProcessorError(f"a command was given, but the processor is {name!r}; leave one out")
     if name == "translate":
         return {"kind": "translate", "chunk_size": config.chunk_size}
     if name == "command":
@@ -308,9 +310,9 @@ def _show(
         )
         server.start()
         stack.callback(server.stop)
-        log.info("metrics: %s", ", ".join(server.addresses))
+        log.info("metrics: %s", ", ".join(server.urls))
     if config.textfile or config.push_gateway:
-        registry = build_registry(coordinator, monitor, health)
+        registry = build_registry(coordinator, monitor, health, process=False)
         if config.textfile:
             stack.enter_context(TextfileWriter(registry, config.textfile, config.push_interval))
         if config.push_gateway:
@@ -408,7 +410,7 @@ def serve(listen: Sequence[str], path: str, web_config: str | None) -> int:
 
         def start() -> None:
             server.start()
-            log.info("metrics: %s", ", ".join(server.addresses))
+            log.info("metrics: %s", ", ".join(server.urls))
 
         return until_signal(start, server.stop)
 

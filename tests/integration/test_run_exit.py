@@ -64,13 +64,17 @@ def faults(tmp_path: Path) -> dict[str, tuple[list[str | Path], str]]:
         "key": ([READS, "--config", unknown], "max_attemps: there is no such option"),
         "path": ([READS, "--config", config], "gpu_weights.RTX 4090: must be"),
         "no program": ([READS, "--", "no-such-program", "{input}"], "not found: no-such-program"),
+        "both": (
+            [READS, "--processor", "translate", "--", "cat", "{input}"],
+            "a command was given, but the processor is 'translate'",
+        ),
         "module": ([READS, "--processor", "no_such.module:f"], "No module named 'no_such'"),
         "name": ([READS, "--processor", "tests.run_processors:gone"], "no attribute 'gone'"),
         "setup": ([READS, "--processor", "tests.run_processors:Broken"], "no model for cpu"),
     }
 
 
-FAULTS = ("no match", "twins", "key", "path", "no program", "module", "name", "setup")
+FAULTS = ("no match", "twins", "key", "path", "no program", "both", "module", "name", "setup")
 
 
 @pytest.mark.parametrize("fault", FAULTS)

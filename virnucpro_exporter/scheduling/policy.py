@@ -24,7 +24,7 @@ from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
 _CLEARLY_SOONER = 1.25
 
 # A critical file is left to workers with at least this share of the speed of the fastest.
-_FAST_SHARE = 0.6
+_FAST_SHARE = 0.7
 
 # A thief looks at so many victims, and a ranking of them serves this long, in seconds.
 _VICTIMS = 4

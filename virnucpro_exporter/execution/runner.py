@@ -6,11 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.journal import Change, Committed, Committing, Journal
 from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.execution.pool import WorkerPool
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
 
@@ -20,28 +20,6 @@ log = logging.getLogger(__name__)
 _LONGEST_WAIT = 0.5
 
 _JOURNALED = (ev.StartAttempt, ev.FileRetried, ev.FileFailed, ev.FileStolen)
-
-
-class WorkerPool(Protocol):
-    """Processes that carry out attempts, wherever they are."""
-
-    def spawn(self, gpu: str) -> None:
-        """Start a process for a worker; `WorkerReady` or `WorkerLost` follows."""
-
-    def start(self, gpu: str, actions: Sequence[ev.StartAttempt]) -> None:
-        """Hand over files, to be processed in this order."""
-
-    def cancel(self, gpu: str, attempt: int) -> None:
-        """Stop an attempt; an event tells when the worker is free or lost."""
-
-    def kill(self, gpu: str) -> None:
-        """End a worker's process and all that it started; no event follows."""
-
-    def poll(self, timeout: float) -> list[ev.Event]:
-        """What happened, waiting for at most so many seconds."""
-
-    def close(self) -> None:
-        """End all processes."""
 
 
 class Runner:

@@ -43,13 +43,6 @@ class Steal:
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    """Make a second attempt at the file of this one."""
-
-    attempt: Attempt
-
-
 class StealPolicy(Protocol):
     """Decides what a worker with an empty queue does next."""
 
@@ -58,8 +51,8 @@ class StealPolicy(Protocol):
     def steal(self, thief: Worker, workers: Sequence[Worker], now: float) -> Steal | None:
         """Choose a waiting file of another worker, or None to leave them all where they are."""
 
-    def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Repeat | None:
-        """Choose a running file for a second attempt, or None. Asked only when no file waits."""
+    def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Attempt | None:
+        """Choose the running attempt whose file is worth a second one. Asked when no file waits."""
 
     def is_critical(self, attempt: Attempt, workers: Sequence[Worker], now: float) -> bool:
         """Whether the run would end late only because of this attempt."""
@@ -83,7 +76,7 @@ class NoStealing:
                     return Steal(victim, position)
         return None
 
-    def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Repeat | None:
+    def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Attempt | None:
         """Never."""
         del thief, workers, now
         return None
@@ -129,7 +122,7 @@ class EarliestFinish:
                 break
         return None
 
-    def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Repeat | None:
+    def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Attempt | None:
         """Choose the running file that ends last, if the thief would end clearly sooner."""
         best: Attempt | None = None
         latest = 0.0
@@ -142,7 +135,7 @@ class EarliestFinish:
                 own = record.file.residues / thief.speed
                 if remaining > latest and own * _CLEARLY_SOONER < remaining:
                     best, latest = attempt, remaining
-        return Repeat(best) if best else None
+        return best
 
     def is_critical(self, attempt: Attempt, workers: Sequence[Worker], now: float) -> bool:
         """Whether it would end long after all other work could."""

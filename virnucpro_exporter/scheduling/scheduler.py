@@ -338,7 +338,7 @@ class Scheduler:
         counters.steals_empty += asked
         if self.settings.second_attempts:
             repeat = self.policy.repeat(worker, self.fleet, now)
-            return repeat.attempt.record if repeat else None
+            return repeat.record if repeat else None
         return None
 
     def _next_urgent(self, worker: Worker, now: float) -> FileRecord | None:
@@ -456,7 +456,7 @@ class Scheduler:
         counters.seconds_won += attempt.is_second
         self.processing -= 1
         self._step(record, ev.FileCompleted)
-        self._cancel_others(attempt, now)
+        self._cancel_others(attempt)
         record.holders = ()
         self._actions.append(
             ev.FileCompleted(
@@ -470,17 +470,14 @@ class Scheduler:
             )
         )
 
-    def _cancel_others(self, winner: Attempt | None, now: float) -> None:
+    def _cancel_others(self, winner: Attempt) -> None:
         """Stop the attempts that came second."""
-        if winner is None or len(winner.record.holders) == 1:
-            return
         for attempt in winner.record.holders:
             if attempt is not winner:
                 attempt.worker.counters.seconds_lost += attempt.is_second
-                self._cancel(attempt, now)
+                self._cancel(attempt)
 
-    def _cancel(self, attempt: Attempt, now: float) -> None:
-        del now
+    def _cancel(self, attempt: Attempt) -> None:
         attempt.is_cancelled = True
         self._actions.append(ev.CancelAttempt(attempt.worker.gpu, attempt.number))
 
@@ -497,7 +494,7 @@ class Scheduler:
         if record.holders and not given_up:
             return  # the other attempt goes on
         for other in record.holders:
-            self._cancel(other, now)
+            self._cancel(other)
         record.holders = ()
         self.processing -= 1
         file = record.file
@@ -698,7 +695,7 @@ class Scheduler:
             if attempt.started_at is None or attempt.is_cancelled:
                 continue
             if now >= attempt.started_at + limit:
-                self._cancel(attempt, now)
+                self._cancel(attempt)
                 self._fail(attempt, f"took longer than the limit of {limit:g} s", now)
             else:
                 self._look_by(attempt.started_at + limit)

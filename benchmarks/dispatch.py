@@ -28,7 +28,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from virnucpro_exporter.app import FACTORY
+from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.journal import Journal, Source
 from virnucpro_exporter.execution.outputs import Outputs

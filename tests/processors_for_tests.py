@@ -34,7 +34,12 @@ class Scripted:
             os._exit(4)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Leave a mark, or hang, where the spec says so."""
+        mark = self.spec.get("close")
+        if mark == "hang":
+            time.sleep(1000)
+        elif mark:
+            Path(mark).write_text(self.gpu)
 
     def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
         """Act out the file's name."""

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 READS = ROOT / "examples" / "reads"
 PROGRAM: list[str | Path] = [sys.executable, "-m", "virnucpro_exporter"]
 QUIET = ["--no-web", "--linger", "0", "--no-dashboard"]
-DEADLINE = 30.0
+DEADLINE = 100.0
 
 
 def until(condition: Callable[[], object]) -> None:

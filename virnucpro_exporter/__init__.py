@@ -18,7 +18,7 @@ _WHERE = {
     "assign_files_weighted": "scheduling.assignment",
     "get_gpu_utilization": "gpu.monitor",
     "get_gpu_weight": "scheduling.weights",
-    "run_files": "app",
+    "run_files": "app.run",
 }
 
 __all__ = [

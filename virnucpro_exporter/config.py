@@ -15,13 +15,31 @@ from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 Positive = Annotated[float, Field(gt=0)]
 
 
-class RunConfig(BaseModel):
-    """Everything that can be set for `run`; the names are those of the options, with `_` for `-`.
+class ViewConfig(BaseModel):
+    """What shows a run, and how; the names are those of the options, with `_` for `-`.
 
     In the file a number may be written as an integer; nothing else is converted.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    dashboard: bool | None = None
+    metrics_log: str | None = "gpu_metrics.log"
+    metrics_log_interval: Positive = 5.0
+    metrics_log_max_bytes: Annotated[int, Field(ge=10_000)] = 50_000_000
+    web: bool = True
+    web_listen_address: tuple[str, ...] = Field(default=("127.0.0.1:9877",), strict=False)
+    web_telemetry_path: str = "/metrics"
+    web_config_file: str | None = None
+    linger: Annotated[float, Field(ge=0)] = 30.0
+    textfile: str | None = None
+    push_gateway: str | None = None
+    push_interval: Positive = 15.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class RunConfig(ViewConfig):
+    """Everything that can be set for `run`."""
 
     inputs: tuple[str, ...] = Field(default=(), strict=False)
     output: str | None = None
@@ -39,19 +57,6 @@ class RunConfig(BaseModel):
     file_timeout: Positive | None = None
     count: Literal["estimate", "exact"] = "estimate"
     fresh: bool = False
-    dashboard: bool | None = None
-    metrics_log: str | None = "gpu_metrics.log"
-    metrics_log_interval: Positive = 5.0
-    metrics_log_max_bytes: Annotated[int, Field(ge=10_000)] = 50_000_000
-    web: bool = True
-    web_listen_address: tuple[str, ...] = Field(default=("127.0.0.1:9877",), strict=False)
-    web_telemetry_path: str = "/metrics"
-    web_config_file: str | None = None
-    linger: Annotated[float, Field(ge=0)] = 30.0
-    textfile: str | None = None
-    push_gateway: str | None = None
-    push_interval: Positive = 15.0
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="before")
     @classmethod

@@ -29,7 +29,7 @@ from virnucpro_exporter.scheduling.files import SequenceFile
 
 FACTORY = "tests.processors_for_tests:scripted"
 BUILD = "virnucpro_exporter.processors:build"
-DEADLINE = 30
+DEADLINE = 100
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -176,6 +176,32 @@ def test_cancel_kills_the_whole_command(drive: Callable[..., Driver]) -> None:
     driver.pool.cancel("a", 1)
     assert driver.wait(AttemptFailed) == [AttemptFailed("a", 1, "cancelled")]
     until(lambda: list(session_members(pid)) == [pid])
+
+
+def test_idle_workers_close_their_processors(tmp_path: Path, drive: Callable[..., Driver]) -> None:
+    """At the end an idle worker closes its processor; one that is at work is left to `close`."""
+    marker = tmp_path / "closed"
+    driver = drive({"close": str(marker)})
+    driver.wait(WorkerReady)
+    driver.start("hang")
+    driver.wait(AttemptStarted)
+    driver.pool.close_idle(DEADLINE)
+    assert not marker.exists()
+    driver.pool.kill("a")
+    driver.pool.spawn("a")
+    driver.wait(WorkerReady)
+    driver.pool.close_idle(DEADLINE)
+    assert marker.read_text() == "a"
+
+
+def test_a_processor_that_does_not_close_is_killed(drive: Callable[..., Driver]) -> None:
+    """`close` ends a worker that took longer than it was given."""
+    driver = drive({"close": "hang"})
+    driver.wait(WorkerReady)
+    pid = driver.pid
+    driver.pool.close_idle(0.1)
+    driver.pool.close()
+    assert not list(session_members(pid))
 
 
 PARENT = """

@@ -13,11 +13,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from virnucpro_exporter.errors import SequenceFileError
 from virnucpro_exporter.scheduling.files import SequenceFile
@@ -34,6 +34,10 @@ HEAD_BYTES = 4 << 20
 SAMPLES = 64
 # Below this much input, starting processes takes longer than counting in this one.
 PARALLEL_BYTES = 256 << 20
+
+# Progress is told after so many bytes of a file, and looked at so often, in seconds.
+REPORT_BYTES = 16 << 20
+TICK_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -117,8 +121,12 @@ class Tally:
             self.residues += len(record.sequence)
 
 
-def count(path: Path) -> SequenceFile:
+def count(path: Path, report: Callable[[int], None] = lambda _: None) -> SequenceFile:
     """Count the sequences and residues of a file exactly.
+
+    Args:
+        path: What to count.
+        report: Told now and then how many bytes more of the file have been read.
 
     Returns:
         The file; `residues` is at least 1, since a file's cost is never nothing.
@@ -129,7 +137,11 @@ def count(path: Path) -> SequenceFile:
     """
     tally = Tally()
     with path.open("rb", buffering=0) as file:
-        tally.add(read_blocks(file))
+        metered = _Metered(file, report)
+        try:
+            tally.add(read_blocks(metered))
+        finally:
+            metered.tell()
     return SequenceFile(os.fspath(path), tally.sequences, max(1, tally.residues))
 
 
@@ -220,8 +232,30 @@ def _sample_fastq(block: bytes) -> tuple[int, int]:
     return 0, 0
 
 
+class _Metered:
+    """A file that tells how much of it has been read."""
+
+    def __init__(self, file: BinaryIO, report: Callable[[int], None]) -> None:
+        self._file = file
+        self._report = report
+        self._untold = 0
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; empty at the end."""
+        block = self._file.read(size)
+        self._untold += len(block)
+        if self._untold >= REPORT_BYTES:
+            self.tell()
+        return block
+
+    def tell(self) -> None:
+        """Report what has not been reported yet."""
+        self._report(self._untold)
+        self._untold = 0
+
+
 def count_files(
-    paths: Sequence[Path], processes: int, on_progress: Callable[[SequenceFile], None]
+    paths: Sequence[Path], processes: int, on_progress: Callable[[int], None]
 ) -> list[SequenceFile]:
     """Count many files exactly, in parallel.
 
@@ -230,27 +264,66 @@ def count_files(
     Args:
         paths: What to count.
         processes: How many processes may count at the same time.
-        on_progress: Called in this thread after each file, in the order in which they end.
+        on_progress: Told in this thread, several times a second, how many bytes of all files have
+            been read.
 
     Returns:
         The counted files, in the order of `paths`.
     """
     sizes = {path: _size(path) for path in paths}
-    counted: dict[Path, SequenceFile] = {}
     if processes <= 1 or len(sizes) <= 1 or sum(sizes.values()) < PARALLEL_BYTES:
-        for path in sizes:
-            counted[path] = _count_or_one(path)
-            on_progress(counted[path])
+        counted = _count_here(list(sizes), on_progress)
     else:
-        # Spawned, since a fork of a process with threads may deadlock.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(processes, len(sizes)), mp_context=context) as pool:
-            largest_first = sorted(sizes, key=sizes.__getitem__, reverse=True)
-            futures = {pool.submit(_count_or_one, path): path for path in largest_first}
-            for future in as_completed(futures):
-                counted[futures[future]] = future.result()
-                on_progress(future.result())
+        largest_first = sorted(sizes, key=sizes.__getitem__, reverse=True)
+        counted = _count_apart(largest_first, min(processes, len(sizes)), on_progress)
     return [counted[path] for path in paths]
+
+
+def _count_here(
+    paths: Sequence[Path], on_progress: Callable[[int], None]
+) -> dict[Path, SequenceFile]:
+    done = 0
+
+    def report(size: int) -> None:
+        nonlocal done
+        done += size
+        on_progress(done)
+
+    return {path: _count_or_one(path, report) for path in paths}
+
+
+def _count_apart(
+    paths: Sequence[Path], processes: int, on_progress: Callable[[int], None]
+) -> dict[Path, SequenceFile]:
+    # Spawned, since a fork of a process with threads may deadlock.
+    context = multiprocessing.get_context("spawn")
+    total = context.Value("q", 0)
+    with ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_share, initargs=(total,)
+    ) as pool:
+        futures = {path: pool.submit(_count_sharing, path) for path in paths}
+        left = set(futures.values())
+        while left:
+            _, left = wait(left, timeout=TICK_SECONDS)
+            on_progress(total.value)
+        return {path: future.result() for path, future in futures.items()}
+
+
+_total: Any = None  # in a counting process: the bytes that all of them have read
+
+
+def _share(total: Any) -> None:
+    global _total  # noqa: PLW0603 - an initializer has no other way to hand it on
+    _total = total
+
+
+def _count_sharing(path: Path) -> SequenceFile:
+    return _count_or_one(path, _add_to_total)
+
+
+def _add_to_total(size: int) -> None:
+    with _total.get_lock():
+        _total.value += size
 
 
 def _size(path: Path) -> int:
@@ -260,8 +333,8 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _count_or_one(path: Path) -> SequenceFile:
+def _count_or_one(path: Path, report: Callable[[int], None]) -> SequenceFile:
     try:
-        return count(path)
+        return count(path, report)
     except (OSError, SequenceFileError):
         return SequenceFile(os.fspath(path))

@@ -17,6 +17,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,9 @@ class WorkerPool(Protocol):
 
     def wake(self) -> None:
         """End a `poll` early; may be called from any thread and signal handler."""
+
+    def close_idle(self, seconds: float) -> None:
+        """Let the workers that process nothing close their processors, for so long at most."""
 
     def close(self) -> None:
         """Kill every worker."""
@@ -209,6 +213,24 @@ class LocalPool:
         with contextlib.suppress(BlockingIOError):  # it is full of wake-ups already
             os.write(self._wake_writer, b"\0")
 
+    def close_idle(self, seconds: float) -> None:
+        """Let the workers that process nothing close their processors and leave.
+
+        Args:
+            seconds: Whoever takes longer is killed by `close`.
+        """
+        leaving = {w.death: w for w in self._workers.values() if w.ready and not self._running(w)}
+        with selectors.DefaultSelector() as deaths:
+            for descriptor, worker in leaving.items():
+                deaths.register(descriptor, selectors.EVENT_READ)
+                with contextlib.suppress(OSError):  # it is dead already
+                    worker.channel.shutdown(socket.SHUT_WR)
+            end = time.monotonic() + seconds
+            while leaving and (left := end - time.monotonic()) > 0:
+                for key, _ in deaths.select(left):
+                    deaths.unregister(key.fd)
+                    self._bury(leaving.pop(key.fd))
+
     def close(self) -> None:
         """Kill every worker, and let the sentinel go."""
         for worker in list(self._workers.values()):
@@ -230,6 +252,11 @@ class LocalPool:
             os.ftruncate(descriptor, mmap.PAGESIZE)
             self._slots[gpu] = descriptor, mmap.mmap(descriptor, mmap.PAGESIZE)
         return self._slots[gpu]
+
+    def _running(self, worker: _Worker) -> int | None:
+        """The attempt that a worker processes, or None."""
+        (number,) = struct.unpack("q", self._slots[worker.gpu][1][:8])
+        return number - 1 if number else None
 
     def _tell_sentinel(self, sign: str, pid: int) -> None:
         stdin = self._sentinel.stdin
@@ -307,7 +334,7 @@ class LocalPool:
 
     def _lose(self, worker: _Worker) -> None:
         """Tell how a worker died, once all it said has been heard."""
-        (running,) = struct.unpack("q", self._slots[worker.gpu][1][:8])
+        running = self._running(worker)
         self._bury(worker)
         if worker.setup_error is not None:
             reason = f"processor setup failed: {worker.setup_error}"
@@ -322,7 +349,7 @@ class LocalPool:
                 reason,
                 restart=worker.ready,
                 blame=worker.ready,
-                running=running - 1 if running else None,
+                running=running,
             )
         )
 

@@ -60,10 +60,17 @@ class Runner:
     def drain(self) -> None:
         """Finish the files in process and start no more; for signal handlers."""
         self._drain = True
+        self._pool.wake()
 
     def stop(self) -> None:
         """End at once; for signal handlers."""
         self._stop = True
+        self._pool.wake()
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it was ended at once."""
+        return self._stop
 
     def run(self, files: Sequence[SequenceFile]) -> None:
         """Process the files.

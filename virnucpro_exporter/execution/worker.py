@@ -154,7 +154,10 @@ class Worker:
                 self._outbox.add(self._run(attempt, Path(os.fsdecode(path))))
                 self._slot[0] = 0
             self._outbox.rest()
-        self._processor.close()
+        try:
+            self._processor.close()
+        except Exception:  # noqa: BLE001 - the user's code may raise anything; all files are done
+            traceback.print_exc()
 
     def _batches(self) -> Iterator[list[wire.Message]]:
         """Batches of files, read by a thread where a message may cancel the file in process."""

@@ -1,0 +1,78 @@
+"""Which GPUs or CPU slots a run uses, how fast they are expected to be, and how they are pinned."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.errors import UsageError
+from virnucpro_exporter.gpu.identity import cuda_visible_devices, resolve
+from virnucpro_exporter.gpu.monitor import GPUMonitor
+from virnucpro_exporter.scheduling.weights import GPU_WEIGHTS, get_gpu_weight, is_known_gpu
+from virnucpro_exporter.snapshot import GpuSnapshot
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One GPU or CPU slot that gets a worker."""
+
+    gpu: str
+    name: str
+    weight: float
+    environment: Mapping[str, str] = field(hash=False)
+
+
+@contextlib.contextmanager
+def devices(config: RunConfig) -> Iterator[tuple[list[Device], GPUMonitor | None]]:
+    """The devices to use, and the monitor that watches them while the context lasts.
+
+    Raises:
+        NoDeviceError: The GPUs that were asked for are not there.
+        UsageError: `--gpus` cannot be read.
+    """
+    wanted = config.gpus
+    if wanted is not None and wanted.startswith("cpu"):
+        yield _cpu_slots(wanted), None
+        return
+    monitor = GPUMonitor()
+    with monitor:
+        snapshot = monitor.wait()
+        if wanted is None and not any(device.up for device in snapshot.devices):
+            slots = os.cpu_count() or 1
+            log.info("no GPU is used (%s); %d CPU slots instead", _reason(snapshot), slots)
+            yield _cpu_slots(f"cpu:{slots}"), None
+            return
+        found = resolve(wanted or "all", snapshot)
+        for device in found:
+            busy = device.sample.foreign_processes if device.sample else None
+            if busy:
+                log.warning("GPU %s is in use by %d other processes", device.gpu, busy)
+        pins = {d.gpu: {"CUDA_VISIBLE_DEVICES": cuda_visible_devices(d)} for d in found}
+        yield [Device(d.gpu, d.name, _weight(d.name, config), pins[d.gpu]) for d in found], monitor
+
+
+def _reason(snapshot: GpuSnapshot) -> str:
+    return snapshot.health.reason or "the driver lists none"
+
+
+def _cpu_slots(wanted: str) -> list[Device]:
+    _, _, number = wanted.partition(":")
+    if wanted.partition(":")[0] != "cpu" or not number.isdecimal() or int(number) < 1:
+        raise UsageError(f"--gpus {wanted}: write cpu:N with N above 0, all, or ids like 0,1")
+    pin = {"CUDA_VISIBLE_DEVICES": ""}
+    return [Device(f"cpu{index}", "CPU", 1.0, pin) for index in range(int(number))]
+
+
+def _weight(name: str, config: RunConfig) -> float:
+    if not config.gpu_weighted:
+        return 1.0
+    table = {**GPU_WEIGHTS, **config.gpu_weights}
+    if not is_known_gpu(name, table):
+        log.warning("the speed of a %r is not known; it counts as an RTX 3090 at first", name)
+    return get_gpu_weight(name, table)

@@ -1,0 +1,26 @@
+"""The node exporter: the GPUs of a machine, without a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from virnucpro_exporter.app.signals import until_signal
+from virnucpro_exporter.gpu.monitor import GPUMonitor
+from virnucpro_exporter.metrics.server import MetricsServer
+
+log = logging.getLogger(__name__)
+
+
+def serve(listen: Sequence[str], path: str, web_config: str | None) -> int:
+    """Serve GPU metrics until a signal comes."""
+    with GPUMonitor() as monitor:
+        server = MetricsServer(
+            None, monitor, listen=listen, telemetry_path=path, web_config=web_config
+        )
+
+        def start() -> None:
+            server.start()
+            log.info("metrics: %s", ", ".join(server.urls))
+
+        return until_signal(start, server.stop)

@@ -1,0 +1,33 @@
+"""The processor that the user chose, as a worker is told of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.errors import ProcessorError
+from virnucpro_exporter.processors.command import CommandProcessor
+
+FACTORY = "virnucpro_exporter.processors:build"
+
+
+def processor_spec(config: RunConfig) -> dict[str, Any]:
+    """What a worker needs to make its processor.
+
+    Raises:
+        ProcessorError: There is no such processor.
+    """
+    name = config.processor
+    if config.command and name != "command":
+        raise ProcessorError(f"a command was given, but the processor is {name!r}; leave one out")
+    if name == "translate":
+        return {"kind": "translate", "chunk_size": config.chunk_size}
+    if name == "command":
+        if not config.command:
+            raise ProcessorError("write the command after `--`: -- PROGRAM {input} {output}")
+        CommandProcessor(config.command, config.output_suffix).check()
+        argv = list(config.command)
+        return {"kind": "command", "argv": argv, "output_suffix": config.output_suffix}
+    if ":" in name:
+        return {"kind": "python", "target": name, "output_suffix": config.output_suffix}
+    raise ProcessorError(f"{name!r} is none: use translate, command or package.module:name")

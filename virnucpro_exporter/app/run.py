@@ -1,0 +1,182 @@
+"""A run: its parts put together, in the order in which they start and the reverse of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from virnucpro_exporter.app.devices import Device, devices
+from virnucpro_exporter.app.inputs import find_files, measure, output_folder, source
+from virnucpro_exporter.app.processor import FACTORY, processor_spec
+from virnucpro_exporter.app.signals import RunSignals
+from virnucpro_exporter.app.views import show
+from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.errors import ProcessorError
+from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
+from virnucpro_exporter.execution.journal import Journal
+from virnucpro_exporter.execution.lock import RunLock
+from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.execution.pool import LocalPool
+from virnucpro_exporter.execution.runner import Runner, stamped
+from virnucpro_exporter.scheduling.assignment import assign_files_weighted
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.snapshot import RunSnapshot, RunState
+
+log = logging.getLogger(__name__)
+
+# With this switch interval a thread that renders or serves delays a decision by 0.2 ms at most.
+_SWITCH_SECONDS = 0.0002
+
+# Workers that are idle at the end get so long to give back what they hold.
+_CLOSE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a run ended.
+
+    Attributes:
+        snapshot: The last one.
+        exit_code: What the program returns.
+        error: Why nothing could be processed, or empty.
+    """
+
+    snapshot: RunSnapshot
+    exit_code: int
+    error: str = ""
+
+
+def plan(config: RunConfig) -> dict[Device, list[SequenceFile]]:
+    """What each device would be given at the start, for `--dry-run`."""
+    spec = processor_spec(config)
+    paths = find_files(config, output_folder(config), spec)
+    with devices(config) as (found, _):
+        files = measure(paths, config.count)
+        by_id = assign_files_weighted(files, {d.gpu: d.weight for d in found})
+        return {device: by_id[device.gpu] for device in found}
+
+
+def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) -> Finished:
+    """Run all files and serve what happens meanwhile.
+
+    Args:
+        config: What to run, and how.
+        tell: Called at the end of the run, before the endpoint lingers: the workers are gone, the
+            output folder is free and the terminal is given back.
+
+    Raises:
+        VirnucproError: The run cannot start, or cannot go on.
+    """
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    spec = processor_spec(config)
+    outputs = output_folder(config)
+    with contextlib.ExitStack() as views, contextlib.ExitStack() as stack:
+        outputs.prepare()
+        stack.enter_context(contextlib.closing(RunLock(outputs.lock)))
+        paths = find_files(config, outputs, spec)
+        found, monitor = views.enter_context(devices(config))
+        journal = stack.enter_context(contextlib.closing(Journal(outputs, fresh=config.fresh)))
+        coordinator, files = _prepare(config, journal, paths, found)
+        dashboard = show(config, views, coordinator, monitor, outputs.folder)
+        stack.enter_context(_tidied(outputs))
+        pool = LocalPool(
+            spec, FACTORY, outputs.attempts, outputs.logs, {d.gpu: d.environment for d in found}
+        )
+        stack.callback(pool.close)
+        runner = Runner(coordinator, pool, [d.gpu for d in found], outputs, journal)
+        signals = views.enter_context(RunSignals(runner.drain, runner.stop))
+        stack.callback(signals.detach)
+        runner.run(files)
+        if not runner.was_stopped:
+            pool.close_idle(_CLOSE_SECONDS)
+        snapshot = coordinator.snapshot()
+        finished = _outcome(snapshot, runner, signals)
+        journal.finish(snapshot.state.value if not signals.caught else "interrupted", time.time())
+        stack.close()
+        dashboard.stop()
+        tell(finished)
+        if config.web and config.linger and not signals.caught:
+            log.info("the last values stay for %g s (Ctrl-C ends this)", config.linger)
+            signals.wait(config.linger)
+        return finished
+
+
+@contextlib.contextmanager
+def _tidied(outputs: Outputs) -> Iterator[None]:
+    """Remove what losing attempts left, once no worker writes any more.
+
+    After an error all is kept: the next run may have to move an output that won.
+    """
+    yield
+    outputs.clean()
+
+
+def _prepare(
+    config: RunConfig, journal: Journal, paths: Sequence[Path], found: Sequence[Device]
+) -> tuple[WorkStealingCoordinator, list[SequenceFile]]:
+    resumed = journal.plan([source(path) for path in paths])
+    todo = [path for path in paths if str(path) not in resumed.done]
+    known = [path for path in todo if str(path) in resumed.counts]
+    rest = [path for path in todo if str(path) not in resumed.counts]
+    files = [stamped(SequenceFile(str(path)), resumed.counts[str(path)]) for path in known]
+    measured = measure(rest, config.count)
+    if config.count == "exact":
+        journal.add_counts(
+            {f.path: (f.sequences, f.residues) for f in measured if f.sequences is not None}
+        )
+    done = [stamped(SequenceFile(path), resumed.counts.get(path)) for path in resumed.done]
+    if done:
+        log.info("%d files were finished by an earlier run and are skipped", len(done))
+    coordinator = WorkStealingCoordinator(
+        {device.gpu: device.weight for device in found},
+        names={device.gpu: device.name for device in found},
+        balancer=config.balancer,
+        settings=config.scheduler_settings(),
+        processor=config.processor,
+        first_attempt=journal.next_attempt(),
+        skipped=done,
+    )
+    journal.begin(coordinator.run_id, config.model_dump(mode="json"), time.time())
+    return coordinator, [*files, *measured]
+
+
+def _outcome(snapshot: RunSnapshot, runner: Runner, signals: RunSignals) -> Finished:
+    if signals.caught:
+        return Finished(snapshot, 128 + signals.caught[0])
+    if snapshot.files_queued or snapshot.files_processing:
+        return Finished(snapshot, ProcessorError.exit_code, runner.last_loss)
+    return Finished(snapshot, 0 if snapshot.state is RunState.COMPLETED else 1)
+
+
+def run_files(
+    inputs: Sequence[str],
+    output: str,
+    processor: str = "translate",
+    **options: Any,
+) -> RunSnapshot:
+    """Process files on all GPUs (or CPU slots) of this machine, from Python.
+
+    Args:
+        inputs: Files, folders and patterns.
+        output: Folder for the results.
+        processor: `translate`, `command`, or `package.module:name` of a class or function.
+        options: Any other setting of `virnucpro-exporter run`, with `_` for `-`.
+
+    Returns:
+        The state of the run at its end; `failures` has the files that could not be done.
+
+    Raises:
+        VirnucproError: The run cannot start, or no file could be processed.
+    """
+    given = {"web": False, "metrics_log": None, "dashboard": False, **options}
+    config = RunConfig(inputs=tuple(inputs), output=output, processor=processor, **given)
+    finished = run(config)
+    if finished.error:
+        raise ProcessorError(finished.error)
+    return finished.snapshot

@@ -1,0 +1,24 @@
+"""The command line: options in, text out. What is done is in `app`."""
+
+from __future__ import annotations
+
+import click
+
+from virnucpro_exporter import __version__
+from virnucpro_exporter.cli.gpus import gpus
+from virnucpro_exporter.cli.run import run
+from virnucpro_exporter.cli.serve import serve
+from virnucpro_exporter.cli.status import status
+from virnucpro_exporter.cli.watch import watch
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=_SETTINGS)
+@click.version_option(__version__, prog_name="virnucpro-exporter")
+def cli() -> None:
+    """Run sequence files across GPUs with work stealing, and show what every GPU really does."""
+
+
+for _command in (run, status, gpus, serve, watch):
+    cli.add_command(_command)

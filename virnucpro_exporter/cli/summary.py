@@ -1,0 +1,52 @@
+"""What a run will do and what it did, in a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import click
+
+from virnucpro_exporter.app.devices import Device
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.snapshot import RunSnapshot
+
+
+def print_plan(plan: Mapping[Device, Sequence[SequenceFile]]) -> None:
+    """Print what each device would be given."""
+    click.echo(f"{'GPU':<8}{'weight':>8}{'files':>8}{'sequences':>12}{'residues':>15}  name")
+    for device, files in plan.items():
+        known = [file.sequences for file in files if file.sequences is not None]
+        sequences = f"{sum(known):,}" if len(known) == len(files) else "?"
+        residues = sum(file.residues for file in files)
+        click.echo(
+            f"{device.gpu:<8}{device.weight:>8.2f}{len(files):>8}{sequences:>12}{residues:>15,}"
+            f"  {device.name}"
+        )
+
+
+def print_summary(run: RunSnapshot) -> None:
+    """Print what a run did, and on standard error what it could not do."""
+    done = run.files_completed - run.files_skipped
+    sequences = sum(worker.sequences_processed for worker in run.workers)
+    seconds = run.elapsed_seconds
+    click.echo(
+        f"{done} files done, {run.files_failed} failed, {run.files_skipped} skipped, "
+        f"{run.files_queued} left; {run.retries} retries, {sum(n for _, n in run.steals)} steals"
+    )
+    rate = f"{sequences / seconds:,.0f} sequences/s" if seconds > 0 else "no time"
+    click.echo(f"{seconds:.1f} s, {sequences:,} sequences, {rate}{_against_bound(run)}")
+    for worker in run.workers:
+        busy = worker.busy_seconds / seconds if seconds > 0 else 0.0
+        click.echo(f"  {worker.gpu:<8}{worker.files_completed:>7} files, busy {busy:>4.0%}")
+    for path, error in run.failures:
+        click.echo(f"failed: {path!r}: {error}", err=True)
+
+
+def _against_bound(run: RunSnapshot) -> str:
+    """The makespan beside the least that the learned speeds allow."""
+    speeds = [w.residues_per_second for w in run.workers if w.residues_per_second]
+    work = sum(worker.residues_processed for worker in run.workers)
+    if not speeds or not work:
+        return ""
+    bound = work / sum(speeds)
+    return f"; {run.elapsed_seconds / bound:.2f} x the least possible ({bound:.1f} s)"

@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.laws import check_invariants
 from virnucpro_exporter.scheduling.policy import EarliestFinish, NoStealing
-from virnucpro_exporter.scheduling.reporting import RunFacts, check_invariants, take_snapshot
+from virnucpro_exporter.scheduling.reporting import RunFacts, take_snapshot
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 
@@ -162,7 +163,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                     self.tell(ev.AttemptCompleted(gpu, self.held[gpu].pop(0), 10, 100, 1.0))
             self.wait(1.0)
             check_invariants(self.scheduler)
-        stories = [self.scheduler.story(r.file) for r in self.scheduler.files.values()]
+        stories = [record.story() for record in self.scheduler.ledger.files.values()]
         raise AssertionError(f"the run did not end: {stories}")
 
 

@@ -114,7 +114,7 @@ def test_the_static_balancer_never_steals() -> None:
     files, work = skewed_files(50, random.Random(3))
     scheduler = Scheduler({"0": 1.0, "1": 1.0}, policy=NoStealing())
     VirtualRun(scheduler, {"0": VirtualGpu(100.0), "1": VirtualGpu(900.0)}, work).run(files)
-    assert scheduler.steals == {}
+    assert scheduler.ledger.steals == {}
 
 
 def test_a_poison_file_is_given_up_and_the_others_are_done() -> None:
@@ -137,7 +137,7 @@ def test_a_poison_file_is_given_up_and_the_others_are_done() -> None:
                 event = ev.AttemptCompleted("0", action.attempt, 1, 10, 0.5)
                 pending += scheduler.handle(event, 1.0)
     assert given_up == [("/poison", 2, "was killed by SIGKILL")]
-    assert scheduler.completed_files == 1
+    assert scheduler.ledger.completed_files == 1
 
 
 def test_an_unknown_worker_is_refused() -> None:

@@ -249,19 +249,19 @@ class WorkStealingCoordinator:
             now = self._clock()
             return [
                 w.gpu
-                for w in self._scheduler.fleet
+                for w in self._scheduler.ledger.fleet
                 if w.has_work and not w.is_retired and now >= w.touched_at + stall_threshold
             ]
 
     def _tell_stalls(self) -> None:
         """Notice stalls now, where no run loop watches the deadlines."""
-        if not self._scheduler.is_push:
+        if not self._scheduler.ledger.is_push:
             self.handle([])
 
     def detect_load_imbalance(self) -> bool:
         """Whether queue depths (in files) are imbalanced."""
         with self._lock:
-            return is_imbalanced([len(w.queue) for w in self._scheduler.fleet if not w.is_retired])
+            return is_imbalanced([len(w.queue) for w in self._scheduler.ledger.usable()])
 
 
 def _stall_started(action: ev.StallStarted) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
-from dataclasses import dataclass, field
 
 from virnucpro_exporter.scheduling.files import FileState, SequenceFile
 from virnucpro_exporter.scheduling.rates import LearnedSpeed, Throughput
-from virnucpro_exporter.snapshot import DURATION_BUCKETS, DurationHistogram
+from virnucpro_exporter.scheduling.tallies import Counters
 
 # An overdue attempt is expected to take this share of its silence more: the longer a worker has
 # said nothing, the less is it believed to be about to finish.
@@ -18,7 +16,7 @@ _OVERDUE_SHARE = 0.5
 class FileRecord:
     """One input file and what became of it."""
 
-    __slots__ = ("attempts", "avoid", "failures", "file", "holders", "state", "steals", "story")
+    __slots__ = ("attempts", "avoid", "errors", "failures", "file", "holders", "state", "steals")
 
     def __init__(self, file: SequenceFile) -> None:
         self.file = file
@@ -28,7 +26,14 @@ class FileRecord:
         self.steals = 0
         self.holders: tuple[Attempt, ...] = ()
         self.avoid: frozenset[str] = frozenset()  # workers on which it failed or stalled
-        self.story: tuple[str, ...] = ()
+        self.errors: tuple[str, ...] = ()
+
+    def story(self) -> str:
+        """What happened to the file so far, in one line."""
+        holders = ", ".join(f"attempt {a.number} on {a.worker.gpu}" for a in self.holders)
+        facts = [self.state.value, f"{self.attempts} attempts", f"{self.steals} steals"]
+        held = [f"held by {holders}"] if holders else []
+        return "; ".join([self.file.path, *facts, *self.errors, *held])
 
 
 class Attempt:
@@ -72,53 +77,32 @@ class Attempt:
         return max(self.left / self.worker.speed - silence, _OVERDUE_SHARE * silence)
 
 
-class DurationTally:
-    """Counts the durations of completed files by bucket."""
-
-    __slots__ = ("_counts", "_exemplars", "_total")
-
-    def __init__(self) -> None:
-        self._counts = [0] * (len(DURATION_BUCKETS) + 1)
-        self._exemplars: list[tuple[str, float, float] | None] = [None] * len(self._counts)
-        self._total = 0.0
-
-    def add(self, seconds: float, file_name: str, now: float) -> None:
-        """Count one file."""
-        bucket = bisect_left(DURATION_BUCKETS, seconds)
-        self._counts[bucket] += 1
-        self._total += seconds
-        self._exemplars[bucket] = (file_name, seconds, now)
-
-    def snapshot(self, wall_offset: float) -> DurationHistogram:
-        """The counts as they stand; `wall_offset` makes Unix seconds of the exemplars' times."""
-        exemplars = tuple(e and (e[0], e[1], e[2] + wall_offset) for e in self._exemplars)
-        return DurationHistogram(tuple(self._counts), self._total, exemplars)
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a worker's life adds up to; none of these ever goes down."""
-
-    completed: int = 0
-    failures: int = 0
-    residues: int = 0
-    restarts: int = 0
-    stalls: int = 0
-    stolen_from: int = 0
-    stolen_to: int = 0
-    steal_attempts: int = 0
-    steals_empty: int = 0
-    steals_declined: int = 0
-    seconds_won: int = 0
-    seconds_lost: int = 0
-    busy_seconds: float = 0.0
-    starved_seconds: float = 0.0
-    stalled_seconds: float = 0.0
-    durations: DurationTally = field(default_factory=DurationTally)
-
-
 class Worker:
     """One worker, its queue, what it holds and how fast it is."""
+
+    __slots__ = (
+        "awaits_work",
+        "busy_since",
+        "counters",
+        "gpu",
+        "idle_from",
+        "index",
+        "inflight",
+        "is_ready",
+        "is_retired",
+        "last_progress",
+        "learned",
+        "longest_recent",
+        "name",
+        "queue",
+        "queued_residues",
+        "speed",
+        "stalled_since",
+        "throughput",
+        "touched_at",
+        "troubles",
+        "weight",
+    )
 
     def __init__(self, gpu: str, name: str, weight: float, index: int, now: float) -> None:
         self.gpu = gpu
@@ -152,12 +136,23 @@ class Worker:
         """Whether it holds a file or has files queued."""
         return bool(self.inflight or self.queue)
 
+    @property
+    def running(self) -> list[Attempt]:
+        """The attempts it holds whose result is still wanted."""
+        return [attempt for attempt in self.inflight.values() if not attempt.is_cancelled]
+
     def finish_at(self, now: float) -> float:
         """When it is expected to have done all that it holds and all that is queued for it."""
         if self.is_retired or self.stalled_since is not None:
             return float("inf")
         held = sum(attempt.remaining(now) for attempt in self.inflight.values())
         return now + held + self.queued_residues / self.speed
+
+    def end_busy(self, now: float) -> None:
+        """It holds nothing any more."""
+        if self.busy_since is not None:
+            self.counters.busy_seconds += now - self.busy_since
+            self.busy_since = None
 
     def push(self, record: FileRecord) -> None:
         """Queue a file at its place by cost."""
@@ -175,34 +170,3 @@ class Worker:
         del self.queue[position]
         self.queued_residues -= record.file.residues
         return record
-
-
-class WaitingClock:
-    """Counts the files that wait in any queue, and the seconds during which there were some.
-
-    An idle worker is starved while this clock runs, so its starved time is a difference of two
-    readings, whatever the number of workers.
-    """
-
-    def __init__(self) -> None:
-        self.files = 0
-        self._seconds = 0.0
-        self._since: float | None = None
-
-    def count(self, change: int, now: float) -> None:
-        """So many files more wait now."""
-        self.files += change
-        if self._since is None:
-            if self.files > 0:
-                self._since = now
-        elif self.files == 0:
-            self.stop(now)
-
-    def stop(self, now: float) -> None:
-        """Nobody waits for a file any more."""
-        self._seconds = self.read(now)
-        self._since = None
-
-    def read(self, now: float) -> float:
-        """Seconds so far."""
-        return self._seconds if self._since is None else self._seconds + now - self._since

@@ -1,20 +1,9 @@
-"""What is known about a run and its GPUs at one moment, as immutable values.
-
-The scheduler and the GPU monitor publish these; the metrics, the terminal and the log read them.
-Nothing here knows where a value came from. A value that is not known is None, never 0.
-
-Two kinds of time appear. `*_timestamp` and `*_time` are Unix seconds on the wall clock, for people
-and for Prometheus. Durations are measured on a monotonic clock by whoever took the snapshot.
-"""
+"""What is known about a run and its workers at one moment."""
 
 from __future__ import annotations
 
 import enum
-import statistics
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
-
-T = TypeVar("T")
 
 # Upper bounds of the histogram of file durations, in seconds; +Inf is implied.
 DURATION_BUCKETS = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
@@ -220,12 +209,6 @@ class RunSnapshot:
         return None if self.eta_seconds is None else self.timestamp + self.eta_seconds
 
     @property
-    def queue_skew(self) -> float | None:
-        """Queued residues of the fullest live queue over the mean, or None when nothing waits."""
-        queued = [w.queue_residues for w in self.workers if w.is_alive]
-        return max(queued) / statistics.fmean(queued) if any(queued) else None
-
-    @property
     def stalled(self) -> tuple[str, ...]:
         """The ids of the workers that are stalled."""
         return tuple(w.gpu for w in self.workers if w.is_stalled)
@@ -237,126 +220,3 @@ def is_imbalanced(depths: list[int]) -> bool:
         return False
     longest, shortest = max(depths), min(depths)
     return longest >= 3 and (longest > 2 * shortest or longest - shortest >= 3)
-
-
-@dataclass(frozen=True, slots=True)
-class GpuSample:
-    """What one GPU answered, in base units. None is a value that it cannot give.
-
-    Attributes:
-        timestamp: Unix seconds at which the values were read.
-        utilization_ratio: Share of the last period with a kernel running, 0 to 1.
-        memory_used_bytes: Memory in use.
-        memory_size_bytes: Memory installed.
-        temperature_celsius: Of the GPU die.
-        power_watts: Drawn now.
-        power_limit_watts: Enforced limit.
-        energy_joules: Since the driver was loaded.
-        sm_clock_hertz: Clock of the streaming multiprocessors.
-        throttle_reasons: Names of the active reasons (`sw_power_cap`, `sw_thermal_slowdown`,
-            `hw_thermal_slowdown`, `hw_power_brake_slowdown`), or None when the GPU cannot tell.
-        foreign_processes: Compute processes that the run did not start.
-    """
-
-    timestamp: float
-    utilization_ratio: float | None = None
-    memory_used_bytes: int | None = None
-    memory_size_bytes: int | None = None
-    temperature_celsius: float | None = None
-    power_watts: float | None = None
-    power_limit_watts: float | None = None
-    energy_joules: float | None = None
-    sm_clock_hertz: float | None = None
-    throttle_reasons: frozenset[str] | None = None
-    foreign_processes: int | None = None
-
-    @property
-    def memory_ratio(self) -> float | None:
-        """Share of the memory in use, 0 to 1, or None when it is not known."""
-        if self.memory_used_bytes is None or not self.memory_size_bytes:
-            return None
-        return self.memory_used_bytes / self.memory_size_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class GpuDevice:
-    """Who a GPU is, and how it fares.
-
-    Attributes:
-        gpu: The id used everywhere (`"0"`, `"0:1"` for a MIG slice), fixed when first seen.
-        uuid: NVML's identity of the device.
-        name: Model name.
-        pci_bus_id: For example `00000000:C3:00.0`.
-        driver_version: Of the kernel driver.
-        up: It answered the latest query, and that answer is fresh.
-        sample: Its values, or None when it is not up.
-        reasons: Why a value is missing, by the name of the `GpuSample` field; the key `""` says why
-            the whole GPU is down.
-        errors: NVML errors since the start, by code name.
-    """
-
-    gpu: str
-    uuid: str = ""
-    name: str = ""
-    pci_bus_id: str = ""
-    driver_version: str = ""
-    up: bool = False
-    sample: GpuSample | None = None
-    reasons: tuple[tuple[str, str], ...] = ()
-    errors: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CollectorHealth:
-    """How a source of data fares, told apart from the data.
-
-    Attributes:
-        success: The latest pass succeeded; None before the first pass.
-        duration_seconds: How long it took, or None before the first.
-        last_success_timestamp: Unix seconds, or None before the first success.
-        failures: Passes that failed.
-        reason: Why the latest pass failed, in one line; empty after a success.
-    """
-
-    success: bool | None = None
-    duration_seconds: float | None = None
-    last_success_timestamp: float | None = None
-    failures: int = 0
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class GpuSnapshot:
-    """All GPUs at one moment.
-
-    Attributes:
-        timestamp: Unix seconds.
-        backend: `"nvitop"`, `"nvidia-smi"`, `"simulated"` or `"none"`.
-        devices: Every GPU that was ever seen, in the order of their ids.
-        health: How the monitor itself fares.
-    """
-
-    timestamp: float
-    backend: str = "none"
-    devices: tuple[GpuDevice, ...] = ()
-    health: CollectorHealth = field(default_factory=CollectorHealth)
-
-
-class Latest(Generic[T]):
-    """A cell that holds the newest of a series of immutable values.
-
-    One thread publishes, any number read. Both only touch one reference, so neither ever waits.
-    """
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: T) -> None:
-        self._value = value
-
-    def publish(self, value: T) -> None:
-        """Replace the value."""
-        self._value = value
-
-    def latest(self) -> T:
-        """The newest value."""
-        return self._value

@@ -1,0 +1,88 @@
+"""What is counted during a run: mutable, and private to the scheduler."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.snapshot import DURATION_BUCKETS, DurationHistogram
+
+
+class DurationTally:
+    """Counts the durations of completed files by bucket."""
+
+    __slots__ = ("_counts", "_exemplars", "_total")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(DURATION_BUCKETS) + 1)
+        self._exemplars: list[tuple[SequenceFile, float, float] | None]
+        self._exemplars = [None] * len(self._counts)
+        self._total = 0.0
+
+    def add(self, seconds: float, file: SequenceFile, now: float) -> None:
+        """Count one file."""
+        bucket = bisect_left(DURATION_BUCKETS, seconds)
+        self._counts[bucket] += 1
+        self._total += seconds
+        self._exemplars[bucket] = (file, seconds, now)
+
+    def snapshot(self, wall_offset: float) -> DurationHistogram:
+        """The counts as they stand; `wall_offset` makes Unix seconds of the exemplars' times."""
+        exemplars = tuple(e and (e[0].name, e[1], e[2] + wall_offset) for e in self._exemplars)
+        return DurationHistogram(tuple(self._counts), self._total, exemplars)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a worker's life adds up to; none of these ever goes down."""
+
+    completed: int = 0
+    failures: int = 0
+    residues: int = 0
+    restarts: int = 0
+    stalls: int = 0
+    stolen_from: int = 0
+    stolen_to: int = 0
+    steal_attempts: int = 0
+    steals_empty: int = 0
+    steals_declined: int = 0
+    seconds_won: int = 0
+    seconds_lost: int = 0
+    busy_seconds: float = 0.0
+    starved_seconds: float = 0.0
+    stalled_seconds: float = 0.0
+    durations: DurationTally = field(default_factory=DurationTally)
+
+
+class WaitingClock:
+    """Counts the files that wait in any queue, and the seconds during which there were some.
+
+    An idle worker is starved while this clock runs, so its starved time is a difference of two
+    readings, whatever the number of workers.
+    """
+
+    __slots__ = ("_seconds", "_since", "files")
+
+    def __init__(self) -> None:
+        self.files = 0
+        self._seconds = 0.0
+        self._since: float | None = None
+
+    def count(self, change: int, now: float) -> None:
+        """So many files more wait now."""
+        self.files += change
+        if self._since is None:
+            if self.files > 0:
+                self._since = now
+        elif self.files == 0:
+            self.stop(now)
+
+    def stop(self, now: float) -> None:
+        """Nobody waits for a file any more."""
+        self._seconds = self.read(now)
+        self._since = None
+
+    def read(self, now: float) -> float:
+        """Seconds so far."""
+        return self._seconds if self._since is None else self._seconds + now - self._since

@@ -1,0 +1,39 @@
+"""What is known about a run and its GPUs at one moment, as immutable values.
+
+The scheduler and the GPU monitor publish these; the metrics, the terminal and the log read them.
+Nothing here knows where a value came from. A value that is not known is None, never 0.
+
+Two kinds of time appear. `*_timestamp` and `*_time` are Unix seconds on the wall clock, for people
+and for Prometheus. Durations are measured on a monotonic clock by whoever took the snapshot.
+
+Import the names from here, whatever module defines them.
+"""
+
+from virnucpro_exporter.snapshot.gpu import CollectorHealth, GpuDevice, GpuSample, GpuSnapshot
+from virnucpro_exporter.snapshot.latest import Latest
+from virnucpro_exporter.snapshot.run import (
+    DURATION_BUCKETS,
+    DurationHistogram,
+    RunSnapshot,
+    RunState,
+    StealEvent,
+    WorkerSnapshot,
+    WorkerState,
+    is_imbalanced,
+)
+
+__all__ = [
+    "DURATION_BUCKETS",
+    "CollectorHealth",
+    "DurationHistogram",
+    "GpuDevice",
+    "GpuSample",
+    "GpuSnapshot",
+    "Latest",
+    "RunSnapshot",
+    "RunState",
+    "StealEvent",
+    "WorkerSnapshot",
+    "WorkerState",
+    "is_imbalanced",
+]

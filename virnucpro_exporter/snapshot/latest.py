@@ -1,0 +1,27 @@
+"""How values get from those who publish them to those who read them."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Latest(Generic[T]):
+    """A cell that holds the newest of a series of immutable values.
+
+    One thread publishes, any number read. Both only touch one reference, so neither ever waits.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+
+    def publish(self, value: T) -> None:
+        """Replace the value."""
+        self._value = value
+
+    def latest(self) -> T:
+        """The newest value."""
+        return self._value

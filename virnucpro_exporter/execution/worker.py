@@ -149,8 +149,8 @@ class Worker:
         for batch in self._batches():
             alone = len(batch) == 1
             for _, attempt, path in batch:
+                self._slot[0] = attempt + 1  # first: who hears of the start finds it there
                 self._outbox.begin(attempt, alone=alone)
-                self._slot[0] = attempt + 1
                 self._outbox.add(self._run(attempt, Path(os.fsdecode(path))))
                 self._slot[0] = 0
             self._outbox.rest()

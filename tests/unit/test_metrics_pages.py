@@ -91,11 +91,13 @@ def test_a_filter_selects_families(pages: Pages) -> None:
     assert pages.get(Format.TEXT, frozenset(["unknown"]), packed=False) == b""
 
 
-def test_filters_cannot_fill_the_memory(pages: Pages) -> None:
-    """However many filters clients think up, few pages are kept."""
+def test_filters_neither_fill_the_memory_nor_cost_others_their_page(pages: Pages) -> None:
+    """However many filters clients think up, few pages are kept, and the whole one is."""
     for number in range(100):
         pages.get(Format.TEXT, frozenset([str(number)]), packed=True)
     assert len(pages._kept) <= 8
+    whole = pages.get(Format.TEXT, packed=True)
+    assert pages.get(Format.TEXT, packed=True) is whole
 
 
 LATE = builders.NOW + 120.0

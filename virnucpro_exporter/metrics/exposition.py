@@ -1,13 +1,14 @@
-"""Writes metric families as text, byte for byte as prometheus_client does, in half the time.
+"""Writes metric families as text, byte for byte as prometheus_client does, only faster.
 
-The families of one scrape share their label sets, so the text of each set is made only once.
-Labels that hold bytes which are not text (file names) are shown with escapes: a surrogate in one
-label must not cost the whole scrape.
+Label sets are shared by families and scrapes, and the text of each is made only once. Labels that
+hold bytes which are not text (file names) are shown with escapes: a surrogate in one label must not
+cost the whole scrape.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable, Iterable
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -26,20 +27,25 @@ class Format(enum.Enum):
     OPENMETRICS = CONTENT_TYPE_LATEST
 
 
+class Labels(dict[str, str]):
+    """A label set that is never changed, and knows its text."""
+
+    @functools.cached_property
+    def text(self) -> str:
+        """As it stands behind the name of a sample."""
+        return _labels(self)
+
+
 def render(families: Iterable[Family], form: Format) -> bytes:
     """All families in one of the formats."""
     openmetrics = form is Format.OPENMETRICS
-    families = list(families)  # keeps the label sets alive, whose identity is the key below
-    texts: dict[int, str] = {}
     lines: list[str] = []
     for family in families:
         lines.append(_head(family, openmetrics=openmetrics))
-        for sample in family.samples:
-            text = texts.get(id(sample.labels))
-            if text is None:
-                text = texts[id(sample.labels)] = _labels(sample.labels)
-            exemplar = _exemplar(sample.exemplar) if openmetrics and sample.exemplar else ""
-            lines.append(f"{sample.name}{text} {_number(sample.value)}{exemplar}\n")
+        for name, labels, value, _, exemplar, *_ in family.samples:
+            text = labels.text if type(labels) is Labels else _labels(labels)
+            tail = _exemplar(exemplar) if openmetrics and exemplar else ""
+            lines.append(f"{name}{text} {_number(value)}{tail}\n")
     if openmetrics:
         lines.append("# EOF\n")
     return "".join(lines).encode()

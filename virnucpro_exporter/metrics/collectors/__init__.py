@@ -1,0 +1,12 @@
+"""Snapshots as metric families, made anew at every scrape so that no value can outlive its source.
+
+A source is anything with `latest()`. Reading it takes no lock of the scheduler and asks no GPU.
+What is None in a snapshot has no sample here.
+"""
+
+from virnucpro_exporter.metrics.collectors.families import Source
+from virnucpro_exporter.metrics.collectors.gpu import GpuCollector
+from virnucpro_exporter.metrics.collectors.health import BuildCollector, HealthCollector
+from virnucpro_exporter.metrics.collectors.run import RunCollector
+
+__all__ = ["BuildCollector", "GpuCollector", "HealthCollector", "RunCollector", "Source"]

@@ -1,0 +1,53 @@
+"""What all collectors make their families with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
+
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.samples import Sample
+
+from virnucpro_exporter.metrics import catalog as c
+from virnucpro_exporter.metrics.exposition import Labels
+
+T_co = TypeVar("T_co", covariant=True)
+Value = float | None
+
+NO_LABELS = Labels()
+# Label sets are kept from one scrape to the next, those of about a thousand GPUs at most.
+_MOST_KEPT = 8192
+
+
+class Source(Protocol[T_co]):
+    """Whatever holds the newest of a series of snapshots."""
+
+    def latest(self) -> T_co:
+        """The newest snapshot."""
+
+
+@functools.lru_cache(_MOST_KEPT)
+def labels(**pairs: str) -> Labels:
+    """The label set with these pairs."""
+    return Labels(pairs)
+
+
+@functools.lru_cache(_MOST_KEPT)
+def labels_each(gpu: str, name: str, values: tuple[str, ...]) -> tuple[Labels, ...]:
+    """A label set of this GPU for each value of another label."""
+    return tuple(Labels({"gpu": gpu, name: value}) for value in values)
+
+
+def empty(metric: c.Metric) -> Family:
+    """The metric without a sample."""
+    return Family(metric.family, metric.help, metric.kind, metric.unit)
+
+
+def family(metric: c.Metric, values: Iterable[tuple[Labels, Value]]) -> Family:
+    """The metric with a sample for every value that is known."""
+    made, name = empty(metric), metric.name
+    made.samples = [
+        Sample(name, labels, float(value)) for labels, value in values if value is not None
+    ]
+    return made

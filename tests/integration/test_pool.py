@@ -102,23 +102,11 @@ def test_outputs_lie_in_the_folder_of_the_attempt(drive: Callable[..., Driver]) 
     assert (driver.attempts / "1" / done.outputs[0]).read_text() == "pina"
 
 
-@pytest.mark.parametrize(
-    ("name", "error", "permanent"),
-    [
-        ("raise", "RuntimeError: bad luck", False),
-        ("permanent", "This file cannot be processed: it is empty", True),
-    ],
-)
-def test_an_exception_fails_the_attempt_alone(
-    drive: Callable[..., Driver], name: str, error: str, *, permanent: bool
-) -> None:
-    """An exception is one line, its traceback goes into the log, and the worker goes on."""
+def test_an_exception_and_what_is_printed_go_into_the_log(drive: Callable[..., Driver]) -> None:
+    """The traceback behind the one line of an error, and the processor's own output."""
     driver = drive()
     driver.wait(WorkerReady)
-    driver.start(name)
-    (failed,) = driver.wait(AttemptFailed)
-    assert failed == AttemptFailed("a", 1, error, permanent=permanent)
-    driver.start("print", first=2)
+    driver.start("raise", "print")
     driver.wait(AttemptCompleted)
     log = driver.pool.log_path("a").read_text()
     assert "Traceback" in log

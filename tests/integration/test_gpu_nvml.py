@@ -21,7 +21,7 @@ monitor = GPUMonitor(interval=0.2, reopen_after=0.2)
 
 def test_values_are_in_base_units(nvml_stub: NvmlStub) -> None:
     """Each value arrives in base units, with the GPU's identity beside it."""
-    nvml_stub.set(g0_pids="1,1234567")
+    nvml_stub.set(g0_pids="1,2")
     row = nvml_stub.run(_POLL + "print(json.dumps(rows(monitor.wait())[0]))")
     assert row["up"]
     assert row["uuid"].startswith("GPU-00000000")

@@ -3,7 +3,9 @@
  * Each line is `key number` or `key text`. Keys: init, count, map<i> (index to physical GPU),
  * count_code, strict_handles, and per physical GPU g: g<g>.util, .mem_used, .mem_total, .temp,
  * .power_mw, .limit_mw, .energy_mj, .clock_mhz, .reasons, .pids (a,b,c), .name, .uuid, .mig,
- * .lost (a code), .latch, .delay_ms, .err.<function> (a code).
+ * .lost (a code), .latch, .delay_ms, .err.<function> and .slice_err.<function> (codes). A delay that
+ * is taken out of the file ends at once. With OLD_DRIVER defined it has the functions that drivers
+ * had before 2022.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -68,12 +70,12 @@ static int enter(handle h, const char *function) {
     int gpu = gpu_of(h);
     if (!initialised) return 1;
     if ((int)(h >> 16) != generation && number("strict_handles", 1)) return 2;
-    long long delay = of_gpu(gpu, "delay_ms", 0);
-    if (delay) nanosleep(&(struct timespec){delay / 1000, delay % 1000 * 1000000}, NULL);
+    for (int waited = 0; waited < of_gpu(gpu, "delay_ms", 0); waited += 5)
+        nanosleep(&(struct timespec){0, 5000000}, NULL);
     int lost = (int)of_gpu(gpu, "lost", latched[gpu]);
     if (lost && of_gpu(gpu, "latch", 0)) latched[gpu] = lost;
     if (lost || latched[gpu]) return lost ? lost : latched[gpu];
-    snprintf(key, sizeof key, "g%d.err.%s", gpu, function);
+    snprintf(key, sizeof key, "g%d.%s.%s", gpu, slice_of(h) < 0 ? "err" : "slice_err", function);
     return (int)number(key, 0);
 }
 #define ENTER(h) do { int code_ = enter(h, __func__); if (code_) return code_; } while (0)
@@ -138,6 +140,16 @@ int nvmlDeviceGetUtilizationRates(handle h, unsigned out[2]) {
     out[1] = 20;
     return 0;
 }
+#ifdef OLD_DRIVER
+struct memory1 { unsigned long long total, free, used; };
+int nvmlDeviceGetMemoryInfo(handle h, struct memory1 *out) {
+    ENTER(h);
+    out->total = (unsigned long long)of_gpu(gpu_of(h), "mem_total", 80000000000);
+    out->used = (unsigned long long)of_gpu(gpu_of(h), "mem_used", 20000000000);
+    out->free = out->total - out->used;
+    return 0;
+}
+#else
 struct memory2 { unsigned version; unsigned long long total, reserved, free, used; };
 int nvmlDeviceGetMemoryInfo_v2(handle h, struct memory2 *out) {
     ENTER(h);
@@ -147,12 +159,15 @@ int nvmlDeviceGetMemoryInfo_v2(handle h, struct memory2 *out) {
     out->free = out->total - out->used;
     return 0;
 }
+#endif
+#ifndef OLD_DRIVER
 struct temperature { unsigned version, sensor; int celsius; };
 int nvmlDeviceGetTemperatureV(handle h, struct temperature *out) {
     ENTER(h);
     out->celsius = (int)of_gpu(gpu_of(h), "temp", 61);
     return 0;
 }
+#endif
 int nvmlDeviceGetTemperature(handle h, int sensor, unsigned *out) {
     (void)sensor;
     ENTER(h);
@@ -180,12 +195,18 @@ int nvmlDeviceGetClockInfo(handle h, int type, unsigned *out) {
     *out = (unsigned)of_gpu(gpu_of(h), "clock_mhz", 1980);
     return 0;
 }
+#ifdef OLD_DRIVER
+#define nvmlDeviceGetCurrentClocksEventReasons nvmlDeviceGetCurrentClocksThrottleReasons
+#endif
 int nvmlDeviceGetCurrentClocksEventReasons(handle h, unsigned long long *out) {
     ENTER(h);
     *out = (unsigned long long)of_gpu(gpu_of(h), "reasons", 4);
     return 0;
 }
 struct process { unsigned pid; unsigned long long memory; unsigned instance, compute_instance; };
+#ifdef OLD_DRIVER
+#define nvmlDeviceGetComputeRunningProcesses_v3 nvmlDeviceGetComputeRunningProcesses_v2
+#endif
 int nvmlDeviceGetComputeRunningProcesses_v3(handle h, unsigned *count, struct process *out) {
     char key[64], pids[192] = "", *rest = NULL;
     unsigned n = 0, room = *count;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
 
 _HERE = Path(__file__).parent
@@ -24,7 +26,8 @@ stub = NvmlStub({library!r}, {state!r})
 class NvmlStub:
     """The state file of one stand-in, and a way to run Python on it.
 
-    nvitop keeps the library for as long as a process lives, so each test gets a process.
+    nvitop keeps the library for as long as a process lives, and some of what a test does to it, so
+    most tests get a process.
 
     Args:
         library: The built stand-in.
@@ -68,14 +71,11 @@ class NvmlStub:
         return json.loads(done.stdout.splitlines()[-1])
 
 
-def build(folder: Path) -> Path:
-    """Compile the stand-in into a folder and return the library's path."""
+def build(folder: Path, *options: str) -> Path:
+    """Compile the stand-in into a folder, with options for the compiler; the library's path."""
     library = folder / "libnvidia-ml.so.1"
     command = ["cc", "-O2", "-shared", "-fPIC", "-pthread", "-Wl,-soname,libnvidia-ml.so.1"]
-    subprocess.run(
-        [*command, "-o", str(library), str(_HERE / "libnvml.c")],
-        check=True,
-    )
+    subprocess.run([*command, *options, "-o", str(library), str(_HERE / "libnvml.c")], check=True)
     return library
 
 
@@ -83,6 +83,20 @@ def build(folder: Path) -> Path:
 def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stand-in, built once in a session."""
     return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture(scope="session")
+def old_nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in with the functions of old drivers."""
+    return build(tmp_path_factory.mktemp("old_nvml"), "-DOLD_DRIVER")
+
+
+@pytest.fixture
+def nvml_here(nvml_stub: NvmlStub, monkeypatch: pytest.MonkeyPatch) -> NvmlStub:
+    """The stand-in in the test's own process, for tests that leave no thread inside it."""
+    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(nvml_stub.library))
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    return nvml_stub
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Naming GPUs, ages of values, and the simulated source."""
+"""Naming GPUs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import pytest
 
 from virnucpro_exporter.errors import NoDeviceError, UsageError
 from virnucpro_exporter.gpu.identity import cuda_visible_devices, resolve
-from virnucpro_exporter.gpu.simulated import SimulatedSource
-from virnucpro_exporter.gpu.sources import CORE, SLOW
-from virnucpro_exporter.gpu.tracker import Tracker, fresh
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
 
 _SNAPSHOT = GpuSnapshot(
@@ -46,24 +43,3 @@ def test_no_gpu_at_all() -> None:
     """Without GPUs any choice fails with the exit status for that."""
     with pytest.raises(NoDeviceError):
         resolve("all", GpuSnapshot(0.0))
-
-
-def test_old_values_are_dropped() -> None:
-    """A value is shown for three intervals and not a moment longer."""
-    assert fresh(_SNAPSHOT, 103.0, 3.0) is _SNAPSHOT
-    stale = fresh(_SNAPSHOT, 103.1, 3.0).devices[0]
-    assert not stale.up
-    assert stale.sample is None
-
-
-def test_simulated_loss_and_return() -> None:
-    """A virtual GPU gives the same values at the same moment, and none while it is lost."""
-    now = 0.0
-    source = SimulatedSource(1, lost={"0": (10, 20)}, clock=lambda: now)
-    (found,) = source.open()
-    tracker = Tracker(found, "0")
-    ups = []
-    for now in (0.0, 12.0, 25.0):
-        tracker.absorb(source.read(found.uuid, CORE + SLOW), now)
-        ups.append(tracker.device().sample is not None)
-    assert ups == [True, False, True]

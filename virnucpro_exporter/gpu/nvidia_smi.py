@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from virnucpro_exporter.gpu.sources import (
-    FUNCTION_NOT_FOUND,
     GPU_IS_LOST,
     NO_PERMISSION,
     NOT_SUPPORTED,
@@ -20,6 +19,7 @@ from virnucpro_exporter.gpu.sources import (
     Found,
     Reading,
     SourceError,
+    query_of,
 )
 
 # The name comes last: it is not quoted, and a comma in it would shift the other columns.
@@ -67,11 +67,10 @@ def _reading(cells: list[str]) -> Reading:
     for name, column, convert in _CELLS:
         number = _number(cells[column])
         if number is None:
-            faults[name] = _WORDS.get(cells[column], UNKNOWN)
+            faults[query_of(name)] = _WORDS.get(cells[column], UNKNOWN)
         else:
             values[name] = convert(number)
-    if "memory_size_bytes" not in values:
-        values.pop("memory_used_bytes", None)
+    values = {name: value for name, value in values.items() if query_of(name) not in faults}
     return Reading(values, faults)
 
 
@@ -99,7 +98,7 @@ class NvidiaSmiSource:
         self,
         program: str = "nvidia-smi",
         timeout: float = 10.0,
-        max_age: float = 0.5,
+        max_age: float = 0.8,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._command = [program, f"--query-gpu={_COLUMNS}", "--format=csv,noheader,nounits"]
@@ -108,55 +107,74 @@ class NvidiaSmiSource:
         self._clock = clock
         self._lock = threading.Lock()
         self._gpus: dict[str, tuple[Found, Reading]] = {}
+        self._error = ""
         self._ran_at = -math.inf
+        self._stuck: subprocess.Popen[bytes] | None = None
 
     def open(self) -> tuple[Found, ...]:
         """List the GPUs. Raises SourceError when the program fails or lists none."""
         with self._lock:
-            self._gpus = self._run()
-            self._ran_at = self._clock()
+            self._refresh()
+            if not self._gpus:
+                raise SourceError("nvidia-smi lists no GPU that answers")
             return tuple(found for found, _ in self._gpus.values())
 
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
-        """The answer of the latest run; what it has no column for is not supported."""
+        """The answer of the latest run; what it has no column for is not supported.
+
+        Raises:
+            SourceError: The latest run failed.
+        """
         with self._lock:
             if self._clock() - self._ran_at > self._max_age:
-                self._gpus = self._run()
-                self._ran_at = self._clock()
+                self._refresh()
+            elif self._error:
+                raise SourceError(self._error)
             gpu = self._gpus.get(uuid)
+            age = self._clock() - self._ran_at
         if gpu is None:
-            return Reading(faults=dict.fromkeys(queries, GPU_IS_LOST))
-        reading = gpu[1]
-        values = {k: v for k, v in reading.values.items() if _query_of(k) in queries}
-        faults = {k: v for k, v in reading.faults.items() if _query_of(k) in queries}
-        known = {_query_of(name) for name in (*values, *faults)}
-        return Reading(
-            values, {**faults, **dict.fromkeys(set(queries) - known, FUNCTION_NOT_FOUND)}
-        )
+            return Reading(faults=dict.fromkeys(queries, GPU_IS_LOST), age=age)
+        known = gpu[1]
+        values = {k: v for k, v in known.values.items() if query_of(k) in queries}
+        answered = {query_of(name) for name in values}
+        missing = [query for query in queries if query not in answered]
+        return Reading(values, {q: known.faults.get(q, NOT_SUPPORTED) for q in missing}, age)
 
     def close(self) -> None:
         """Nothing is held between two runs."""
 
-    def _run(self) -> dict[str, tuple[Found, Reading]]:
+    def _refresh(self) -> None:
+        self._gpus, self._ran_at = {}, self._clock()
         try:
-            done = subprocess.run(  # noqa: S603 - a fixed command
+            self._gpus = parse(self._run())
+            self._error = ""
+        except SourceError as error:
+            self._error = str(error)
+            raise
+
+    def _run(self) -> str:
+        if self._stuck is not None and self._stuck.poll() is None:
+            raise SourceError("nvidia-smi hangs, and cannot even be killed")
+        try:
+            process = subprocess.Popen(  # noqa: S603 - a fixed command
                 self._command,
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=self._timeout,
-                check=False,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
             )
         except OSError as error:
-            raise SourceError("nvidia-smi cannot be run") from error
+            raise SourceError(f"nvidia-smi cannot be run: {error.strerror}") from error
+        try:
+            output, _ = process.communicate(timeout=self._timeout)
         except subprocess.TimeoutExpired as error:
+            process.kill()
+            if process.stdout is not None:
+                process.stdout.close()
+            self._stuck = process  # not waited for: in a call into the driver it may not even die
             raise SourceError(f"nvidia-smi gave no answer in {self._timeout:g} s") from error
-        text = done.stdout.decode(errors="replace")
-        if done.returncode:
+        text = output.decode(errors="replace")
+        if process.returncode:
             first = text.strip().splitlines()[0] if text.strip() else "no output"
-            why = _EXITS.get(done.returncode, first)
-            raise SourceError(f"nvidia-smi failed ({done.returncode}): {why}")
-        return parse(text)
-
-
-def _query_of(name: str) -> str:
-    return "memory_used_bytes" if name == "memory_size_bytes" else name
+            why = _EXITS.get(process.returncode, first)
+            raise SourceError(f"nvidia-smi failed ({process.returncode}): {why}")
+        return text

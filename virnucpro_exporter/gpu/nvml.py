@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from nvitop import libnvml
-
 from virnucpro_exporter.gpu.sources import (
     FUNCTION_NOT_FOUND,
     INVALID_ARGUMENT,
@@ -16,16 +14,26 @@ from virnucpro_exporter.gpu.sources import (
     Found,
     Reading,
     SourceError,
+    Verdict,
+    classify,
 )
 
-# nvitop logs a banner of its own each time the library is missing; the monitor says it in one line.
-logging.getLogger("nvitop.api.libnvml").setLevel(logging.CRITICAL + 1)
+# Before nvitop is loaded: with LOGLEVEL=DEBUG in the environment it would write ./nvitop.log, and
+# fail where it may not. It also logs a banner each time the library is missing; the monitor says
+# that once, in one line.
+_nvitop_log = logging.getLogger("nvitop.api.libnvml")
+_nvitop_log.addHandler(logging.NullHandler())
+_nvitop_log.propagate = False
+
+import pynvml  # noqa: E402 - nvitop's own binding of the library
+from nvitop import libnvml  # noqa: E402 - after its log is quiet
 
 _WHY = {
+    4: "no permission to talk to the NVIDIA driver; may this user open /dev/nvidiactl?",
     9: "the NVIDIA driver is not loaded",
-    12: "the NVIDIA library libnvidia-ml.so.1 was not found",
-    18: "the NVIDIA driver and library versions do not match; reboot, or reload the driver",
-    4: "no permission to talk to the NVIDIA driver",
+    12: "the NVIDIA library libnvidia-ml.so.1 was not found; is the driver installed?",
+    18: "the NVIDIA driver and library versions do not match; reboot, or reload the driver and "
+    "start this program again",
 }
 _THROTTLE = (
     (0x04, "sw_power_cap"),
@@ -33,51 +41,58 @@ _THROTTLE = (
     (0x40, "hw_thermal_slowdown"),
     (0x80, "hw_power_brake_slowdown"),
 )
-_MIG_SLOTS = 7
+_SHUTDOWNS = 64  # how often others in this process may have initialised NVML, generously
 
-
-def _ask(function: str, *args: Any) -> Any:
-    return libnvml.nvmlQuery(function, *args, ignore_errors=False)
+# Called directly and not through nvitop's `nvmlQuery`, which costs more than the questions do and
+# makes the program wait for a call that hangs, up to 120 s, at its end. nvitop's own versions are
+# those that choose between what old and new drivers have; its memory methods are not used, because
+# they answer the host's RAM for a GPU that has no answer.
+_utilization_rates = pynvml.nvmlDeviceGetUtilizationRates
+_power_usage = pynvml.nvmlDeviceGetPowerUsage
+_memory_info = libnvml.nvmlDeviceGetMemoryInfo
+_temperature_of = libnvml.nvmlDeviceGetTemperature
+_SENSOR = pynvml.NVML_TEMPERATURE_GPU
 
 
 def _utilization(handle: Any) -> dict[str, Any]:
-    return {"utilization_ratio": _ask("nvmlDeviceGetUtilizationRates", handle).gpu / 100}
+    return {"utilization_ratio": _utilization_rates(handle).gpu / 100}
 
 
 def _memory(handle: Any) -> dict[str, Any]:
-    # nvitop's memory methods answer the host's RAM where a GPU has no answer of its own.
-    memory = _ask("nvmlDeviceGetMemoryInfo", handle)
+    memory = _memory_info(handle)
     return {"memory_used_bytes": memory.used, "memory_size_bytes": memory.total}
 
 
 def _temperature(handle: Any) -> dict[str, Any]:
-    sensor = libnvml.NVML_TEMPERATURE_GPU
-    return {"temperature_celsius": float(_ask("nvmlDeviceGetTemperatureV", handle, sensor))}
+    return {"temperature_celsius": float(_temperature_of(handle, _SENSOR))}
 
 
 def _power(handle: Any) -> dict[str, Any]:
-    return {"power_watts": _ask("nvmlDeviceGetPowerUsage", handle) / 1e3}
+    return {"power_watts": _power_usage(handle) / 1e3}
 
 
 def _power_limit(handle: Any) -> dict[str, Any]:
-    return {"power_limit_watts": _ask("nvmlDeviceGetEnforcedPowerLimit", handle) / 1e3}
+    return {"power_limit_watts": pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3}
 
 
 def _energy(handle: Any) -> dict[str, Any]:
-    return {"energy_joules": _ask("nvmlDeviceGetTotalEnergyConsumption", handle) / 1e3}
+    return {"energy_joules": pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3}
 
 
 def _clock(handle: Any) -> dict[str, Any]:
-    return {"sm_clock_hertz": _ask("nvmlDeviceGetClockInfo", handle, libnvml.NVML_CLOCK_SM) * 1e6}
+    return {"sm_clock_hertz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM) * 1e6}
 
 
 def _throttle(handle: Any) -> dict[str, Any]:
-    bits = _ask("nvmlDeviceGetCurrentClocksEventReasons", handle)
+    try:
+        bits = pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
+    except (pynvml.NVMLError_FunctionNotFound, AttributeError):  # its name in older drivers
+        bits = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
     return {"throttle_reasons": frozenset(name for bit, name in _THROTTLE if bits & bit)}
 
 
 def _processes(handle: Any) -> dict[str, Any]:
-    found = _ask("nvmlDeviceGetComputeRunningProcesses", handle)
+    found = libnvml.nvmlDeviceGetComputeRunningProcesses(handle)
     return {"foreign_processes": tuple(process.pid for process in found)}
 
 
@@ -101,44 +116,33 @@ class NvmlSource:
 
     def __init__(self) -> None:
         self._handles: dict[str, Any] = {}
+        self._initialised = False
 
     def open(self) -> tuple[Found, ...]:
         """Initialise NVML anew and list its GPUs.
 
         Raises:
-            SourceError: There is no library, no driver, or no permission.
+            SourceError: There is no library, no driver, no permission or no GPU.
         """
         self.close()
         try:
-            count = _ask("nvmlDeviceGetCount")
-            driver = _text(_ask("nvmlSystemGetDriverVersion"))
-        except libnvml.NVMLError as error:
+            pynvml.nvmlInit()
+            self._initialised = True
+            count = pynvml.nvmlDeviceGetCount()
+        except pynvml.NVMLError as error:
+            self.close()
             raise SourceError(_WHY.get(error.value, f"NVML cannot be used: {error}")) from error
+        if not count:
+            self.close()  # a GPU that appears later is not seen without a new initialisation
+            raise SourceError("the NVIDIA driver lists no GPU")
+        driver = _text(pynvml.nvmlSystemGetDriverVersion)
         handles: dict[str, Any] = {}
-        found = tuple(f for i in range(count) for f in self._identify(i, driver, handles))
+        found = tuple(f for i in range(count) for f in _identify(i, driver, handles))
         self._handles = handles
         return found
 
-    def _identify(self, index: int, driver: str, handles: dict[str, Any]) -> Iterator[Found]:
-        # One by one: a GPU that cannot be opened must not hide the others.
-        try:
-            handle = _ask("nvmlDeviceGetHandleByIndex", index)
-            uuid = _text(_ask("nvmlDeviceGetUUID", handle))
-        except libnvml.NVMLError as error:
-            yield Found(str(index), "", driver_version=driver, code=error.value)
-            return
-        handles[uuid] = handle
-        bus = _bus_id(handle)
-        name = _name(handle)
-        yield Found(str(index), uuid, name, bus, driver)
-        for slot, piece in _slices(handle):
-            with suppress(libnvml.NVMLError):  # a slice being destroyed is no slice
-                piece_uuid = _text(_ask("nvmlDeviceGetUUID", piece))
-                handles[piece_uuid] = piece
-                yield Found(f"{index}:{slot}", piece_uuid, _name(piece) or name, bus, driver)
-
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
-        """Ask one GPU; stops at a GPU whose handle is unknown."""
+        """Ask one GPU. The first answer that it is lost ends the asking."""
         handle = self._handles.get(uuid)
         if handle is None:
             return Reading(faults=dict.fromkeys(queries, INVALID_ARGUMENT))
@@ -147,44 +151,56 @@ class NvmlSource:
         for query in queries:
             try:
                 values.update(_QUERIES[query](handle))
-            except libnvml.NVMLError as error:  # noqa: PERF203 - each value fails on its own
+            except pynvml.NVMLError as error:  # noqa: PERF203 - each value fails on its own
                 faults[query] = error.value
-            except AttributeError:  # an older driver or binding without this function
+                if classify(error.value).verdict is Verdict.LOST:
+                    break
+            except AttributeError:  # a binding from before this function
                 faults[query] = FUNCTION_NOT_FOUND
-            except UnicodeDecodeError:
-                faults[query] = UNKNOWN
         return Reading(values, faults)
 
     def close(self) -> None:
-        """Shut NVML down, as often as it was initialised."""
+        """Shut NVML down, if this initialised it: as often as it takes to be really down."""
         self._handles = {}
-        with suppress(libnvml.NVMLError):  # UNINITIALIZED is how it says that it is done
-            for _ in range(64):
-                libnvml.nvmlShutdown()
+        if self._initialised:
+            self._initialised = False
+            with suppress(pynvml.NVMLError):  # UNINITIALIZED is how it says that it is done
+                for _ in range(_SHUTDOWNS):
+                    pynvml.nvmlShutdown()
 
 
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _name(handle: Any) -> str:
+def _identify(index: int, driver: str, handles: dict[str, Any]) -> Iterator[Found]:
+    # One by one: a GPU that cannot be opened must not hide the others.
     try:
-        return _text(_ask("nvmlDeviceGetName", handle))
-    except (libnvml.NVMLError, UnicodeDecodeError):
-        return ""
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        uuid = str(pynvml.nvmlDeviceGetUUID(handle))
+    except (pynvml.NVMLError, UnicodeDecodeError) as error:
+        yield Found(str(index), "", driver_version=driver, code=getattr(error, "value", UNKNOWN))
+        return
+    handles[uuid] = handle
+    bus = _text(lambda handle: pynvml.nvmlDeviceGetPciInfo(handle).busId, handle)
+    name = _text(pynvml.nvmlDeviceGetName, handle)
+    yield Found(str(index), uuid, name, bus, driver)
+    for slot, piece in _slices(handle):
+        uuid = _text(pynvml.nvmlDeviceGetUUID, piece)
+        if uuid:  # a slice being destroyed has none
+            handles[uuid] = piece
+            slice_name = _text(pynvml.nvmlDeviceGetName, piece) or name
+            yield Found(f"{index}:{slot}", uuid, slice_name, bus, driver)
 
 
-def _bus_id(handle: Any) -> str:
+def _text(ask: Callable[..., Any], *handle: Any) -> str:
+    """What a query for a text answers; empty if it fails or is no UTF-8."""
     try:
-        return _text(_ask("nvmlDeviceGetPciInfo", handle).busId)
-    except (libnvml.NVMLError, UnicodeDecodeError):
+        answer = ask(*handle)
+        return answer.decode() if isinstance(answer, bytes) else str(answer)
+    except (pynvml.NVMLError, UnicodeDecodeError):
         return ""
 
 
 def _slices(handle: Any) -> Iterator[tuple[int, Any]]:
-    with suppress(libnvml.NVMLError):  # most GPUs have no MIG mode
-        if not _ask("nvmlDeviceGetMigMode", handle)[0]:
-            return
-        for slot in range(_MIG_SLOTS):
-            with suppress(libnvml.NVMLError):  # an empty slot
-                yield slot, _ask("nvmlDeviceGetMigDeviceHandleByIndex", handle, slot)
+    with suppress(pynvml.NVMLError):  # most GPUs have no MIG mode
+        if pynvml.nvmlDeviceGetMigMode(handle)[0]:
+            for slot in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+                with suppress(pynvml.NVMLError):  # an empty slot
+                    yield slot, pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, slot)

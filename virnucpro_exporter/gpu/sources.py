@@ -17,6 +17,12 @@ SLOW = (
     "foreign_processes",
 )
 
+
+def query_of(name: str) -> str:
+    """The query that fills a field."""
+    return "memory_used_bytes" if name == "memory_size_bytes" else name
+
+
 UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION = 1, 2, 3, 4
 TIMEOUT, FUNCTION_NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED, UNKNOWN = 10, 13, 15, 16, 999
 
@@ -43,7 +49,8 @@ CODE_NAMES: Mapping[int, str] = {
 class Verdict(enum.Enum):
     """What an error code says about the GPU that answered it."""
 
-    ABSENT = "this value cannot be had"
+    UNSUPPORTED = "this GPU has no such value"
+    REFUSED = "this value cannot be had for now"
     RETRY = "this value failed, perhaps only once"
     LOST = "the GPU does not work, nothing it answers can be believed"
     STALE = "the handle is no longer valid, NVML must be initialised again"
@@ -63,11 +70,18 @@ class Fault:
     retry_after: float = 0.0
     counted: bool = True
 
+    @property
+    def is_fatal(self) -> bool:
+        """Whether it concerns the whole GPU."""
+        return self.verdict in {Verdict.LOST, Verdict.STALE}
+
+
+UNSUPPORTED = Fault(Verdict.UNSUPPORTED, 600.0, counted=False)
 
 _FAULTS: Mapping[int, Fault] = {
-    NOT_SUPPORTED: Fault(Verdict.ABSENT, 600.0, counted=False),
-    NO_PERMISSION: Fault(Verdict.ABSENT, 60.0),
-    FUNCTION_NOT_FOUND: Fault(Verdict.ABSENT, 60.0),
+    NOT_SUPPORTED: UNSUPPORTED,
+    NO_PERMISSION: Fault(Verdict.REFUSED, 60.0),
+    FUNCTION_NOT_FOUND: Fault(Verdict.REFUSED, 60.0),
     GPU_IS_LOST: Fault(Verdict.LOST),
     RESET_REQUIRED: Fault(Verdict.LOST),
     8: Fault(Verdict.LOST),
@@ -118,10 +132,16 @@ class Reading:
     """Answers of one GPU: values by `GpuSample` field, error codes by query.
 
     The value of `foreign_processes` is the tuple of the ids of all compute processes.
+
+    Attributes:
+        values: What was answered.
+        faults: Why the rest was not.
+        age: Seconds since it was measured, for a source that answers from a cache.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     faults: Mapping[str, int] = field(default_factory=dict)
+    age: float = 0.0
 
 
 class Source(Protocol):
@@ -130,7 +150,7 @@ class Source(Protocol):
     backend: str
 
     def open(self) -> tuple[Found, ...]:
-        """List the GPUs, initialising afresh. Raises SourceError."""
+        """List the GPUs, one at least, initialising afresh. Raises SourceError."""
 
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
         """Ask a GPU; may hang, never raises for what a GPU answers. Raises SourceError."""

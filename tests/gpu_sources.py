@@ -1,0 +1,74 @@
+"""Sources of GPU values for tests: one that is scripted, and a way to wait for what threads do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from virnucpro_exporter.gpu.sources import INVALID_ARGUMENT, Found, Reading
+
+VALUES: dict[str, Any] = {
+    "utilization_ratio": 0.37,
+    "memory_used_bytes": 20,
+    "memory_size_bytes": 80,
+    "temperature_celsius": 61.0,
+    "power_watts": 312.0,
+    "power_limit_watts": 700.0,
+    "energy_joules": 5e3,
+    "sm_clock_hertz": 1.98e9,
+    "throttle_reasons": frozenset[str](),
+    "foreign_processes": (),
+}
+
+
+class ScriptedSource:
+    """Answers what a test tells it to.
+
+    Attributes:
+        uuids: The GPUs, in the order of their indices.
+        wrong: By uuid, what to raise in the place of an answer, or a code for every query.
+        opening: What to raise in the place of opening.
+        opened: How often it was opened.
+        reads: The uuid and the queries of each read.
+    """
+
+    def __init__(self, *uuids: str, backend: str = "scripted") -> None:
+        self.backend = backend
+        self.uuids = list(uuids)
+        self.wrong: dict[str, Exception | int] = {}
+        self.opening: Exception | None = None
+        self.opened = 0
+        self.reads: list[tuple[str, tuple[str, ...]]] = []
+        self.stuck = threading.Event()
+        self.stuck.set()
+
+    def open(self) -> tuple[Found, ...]:
+        self.opened += 1
+        if self.opening is not None:
+            raise self.opening
+        return tuple(Found(str(i), uuid, "Model") for i, uuid in enumerate(self.uuids))
+
+    def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
+        self.reads.append((uuid, queries))
+        if uuid == "stuck":
+            self.stuck.wait(60)
+        wrong = self.wrong.get(uuid, 0 if uuid in self.uuids else INVALID_ARGUMENT)
+        if isinstance(wrong, Exception):
+            raise wrong
+        if wrong:
+            return Reading(faults=dict.fromkeys(queries, wrong))
+        names = [*queries, *(["memory_size_bytes"] if "memory_used_bytes" in queries else [])]
+        return Reading({name: VALUES[name] for name in names})
+
+    def close(self) -> None:
+        self.opened = -abs(self.opened)
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until a condition holds, however slow the machine is."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.002)

@@ -1,0 +1,70 @@
+"""Keeps the opening of a source and the reading from it apart."""
+
+from __future__ import annotations
+
+import threading
+
+from virnucpro_exporter.gpu.sources import Found, Reading, Source
+
+
+class Guard:
+    """A source that any thread may read, and that is opened only while nobody does.
+
+    NVML must not be shut down while a thread is inside it, and that thread may be stuck there.
+
+    Args:
+        source: What is guarded.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._open = False
+
+    def read(self, uuid: str, queries: tuple[str, ...]) -> Reading | None:
+        """Ask a GPU; None while the source is not open. Raises SourceError."""
+        with self._changed:
+            if not self._open:
+                return None
+            self._inside += 1
+        try:
+            return self.source.read(uuid, queries)
+        finally:
+            self._leave()
+
+    def open(self, patience: float) -> tuple[Found, ...] | None:
+        """Open the source anew, keeping readers out meanwhile. Raises SourceError.
+
+        Args:
+            patience: Seconds to wait for those inside.
+
+        Returns:
+            What it lists, or None when somebody stayed inside, and nothing was done.
+        """
+        if not self._empty(patience):
+            return None
+        found = self.source.open()
+        with self._changed:
+            self._open = True
+        return found
+
+    def close(self) -> None:
+        """Close the source, unless somebody is inside."""
+        if self._empty(patience=0.0):
+            self.source.close()
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._inside -= 1
+            if not self._open:  # somebody waits for the last to leave
+                self._changed.notify_all()
+
+    def _empty(self, patience: float) -> bool:
+        """Keep readers out; let them in again if somebody stays inside."""
+        with self._changed:
+            before, self._open = self._open, False
+            empty = self._changed.wait_for(lambda: not self._inside, patience)
+            if not empty:
+                self._open = before
+            return empty

@@ -1,0 +1,57 @@
+"""Whose the processes on a GPU are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psutil
+
+# The kernel gives the first namespace of process ids this number.
+_FIRST_NAMESPACE = "pid:[4026531836]"
+
+
+def parent_of(pid: int) -> int | None:
+    """The parent of a process; 0 when it has none, None when there is no such process."""
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.Error:
+        return None
+
+
+def sees_all_processes() -> bool:
+    """Whether the ids that the driver tells are those of this process's own namespace."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink()) == _FIRST_NAMESPACE
+    except OSError:
+        return False
+
+
+def count_foreign(
+    pids: Iterable[int],
+    own: int | None = None,
+    parent: Callable[[int], int | None] = parent_of,
+    sees_all: Callable[[], bool] = sees_all_processes,
+) -> int | None:
+    """How many processes are neither a given one nor its descendants.
+
+    Args:
+        pids: The ids of the processes, as the driver tells them.
+        own: The given one; this process when None.
+        parent: Looks up the parent of a process.
+        sees_all: Tells whether a process that cannot be found is one of somebody else.
+
+    Returns:
+        The number, or None where the ids are those of another namespace.
+    """
+    root = os.getpid() if own is None else own
+    foreign = 0
+    for pid in pids:
+        above: int | None = pid
+        while above and above != root:
+            above = parent(above)
+        if above is None and not sees_all():
+            return None
+        foreign += above != root
+    return foreign

@@ -1,0 +1,50 @@
+"""Which of the GPUs that are known is which of those that a source lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from virnucpro_exporter.gpu.sources import Found
+
+
+def assign(known: Mapping[str, str], listed: Sequence[Found]) -> dict[str, Found]:
+    """Give every listed GPU its id.
+
+    The uuid decides, because indices move when a GPU is lost. An id once given stays with its uuid.
+
+    Args:
+        known: The uuid of each id; empty where it could not be asked so far.
+        listed: What a source lists now.
+
+    Returns:
+        The listed GPU of each id, for the ids that have one. A GPU that cannot be identified gets
+        a new id only if none is missing from the list: it may well be the missing one.
+    """
+    ids = {uuid: gpu for gpu, uuid in known.items() if uuid}
+    taken = dict(known)
+    result: dict[str, Found] = {}
+    for item in listed:
+        if item.uuid in ids:
+            result[ids[item.uuid]] = item
+    gone = [gpu for uuid, gpu in ids.items() if gpu not in result]
+    nameless = [gpu for gpu, uuid in known.items() if not uuid]
+    for item in listed:
+        if item.uuid in ids:
+            continue
+        gpu = item.gpu if item.gpu in nameless else next(iter(nameless), "")
+        if gpu and (item.uuid or item.gpu == gpu):
+            nameless.remove(gpu)
+        elif item.uuid or not gone:
+            gpu = _free(item.gpu, taken)
+        else:
+            continue
+        taken[gpu] = item.uuid
+        result[gpu] = item
+    return result
+
+
+def _free(wanted: str, taken: Mapping[str, str]) -> str:
+    number = len(taken)
+    while wanted in taken:
+        wanted, number = str(number), number + 1
+    return wanted

@@ -1,0 +1,179 @@
+"""Opens the source, heals it, and gives every GPU a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from virnucpro_exporter.gpu import roster, state
+from virnucpro_exporter.gpu.board import Board, Gpu
+from virnucpro_exporter.gpu.guard import Guard
+from virnucpro_exporter.gpu.sources import Found, Reading, Source, SourceError
+from virnucpro_exporter.gpu.watcher import Watcher
+
+log = logging.getLogger(__name__)
+
+STALE_AFTER = 3  # intervals
+_FIRST_RETRY, _LONGEST_RETRY = 1.0, 30.0  # seconds, while no source can be used
+_LONGEST_REOPEN = 600.0  # seconds between two attempts to heal a GPU that stays lost
+_LEAVE = 0.5  # seconds for the threads to end
+
+
+class Sampler:
+    """Asks every GPU in a thread of its own, so that one that hangs costs only itself.
+
+    Args:
+        sources: In the order of preference.
+        interval: Seconds between two samples of a GPU.
+        reopen_after: Seconds between two initialisations of a source, at least. They become rarer
+            while a GPU stays lost, because each keeps the others waiting.
+
+    Attributes:
+        board: What is known.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], interval: float, reopen_after: float = 30.0
+    ) -> None:
+        self.board = Board(STALE_AFTER * interval)
+        self._guards = [Guard(source) for source in sources]
+        self._guard: Guard | None = None
+        self._interval = interval
+        self._reopen_after = self._pause = reopen_after
+        self._next_open = 0.0
+        self._retry = _FIRST_RETRY
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._seen_up: dict[str, bool] = {}
+        self._said = ""
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._spawn("gpu-supervisor", self._supervise)
+
+    def stop(self) -> None:
+        """End the threads and close the source; whoever is stuck in a call is left behind."""
+        self._stop.set()
+        deadline = time.monotonic() + _LEAVE
+        threads = [t for t in self._threads if t is not threading.current_thread()]
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if self._guard is not None and not any(thread.is_alive() for thread in threads):
+            self._guard.close()
+
+    def _spawn(self, name: str, turn: Callable[[], float]) -> None:
+        thread = threading.Thread(target=self._live, args=(turn,), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _live(self, turn: Callable[[], float]) -> None:
+        while not self._stop.is_set():
+            self._stop.wait(turn())
+
+    def _read(self, uuid: str, queries: tuple[str, ...]) -> Reading | None:
+        guard = self._guard
+        return None if guard is None else guard.read(uuid, queries)
+
+    def _supervise(self) -> float:
+        """One turn: open a source or heal it, and say what changed. Returns seconds to wait."""
+        try:
+            self._announce()
+            if self._guard is not None:
+                self._heal()
+                return self._interval
+            why = self._open(self._guards)
+            if not why:
+                return self._interval
+        except Exception as error:
+            log.exception("the GPU supervisor met an error and goes on")
+            why = f"internal error: {type(error).__name__}: {error}"
+        self._lose_source(why)
+        delay, self._retry = self._retry, min(2 * self._retry, _LONGEST_RETRY)
+        return delay
+
+    def _heal(self) -> None:
+        """Open the source anew for GPUs that need it, or a better source; not too often."""
+        place = self._guards.index(self._guard) if self._guard else 0
+        gpus = self.board.gpus
+        is_needed = any(gpu.state.wants_reopen for gpu in gpus)
+        if time.monotonic() >= self._next_open and (is_needed or place):
+            self._next_open = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, max(self._reopen_after, _LONGEST_REOPEN))
+            why = self._open(self._guards if is_needed else self._guards[:place])
+            if why and is_needed:
+                self._lose_source(why)
+        elif not place and all(gpu.state.up for gpu in gpus):
+            self._pause = self._reopen_after
+
+    def _open(self, guards: Sequence[Guard]) -> str:
+        """Open the best source that works and adopt what it lists; why none did, or empty."""
+        reasons = []
+        for guard in guards:
+            try:
+                found = guard.open(patience=self._interval)
+            except SourceError as error:
+                reasons.append(str(error))
+                continue
+            if found is not None:
+                self._adopt(guard, found)
+                return ""
+            if guard is self._guard:
+                return ""  # somebody is stuck inside; the other GPUs are better off as they are
+            reasons.append("a call into the driver does not return")
+        # The first one's reason: that the fallback is missing too is no news.
+        return reasons[0]
+
+    def _adopt(self, guard: Guard, found: Sequence[Found]) -> None:
+        """Match what a source lists with the GPUs that are known."""
+        before, board = self._guard, self.board
+        known = {gpu.id: gpu.state.found.uuid for gpu in board.gpus}
+        ids = roster.assign(known, found)
+        new = [Gpu(id_, state.GpuState(item)) for id_, item in ids.items() if id_ not in known]
+        with board.lock:
+            for gpu in (*board.gpus, *new):
+                item = ids.get(gpu.id)
+                gpu.state = (
+                    state.unlisted(gpu.state) if item is None else state.identified(gpu.state, item)
+                )
+            board.gpus = tuple(sorted((*board.gpus, *new), key=_order))
+            board.backend = guard.source.backend
+            board.succeeded(None, time.time())
+        self._guard = guard
+        if before is not guard:
+            log.info("watching %d GPUs through %s", len(found), guard.source.backend)
+            self._said, self._retry = "", _FIRST_RETRY
+            self._next_open = time.monotonic() + self._reopen_after
+            if before is not None:
+                before.close()
+        for gpu in new:
+            watcher = Watcher(gpu, self._read, board, self._interval)
+            self._spawn(f"gpu-{gpu.id}", watcher.turn)
+
+    def _lose_source(self, why: str) -> None:
+        self._guard = None
+        with self.board.lock:
+            self.board.backend = "none"
+            for gpu in self.board.gpus:
+                gpu.state = state.down(gpu.state, why)
+            self.board.failed(why)
+        self.board.first.set()
+        if why != self._said:
+            self._said = why
+            log.warning("no GPU values: %s", why)
+
+    def _announce(self) -> None:
+        """Log, once, each GPU that goes down or comes back."""
+        if not self.board.first.is_set():
+            return  # those that are silent may yet give their first answer
+        for device in self.board.snapshot().devices:
+            if device.up and not self._seen_up.get(device.gpu, True):
+                log.info("GPU %s is up again", device.gpu)
+            elif not device.up and self._seen_up.get(device.gpu, True):
+                log.warning("GPU %s is down: %s", device.gpu, dict(device.reasons)[""])
+            self._seen_up[device.gpu] = device.up
+
+
+def _order(gpu: Gpu) -> tuple[int, ...]:
+    return tuple(int(part) for part in gpu.id.split(":"))

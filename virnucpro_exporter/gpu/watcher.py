@@ -1,0 +1,98 @@
+"""Asks one GPU again and again, in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from virnucpro_exporter.gpu import state
+from virnucpro_exporter.gpu.board import Board, Gpu
+from virnucpro_exporter.gpu.processes import count_foreign
+from virnucpro_exporter.gpu.sources import CORE, SLOW, Reading, SourceError
+
+log = logging.getLogger(__name__)
+
+Read = Callable[[str, tuple[str, ...]], Reading | None]
+
+_LONGEST_PAUSE = 30.0  # seconds, after errors of this program
+
+
+class Watcher:
+    """The turns of one GPU's thread.
+
+    Args:
+        gpu: Whom to ask.
+        read: Asks a GPU, by its uuid, some queries; None while nobody may ask.
+        board: Where the answers are published.
+        interval: Seconds between two turns.
+    """
+
+    def __init__(self, gpu: Gpu, read: Read, board: Board, interval: float) -> None:
+        self._gpu = gpu
+        self._read = read
+        self._board = board
+        self._interval = self._pause = interval
+        self._turns = 0
+
+    def turn(self) -> float:
+        """Ask once. Not even a defect of this program ends the watching.
+
+        Returns:
+            Seconds until the next turn.
+        """
+        began = time.monotonic()
+        try:
+            # Slow values have a call of their own, so that the others do not wait for them, and
+            # every other turn, so that they too stay younger than three intervals.
+            is_whole = self._turns % 2 == 0
+            answered = self.sample(CORE) and (not is_whole or self.sample(SLOW))
+            self._turns += answered
+            self._pause = self._interval
+        except Exception as error:  # noqa: BLE001 - it is reported, counted and tried again
+            self._hurt(error)
+            self._pause = min(2 * self._pause, max(_LONGEST_PAUSE, self._interval))
+        if not self._gpu.is_asked and (self._turns or self._gpu.state.why):
+            self._board.was_asked(self._gpu)
+        return max(0.0, self._pause - (time.monotonic() - began))
+
+    def sample(self, queries: tuple[str, ...]) -> bool:
+        """Ask some queries and publish the answers; False when asking more makes no sense."""
+        gpu, now, timestamp = self._gpu, time.monotonic(), time.time()
+        asked = state.due(gpu.state, queries, now)
+        if not asked:
+            return True
+        try:
+            reading = self._read(gpu.state.found.uuid, asked)
+        except SourceError as error:
+            self._failed(str(error))
+            return False
+        if reading is None:
+            return False
+        seconds = time.monotonic() - now
+        if "foreign_processes" in reading.values:
+            reading = _told_apart(reading)
+        with self._board.lock:
+            gpu.state = state.absorb(gpu.state, reading, now - reading.age, timestamp - reading.age)
+            self._board.succeeded(seconds, timestamp)
+        return True
+
+    def _failed(self, why: str) -> None:
+        with self._board.lock:
+            self._gpu.state = replace(state.down(self._gpu.state, why), wants_reopen=True)
+            self._board.failed(why)
+
+    def _hurt(self, error: Exception) -> None:
+        why = f"internal error: {type(error).__name__}: {error}"
+        if self._gpu.state.why != why:
+            log.error("GPU %s: %s", self._gpu.id, why, exc_info=error)
+        with self._board.lock:
+            self._gpu.state = state.hurt(self._gpu.state, why)
+            self._board.failed(why)
+
+
+def _told_apart(reading: Reading) -> Reading:
+    """The reading with the number of foreign processes in the place of all their ids."""
+    number = count_foreign(reading.values["foreign_processes"])
+    return replace(reading, values={**reading.values, "foreign_processes": number})

@@ -22,7 +22,8 @@ lint: $(VENV)/dev.stamp ## Style, types and import contracts
 bench: $(VENV)/bench.stamp ## Measure, beside the peers
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/balance.py
-	$(BIN)/python benchmarks/dispatch.py
+	$(BIN)/python -m benchmarks.dispatch
+	$(BIN)/python -m benchmarks.processes
 	$(BIN)/python benchmarks/counting.py
 
 clean: ## Remove what the other targets made

@@ -31,7 +31,7 @@ from virnucpro_exporter.snapshot import RunSnapshot, RunState
 log = logging.getLogger(__name__)
 
 # With this switch interval a thread that renders or serves delays a decision by 0.2 ms at most.
-_SWITCH_SECONDS = 0.0002
+SWITCH_SECONDS = 0.0002
 
 # Workers that are idle at the end get so long to give back what they hold.
 _CLOSE_SECONDS = 5.0
@@ -73,7 +73,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
     Raises:
         VirnucproError: The run cannot start, or cannot go on.
     """
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     spec = processor_spec(config)
     outputs = output_folder(config)
     with contextlib.ExitStack() as views, contextlib.ExitStack() as stack:

@@ -1,0 +1,187 @@
+"""How much sooner real runs end than those of a process pool, with and without a slow worker.
+
+Four worker processes sleep through 50 files of lognormal(1.5) durations, whose declared costs are
+up to 30 % off; in half of the runs one worker takes 1/0.3 as long for everything. The peer is
+`multiprocessing.Pool.imap_unordered` with a chunk size of 1, which takes the files in their order.
+Both clocks start when all workers are ready. Eight instances, each with both, in turn.
+
+The bound is that of the balance benchmark: all work on all workers, or the largest file on the
+fastest, whichever is longer. Nobody can be sooner, so peer/ours cannot be more than peer/bound.
+
+Run: python -m benchmarks.processes [--instances 8] [--mean 0.2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.dispatch import WarmPool
+from virnucpro_exporter.app.processor import FACTORY
+from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
+from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.execution.runner import Runner
+from virnucpro_exporter.processors.base import Processed, ProgressCallback
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.simulation import lower_bound, skewed_files
+
+WORKERS = ("cpu0", "cpu1", "cpu2", "cpu3")
+SLOW_SPEED = 0.3
+FILES = 50
+RESIDUES_PER_SECOND = 10_000
+STEP_SECONDS = 0.02
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def sleep(residues: int, speed: float, progress: ProgressCallback | None = None) -> None:
+    """Take as long as a worker of that speed needs, and tell how far it is."""
+    begin = time.perf_counter()
+    seconds = residues / (RESIDUES_PER_SECOND * speed)
+    while (left := seconds - (time.perf_counter() - begin)) > 0:
+        time.sleep(min(left, STEP_SECONDS))
+        if progress is not None:
+            done = min(1.0, (time.perf_counter() - begin) / seconds)
+            progress(1, int(done * residues))
+
+
+class Sleeper:
+    """Sleeps for the time in the file's name; the first worker may be slow."""
+
+    slow = ""
+
+    def output_names(self, file: Path) -> Sequence[str]:
+        """None."""
+        del file
+        return ()
+
+    def setup(self, gpu: str) -> None:
+        """Learn how fast this worker is."""
+        self.speed = SLOW_SPEED if gpu == self.slow else 1.0
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
+        """Sleep."""
+        del output
+        residues = int(file.name)
+        sleep(residues, self.speed, progress)
+        return Processed(1, residues)
+
+
+class SleeperWithOneSlow(Sleeper):
+    """The first worker is slow."""
+
+    slow = "cpu0"
+
+
+_speed = 1.0  # of this process of the peer
+
+
+def set_speed(counter: Any, is_one_slow: bool) -> None:  # noqa: FBT001 - initializers take no names
+    """In a process of the peer: the first one to come may be slow."""
+    global _speed  # noqa: PLW0603 - an initializer has no other way to hand it on
+    with counter.get_lock():
+        _speed = SLOW_SPEED if is_one_slow and counter.value == 0 else 1.0
+        counter.value += 1
+
+
+def sleep_for_peer(residues: int) -> int:
+    """A file of the peer."""
+    sleep(residues, _speed)
+    return residues
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """Files with their declared costs, and what they really hold, by path."""
+
+    files: Sequence[SequenceFile]
+    work: dict[str, int]
+
+    def bound(self, *, is_one_slow: bool) -> float:
+        """Seconds below which nobody can be."""
+        speeds = [SLOW_SPEED if is_one_slow else 1.0, 1.0, 1.0, 1.0]
+        return lower_bound(self.work, [speed * RESIDUES_PER_SECOND for speed in speeds])
+
+
+def make_instance(seed: int, mean_seconds: float) -> Instance:
+    """Files in random order."""
+    mean = int(mean_seconds * RESIDUES_PER_SECOND)
+    files, work = skewed_files(FILES, random.Random(seed), mean=mean)
+    # The worker must know the true work, which only the name can tell it.
+    named = {file.path: f"/virtual/{i}/{work[file.path]}" for i, file in enumerate(files)}
+    return Instance(
+        [SequenceFile(named[f.path], f.sequences, f.residues) for f in files],
+        {named[path]: residues for path, residues in work.items()},
+    )
+
+
+def ours(instance: Instance, *, is_one_slow: bool) -> float:
+    """Seconds of this package.
+
+    Raises:
+        RuntimeError: Not all files were completed.
+    """
+    target = (
+        "benchmarks.processes:SleeperWithOneSlow" if is_one_slow else "benchmarks.processes:Sleeper"
+    )
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        outputs = Outputs(folder)
+        outputs.prepare()
+        coordinator = WorkStealingCoordinator(WORKERS, settings=RunConfig().scheduler_settings())
+        pins: dict[str, dict[str, str]] = {gpu: {} for gpu in WORKERS}
+        spec = {"kind": "python", "target": target}
+        pool = WarmPool(spec, FACTORY, outputs.attempts, outputs.logs, pins)
+        stack.callback(pool.close)
+        Runner(coordinator, pool, WORKERS, outputs, None).run(instance.files)
+        end = time.perf_counter()
+        if coordinator.snapshot().files_completed != FILES:
+            raise RuntimeError("files are left")
+        return end - pool.all_ready
+
+
+def peer(instance: Instance, *, is_one_slow: bool) -> float:
+    """Seconds of a process pool."""
+    counter = SPAWN.Value("i", 0)
+    with SPAWN.Pool(len(WORKERS), set_speed, (counter, is_one_slow)) as pool:
+        while counter.value < len(WORKERS):
+            time.sleep(0.01)
+        begin = time.perf_counter()
+        for _ in pool.imap_unordered(sleep_for_peer, instance.work.values(), chunksize=1):
+            pass
+        return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--instances", type=int, default=8)
+    parser.add_argument("--mean", type=float, default=0.2, help="seconds per file")
+    options = parser.parse_args()
+    print(f"{FILES} files of {options.mean:g} s on average, {len(WORKERS)} workers")
+    print(f"{'':<22} {'ours/bound':>11} {'peer/bound':>11} {'peer/ours':>10} {'least':>7}  goal")
+    for name, is_one_slow, goal in (("all healthy", False, 1.4), ("one at 0.3x", True, 1.0)):
+        rows = []
+        for seed in range(options.instances):
+            instance = make_instance(seed, options.mean)
+            bound = instance.bound(is_one_slow=is_one_slow)
+            mine = ours(instance, is_one_slow=is_one_slow)
+            theirs = peer(instance, is_one_slow=is_one_slow)
+            rows.append((mine / bound, theirs / bound, theirs / mine))
+        mine, theirs, ratio = (statistics.median(column) for column in zip(*rows, strict=True))
+        least = min(row[2] for row in rows)
+        missed = (least if is_one_slow else ratio) < goal
+        line = f"{name:<22} {mine:>11.2f} {theirs:>11.2f} {ratio:>10.2f} {least:>7.2f}  {goal:.1f}"
+        print(f"{line} {'MISSED' if missed else ''}".rstrip(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench docs clean
+.PHONY: run test lint bench dashboards clean
 
 run: $(VENV)/run.stamp ## Translate the sample sequences on every CPU core or GPU
 	$(BIN)/virnucpro-exporter run examples --output results --linger 0
@@ -25,6 +25,9 @@ bench: $(VENV)/bench.stamp ## Measure, beside the peers
 	$(BIN)/python -m benchmarks.dispatch
 	$(BIN)/python -m benchmarks.processes
 	$(BIN)/python benchmarks/counting.py
+
+dashboards: $(VENV)/dev.stamp ## Write grafana/dashboards anew; needs Python 3.11
+	$(BIN)/python -m grafana.build
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) results

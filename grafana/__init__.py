@@ -1,0 +1,1 @@
+"""The Grafana dashboards, built in Python; `make dashboards` writes them to `dashboards/`."""

@@ -1,0 +1,198 @@
+"""Exporter health: whether the numbers of the other dashboards can be trusted."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from grafana.frame import Shelf, assemble
+from grafana.panels import Column, chart, stat, table, timeline
+from grafana.queries import INSTANCE, Query
+from grafana.style import BAD, GOOD, NEUTRAL, SUCCEEDS, UP, WARNING, thresholds
+
+_NO_EXPORTER = "no exporter seen"
+_COLLECTOR = "{{collector}} @ {{instance}}"
+
+
+def build() -> Dashboard:
+    """The dashboard."""
+    return assemble(
+        "virnucpro-exporter",
+        "VirNucPro / Exporter health",
+        "Whether the numbers of the other dashboards can be trusted.",
+        [_answers(), _states(), _collectors(), _scrapes(), _versions()],
+    )
+
+
+def _answers() -> Shelf:
+    none_wanted = thresholds(GOOD, (1, BAD))
+    return Shelf(
+        4,
+        [
+            stat(
+                "Targets up",
+                "Exporters whose latest scrape succeeded.",
+                Query("sum(up)"),
+                missing=_NO_EXPORTER,
+            ),
+            stat(
+                "Targets down",
+                "Exporters that Prometheus should scrape and cannot. A run that has ended "
+                "takes its exporter with it.",
+                Query("sum(1 - up)"),
+                colours=thresholds(GOOD, (1, WARNING)),
+                missing=_NO_EXPORTER,
+            ),
+            stat(
+                "Collectors failing",
+                "Sources of data whose latest pass failed. Wanted: 0.",
+                Query("sum(1 - virnucpro_collector_success)"),
+                colours=none_wanted,
+                missing=_NO_EXPORTER,
+            ),
+            stat(
+                "Oldest data",
+                "Time since the latest pass that succeeded, of the collector where it is "
+                "longest. Values older than this are not shown anywhere.",
+                Query("max(time() - virnucpro_collector_last_success_timestamp_seconds)"),
+                unit="s",
+                colours=thresholds(GOOD, (60, WARNING), (300, BAD)),
+                missing="no pass has succeeded",
+            ),
+            stat(
+                "Failed passes",
+                "Of all collectors, in the time shown.",
+                Query("sum(increase(virnucpro_collector_failures_total[$__range]))"),
+                colours=thresholds(GOOD, (0.5, WARNING)),
+                missing=_NO_EXPORTER,
+                decimals=0,
+            ),
+        ],
+        widths=(5, 5, 5, 5, 4),
+    )
+
+
+def _states() -> Shelf:
+    return Shelf(
+        7,
+        [
+            timeline(
+                "Targets",
+                "Whether each exporter could be scraped.",
+                Query("up", INSTANCE),
+                UP,
+                _NO_EXPORTER,
+            ),
+            timeline(
+                "Collectors",
+                "Whether the latest pass of each source of data succeeded. The exporter's "
+                "log says why one failed.",
+                Query("virnucpro_collector_success", _COLLECTOR),
+                SUCCEEDS,
+                _NO_EXPORTER,
+            ),
+        ],
+    )
+
+
+def _collectors() -> Shelf:
+    return Shelf(
+        8,
+        [
+            chart(
+                "Age of the data",
+                "Time since the latest pass that succeeded. A line that rises is a source "
+                "that hangs or fails.",
+                Query("time() - virnucpro_collector_last_success_timestamp_seconds", _COLLECTOR),
+                unit="s",
+                colours=thresholds(NEUTRAL, (60, WARNING)),
+                missing="no pass has succeeded",
+            ),
+            chart(
+                "Duration of a pass",
+                "How long the latest pass of each collector took. A slow driver shows here; "
+                "it does not delay scrapes.",
+                Query("virnucpro_collector_duration_seconds", _COLLECTOR),
+                unit="s",
+                colours=thresholds(NEUTRAL, (1, WARNING)),
+                missing=_NO_EXPORTER,
+            ),
+            chart(
+                "Failed passes per second",
+                "Wanted: 0. A collector that fails again and again leaves its values out.",
+                Query("rate(virnucpro_collector_failures_total[$__rate_interval])", _COLLECTOR),
+                missing=_NO_EXPORTER,
+            ),
+        ],
+    )
+
+
+def _scrapes() -> Shelf:
+    return Shelf(
+        8,
+        [
+            chart(
+                "Scrape duration",
+                "As Prometheus sees it, network included.",
+                Query("scrape_duration_seconds"),
+                unit="s",
+                colours=thresholds(NEUTRAL, (1, WARNING)),
+                missing=_NO_EXPORTER,
+            ),
+            chart(
+                "Samples per scrape",
+                "It changes with the number of GPUs. A fall is a GPU or a source that has gone.",
+                Query("scrape_samples_scraped"),
+                missing=_NO_EXPORTER,
+            ),
+            chart(
+                "CPU",
+                "Cores that the exporter's process uses; in a run that is the coordinator, "
+                "without the workers.",
+                Query("rate(process_cpu_seconds_total[$__rate_interval])"),
+                missing=_NO_EXPORTER,
+            ),
+            chart(
+                "Memory",
+                "Resident memory of the exporter's process.",
+                Query("process_resident_memory_bytes"),
+                unit="bytes",
+                missing=_NO_EXPORTER,
+            ),
+        ],
+        title="The process",
+    )
+
+
+def _versions() -> Shelf:
+    build = "job, instance, version, python_version, nvitop_version"
+    return Shelf(
+        6,
+        [
+            table(
+                "Versions",
+                "What each exporter is, and where its GPU values come from.",
+                [
+                    Column("Series", f"sum by ({build}) (virnucpro_build_info)", hidden=True),
+                    Column(
+                        "Monitor",
+                        "sum by (job, instance, backend) (virnucpro_gpu_monitor_info)",
+                        hidden=True,
+                    ),
+                    Column(
+                        "Started",
+                        "sum by (job, instance) (process_start_time_seconds) * 1000",
+                        "dateTimeAsLocal",
+                    ),
+                ],
+                {
+                    "instance": "Instance",
+                    "version": "Version",
+                    "python_version": "Python",
+                    "nvitop_version": "nvitop",
+                    "backend": "GPU values from",
+                    "job": "",
+                },
+                missing=_NO_EXPORTER,
+            ),
+        ],
+    )

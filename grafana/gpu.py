@@ -1,0 +1,339 @@
+"""GPUs and balance: what each GPU does, what slows it, and how work moves between them."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from grafana.common import SINCE_PROGRESS, WORKER_STATE
+from grafana.frame import Shelf, assemble
+from grafana.panels import Column, chart, dashed, durations, matrix, named, stat, table, timeline
+from grafana.queries import GPU, Query
+from grafana.style import (
+    ANSWERS,
+    BAD,
+    GOOD,
+    NEUTRAL,
+    THROTTLING,
+    WARNING,
+    WORKER_STATES,
+    thresholds,
+)
+
+_NO_GPU = "no GPU seen"
+_NO_WORKER = "no worker seen"
+_LONG = "10m"  # files take minutes: shorter ranges hold too few of them
+
+
+def build() -> Dashboard:
+    """The dashboard."""
+    return assemble(
+        "virnucpro-gpu",
+        "VirNucPro / GPUs and balance",
+        "What each GPU does, what slows it, and how work moves between them.",
+        [
+            _states(),
+            _progress(),
+            _queues(),
+            _load(),
+            _limits(),
+            _stealing(),
+            _moves(),
+            _files(),
+            _identity(),
+        ],
+        per_gpu=True,
+    )
+
+
+def _states() -> Shelf:
+    return Shelf(
+        7,
+        [
+            timeline(
+                "Worker state",
+                "Busy: a file in process. Idle: nothing to do. Stalled: has files and makes "
+                "no progress. GPU lost: the driver no longer answers for it. A gap is a time "
+                "without data.",
+                Query(WORKER_STATE, GPU),
+                WORKER_STATES,
+                _NO_WORKER,
+            ),
+        ],
+    )
+
+
+def _progress() -> Shelf:
+    return Shelf(
+        7,
+        [
+            dashed(
+                chart(
+                    "Time since progress",
+                    "Since the last file start, progress report or file end, of workers that have "
+                    "files. Above the dashed threshold a worker counts as stalled. Workers "
+                    "without files are not shown.",
+                    Query(SINCE_PROGRESS, GPU),
+                    Query("max(virnucpro_worker_stall_threshold_seconds)", "stall threshold"),
+                    unit="s",
+                    missing="no worker has files",
+                ),
+                "/^stall threshold$/",
+            ),
+            stat(
+                "Stalls",
+                "Stalls that began in the time shown.",
+                Query("sum(increase(virnucpro_worker_stalls_total[$__range]))"),
+                colours=thresholds(GOOD, (0.5, WARNING)),
+                missing=_NO_WORKER,
+                decimals=0,
+            ),
+        ],
+        widths=(19, 5),
+    )
+
+
+def _queues() -> Shelf:
+    return Shelf(
+        8,
+        [
+            chart(
+                "Waiting files",
+                "Files in the queue of each GPU, without the one in process. Queues that end "
+                "at the same time are balanced, not queues of the same length.",
+                Query("virnucpro_queue_depth_files", GPU),
+                missing=_NO_WORKER,
+            ),
+            chart(
+                "Waiting residues",
+                "Bases or amino acids of the waiting files: the estimate of the work left.",
+                Query("virnucpro_queue_depth_residues", GPU),
+                missing=_NO_WORKER,
+            ),
+        ],
+    )
+
+
+def _load() -> Shelf:
+    return Shelf(
+        8,
+        [
+            chart(
+                "Utilisation",
+                "Share of time in which a kernel ran. A GPU that hangs may show 100 %: look "
+                "at the time since progress, too.",
+                Query("virnucpro_gpu_utilization_ratio", GPU),
+                unit="percentunit",
+                limits=(0, 1),
+                missing=_NO_GPU,
+            ),
+            chart(
+                "Memory in use",
+                "Of the memory installed. A loaded model fills memory, and that is normal.",
+                Query("virnucpro_gpu_memory_used_bytes / virnucpro_gpu_memory_size_bytes", GPU),
+                unit="percentunit",
+                colours=thresholds(NEUTRAL, (0.98, WARNING)),
+                limits=(0, 1),
+                missing=_NO_GPU,
+            ),
+            dashed(
+                chart(
+                    "Power against limit",
+                    "Power drawn; dashed is the limit that is enforced.",
+                    Query("virnucpro_gpu_power_watts", GPU),
+                    Query("virnucpro_gpu_power_limit_watts", f"{GPU}, limit"),
+                    unit="watt",
+                    missing=_NO_GPU,
+                ),
+                "/limit$/",
+            ),
+        ],
+        title="Hardware",
+    )
+
+
+def _limits() -> Shelf:
+    reason = "virnucpro_gpu_throttled{reason="
+    throttled = (
+        "max by (job, instance, gpu) ("
+        f'{reason}"sw_power_cap"}}'
+        f' or {reason}"sw_thermal_slowdown"}} * 2'
+        f' or {reason}"hw_thermal_slowdown"}} * 3'
+        f' or {reason}"hw_power_brake_slowdown"}} * 4'
+        ")"
+    )
+    return Shelf(
+        8,
+        [
+            chart(
+                "Temperature",
+                "Of the die. Most data centre GPUs slow down between 80 and 90 degrees.",
+                Query("virnucpro_gpu_temperature_celsius", GPU),
+                unit="celsius",
+                colours=thresholds(NEUTRAL, (80, WARNING), (90, BAD)),
+                missing=_NO_GPU,
+            ),
+            chart(
+                "SM clock",
+                "Clock of the streaming multiprocessors. A fall under load goes with throttling.",
+                Query("virnucpro_gpu_sm_clock_hertz", GPU),
+                unit="hertz",
+                missing=_NO_GPU,
+            ),
+            timeline(
+                "Throttling",
+                "The gravest reason for which clocks are held down. A power cap is normal "
+                "under load; heat and the power brake are not: check cooling and supply.",
+                Query(throttled, GPU),
+                THROTTLING,
+                _NO_GPU,
+            ),
+        ],
+    )
+
+
+def _stealing() -> Shelf:
+    gained = 'label_replace(virnucpro_stolen_residues_total, "gpu", "$1", "thief", "(.+)")'
+    given = 'label_replace(virnucpro_stolen_residues_total, "gpu", "$1", "victim", "(.+)")'
+    by = "sum by (job, instance, gpu)"
+    return Shelf(
+        8,
+        [
+            matrix(
+                "Steals, victim to thief",
+                "Files taken in this run: rows lost them, columns took them. One dark column "
+                "is a fast GPU; one dark row is a slow or stalled one.",
+                Query("sum by (victim, thief) (virnucpro_steals_total)"),
+                "victim",
+                "thief",
+                "no steals seen: there is no run, or it has one GPU",
+            ),
+            chart(
+                "Net residues moved",
+                "Residues that a GPU took, less those taken from it, since the run began. "
+                "Rising lines take work over, falling ones give it away.",
+                Query(f"{by} ({gained}) - {by} ({given})", GPU),
+                missing="no steals seen",
+                limits=(None, None),
+            ),
+            chart(
+                "Steal success",
+                "Share of the requests with an empty queue that got a file. Near the end "
+                "of a run it falls to 0, because nothing waits any more.",
+                Query(
+                    f"1 - {by} (rate(virnucpro_steal_failures_total[$__rate_interval]))"
+                    f" / ({by} (rate(virnucpro_steal_attempts_total[$__rate_interval])) > 0)",
+                    GPU,
+                ),
+                unit="percentunit",
+                limits=(0, 1),
+                missing="nobody asked for work",
+            ),
+        ],
+        title="Work stealing",
+    )
+
+
+def _moves() -> Shelf:
+    return Shelf(
+        7,
+        [
+            named(
+                chart(
+                    "Second attempts",
+                    "Files that an idle GPU did again because it would end them sooner: won if "
+                    "it did, lost if it did not, over the time between two points.",
+                    Query(
+                        "sum by (outcome)"
+                        " (increase(virnucpro_second_attempts_total[$__rate_interval]))",
+                        "{{outcome}}",
+                    ),
+                    Query(
+                        "sum(increase(virnucpro_late_results_total[$__rate_interval]))",
+                        "late results dropped",
+                    ),
+                    missing=_NO_WORKER,
+                ),
+                {"won": GOOD, "lost": WARNING, "late results dropped": NEUTRAL},
+            ),
+            chart(
+                "Foreign processes",
+                "Compute processes on a GPU that the run did not start. They slow it down and "
+                "take memory; nvidia-smi names them.",
+                Query("virnucpro_gpu_foreign_processes", GPU),
+                colours=thresholds(NEUTRAL, (1, WARNING)),
+                missing="not known",
+            ),
+            chart(
+                "Errors of the NVIDIA library",
+                "Queries that the driver refused, by the name of the code. A GPU that lacks "
+                "a value is no error.",
+                Query(
+                    "sum by (job, instance, gpu, code)"
+                    " (increase(virnucpro_gpu_errors_total[$__rate_interval]))",
+                    f"{GPU}, {{{{code}}}}",
+                ),
+                missing="none reported, or no data",
+            ),
+        ],
+    )
+
+
+def _files() -> Shelf:
+    bucket = "rate(virnucpro_file_duration_seconds_bucket[$__rate_interval])"
+    by = "sum by (job, instance, gpu, le)"
+    return Shelf(
+        9,
+        [
+            dashed(
+                chart(
+                    "Time per file",
+                    "Median, and dashed the 95th percentile, of the files that ended. Different "
+                    "sizes of files and speeds of GPUs both show here.",
+                    Query(f"histogram_quantile(0.5, {by} ({bucket}))", f"{GPU}, p50", _LONG),
+                    Query(f"histogram_quantile(0.95, {by} ({bucket}))", f"{GPU}, p95", _LONG),
+                    unit="s",
+                    missing="no file has ended",
+                ),
+                "/p95$/",
+            ),
+            durations(
+                "Files by duration",
+                "How many files took how long. Dots are single files with their names; they "
+                "need exemplar storage in Prometheus.",
+                Query(
+                    "sum by (le)"
+                    " (increase(virnucpro_file_duration_seconds_bucket[$__rate_interval]))",
+                    "{{le}}",
+                ),
+                "no file has ended",
+            ),
+        ],
+        title="Files",
+    )
+
+
+def _identity() -> Shelf:
+    labels = {
+        "instance": "Instance",
+        "gpu": "GPU",
+        "name": "Model",
+        "uuid": "UUID",
+        "pci_bus_id": "PCI bus id",
+        "driver_version": "Driver",
+        "job": "",
+    }
+    known = f"sum by ({', '.join(labels)}) (virnucpro_gpu_info)"
+    answers = f"{known} * on (job, instance, gpu) group_left () virnucpro_gpu_up"
+    return Shelf(
+        7,
+        [
+            table(
+                "Identity",
+                "Which GPU is which: the id is the one of nvidia-smi, and for a slice of a "
+                "GPU the slice follows the colon.",
+                [Column("Answers", answers, states=ANSWERS)],
+                labels,
+                missing=_NO_GPU,
+            ),
+        ],
+    )

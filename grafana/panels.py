@@ -1,0 +1,299 @@
+"""The kinds of panels, each with everything that every panel must have.
+
+Every function takes a title, a text that says what is shown and what would be wrong, the unit, the
+queries, the colours by value, and the words that stand there when there are no data: silence must
+not look like health.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from grafana_foundation_sdk.builders import heatmap as heatmaps
+from grafana_foundation_sdk.builders import stat as stats
+from grafana_foundation_sdk.builders import statetimeline as timelines
+from grafana_foundation_sdk.builders import table as tables
+from grafana_foundation_sdk.builders import timeseries as charts
+from grafana_foundation_sdk.builders.common import (
+    GraphThresholdsStyleConfig,
+    LineStyle,
+    ReduceDataOptions,
+    StackingConfig,
+    VizLegendOptions,
+    VizTooltipOptions,
+)
+from grafana_foundation_sdk.builders.dashboard import FieldColor, ThresholdsConfig
+from grafana_foundation_sdk.builders.prometheus import Dataquery
+from grafana_foundation_sdk.models import common
+from grafana_foundation_sdk.models.dashboard import (
+    DataTransformerConfig,
+    DynamicConfigValue,
+    FieldColorModeId,
+)
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+from grafana.queries import GPU, Query
+from grafana.style import GPU_COLOURS, NEUTRAL, States, fixed, mapping, thresholds
+
+DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
+PLAIN = thresholds(NEUTRAL)
+NO_DATA = "no data"
+
+Panel = stats.Panel | charts.Panel | tables.Panel | timelines.Panel | heatmaps.Panel
+P = TypeVar("P", stats.Panel, charts.Panel, tables.Panel, timelines.Panel, heatmaps.Panel)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of numbers in a table.
+
+    Attributes:
+        title: Its heading.
+        expr: Its query; all columns of a table have the same labels, and those make the rows.
+        unit: Of its values.
+        colours: Of its cells by value; None leaves them plain.
+        states: Texts in place of values.
+        hidden: Whether only the labels of this query are shown.
+    """
+
+    title: str
+    expr: str
+    unit: str = "short"
+    colours: ThresholdsConfig | None = None
+    states: States | None = None
+    hidden: bool = False
+
+
+def stat(
+    title: str,
+    text: str,
+    query: Query,
+    *,
+    unit: str = "short",
+    colours: ThresholdsConfig = PLAIN,
+    missing: str = NO_DATA,
+    decimals: int | None = None,
+) -> stats.Panel:
+    """One large number: the present one."""
+    panel = (
+        stats.Panel().color_mode(_stat_colour(colours)).graph_mode(common.BigValueGraphMode.NONE)
+    )
+    panel.reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
+    panel.with_target(_target(query, "A").instant())
+    if decimals is not None:
+        panel.decimals(decimals)
+    return _described(panel, title, text, unit, colours, missing)
+
+
+def word(title: str, text: str, expr: str, label: str, states: States, missing: str) -> stats.Panel:
+    """One large word: the value of a label, with a colour for each."""
+    panel = stats.Panel().color_mode(common.BigValueColorMode.BACKGROUND_SOLID)
+    panel.graph_mode(common.BigValueGraphMode.NONE).mappings([mapping(states)])
+    panel.reduce_options(
+        ReduceDataOptions().values(True).calcs(["lastNotNull"]).fields(f"/^{label}$/")
+    )
+    panel.with_target(_target(Query(expr), "A").format(PromQueryFormat.TABLE).instant())
+    return _described(panel, title, text, "string", PLAIN, missing)
+
+
+def chart(
+    title: str,
+    text: str,
+    *queries: Query,
+    unit: str = "short",
+    colours: ThresholdsConfig = PLAIN,
+    missing: str = NO_DATA,
+    limits: tuple[float | None, float | None] = (0, None),
+) -> charts.Panel:
+    """Lines over time, with a gap where there are no data.
+
+    Args:
+        title: Of the panel.
+        text: What it shows.
+        queries: One for each kind of line.
+        unit: Of the values.
+        colours: By value, drawn as lines across.
+        missing: What stands there without data.
+        limits: The lower and the upper end of the axis; None is as the data have it.
+    """
+    panel = charts.Panel().line_width(2).fill_opacity(0).show_points(common.VisibilityMode.AUTO)
+    panel.span_nulls(False).legend(_legend())
+    panel.color_scheme(FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
+    tooltip = VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI)
+    panel.tooltip(tooltip.sort(common.SortOrder.DESCENDING))
+    for ref, query in zip(string.ascii_uppercase, queries, strict=False):
+        panel.with_target(_target(query, ref).range())
+    least, most = limits
+    if least is not None:
+        panel.min(least)
+    if most is not None:
+        panel.max(most)
+    if len(colours.build().steps) > 1:
+        style = GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED)
+        panel.thresholds_style(style)
+    if any(query.legend.startswith(GPU) for query in queries):
+        for pattern, colour in _gpu_colours():
+            panel.override_by_regexp(pattern, [fixed(colour)])
+    return _described(panel, title, text, unit, colours, missing)
+
+
+def dashed(panel: charts.Panel, pattern: str) -> charts.Panel:
+    """The same chart, with dashed lines for the series whose name matches."""
+    line = LineStyle().fill("dash").dash([8, 8]).build()
+    return panel.override_by_regexp(pattern, [DynamicConfigValue("custom.lineStyle", line)])
+
+
+def named(panel: charts.Panel, series: Mapping[str, str]) -> charts.Panel:
+    """The same chart, with colours by the names of series."""
+    for name, colour in series.items():
+        panel.override_by_name(name, [fixed(colour)])
+    return panel
+
+
+def stacked(panel: charts.Panel) -> charts.Panel:
+    """The same chart, with its series on top of each other."""
+    panel.stacking(StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
+    return panel.fill_opacity(40)
+
+
+def timeline(
+    title: str, text: str, query: Query, states: States, missing: str = NO_DATA
+) -> timelines.Panel:
+    """The state of each series over time, in words."""
+    panel = timelines.Panel().mappings([mapping(states)]).fill_opacity(80).line_width(0)
+    panel.merge_values(True).show_value(common.VisibilityMode.AUTO).row_height(0.8)
+    panel.legend(VizLegendOptions().display_mode(common.LegendDisplayMode.LIST).show_legend(True))
+    panel.with_target(_target(query, "A").range())
+    return _described(panel, title, text, "short", PLAIN, missing)
+
+
+def durations(title: str, text: str, query: Query, missing: str = NO_DATA) -> heatmaps.Panel:
+    """A histogram over time, with exemplars."""
+    panel = heatmaps.Panel().calculate(False).exemplars_color("rgba(213, 94, 0, 0.9)")
+    panel.color(
+        heatmaps.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Viridis").steps(64)
+    )
+    panel.y_axis(heatmaps.YAxisConfig().unit("s")).show_legend().cell_gap(1)
+    panel.filter_values(heatmaps.FilterValueRange().le(1e-9))
+    target = _target(query, "A").format(PromQueryFormat.HEATMAP).exemplar(True).range()
+    panel.with_target(target)
+    return _described(panel, title, text, "short", PLAIN, missing)
+
+
+def table(
+    title: str,
+    text: str,
+    columns: Sequence[Column],
+    labels: Mapping[str, str],
+    *,
+    missing: str = NO_DATA,
+    links: Mapping[str, tuple[str, str]] | None = None,
+) -> tables.Panel:
+    """Present values, one row for each set of labels.
+
+    Args:
+        title: Of the panel.
+        text: What it shows.
+        columns: The numbers.
+        labels: The labels shown, in this order before the numbers, with their headings; an empty
+            heading hides the label.
+        missing: What stands there without data.
+        links: By heading, the words of a link and where it leads.
+    """
+    panel = tables.Panel().cell_height(common.TableCellHeight.SM)
+    panel.cell_options(common.TableAutoCellOptions())
+    refs = string.ascii_uppercase[: len(columns)]
+    for ref, column in zip(refs, columns, strict=True):
+        panel.with_target(_target(Query(column.expr), ref).format(PromQueryFormat.TABLE).instant())
+    values = [f"Value #{ref}" for ref in refs] if len(columns) > 1 else ["Value"]
+    shown = [name for name, heading in labels.items() if heading]
+    hidden = [name for name, heading in labels.items() if not heading]
+    hidden += [value for value, column in zip(values, columns, strict=True) if column.hidden]
+    headings = {value: column.title for value, column in zip(values, columns, strict=True)}
+    organize = {
+        "excludeByName": dict.fromkeys(("Time", "__name__", *hidden), True),
+        "indexByName": {name: index for index, name in enumerate((*shown, *values))},
+        "renameByName": {**{name: labels[name] for name in shown}, **headings},
+    }
+    panel.with_transformation(DataTransformerConfig("merge", options={}))
+    panel.with_transformation(DataTransformerConfig("organize", options=organize))
+    for column in columns:
+        if not column.hidden:
+            panel.override_by_name(column.title, _column_style(column))
+    for heading, (words, url) in (links or {}).items():
+        link = [{"title": words, "url": url}]
+        panel.override_by_name(heading, [DynamicConfigValue("links", link)])
+    return _described(panel, title, text, "short", PLAIN, missing)
+
+
+def matrix(
+    title: str, text: str, query: Query, row: str, column: str, missing: str
+) -> tables.Panel:
+    """A table of one value by two labels, darker where it is larger."""
+    panel = tables.Panel().cell_height(common.TableCellHeight.SM).min(0)
+    panel.with_target(_target(query, "A").format(PromQueryFormat.TABLE).instant())
+    options = {"rowField": row, "columnField": column, "valueField": "Value", "emptyValue": "null"}
+    panel.with_transformation(DataTransformerConfig("groupingToMatrix", options=options))
+    panel.color_scheme(FieldColor().mode(FieldColorModeId.CONTINUOUS_BLUES))
+    panel.cell_options(_background())
+    plain = DynamicConfigValue("custom.cellOptions", common.TableAutoCellOptions())
+    panel.override_by_name(f"{row}\\{column}", [plain])
+    return _described(panel, title, text, "short", PLAIN, missing)
+
+
+def _described(
+    panel: P, title: str, text: str, unit: str, colours: ThresholdsConfig, missing: str
+) -> P:
+    return (
+        panel.title(title)
+        .description(text)
+        .datasource(DATASOURCE)
+        .unit(unit)
+        .thresholds(colours)
+        .no_value(missing)
+    )
+
+
+def _target(query: Query, ref: str) -> Dataquery:
+    target = Dataquery().datasource(DATASOURCE).ref_id(ref).expr(query.expr)
+    target.legend_format(query.legend)
+    return target.interval(query.interval) if query.interval else target
+
+
+def _stat_colour(colours: ThresholdsConfig) -> common.BigValueColorMode:
+    """A background where a value can be wrong, and plain text elsewhere."""
+    judged = len(colours.build().steps) > 1
+    return common.BigValueColorMode.BACKGROUND_SOLID if judged else common.BigValueColorMode.NONE
+
+
+def _legend() -> VizLegendOptions:
+    legend = VizLegendOptions().display_mode(common.LegendDisplayMode.TABLE).show_legend(True)
+    return legend.placement(common.LegendPlacement.BOTTOM).calcs(["lastNotNull", "max"])
+
+
+def _gpu_colours() -> Iterator[tuple[str, str]]:
+    """Patterns of series and their colours: a GPU has the same colour in all panels."""
+    for number, colour in enumerate(GPU_COLOURS):
+        again = number + len(GPU_COLOURS)
+        yield rf"/^GPU (cpu)?({number}|{again})\b/", colour
+
+
+def _background() -> common.TableColoredBackgroundCellOptions:
+    return common.TableColoredBackgroundCellOptions(
+        mode=common.TableCellBackgroundDisplayMode.BASIC
+    )
+
+
+def _column_style(column: Column) -> list[DynamicConfigValue]:
+    style = [DynamicConfigValue("unit", column.unit)]
+    if column.colours is not None:
+        style.append(DynamicConfigValue("thresholds", column.colours.build()))
+    if column.states is not None:
+        style.append(DynamicConfigValue("mappings", [mapping(column.states)]))
+    if column.colours is not None or column.states is not None:
+        style.append(DynamicConfigValue("custom.cellOptions", _background()))
+    return style

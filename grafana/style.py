@@ -1,0 +1,95 @@
+"""Colours, thresholds and value mappings.
+
+Every colour stands out from the background of a panel in both of Grafana's themes, and they are
+told apart with the common kinds of colour blindness (after the palette of Okabe and Ito). A colour
+never says anything alone: there is always a text or a number with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from grafana_foundation_sdk.builders.dashboard import FieldColor, ThresholdsConfig
+from grafana_foundation_sdk.models.dashboard import (
+    DynamicConfigValue,
+    FieldColorModeId,
+    Threshold,
+    ThresholdsMode,
+    ValueMap,
+    ValueMappingResult,
+)
+
+GOOD = "#0072B2"  # blue
+WARNING = "#B98000"  # dark orange
+BAD = "#D55E00"  # vermilion
+NEUTRAL = "#7F7F7F"
+# Of the GPUs, by their number; the ninth has the colour of the first.
+GPU_COLOURS = (
+    "#0072B2",
+    "#B98000",
+    "#009E73",
+    "#BA6B95",
+    "#3793C6",
+    "#D55E00",
+    "#7A7400",
+    "#7F7F7F",
+)
+
+States = Mapping[str, tuple[str, str]]
+
+WORKER_STATES = {
+    "0": ("GPU lost", BAD),
+    "1": ("worker down", BAD),
+    "2": ("stalled", WARNING),
+    "3": ("idle", NEUTRAL),
+    "4": ("busy", GOOD),
+}
+RUN_STATES = {
+    "starting": ("starting", NEUTRAL),
+    "running": ("running", GOOD),
+    "draining": ("draining", WARNING),
+    "completed": ("completed", GOOD),
+    "failed": ("failed", BAD),
+}
+THROTTLING = {
+    "0": ("none", NEUTRAL),
+    "1": ("power cap", GOOD),
+    "2": ("software, too hot", WARNING),
+    "3": ("hardware, too hot", BAD),
+    "4": ("hardware, power brake", BAD),
+}
+UP = {"0": ("down", BAD), "1": ("up", GOOD)}
+ANSWERS = {"0": ("lost", BAD), "1": ("answers", GOOD)}
+SUCCEEDS = {"0": ("failing", BAD), "1": ("succeeds", GOOD)}
+
+
+def thresholds(base: str, *steps: tuple[float, str]) -> ThresholdsConfig:
+    """Colours by value.
+
+    Args:
+        base: The colour below all steps.
+        steps: From which value on which colour holds, in rising order.
+    """
+    listed = [Threshold(None, base), *(Threshold(value, colour) for value, colour in steps)]
+    return ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(listed)
+
+
+def mapping(states: States) -> ValueMap:
+    """Texts and colours in place of values.
+
+    Args:
+        states: By value, the text and its colour.
+    """
+    return ValueMap(
+        {
+            value: ValueMappingResult(text=text, color=colour, index=index)
+            for index, (value, (text, colour)) in enumerate(states.items())
+        }
+    )
+
+
+def fixed(colour: str) -> DynamicConfigValue:
+    """The property that gives a series one colour."""
+    return DynamicConfigValue(
+        "color", FieldColor().mode(FieldColorModeId.FIXED).fixed_color(colour).build()
+    )

@@ -56,7 +56,7 @@ class RunConfig(ViewConfig):
     max_attempts: Annotated[int, Field(ge=1)] = 3
     file_timeout: Positive | None = None
     count: Literal["estimate", "exact"] = "estimate"
-    fresh: bool = False
+    fresh: bool | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -67,3 +67,20 @@ def test_killed_run_is_resumed_to_the_same_results(tmp_path: Path) -> None:
     again = run(*words, output=output)
     assert again.returncode == 0
     assert f"0 files done, 0 failed, {FILES} skipped" in again.stdout
+
+
+def test_results_of_another_processor_are_not_taken_for_finished(tmp_path: Path) -> None:
+    """Other settings are refused in a line; --resume keeps what is there, --fresh does it again."""
+    words: list[str | Path] = [READS / "lambda_reads_11.fa"]
+    assert run(*words, output=tmp_path).returncode == 0
+    other = [*words, "--chunk-size", "300"]
+    refused = run(*other, output=tmp_path)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert (
+        "done by translate (chunk_size 500), and this run would use translate (chunk_size 300)"
+        in line
+    )
+    assert "1 skipped" in run(*other, "--resume", output=tmp_path).stdout
+    assert "1 files done" in run(*other, "--fresh", output=tmp_path).stdout
+    assert "1 skipped" in run(*other, output=tmp_path).stdout

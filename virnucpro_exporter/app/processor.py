@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from virnucpro_exporter.config import RunConfig
@@ -31,3 +32,10 @@ def processor_spec(config: RunConfig) -> dict[str, Any]:
     if ":" in name:
         return {"kind": "python", "target": name, "output_suffix": config.output_suffix}
     raise ProcessorError(f"{name!r} is none: use translate, command or package.module:name")
+
+
+def describe(spec: Mapping[str, Any]) -> str:
+    """A processor with all that its results depend on, in one line."""
+    options = {name: value for name, value in spec.items() if name != "kind"}
+    shown = ", ".join(f"{name} {value!r}" for name, value in options.items())
+    return f"{spec['kind']} ({shown})"

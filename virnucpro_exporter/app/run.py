@@ -13,7 +13,7 @@ from typing import Any
 
 from virnucpro_exporter.app.devices import Device, devices
 from virnucpro_exporter.app.inputs import find_files, measure, output_folder, source
-from virnucpro_exporter.app.processor import FACTORY, processor_spec
+from virnucpro_exporter.app.processor import FACTORY, describe, processor_spec
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.views import show
 from virnucpro_exporter.config import RunConfig
@@ -81,7 +81,10 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         stack.enter_context(contextlib.closing(RunLock(outputs.lock)))
         paths = find_files(config, outputs, spec)
         found, monitor = views.enter_context(devices(config))
-        journal = stack.enter_context(contextlib.closing(Journal(outputs, fresh=config.fresh)))
+        journal = stack.enter_context(
+            contextlib.closing(Journal(outputs, fresh=bool(config.fresh)))
+        )
+        journal.agree(describe(spec), keep=config.fresh is False)
         coordinator, files = _prepare(config, journal, paths, found)
         dashboard = show(config, views, coordinator, monitor, outputs.folder)
         stack.enter_context(_tidied(outputs))

@@ -39,7 +39,11 @@ _RUN_OPTIONS = [
     click.option("--max-attempts", type=int, metavar="N", help="Per file; default: 3."),
     click.option("--file-timeout", type=float, metavar="SECONDS", help="Default: no limit."),
     click.option("--count", type=choice("estimate", "exact"), help="Default: estimate."),
-    click.option("--fresh/--resume", default=None, help="Forget what an earlier run finished."),
+    click.option(
+        "--fresh/--resume",
+        default=None,
+        help="Forget what an earlier run finished, or keep it even if another processor did it.",
+    ),
 ]
 
 

@@ -122,6 +122,29 @@ class Journal:
                 database.execute("DELETE FROM files")
                 database.execute("DELETE FROM steals")
 
+    def agree(self, processor: str, *, keep: bool) -> None:
+        """Make sure that this run would not take another processor's results for its own.
+
+        Args:
+            processor: What is done to a file, with all that its results depend on.
+            keep: Results of another processor count as finished all the same.
+
+        Raises:
+            OutputError: Files were finished by another processor, and are not to be kept.
+        """
+        with self._transaction() as database:
+            before = database.execute("SELECT value FROM meta WHERE key = 'processor'").fetchone()
+            finished = database.execute(
+                "SELECT count(*) FROM files WHERE state IN ('completed', 'committing')"
+            ).fetchone()[0]
+            if before is not None and before[0] != processor and finished and not keep:
+                raise OutputError(
+                    f"{str(self._outputs.folder)!r} holds results of {finished} files done by "
+                    f"{before[0]}, and this run would use {processor}: name another folder, or "
+                    "give --fresh to do all files again, or --resume to keep what is finished"
+                )
+            database.execute("INSERT OR REPLACE INTO meta VALUES ('processor', ?)", (processor,))
+
     def begin(self, run_id: str, settings: Mapping[str, Any], now: float) -> None:
         """Note that a run starts, at `now` (Unix time, s)."""
         self._run_id = run_id

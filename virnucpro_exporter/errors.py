@@ -39,6 +39,14 @@ class OutputError(UsageError):
     """The output folder cannot be used."""
 
 
+class LogError(UsageError):
+    """The metrics log cannot be used."""
+
+
+class ReportError(UsageError):
+    """The report cannot be made."""
+
+
 class ProcessorError(UsageError):
     """The processor cannot be started."""
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from virnucpro_exporter.errors import JournalError, OutputError
-from virnucpro_exporter.execution.journal import Committed, Committing, Journal, Source
+from virnucpro_exporter.execution.journal import Journal, Source
+from virnucpro_exporter.execution.journal_rows import Committed, Committing
 from virnucpro_exporter.execution.lock import RunLock, is_locked
 from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.scheduling.events import FileCompleted, StartAttempt

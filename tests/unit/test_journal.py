@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from virnucpro_exporter.errors import OutputError, VirnucproError
-from virnucpro_exporter.execution.journal import Committed, Committing, Journal, Resumed, Source
+from virnucpro_exporter.execution.journal import Journal, Resumed, Source
+from virnucpro_exporter.execution.journal_rows import Committed, Committing
 from virnucpro_exporter.execution.lock import RunLock
 from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.execution.status import GpuTotals, RunStatus, read_status

@@ -11,33 +11,25 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from virnucpro_exporter.errors import JournalError, OutputError
-from virnucpro_exporter.execution.outputs import Outputs
-from virnucpro_exporter.scheduling.events import (
-    FileCompleted,
-    FileFailed,
-    FileRetried,
-    FileStolen,
-    StartAttempt,
+from virnucpro_exporter.execution.journal_rows import (
+    HISTORY,
+    NOTE_WORKER,
+    SCHEMA,
+    SCHEMA_VERSION,
+    STATEMENTS,
+    Change,
+    worker_rows,
 )
-
-SCHEMA_VERSION = 1
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value);
-CREATE TABLE IF NOT EXISTS runs (
-    run_id TEXT PRIMARY KEY, started REAL, ended REAL, state TEXT, settings TEXT);
-CREATE TABLE IF NOT EXISTS files (
-    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, state TEXT, attempts INTEGER DEFAULT 0,
-    attempt INTEGER, gpu TEXT, started REAL, duration REAL, sequences INTEGER, residues INTEGER,
-    error TEXT, outputs TEXT DEFAULT '[]') WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS steals (time REAL, victim TEXT, thief TEXT, path BLOB);
-"""
+from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.scheduling.events import StartAttempt
+from virnucpro_exporter.snapshot import RunSnapshot
 
 
 class Source(NamedTuple):
@@ -46,24 +38,6 @@ class Source(NamedTuple):
     path: str
     size: int
     mtime_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Committing:
-    """The file's result is known, and its outputs are about to be moved to their place."""
-
-    result: FileCompleted
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """All outputs of the file are in their place."""
-
-    path: str
-
-
-Change = StartAttempt | FileRetried | FileFailed | FileStolen | Committing | Committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +92,11 @@ class Journal:
                 "INSERT OR IGNORE INTO meta VALUES ('schema', ?), ('last_attempt', 0)",
                 (SCHEMA_VERSION,),
             )
+            # What older versions lack, the statements above have added.
+            database.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (SCHEMA_VERSION,))
             if fresh:
-                database.execute("DELETE FROM files")
-                database.execute("DELETE FROM steals")
+                for table in HISTORY:
+                    database.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
 
     def agree(self, processor: str, *, keep: bool) -> None:
         """Make sure that this run would not take another processor's results for its own.
@@ -190,6 +166,11 @@ class Journal:
             known = counts.get(file.path, (None, None))
             new.append((os.fsencode(file.path), file.size, file.mtime_ns, "queued", *known))
         with self._transaction() as database:
+            database.execute(
+                "INSERT OR IGNORE INTO attempts"
+                " SELECT attempt, gpu, path, started, NULL, 'interrupted', NULL FROM files"
+                " WHERE state = 'processing'"
+            )
             database.executemany(
                 "INSERT OR REPLACE INTO files (path, size, mtime_ns, state, sequences, residues)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
@@ -249,6 +230,11 @@ class Journal:
                 "UPDATE meta SET value = max(value, ?) WHERE key = 'last_attempt'", (last_attempt,)
             )
 
+    def note_workers(self, run: RunSnapshot, now: float) -> None:
+        """Keep what each worker's time has gone into so far; `now` is Unix time, in seconds."""
+        with self._transaction() as database:
+            database.executemany(NOTE_WORKER, worker_rows(self._run_id, run, now))
+
     def finish(self, state: str, now: float) -> None:
         """Note how the run ended, at `now` (Unix time, s)."""
         with self._transaction() as database:
@@ -307,67 +293,3 @@ def check_schema(database: sqlite3.Connection, outputs: Outputs) -> None:
             f"its journal has schema {row[0]}, this version knows {SCHEMA_VERSION}; "
             "upgrade virnucpro-exporter, or choose another --output"
         )
-
-
-def _text(text: str) -> str:
-    """The text with what UTF-8 cannot hold (bytes of file names) written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _started(change: StartAttempt, now: float) -> tuple[Any, ...]:
-    return change.attempt, change.gpu, now, os.fsencode(change.file.path)
-
-
-def _retried(change: FileRetried, _now: float) -> tuple[Any, ...]:
-    return change.attempts, _text(change.error), os.fsencode(change.file.path)
-
-
-def _failed(change: FileFailed, _now: float) -> tuple[Any, ...]:
-    return change.attempts, change.gpu, _text(change.error), os.fsencode(change.file.path)
-
-
-def _stolen(change: FileStolen, now: float) -> tuple[Any, ...]:
-    return now, change.victim, change.thief, os.fsencode(change.file.path)
-
-
-def _committing(change: Committing, _now: float) -> tuple[Any, ...]:
-    result = change.result
-    return (
-        result.attempt,
-        result.attempts,
-        result.gpu,
-        result.duration,
-        result.sequences,
-        result.residues,
-        json.dumps(change.names),
-        os.fsencode(result.file.path),
-    )
-
-
-def _committed(change: Committed, _now: float) -> tuple[Any, ...]:
-    return (os.fsencode(change.path),)
-
-
-# By kind of change: the statement, and what makes a row of its parameters.
-STATEMENTS: Mapping[type, tuple[str, Callable[[Any, float], tuple[Any, ...]]]] = {
-    StartAttempt: (
-        "UPDATE files SET state = 'processing', attempt = ?, gpu = ?, started = ? WHERE path = ?",
-        _started,
-    ),
-    FileRetried: (
-        "UPDATE files SET state = 'queued', attempts = ?, error = ? WHERE path = ?",
-        _retried,
-    ),
-    FileFailed: (
-        "UPDATE files SET state = 'failed', attempts = ?, gpu = ?, error = ? WHERE path = ?",
-        _failed,
-    ),
-    FileStolen: ("INSERT INTO steals VALUES (?, ?, ?, ?)", _stolen),
-    Committing: (
-        """UPDATE files SET state = 'committing', attempt = ?, attempts = ?, gpu = ?, duration = ?,
-        sequences = coalesce(?, sequences), residues = coalesce(?, residues), outputs = ?,
-        error = NULL WHERE path = ?""",
-        _committing,
-    ),
-    Committed: ("UPDATE files SET state = 'completed' WHERE path = ?", _committed),
-}

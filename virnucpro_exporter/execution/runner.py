@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from virnucpro_exporter.execution.attempts import OpenAttempts
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.execution.journal import Change, Committed, Committing, Journal
+from virnucpro_exporter.execution.journal import Journal
+from virnucpro_exporter.execution.journal_rows import Change, Committed, Committing
 from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.execution.pool import WorkerPool
 from virnucpro_exporter.scheduling import events as ev
@@ -19,7 +21,17 @@ log = logging.getLogger(__name__)
 # The loop looks around at least this often, in seconds, so that a reader never sees an old state.
 _LONGEST_WAIT = 0.5
 
-_JOURNALED = (ev.StartAttempt, ev.FileRetried, ev.FileFailed, ev.FileStolen)
+# What the workers' time went into is written down this often, in seconds.
+_NOTE_EVERY = 10.0
+
+_JOURNALED = (
+    ev.StartAttempt,
+    ev.FileRetried,
+    ev.FileFailed,
+    ev.FileStolen,
+    ev.StallStarted,
+    ev.StallEnded,
+)
 
 
 class Runner:
@@ -50,6 +62,8 @@ class Runner:
         self._journal = journal
         self._wall_clock = wall_clock
         self._paths: dict[int, str] = {}  # of the attempts in process
+        self._open = OpenAttempts()
+        self._noted_at = wall_clock()
         self._names: dict[int, tuple[str, ...]] = {}  # left by attempts that completed
         self._committed: list[Change] = []
         self._is_finished = False
@@ -82,6 +96,7 @@ class Runner:
         self._turn([ev.FilesSubmitted(tuple(files))])
         for gpu in self._gpus:
             self._pool.spawn(gpu)
+        self._note_workers()
         is_draining = False
         while not (self._is_finished or self._stop):
             wait = self._coordinator.seconds_to_deadline()
@@ -90,16 +105,24 @@ class Runner:
                 is_draining = True
                 events.append(ev.DrainRequested())
             self._turn(events)
+            self._note_workers(_NOTE_EVERY)
         self._record([])
+        self._note_workers()
+
+    def _note_workers(self, every: float = 0.0) -> None:
+        now = self._wall_clock()
+        if self._journal is not None and not 0 <= now - self._noted_at < every:
+            self._noted_at = now
+            self._journal.note_workers(self._coordinator.snapshot(), now)
 
     def _turn(self, events: Sequence[ev.Event]) -> None:
         actions = self._coordinator.handle([self._checked(event) for event in events])
         results = [a for a in actions if isinstance(a, ev.FileCompleted)]
         # Files go out first, so that no worker waits for the disk.
         self._carry_out(actions)
-        self._record(
-            [*self._committing(results), *(a for a in actions if isinstance(a, _JOURNALED))]
-        )
+        wasted = self._open.see(events, actions, self._wall_clock())
+        changes = [a for a in actions if isinstance(a, _JOURNALED)]
+        self._record([*self._committing(results), *wasted, *changes])
         for result in results:
             self._commit(result)
         for event in events:

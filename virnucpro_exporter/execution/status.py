@@ -1,25 +1,15 @@
-"""What the journal of an output folder says, while a run is going on or later.
-
-Takes no lock and writes nothing, so that it works on a folder that only others may write.
-"""
+"""How far the run in an output folder is, as its journal says."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from virnucpro_exporter.errors import OutputError
-from virnucpro_exporter.execution.journal import check_schema
-from virnucpro_exporter.execution.lock import is_locked
-from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.execution.journal_reading import read_journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,60 +64,31 @@ def read_status(folder: str | os.PathLike[str]) -> RunStatus:
     Raises:
         OutputError: There is no journal, it cannot be read, or a newer version wrote it.
     """
-    outputs = Outputs(folder)
-    try:
-        if not outputs.journal.is_file():
-            raise OutputError(f"no run has written into {str(outputs.folder)!r} yet")
-        is_active = is_locked(outputs.lock)
-        if is_active:
-            try:
-                return _read(outputs, outputs.journal, is_active=True)
-            except sqlite3.OperationalError:
-                # The folder is mounted read-only here, so that SQLite cannot join in the sharing
-                # of the write-ahead log: a copy of both files can be read in any case.
-                return _read_copy(outputs, is_active=True)
-        return _read_copy(outputs, is_active=False)
-    except (sqlite3.Error, OSError) as error:
-        raise OutputError(f"{str(outputs.journal)!r} cannot be read: {error}") from error
+    return read_journal(folder, _status)
 
 
-def _read_copy(outputs: Outputs, *, is_active: bool) -> RunStatus:
-    with TemporaryDirectory(prefix="virnucpro-") as folder:
-        copy = Path(folder, outputs.journal.name)
-        for suffix in ("", "-wal"):
-            part = Path(f"{outputs.journal}{suffix}")
-            if part.exists():
-                shutil.copyfile(part, f"{copy}{suffix}")
-        return _read(outputs, copy, is_active=is_active)
-
-
-def _read(outputs: Outputs, journal: Path, *, is_active: bool) -> RunStatus:
-    with closing(sqlite3.connect(f"{journal.as_uri()}?mode=ro", uri=True)) as database:
-        check_schema(database, outputs)
-        database.execute("BEGIN")  # all that follows is seen as of one moment
-        run = database.execute(
-            "SELECT run_id, state, started, ended, settings FROM runs ORDER BY started DESC LIMIT 1"
-        ).fetchone()
-        run_id, state, started, ended, settings = run or (None, "running", None, None, "{}")
-        if state == "running" and not is_active:
-            state = "interrupted"
-        failed = database.execute(
-            "SELECT path, error FROM files WHERE state = 'failed' ORDER BY path"
-        )
-        gpus = database.execute(
-            "SELECT gpu, count(*),"
-            " CASE WHEN count(*) = count(sequences) THEN sum(sequences) END, sum(duration)"
-            " FROM files WHERE state = 'completed' GROUP BY gpu ORDER BY gpu"
-        )
-        return RunStatus(
-            is_active=is_active,
-            run_id=run_id,
-            state=state,
-            started=started,
-            ended=ended,
-            settings=json.loads(settings),
-            counts=dict(database.execute("SELECT state, count(*) FROM files GROUP BY state")),
-            failed=tuple((os.fsdecode(path), error) for path, error in failed),
-            gpus=tuple(GpuTotals(*row) for row in gpus),
-            steals=database.execute("SELECT count(*) FROM steals").fetchone()[0],
-        )
+def _status(database: sqlite3.Connection, is_active: bool) -> RunStatus:  # noqa: FBT001 - a `Reader`
+    run = database.execute(
+        "SELECT run_id, state, started, ended, settings FROM runs ORDER BY started DESC LIMIT 1"
+    ).fetchone()
+    run_id, state, started, ended, settings = run or (None, "running", None, None, "{}")
+    if state == "running" and not is_active:
+        state = "interrupted"
+    failed = database.execute("SELECT path, error FROM files WHERE state = 'failed' ORDER BY path")
+    gpus = database.execute(
+        "SELECT gpu, count(*),"
+        " CASE WHEN count(*) = count(sequences) THEN sum(sequences) END, sum(duration)"
+        " FROM files WHERE state = 'completed' GROUP BY gpu ORDER BY gpu"
+    )
+    return RunStatus(
+        is_active=is_active,
+        run_id=run_id,
+        state=state,
+        started=started,
+        ended=ended,
+        settings=json.loads(settings),
+        counts=dict(database.execute("SELECT state, count(*) FROM files GROUP BY state")),
+        failed=tuple((os.fsdecode(path), error) for path, error in failed),
+        gpus=tuple(GpuTotals(*row) for row in gpus),
+        steals=database.execute("SELECT count(*) FROM steals").fetchone()[0],
+    )

@@ -25,8 +25,8 @@ from rich.text import Text
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapshot
 from virnucpro_exporter.terminal.metrics_log import MetricsLog
 from virnucpro_exporter.terminal.plain import describe_changes, describe_run
-from virnucpro_exporter.terminal.text import clean
 from virnucpro_exporter.terminal.views import Size, ViewOptions, run_view, silence_view
+from virnucpro_exporter.text import clean
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
-from virnucpro_exporter.terminal.text import clean, format_percent
 from virnucpro_exporter.terminal.views import utilization_style
+from virnucpro_exporter.text import clean, format_percent
 
 GIB = 2**30
 HEADINGS = ("Util", "Memory GiB", "Temp", "Power W", "Clock", "Throttle", "Foreign")

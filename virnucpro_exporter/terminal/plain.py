@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, WorkerState
-from virnucpro_exporter.terminal.text import clean, format_duration, format_number, format_percent
 from virnucpro_exporter.terminal.views import worker_label
+from virnucpro_exporter.text import clean, format_duration, format_number, format_percent
 
 
 def describe_run(run: RunSnapshot, gpus: GpuSnapshot) -> str:

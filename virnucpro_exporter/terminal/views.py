@@ -25,7 +25,7 @@ from virnucpro_exporter.snapshot import (
     WorkerSnapshot,
     WorkerState,
 )
-from virnucpro_exporter.terminal.text import (
+from virnucpro_exporter.text import (
     clean,
     format_clock,
     format_duration,

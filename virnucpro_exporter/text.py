@@ -19,6 +19,13 @@ def format_duration(seconds: float | None) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
 
 
+def format_span(seconds: float | None) -> str:
+    """Seconds as `format_duration` writes them, with two digits where they are few: `0.44s`."""
+    if seconds is None or not 0 < seconds < 9.95:
+        return format_duration(seconds)
+    return f"{seconds:.2g}s"
+
+
 def format_number(value: float | None) -> str:
     """A count or rate in at most six characters (`7.5`, `950`, `12.3k`); `-` when not known."""
     if value is None:
@@ -39,6 +46,16 @@ def format_percent(ratio: float | None) -> str:
 def format_clock(timestamp: float) -> str:
     """Unix seconds as the local time of day, `14:03:59`."""
     return datetime.fromtimestamp(timestamp).astimezone().strftime("%H:%M:%S")
+
+
+def format_moment(timestamp: float) -> str:
+    """Unix seconds as local date and time, `2026-11-24 14:03:59`."""
+    return datetime.fromtimestamp(timestamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def local_offset(timestamp: float) -> str:
+    """How far local time is from UTC at a moment, `+01:00`."""
+    return datetime.fromtimestamp(timestamp).astimezone().isoformat()[-6:]
 
 
 def clean(text: str, *, ascii_only: bool = False) -> str:

@@ -1,0 +1,154 @@
+"""Who did what, and when, in all runs that an output folder remembers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from virnucpro_exporter.execution.journal_reading import read_journal
+from virnucpro_exporter.history import (
+    AttemptSpan,
+    Outcome,
+    RunHistory,
+    RunPeriod,
+    StallSpan,
+    WorkerTotals,
+)
+from virnucpro_exporter.snapshot import StealEvent
+
+
+def read_history(folder: str | os.PathLike[str], now: float) -> RunHistory:
+    """Read the history that the journal of an output folder keeps.
+
+    Args:
+        folder: The output folder.
+        now: Unix seconds: the end, for now, of what is still going on.
+
+    Raises:
+        OutputError: There is no journal, it cannot be read, or a newer version wrote it.
+    """
+    return read_journal(
+        folder, lambda database, is_active: _history(database, folder, now, is_active=is_active)
+    )
+
+
+def _history(
+    database: sqlite3.Connection, folder: str | os.PathLike[str], now: float, *, is_active: bool
+) -> RunHistory:
+    settings = database.execute("SELECT settings FROM runs ORDER BY started DESC LIMIT 1")
+    runs = _runs(database, now, is_active=is_active)
+    failed = database.execute("SELECT path, error FROM files WHERE state = 'failed' ORDER BY path")
+    return RunHistory(
+        folder=os.fspath(folder),
+        is_active=is_active,
+        runs=runs,
+        attempts=tuple(_attempts(database, runs, is_active=is_active)),
+        steals=tuple(
+            StealEvent(time, victim, thief, PurePath(os.fsdecode(path)).name)
+            for time, victim, thief, path in database.execute(
+                "SELECT time, victim, thief, path FROM steals ORDER BY time"
+            )
+        ),
+        stalls=tuple(
+            StallSpan(gpu, started, _end_of(started, runs) if ended is None else ended)
+            for gpu, started, ended in _rows(database, "stalls", "gpu, started, ended")
+        ),
+        workers=tuple(
+            WorkerTotals(*row)
+            for row in _rows(
+                database, "workers", "run_id, gpu, name, busy, starved, stalled, restarts"
+            )
+        ),
+        counts=dict(database.execute("SELECT state, count(*) FROM files GROUP BY state")),
+        failed=tuple((os.fsdecode(path), error or "") for path, error in failed),
+        settings=json.loads((settings.fetchone() or ("{}",))[0]),
+    )
+
+
+def _rows(database: sqlite3.Connection, table: str, columns: str) -> Iterator[Any]:
+    """The rows of a table that older versions did not have."""
+    known = database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    return database.execute(f"SELECT {columns} FROM {table}") if known else iter(())  # noqa: S608 - names of our own
+
+
+def _runs(database: sqlite3.Connection, now: float, *, is_active: bool) -> tuple[RunPeriod, ...]:
+    """Every run that did anything, and the last in any case."""
+    begun = database.execute(
+        "SELECT run_id, state, started, ended FROM runs ORDER BY started"
+    ).fetchall()
+    moments = sorted(_moments(database))
+    found = []
+    for index, (run_id, state, started, ended) in enumerate(begun):
+        is_last = index == len(begun) - 1
+        until = now if is_last else begun[index + 1][2]
+        seen = moments[bisect_left(moments, started) : bisect_right(moments, until)]
+        if not (seen or is_last):
+            continue
+        if is_last and is_active:
+            end = now
+        elif ended is not None:
+            end = ended
+        else:
+            end = seen[-1] if seen else started
+        was_killed = state == "running" and not (is_last and is_active)
+        found.append(RunPeriod(run_id, "interrupted" if was_killed else state, started, end))
+    return tuple(found)
+
+
+def _moments(database: sqlite3.Connection) -> Iterator[float]:
+    """All times at which a run is known to have been alive."""
+    for started, duration in database.execute("SELECT started, duration FROM files"):
+        if started is not None:
+            yield started
+            if duration is not None:
+                yield started + duration
+    yield from (time for (time,) in database.execute("SELECT time FROM steals"))
+    for table, columns in (
+        ("attempts", "started, ended"),
+        ("stalls", "started, ended"),
+        ("workers", "updated"),
+    ):
+        for row in _rows(database, table, columns):
+            yield from (moment for moment in row if moment is not None)
+
+
+def _attempts(
+    database: sqlite3.Connection, runs: Sequence[RunPeriod], *, is_active: bool
+) -> Iterator[AttemptSpan]:
+    noted = set()
+    for number, gpu, path, started, ended, outcome, error in _rows(
+        database, "attempts", "attempt, gpu, path, started, ended, outcome, error"
+    ):
+        noted.add(number)
+        begin = float(started)
+        end = _end_of(begin, runs) if ended is None else float(ended)
+        yield AttemptSpan(gpu, os.fsdecode(path), begin, end, Outcome(outcome), error=error or "")
+    last = runs[-1].started if runs else 0.0
+    for number, gpu, path, started, duration, state, sequences in database.execute(
+        "SELECT attempt, gpu, path, started, duration, state, sequences FROM files"
+        " WHERE state IN ('completed', 'committing', 'processing') AND started IS NOT NULL"
+    ):
+        if state != "processing":
+            yield AttemptSpan(
+                gpu,
+                os.fsdecode(path),
+                started,
+                started + (duration or 0.0),
+                Outcome.COMPLETED,
+                sequences,
+            )
+        elif number not in noted:
+            runs_on = is_active and started >= last
+            fate = Outcome.RUNNING if runs_on else Outcome.INTERRUPTED
+            yield AttemptSpan(gpu, os.fsdecode(path), started, _end_of(started, runs), fate)
+
+
+def _end_of(moment: float, runs: Sequence[RunPeriod]) -> float:
+    """The end of the run to which a moment belongs."""
+    ends = [run.ended for run in runs if run.started <= moment]
+    return max(moment, ends[-1] if ends else moment)

@@ -1,0 +1,67 @@
+"""Read access to the journal of an output folder, while a run is going on or later.
+
+Takes no lock and writes nothing, so that it works on a folder that only others may write.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+from virnucpro_exporter.errors import OutputError
+from virnucpro_exporter.execution.journal import check_schema
+from virnucpro_exporter.execution.lock import is_locked
+from virnucpro_exporter.execution.outputs import Outputs
+
+T = TypeVar("T")
+Reader = Callable[[sqlite3.Connection, bool], T]
+
+
+def read_journal(folder: str | os.PathLike[str], read: Reader[T]) -> T:
+    """What `read` finds in the journal of an output folder.
+
+    Args:
+        folder: The output folder.
+        read: Gets the database, as of one moment, and whether a run is going on now.
+
+    Raises:
+        OutputError: There is no journal, it cannot be read, or a newer version wrote it.
+    """
+    outputs = Outputs(folder)
+    try:
+        if not outputs.journal.is_file():
+            raise OutputError(f"no run has written into {str(outputs.folder)!r} yet")
+        is_active = is_locked(outputs.lock)
+        if is_active:
+            try:
+                return _read(outputs, outputs.journal, read, is_active=True)
+            except sqlite3.OperationalError:
+                # The folder is mounted read-only here, so that SQLite cannot join in the sharing
+                # of the write-ahead log: a copy of both files can be read in any case.
+                return _read_copy(outputs, read, is_active=True)
+        return _read_copy(outputs, read, is_active=False)
+    except (sqlite3.Error, OSError) as error:
+        raise OutputError(f"{str(outputs.journal)!r} cannot be read: {error}") from error
+
+
+def _read_copy(outputs: Outputs, read: Reader[T], *, is_active: bool) -> T:
+    with TemporaryDirectory(prefix="virnucpro-") as folder:
+        copy = Path(folder, outputs.journal.name)
+        for suffix in ("", "-wal"):
+            part = Path(f"{outputs.journal}{suffix}")
+            if part.exists():
+                shutil.copyfile(part, f"{copy}{suffix}")
+        return _read(outputs, copy, read, is_active=is_active)
+
+
+def _read(outputs: Outputs, journal: Path, read: Reader[T], *, is_active: bool) -> T:
+    with closing(sqlite3.connect(f"{journal.as_uri()}?mode=ro", uri=True)) as database:
+        check_schema(database, outputs)
+        database.execute("BEGIN")  # all that follows is seen as of one moment
+        return read(database, is_active)

@@ -1,0 +1,155 @@
+"""What is known of runs that were, as immutable values: read from the journal and the metrics log.
+
+All times are Unix seconds on the wall clock. What is not known is None, never 0.
+"""
+
+from __future__ import annotations
+
+import enum
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from virnucpro_exporter.snapshot import StealEvent
+
+
+class Outcome(enum.Enum):
+    """How an attempt at a file ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    LOST = "lost"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptSpan:
+    """One attempt at one file, on one worker.
+
+    Attributes:
+        gpu: The worker.
+        path: The file.
+        started: When it began.
+        ended: When it ended; the last known moment where it did not end by itself.
+        outcome: How it ended: `LOST` with its worker's process, `CANCELLED` because another attempt
+            was first, `INTERRUPTED` because the run itself was killed.
+        sequences: Sequences in the file, of a completed attempt that knows.
+        error: Why it brought no result.
+    """
+
+    gpu: str
+    path: str
+    started: float
+    ended: float
+    outcome: Outcome
+    sequences: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPeriod:
+    """From the start of a run to its end, or to the last that is known of it."""
+
+    run_id: str
+    state: str
+    started: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True)
+class StallSpan:
+    """From the moment a worker counted as stalled to its next progress."""
+
+    gpu: str
+    started: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTotals:
+    """What one worker did in one run.
+
+    Attributes:
+        run_id: The run.
+        gpu: The worker.
+        name: The device's model name.
+        busy_seconds: Time with a file in process.
+        starved_seconds: Time idle while files waited in another queue.
+        stalled_seconds: Time spent stalled.
+        restarts: How often its process was replaced.
+    """
+
+    run_id: str
+    gpu: str
+    name: str
+    busy_seconds: float
+    starved_seconds: float
+    stalled_seconds: float
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunHistory:
+    """All runs that used an output folder and whose files are remembered.
+
+    Attributes:
+        folder: The output folder.
+        is_active: A run is going on now.
+        runs: Oldest first.
+        attempts: In no order.
+        steals: In the order in which they happened.
+        stalls: Likewise.
+        workers: One for each worker and run; none for runs of versions that did not note it.
+        counts: How many files stand in each state; a state without files is absent.
+        failed: (path, error) of the files given up.
+        settings: What the last run was started with.
+    """
+
+    folder: str
+    is_active: bool = False
+    runs: tuple[RunPeriod, ...] = ()
+    attempts: tuple[AttemptSpan, ...] = ()
+    steals: tuple[StealEvent, ...] = ()
+    stalls: tuple[StallSpan, ...] = ()
+    workers: tuple[WorkerTotals, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    failed: tuple[tuple[str, str], ...] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+def _numbers() -> array[float]:
+    return array("d")
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSeries:
+    """What the metrics log tells of one GPU: columns of one length, NaN where a cell is empty.
+
+    Attributes:
+        times: Rising.
+        throughput: Sequences per second.
+        compute: Compute utilisation, 0 to 100.
+        memory: Memory in use, 0 to 100.
+    """
+
+    times: array[float] = field(default_factory=_numbers)
+    throughput: array[float] = field(default_factory=_numbers)
+    compute: array[float] = field(default_factory=_numbers)
+    memory: array[float] = field(default_factory=_numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class LogHistory:
+    """A metrics log, with the ones that were rotated away.
+
+    Attributes:
+        path: The newest file.
+        gpus: By GPU, in the order of their first row.
+        damaged: Lines that are no rows.
+    """
+
+    path: str
+    gpus: Mapping[str, GpuSeries] = field(default_factory=dict)
+    damaged: int = 0

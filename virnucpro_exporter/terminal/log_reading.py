@@ -1,0 +1,69 @@
+"""A metrics log read back, with the ones that were rotated away."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from virnucpro_exporter.errors import LogError
+from virnucpro_exporter.history import GpuSeries, LogHistory
+from virnucpro_exporter.terminal.metrics_log import HEADER, KEPT_FILES
+
+COLUMNS = HEADER.strip().split(",")
+
+
+def read_log(path: Path) -> LogHistory:
+    """Read a metrics log, the oldest rows first.
+
+    Args:
+        path: The newest file; `PATH.1` and so on belong to it.
+
+    Raises:
+        LogError: It cannot be read, or is no metrics log.
+    """
+    gpus: dict[str, GpuSeries] = {}
+    damaged = 0
+    older = [Path(f"{path}.{number}") for number in range(KEPT_FILES, 0, -1)]
+    for file in [*(name for name in older if name.exists()), path]:
+        for row in _rows(file):
+            try:
+                values = _values(row)
+            except ValueError:
+                damaged += 1
+                continue
+            _append(gpus.setdefault(row[1], GpuSeries()), values)
+    return LogHistory(str(path), gpus, damaged)
+
+
+def _rows(file: Path) -> Iterator[list[str]]:
+    try:
+        with file.open(encoding="utf-8", newline="") as text:
+            if text.readline(len(HEADER) + 1).rstrip("\r\n") != HEADER.strip():
+                raise LogError(f"{str(file)!r} is no metrics log: its first line is not {HEADER!r}")
+            yield from csv.reader(text)
+    except OSError as error:
+        raise LogError(f"{str(file)!r}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise LogError(f"{str(file)!r} is no metrics log: {error}") from error
+
+
+def _values(row: list[str]) -> tuple[float, float, float, float]:
+    stamp, _gpu, throughput, compute, memory = row
+    # Python 3.10 does not know the Z.
+    time = datetime.fromisoformat(stamp.replace("Z", "+00:00"))
+    if time.tzinfo is None:
+        raise ValueError("no time zone")
+    return time.timestamp(), _number(throughput), _number(compute), _number(memory)
+
+
+def _number(cell: str) -> float:
+    return float(cell) if cell else math.nan
+
+
+def _append(series: GpuSeries, values: tuple[float, float, float, float]) -> None:
+    columns = (series.times, series.throughput, series.compute, series.memory)
+    for column, value in zip(columns, values, strict=True):
+        column.append(value)

@@ -5,7 +5,9 @@ All are deterministic: the wall clock stands at `NOW`. Change one with `dataclas
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 from virnucpro_exporter.snapshot import (
     DURATION_BUCKETS,
@@ -29,6 +31,13 @@ NAMES = (
     "NVIDIA GeForce RTX 3090",
     "Tesla V100",
 )
+
+
+def check_golden(file: Path, text: str) -> None:
+    """Compare with a golden file, byte by byte; UPDATE_GOLDEN=1 writes it anew."""
+    if os.environ.get("UPDATE_GOLDEN"):
+        file.write_text(text)
+    assert text == file.read_text()
 
 
 def durations(*seconds: float, name: str = "reads_00.fa", now: float = NOW) -> DurationHistogram:

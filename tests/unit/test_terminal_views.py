@@ -1,5 +1,4 @@
 import io
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from rich.console import Console, RenderableType
 from tests import builders
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
 from virnucpro_exporter.terminal.gpus_table import gpus_view
-from virnucpro_exporter.terminal.text import clean, format_duration, format_number
 from virnucpro_exporter.terminal.views import (
     Size,
     ViewOptions,
@@ -17,6 +15,7 @@ from virnucpro_exporter.terminal.views import (
     silence_view,
     utilization_style,
 )
+from virnucpro_exporter.text import clean, format_duration, format_number
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SCENES: dict[str, tuple[RunSnapshot, GpuSnapshot]] = {
@@ -44,14 +43,11 @@ def draw(view: RenderableType, width: int, height: int = 24) -> str:
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("scene", SCENES)
 def test_the_dashboard_looks_as_agreed(scene: str, width: int) -> None:
-    """Each scene is drawn as its golden file shows; UPDATE_GOLDEN=1 writes them anew."""
+    """Each scene is drawn as its golden file shows."""
     run, gpus = SCENES[scene]
     options = ViewOptions(endpoint="http://localhost:9400/metrics")
     drawn = draw(run_view(run, gpus, builders.NOW, Size(width, 24), options), width)
-    golden = GOLDEN / f"terminal_{scene}_{width}.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(drawn)
-    assert drawn == golden.read_text()
+    builders.check_golden(GOLDEN / f"terminal_{scene}_{width}.txt", drawn)
 
 
 @pytest.mark.parametrize("gpus", [1, 3, 16, 64])

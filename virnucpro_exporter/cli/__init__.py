@@ -6,6 +6,7 @@ import click
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.cli.gpus import gpus
+from virnucpro_exporter.cli.report import report
 from virnucpro_exporter.cli.run import run
 from virnucpro_exporter.cli.serve import serve
 from virnucpro_exporter.cli.status import status
@@ -20,5 +21,5 @@ def cli() -> None:
     """Run sequence files across GPUs with work stealing, and show what every GPU really does."""
 
 
-for _command in (run, status, gpus, serve, watch):
+for _command in (run, status, report, gpus, serve, watch):
     cli.add_command(_command)

@@ -1,0 +1,107 @@
+"""What stands out in a run, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from virnucpro_exporter.report.summary import GpuSummary, Summary
+from virnucpro_exporter.text import clean, format_span
+
+NOTABLE_SHARE = 0.05  # of the running time, and
+NOTABLE_SECONDS = 1.0  # less is not worth a word
+LOW_COMPUTE = 50.0  # percent, while busy almost all the time
+MOST_NAMED = 5  # GPUs, the worst first
+
+
+def findings(summary: Summary) -> list[str]:
+    """One sentence for each thing that somebody should know; none when all went well."""
+    return [*_of_the_run(summary), *_of_gpus(summary), *summary.notes]
+
+
+def _of_the_run(summary: Summary) -> Iterator[str]:
+    counts = summary.counts or {}
+    if counts.get("failed"):
+        given_up = _count(counts["failed"], "file was", "files were")
+        yield f"{given_up} given up; see the errors below."
+    left = counts.get("queued", 0) + counts.get("processing", 0)
+    if left and summary.state != "running":
+        yield f"{_count(left, 'file is', 'files are')} left; the same command goes on with them."
+    ends = {gpu.gpu: summary.time.at(gpu.ended) for gpu in summary.gpus if gpu.ended is not None}
+    if len(ends) > 1 and summary.state in ("completed", "failed"):
+        last, first = max(ends, key=ends.__getitem__), min(ends, key=ends.__getitem__)
+        apart = ends[last] - ends[first]
+        if _is_notable(apart, summary):
+            yield (
+                f"The GPUs ended {format_span(apart)} apart: GPU {clean(first)} first, "
+                f"GPU {clean(last)} last."
+            )
+
+
+def _of_gpus(summary: Summary) -> Iterator[str]:
+    def is_slow(gpu: GpuSummary) -> bool:
+        is_busy = gpu.busy_seconds is not None and gpu.busy_seconds > 0.9 * summary.time.total
+        return is_busy and gpu.compute is not None and gpu.compute < LOW_COMPUTE
+
+    yield from _named(
+        "Stalled: {}.",
+        summary,
+        lambda gpu: gpu.stalled_seconds if gpu.stalls else None,
+        lambda gpu: f"{_times(gpu.stalls)}, {format_span(gpu.stalled_seconds)}",
+    )
+    yield from _named(
+        "Workers replaced: {}.",
+        summary,
+        lambda gpu: gpu.restarts or None,
+        lambda gpu: _times(gpu.restarts),
+    )
+    yield from _named(
+        "Time spent on attempts that brought no result: {}.",
+        summary,
+        lambda gpu: _notable(gpu.wasted_seconds, summary),
+        lambda gpu: format_span(gpu.wasted_seconds),
+    )
+    yield from _named(
+        "Starved, that is idle while files waited in other queues: {}.",
+        summary,
+        lambda gpu: _notable(gpu.starved_seconds, summary),
+        lambda gpu: format_span(gpu.starved_seconds),
+    )
+    yield from _named(
+        "Always had a file, but computed little: {}. Reading or other work on the CPU may hold "
+        "them up.",
+        summary,
+        lambda gpu: LOW_COMPUTE - (gpu.compute or 0.0) if is_slow(gpu) else None,
+        lambda gpu: f"{gpu.compute:.0f} %",
+    )
+
+
+def _named(
+    sentence: str,
+    summary: Summary,
+    severity: Callable[[GpuSummary], float | None],
+    tell: Callable[[GpuSummary], str],
+) -> Iterator[str]:
+    """The sentence about the GPUs that it is about, the worst first."""
+    found = [(worth, gpu) for gpu in summary.gpus if (worth := severity(gpu)) is not None]
+    found.sort(key=lambda pair: -pair[0])
+    if not found:
+        return
+    named = ", ".join(f"GPU {clean(gpu.gpu)} ({tell(gpu)})" for _, gpu in found[:MOST_NAMED])
+    more = len(found) - MOST_NAMED
+    yield sentence.format(f"{named} and {more} more" if more > 0 else named)
+
+
+def _notable(seconds: float | None, summary: Summary) -> float | None:
+    return seconds if seconds is not None and _is_notable(seconds, summary) else None
+
+
+def _is_notable(seconds: float, summary: Summary) -> bool:
+    return seconds > max(NOTABLE_SECONDS, NOTABLE_SHARE * summary.time.total)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _times(number: int | None) -> str:
+    return _count(number or 0, "time", "times")

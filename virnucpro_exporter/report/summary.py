@@ -1,0 +1,244 @@
+"""What it all adds up to, for each GPU and for the run."""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from virnucpro_exporter.history import (
+    AttemptSpan,
+    GpuSeries,
+    LogHistory,
+    Outcome,
+    RunHistory,
+    StallSpan,
+    WorkerTotals,
+)
+from virnucpro_exporter.report.running_time import RunningTime, periods_of_log
+from virnucpro_exporter.snapshot import StealEvent
+
+# Rows of a log that several output folders share count when they are this close to a run, in s.
+SLACK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSummary:
+    """One GPU over all runs; None is a value that nothing tells.
+
+    Attributes:
+        gpu: Its id.
+        name: Its model.
+        files: Files it completed.
+        wasted: Attempts of its own that failed or were lost with the worker.
+        sequences: Sequences of the files it completed.
+        rate: Sequences per second of running time.
+        busy_seconds: Time with a file in process.
+        starved_seconds: Time idle while files waited in another queue.
+        stalled_seconds: Time spent stalled.
+        wasted_seconds: Time spent on attempts that brought no result.
+        stalls: How often it stalled.
+        restarts: How often its worker was replaced.
+        stolen_to: Files it stole.
+        stolen_from: Files that were stolen from it.
+        compute: Mean compute utilisation, 0 to 100.
+        memory: Mean memory in use, 0 to 100.
+        ended: When its last attempt ended (Unix seconds).
+    """
+
+    gpu: str
+    name: str = ""
+    files: int | None = None
+    wasted: int | None = None
+    sequences: int | None = None
+    rate: float | None = None
+    busy_seconds: float | None = None
+    starved_seconds: float | None = None
+    stalled_seconds: float | None = None
+    wasted_seconds: float | None = None
+    stalls: int | None = None
+    restarts: int | None = None
+    stolen_to: int | None = None
+    stolen_from: int | None = None
+    compute: float | None = None
+    memory: float | None = None
+    ended: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """All runs that used an output folder, or all that a log tells of.
+
+    Attributes:
+        source: The output folder or the log.
+        time: When they ran.
+        state: How the last one ended, or `running`; empty when only a log is known.
+        gpus: In the order of their ids.
+        counts: Files by state; None when only a log is known.
+        retries: Attempts made because an earlier one had failed, or None.
+        rate: Sequences per second of running time, or None.
+        sequences: Sequences of all completed files, or None when not all are known.
+        pairs: Files stolen by (victim, thief), the most first.
+        failed: (path, error) of the files given up.
+        attempts: Every attempt.
+        steals: Every steal.
+        stalls: Every stall.
+        series: What the log tells of each GPU while something ran.
+        notes: What could not be read, in sentences.
+    """
+
+    source: str
+    time: RunningTime
+    state: str = ""
+    gpus: tuple[GpuSummary, ...] = ()
+    counts: Mapping[str, int] | None = None
+    retries: int | None = None
+    rate: float | None = None
+    sequences: int | None = None
+    pairs: tuple[tuple[tuple[str, str], int], ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
+    attempts: tuple[AttemptSpan, ...] = ()
+    steals: tuple[StealEvent, ...] = ()
+    stalls: tuple[StallSpan, ...] = ()
+    series: Mapping[str, GpuSeries] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def summarize(history: RunHistory, log: LogHistory | None, notes: tuple[str, ...] = ()) -> Summary:
+    """Add up what the journal tells, beside what the log tells of the same time.
+
+    Args:
+        history: At least one run.
+        log: The log, where there is one.
+        notes: What could not be read.
+    """
+    time = RunningTime(history.runs)
+    series = _during(log, time)
+    has_totals = {run.run_id for run in history.runs} <= {w.run_id for w in history.workers}
+    names = {w.gpu: w.name for w in history.workers}
+    ids = {*names, *(a.gpu for a in history.attempts), *series}
+    by_gpu = {gpu: [a for a in history.attempts if a.gpu == gpu] for gpu in ids}
+    gpus = tuple(
+        _from_history(history, gpu, names.get(gpu, ""), by_gpu[gpu], has_totals, time.total)
+        for gpu in sorted(ids, key=natural)
+    )
+    completed = [a for a in history.attempts if a.outcome is Outcome.COMPLETED]
+    sequences = _sequences(completed)
+    failures = sum(a.outcome in (Outcome.FAILED, Outcome.LOST) for a in history.attempts)
+    return Summary(
+        source=history.folder,
+        time=time,
+        state=history.runs[-1].state,
+        gpus=tuple(_with_log(gpu, series.get(gpu.gpu)) for gpu in gpus),
+        counts=history.counts,
+        retries=max(0, failures - len(history.failed)) if has_totals else None,
+        rate=_rate(sequences, time.total),
+        sequences=sequences,
+        pairs=tuple(Counter((s.source_gpu, s.dest_gpu) for s in history.steals).most_common()),
+        failed=history.failed,
+        attempts=history.attempts,
+        steals=history.steals,
+        stalls=history.stalls,
+        series=series,
+        notes=(*notes, *_damage(log)),
+    )
+
+
+def summarize_log(log: LogHistory) -> Summary:
+    """Add up what a metrics log tells by itself."""
+    gpus = tuple(
+        _with_log(GpuSummary(gpu, rate=mean(log.gpus[gpu].throughput)), log.gpus[gpu])
+        for gpu in sorted(log.gpus, key=natural)
+    )
+    rates = [gpu.rate for gpu in gpus if gpu.rate is not None]
+    return Summary(
+        source=log.path,
+        time=RunningTime(periods_of_log(log)),
+        gpus=gpus,
+        rate=sum(rates) if rates else None,
+        series=log.gpus,
+        notes=_damage(log),
+    )
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Sorts `cpu2` before `cpu10`."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", text)
+    return tuple((0, int(p), "") if p.isascii() and p.isdigit() else (1, 0, p) for p in parts)
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """The mean of the known values, or None when there is none."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _from_history(
+    history: RunHistory,
+    gpu: str,
+    name: str,
+    attempts: Sequence[AttemptSpan],
+    has_totals: bool,  # noqa: FBT001 - one of two states of the journal
+    seconds: float,
+) -> GpuSummary:
+    completed = [a for a in attempts if a.outcome is Outcome.COMPLETED]
+    wasted = [a for a in attempts if a.outcome in (Outcome.FAILED, Outcome.LOST)]
+    fruitless = [a for a in attempts if a.outcome not in (Outcome.COMPLETED, Outcome.RUNNING)]
+    totals = [w for w in history.workers if w.gpu == gpu]
+    sequences = _sequences(completed)
+    return GpuSummary(
+        gpu=gpu,
+        name=name,
+        files=len(completed),
+        wasted=len(wasted) if has_totals else None,
+        sequences=sequences,
+        rate=_rate(sequences, seconds),
+        busy_seconds=_busy(totals) if has_totals else sum(a.ended - a.started for a in completed),
+        starved_seconds=sum(w.starved_seconds for w in totals) if has_totals else None,
+        stalled_seconds=sum(w.stalled_seconds for w in totals) if has_totals else None,
+        wasted_seconds=sum(a.ended - a.started for a in fruitless) if has_totals else None,
+        stalls=sum(s.gpu == gpu for s in history.stalls) if has_totals else None,
+        restarts=sum(w.restarts for w in totals) if has_totals else None,
+        stolen_to=sum(s.dest_gpu == gpu for s in history.steals),
+        stolen_from=sum(s.source_gpu == gpu for s in history.steals),
+        ended=max((a.ended for a in attempts), default=None),
+    )
+
+
+def _busy(totals: Iterable[WorkerTotals]) -> float:
+    return sum(worker.busy_seconds for worker in totals)
+
+
+def _sequences(completed: Sequence[AttemptSpan]) -> int | None:
+    known = [a.sequences for a in completed if a.sequences is not None]
+    return sum(known) if len(known) == len(completed) else None
+
+
+def _rate(sequences: int | None, seconds: float) -> float | None:
+    return sequences / seconds if sequences is not None and seconds > 0 else None
+
+
+def _with_log(gpu: GpuSummary, series: GpuSeries | None) -> GpuSummary:
+    if series is None:
+        return gpu
+    return replace(gpu, compute=mean(series.compute), memory=mean(series.memory))
+
+
+def _during(log: LogHistory | None, time: RunningTime) -> dict[str, GpuSeries]:
+    """The rows of a log that were written while one of the runs went on."""
+    kept: dict[str, GpuSeries] = {}
+    for gpu, series in log.gpus.items() if log else ():
+        rows = [i for i, moment in enumerate(series.times) if time.covers(moment, SLACK_SECONDS)]
+        columns = (series.times, series.throughput, series.compute, series.memory)
+        if rows:
+            kept[gpu] = GpuSeries(*(array("d", (column[i] for i in rows)) for column in columns))
+    return kept
+
+
+def _damage(log: LogHistory | None) -> tuple[str, ...]:
+    if log is None or not log.damaged:
+        return ()
+    return (f"{log.damaged:,} lines of the metrics log could not be read.",)

@@ -1,0 +1,165 @@
+"""The summary of a run for a terminal, a log or a mail: plain ASCII lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from virnucpro_exporter.history import AttemptSpan, Outcome, StallSpan
+from virnucpro_exporter.report.findings import findings
+from virnucpro_exporter.report.summary import GpuSummary, Summary
+from virnucpro_exporter.text import clean, format_moment, format_number, format_span
+
+STRIP_WIDTH = 60  # characters of the timeline
+LEGEND = "# busy  : partly  x no result  ! stalled  . idle"
+MOST_PAIRS = 10
+MOST_FAILED = 20
+
+COLUMNS = (
+    "GPU", "Name", "Files", "Failed", "Sequences", "Seq/s", "Busy", "Starved", "Stalled",
+    "Stolen by/from", "Compute", "Memory",
+)  # fmt: skip
+LEFT_ALIGNED = 2  # columns
+
+
+def describe(summary: Summary) -> str:
+    """Everything that a person wants to know first."""
+    parts = [
+        headline(summary),
+        *_totals(summary),
+        "",
+        *table([COLUMNS, *(cells(gpu, summary) for gpu in summary.gpus)]),
+    ]
+    if summary.attempts:
+        parts += ["", *_timeline(summary)]
+    if summary.pairs:
+        parts += ["", *_steals(summary)]
+    notable = findings(summary)
+    if notable:
+        parts += ["", *(f"- {clean(line)}" for line in notable)]
+    if summary.failed:
+        parts += ["", *_failed(summary)]
+    return "\n".join(parts)
+
+
+def headline(summary: Summary) -> str:
+    """Which run, how it ended, when and for how long."""
+    periods = summary.time.periods
+    state = f": {summary.state}" if summary.state else ""
+    resumed = f" in {len(periods)} runs" if len(periods) > 1 else ""
+    return (
+        f"{clean(summary.source, ascii_only=True)}{state}, {format_moment(periods[0].started)} to "
+        f"{format_moment(periods[-1].ended)}, {format_span(summary.time.total)}{resumed}"
+    )
+
+
+def _totals(summary: Summary) -> list[str]:
+    lines = []
+    counts = summary.counts
+    if counts is not None:
+        left = counts.get("queued", 0) + counts.get("processing", 0) + counts.get("committing", 0)
+        lines.append(
+            f"{counts.get('completed', 0):,} files done, {counts.get('failed', 0):,} failed, "
+            f"{left:,} left; {whole(summary.retries)} retries, {len(summary.steals):,} steals, "
+            f"{len(summary.stalls):,} stalls"
+        )
+    rate = f"{format_number(summary.rate)} sequences/s"
+    lines.append(rate if counts is None else f"{whole(summary.sequences)} sequences, {rate}")
+    return lines
+
+
+def cells(gpu: GpuSummary, summary: Summary) -> tuple[str, ...]:
+    """One row of the table; `-` is a value that nothing tells."""
+    stolen = "-" if gpu.stolen_to is None else f"{gpu.stolen_to}/{gpu.stolen_from}"
+    busy = gpu.busy_seconds
+    total = summary.time.total
+    return (
+        clean(gpu.gpu, ascii_only=True),
+        clean(gpu.name.removeprefix("NVIDIA ").removeprefix("GeForce ") or "-", ascii_only=True),
+        whole(gpu.files),
+        whole(gpu.wasted),
+        whole(gpu.sequences),
+        format_number(gpu.rate),
+        "-" if busy is None or not total else f"{min(1.0, busy / total):.0%}",
+        format_span(gpu.starved_seconds),
+        format_span(gpu.stalled_seconds),
+        stolen,
+        "-" if gpu.compute is None else f"{gpu.compute:.0f}%",
+        "-" if gpu.memory is None else f"{gpu.memory:.0f}%",
+    )
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as aligned lines, without the columns that tell nothing."""
+    told = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"-"}]
+    widths = [max(map(len, column)) for column in told]
+    return [
+        "  ".join(
+            cell.ljust(width) if told[n][0] in COLUMNS[:LEFT_ALIGNED] else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in zip(*told, strict=True)
+    ]
+
+
+def _timeline(summary: Summary) -> list[str]:
+    step = summary.time.total / STRIP_WIDTH
+    width = max(len(gpu.gpu) for gpu in summary.gpus)
+    return [
+        f"Timeline, {format_span(step)} a character ({LEGEND})",
+        *(f"  {gpu.gpu:<{width}}  {strip(summary, gpu.gpu)}" for gpu in summary.gpus),
+    ]
+
+
+def strip(summary: Summary, gpu: str) -> str:
+    """What a GPU did from start to end, in `STRIP_WIDTH` characters."""
+    step = summary.time.total / STRIP_WIDTH or 1.0
+    good, bad, stalled = ([0.0] * STRIP_WIDTH for _ in range(3))
+    for attempt in summary.attempts:
+        if attempt.gpu == gpu:
+            _spread(bad if _is_fruitless(attempt) else good, attempt, summary, step)
+    for stall in summary.stalls:
+        if stall.gpu == gpu:
+            _spread(stalled, stall, summary, step)
+    return "".join(map(_character, good, bad, stalled))
+
+
+def _character(good: float, bad: float, stalled: float) -> str:
+    if stalled > 0:
+        return "!"
+    if bad > max(good, 0.1):
+        return "x"
+    return "#" if good + bad >= 0.75 else ":" if good + bad > 0.02 else "."
+
+
+def _is_fruitless(attempt: AttemptSpan) -> bool:
+    return attempt.outcome not in (Outcome.COMPLETED, Outcome.RUNNING)
+
+
+def _spread(
+    shares: list[float], span: AttemptSpan | StallSpan, summary: Summary, step: float
+) -> None:
+    """Add to each step the share of it that a span covers."""
+    begin, end = summary.time.at(span.started) / step, summary.time.at(span.ended) / step
+    for index in range(int(begin), min(len(shares), int(end) + 1)):
+        shares[index] += max(0.0, min(end, index + 1) - max(begin, index))
+
+
+def _steals(summary: Summary) -> list[str]:
+    lines = ["Steals (files, thief from victim)"]
+    lines += [
+        f"  {count:>5}  {thief} from {victim}"
+        for (victim, thief), count in summary.pairs[:MOST_PAIRS]
+    ]
+    more = sum(count for _, count in summary.pairs[MOST_PAIRS:])
+    return [*lines, f"  {more:>5}  between other pairs"] if more else lines
+
+
+def _failed(summary: Summary) -> list[str]:
+    lines = [f"failed: {path!a}: {clean(error)}" for path, error in summary.failed[:MOST_FAILED]]
+    more = len(summary.failed) - MOST_FAILED
+    return [*lines, f"and {more:,} more"] if more > 0 else lines
+
+
+def whole(number: int | None) -> str:
+    """A count with commas, `-` when it is not known."""
+    return "-" if number is None else f"{number:,}"

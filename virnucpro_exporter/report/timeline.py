@@ -1,0 +1,204 @@
+"""Which GPU worked on which file, with stalls and steals: the top panel of the picture."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from virnucpro_exporter.history import AttemptSpan, Outcome
+from virnucpro_exporter.report.blocks import Block, blocks, is_odd
+from virnucpro_exporter.report.summary import Summary
+from virnucpro_exporter.text import clean, format_clock, format_span
+
+Trace = dict[str, Any]
+
+
+MOST_ARROWS = 200  # steals that are drawn from victim to thief; more would hide the files
+WIDTH = 1200  # pixels, about; shorter blocks are joined
+LANE, NARROW_LANE, MANY_LANES = 30, 14, 16  # heights in pixels; from how many on
+
+# Colours that colour-blind people tell apart (Okabe and Ito).
+STALL, STEAL = "#d55e00", "#5b2a86"
+GOOD = ("#4c93c9", "#7fb6e0")  # by turns
+FATES = {
+    Outcome.COMPLETED: ("file", GOOD[0], ""),
+    Outcome.RUNNING: ("file in process", "#b5d99c", ""),
+    Outcome.FAILED: ("failed attempt", "#c0392b", "x"),
+    Outcome.LOST: ("lost with its worker", "#7b241c", "x"),
+    Outcome.CANCELLED: ("attempt that came second", "#b0b0b0", "/"),
+    Outcome.INTERRUPTED: ("cut off with the run", "#d4ac0d", "/"),
+}
+HATCH = {"fillmode": "overlay", "solidity": 0.25}
+
+
+class Panel(NamedTuple):
+    """One part of the picture.
+
+    Attributes:
+        title: What it shows.
+        height: In pixels.
+        traces: Plotly's, without their axes.
+        axis: Plotly's settings of its vertical axis.
+    """
+
+    title: str
+    height: int
+    traces: list[Trace]
+    axis: dict[str, Any]
+
+
+def timeline_panel(summary: Summary, scale: float) -> Iterator[Panel]:
+    """The panel, unless no attempt is known.
+
+    Args:
+        summary: What there is to show.
+        scale: Seconds in one unit of the horizontal axis.
+    """
+    if not summary.attempts:
+        return
+    lanes = [gpu.gpu for gpu in summary.gpus]
+    axis = {
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": lanes,
+        "range": [len(lanes) - 0.4, -0.6],
+        "showgrid": False,
+        "tickmode": "array",
+        "tickvals": lanes,
+        "ticktext": [shown(lane) for lane in lanes],
+        "tickfont": {"size": 13 if len(lanes) <= MANY_LANES else 9},
+    }
+    traces = [
+        *_stalls(summary, scale),
+        *_files(summary, scale),
+        *_steals(summary, scale),
+    ]
+    lane = LANE if len(lanes) <= MANY_LANES else NARROW_LANE
+    yield Panel("Files on each GPU", max(110, lane * len(lanes)), traces, axis)
+
+
+def _files(summary: Summary, scale: float) -> Iterator[Trace]:
+    made = blocks(summary.attempts, summary.time, summary.time.total / WIDTH)
+    odd = dict(zip(map(id, made), is_odd(made), strict=True))
+    for outcome, (name, color, pattern) in FATES.items():
+        chosen = [block for block in made if block.outcome is outcome]
+        if not chosen:
+            continue
+        colors = [GOOD[odd[id(block)]] for block in chosen]
+        yield {
+            "type": "bar",
+            "orientation": "h",
+            "name": name,
+            "base": [block.begin / scale for block in chosen],
+            # What took no time is still there.
+            "x": [
+                max(block.end - block.begin, summary.time.total / WIDTH) / scale for block in chosen
+            ],
+            "y": [block.gpu for block in chosen],
+            "width": 0.62,
+            "marker": {
+                "color": colors if outcome is Outcome.COMPLETED else color,
+                "line": {"width": 0},
+                "pattern": {**HATCH, "shape": pattern, "fgcolor": "white", "size": 6},
+            },
+            "hovertext": [_about(block) for block in chosen],
+            "hoverinfo": "text",
+        }
+
+
+def _about(block: Block) -> str:
+    first = block.first
+    where = f"GPU {shown(block.gpu)}, {format_clock(first.started)}"
+    if block.count > 1:
+        return (
+            f"{block.count:,} files, {where} for {format_span(block.end - block.begin)}"
+            f"<br>first: {_name(first)}"
+        )
+    lines = [
+        _name(first),
+        f"{where} for {format_span(first.ended - first.started)}",
+        FATES[first.outcome][0],
+    ]
+    if first.sequences is not None:
+        lines[-1] = f"{first.sequences:,} sequences"
+    if first.error:
+        lines.append(shown(first.error))
+    return "<br>".join(lines)
+
+
+def _stalls(summary: Summary, scale: float) -> Iterator[Trace]:
+    if not summary.stalls:
+        return
+    spans = [(summary.time.at(s.started), summary.time.at(s.ended), s) for s in summary.stalls]
+    yield {
+        "type": "bar",
+        "orientation": "h",
+        "name": "stalled",
+        "base": [begin / scale for begin, _, _ in spans],
+        "x": [max(end - begin, summary.time.total / WIDTH) / scale for begin, end, _ in spans],
+        "y": [stall.gpu for _, _, stall in spans],
+        "width": 0.98,
+        "marker": {
+            "color": "rgba(213,94,0,0.25)",
+            "line": {"width": 1.5, "color": STALL},
+            "pattern": {**HATCH, "shape": "/", "fgcolor": STALL, "size": 7},
+        },
+        "hovertext": [
+            f"GPU {shown(stall.gpu)} stalled at {format_clock(stall.started)}"
+            f" for {format_span(stall.ended - stall.started)}"
+            for _, _, stall in spans
+        ],
+        "hoverinfo": "text",
+    }
+
+
+def _steals(summary: Summary, scale: float) -> Iterator[Trace]:
+    if not summary.steals:
+        return
+    times = [summary.time.at(steal.timestamp) / scale for steal in summary.steals]
+    if len(times) <= MOST_ARROWS:
+        x: list[float | None] = []
+        y: list[str | None] = []
+        for time, steal in zip(times, summary.steals, strict=True):
+            x += [time, time, None]
+            y += [steal.source_gpu, steal.dest_gpu, None]
+        yield {
+            "type": "scatter",
+            "mode": "lines",
+            "x": x,
+            "y": y,
+            "line": {"color": STEAL, "width": 1, "dash": "dot"},
+            "hoverinfo": "skip",
+            "showlegend": False,
+            "legendgroup": "steals",
+        }
+    yield {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "steal, at the thief",
+        "legendgroup": "steals",
+        "x": times,
+        "y": [steal.dest_gpu for steal in summary.steals],
+        "marker": {
+            "symbol": "diamond",
+            "size": 7 if len(times) <= MOST_ARROWS else 5,
+            "color": STEAL,
+            "line": {"width": 1, "color": "white"},
+        },
+        "hovertext": [
+            f"GPU {shown(steal.dest_gpu)} stole {shown(steal.file_name)}<br>from GPU "
+            f"{shown(steal.source_gpu)} at {format_clock(steal.timestamp)}"
+            for steal in summary.steals
+        ],
+        "hoverinfo": "text",
+    }
+
+
+def _name(span: AttemptSpan) -> str:
+    return f"<b>{shown(span.path.rpartition('/')[2])}</b>"
+
+
+def shown(text: str) -> str:
+    """Foreign text for Plotly, which takes some HTML."""
+    return html.escape(clean(text))

@@ -55,7 +55,7 @@ def everything(client: socket.socket) -> bytes:
 
 def is_served(client: socket.socket) -> None:
     """Another request on this connection gets its answer."""
-    client.sendall(b"HEAD / HTTP/1.1\r\n\r\n")
+    client.sendall(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert client.recv(65536).startswith(b"HTTP/1.1 200")
 
 
@@ -109,7 +109,10 @@ def test_the_client_chooses_format_compression_and_metrics(server: MetricsServer
 def test_head_tells_the_length_and_sends_no_body(server: MetricsServer) -> None:
     """The same head as for GET, and then the next answer on the same connection."""
     with connect(server) as client:
-        client.sendall(b"HEAD / HTTP/1.1\r\n\r\nGET /nowhere HTTP/1.1\r\nConnection: close\r\n\r\n")
+        client.sendall(
+            b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n"
+            b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
         first, _, rest = everything(client).partition(b"\r\n\r\n")
     assert f"Content-Length: {len(ask(server, '/')[1])}".encode() in first
     assert rest.startswith(b"HTTP/1.1 404 Not Found\r\n")
@@ -196,30 +199,33 @@ def test_it_listens_on_every_address_given(run: Latest[RunSnapshot]) -> None:
             client.close()
 
 
-HOSTILE = {
-    "nothing": b"",
-    "half a request": b"GET /metrics HT",
-    "half the headers": b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept",
-    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
-    "huge line": b"GET /" + b"x" * 8000 + b" HTTP/1.1\r\n\r\n",
-    "huge headers": b"GET / HTTP/1.1\r\n" + b"X: " + b"x" * 100_000 + b"\r\n\r\n",
-    "endless headers": b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * 20_000,
-    "smuggled": b"POST / HTTP/1.1\r\nContent-Length: 9999\r\n\r\n" + SCRAPE,
+HOSTILE = {  # what is sent, and the status of the answer where there must be one
+    "nothing": (b"", b""),
+    "half a request": (b"GET /metrics HT", b""),
+    "half the headers": (b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept", b""),
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"400"),
+    "huge line": (b"GET /" + b"x" * 8000 + b" HTTP/1.1\r\n\r\n", b"414"),
+    "huge headers": (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: " + b"x" * 100_000 + b"\r\n\r\n", b""),
+    "endless headers": (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: x\r\n" * 20_000, b""),
+    "a body": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n", b"405"),
+    "smuggling": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n" + SCRAPE, b""),
 }
 
 
 @pytest.mark.parametrize("attack", HOSTILE)
 def test_a_hostile_client_is_cut_off_and_delays_nobody(server: MetricsServer, attack: str) -> None:
     """While it is connected others are served, and the server ends it by itself."""
+    sent, status = HOSTILE[attack]
     with connect(server) as client:
         try:
-            client.sendall(HOSTILE[attack])
+            client.sendall(sent)
         except ConnectionError:
-            assert len(HOSTILE[attack]) > 16384, "only what is too long is cut off while it is sent"
+            assert len(sent) > 16384, "only what is too long is cut off while it is sent"
         assert ask(server)[0].status == 200
         answer = everything(client)
     assert b"virnucpro_" not in answer
     assert not answer.startswith(b"HTTP/1.1 2")
+    assert answer.startswith(b"HTTP/1.1 " + status if status else b"")
 
 
 def test_a_slow_writer_has_one_deadline_for_all_headers(server: MetricsServer) -> None:

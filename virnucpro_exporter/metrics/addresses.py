@@ -11,8 +11,9 @@ from virnucpro_exporter.errors import UsageError
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\[\]:]*)):(?P<port>\d{1,5})")
 _BACKLOG = 128
-# What the kernel may hold of an answer that its reader leaves there; connections inherit it.
-_SEND_BUFFER = 262144  # bytes
+# What the kernel may hold of an answer that its reader leaves there (it takes up to three times as
+# much for the purpose); connections inherit it.
+_SEND_BUFFER = 32768  # bytes
 
 
 def bind(addresses: Sequence[str]) -> list[socket.socket]:

@@ -7,10 +7,12 @@ connection that has been idle the longest makes room, so that a new scrape alway
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -18,8 +20,9 @@ from virnucpro_exporter.metrics.http import LONGEST_HEAD, HttpError, Request, Re
 
 _log = logging.getLogger(__name__)
 
-_CHUNK = 65536  # bytes; what a slow reader costs beside the page that all readers share
-_RETRY = 0.05  # seconds until the next accept after one that failed
+_CHUNK = 32768  # bytes; what a slow reader costs beside the page that all readers share
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_RETRY = 0.05  # seconds until the next accept where no room can be made
 _ROOM_MADE = 0.001  # seconds for a dropped connection to give its file descriptor back
 # On close, forget what has not been sent yet and reset the connection.
 _FORGET = struct.pack("ii", 1, 0)
@@ -41,7 +44,7 @@ class Limits:
     connections: int = 128
     head_seconds: float = 5.0
     idle_seconds: float = 75.0
-    write_seconds: float = 30.0
+    write_seconds: float = 15.0
     total_seconds: float = 3600.0
 
 
@@ -76,7 +79,8 @@ class Connections:
                 client, _ = await loop.sock_accept(listener)
             except OSError as error:
                 _log.debug("cannot accept a connection: %s", error)
-                await asyncio.sleep(_ROOM_MADE if self._drop_oldest() else _RETRY)
+                is_stuck = error.errno in _NO_ROOM and not self._drop_oldest()
+                await asyncio.sleep(_RETRY if is_stuck else _ROOM_MADE)
                 continue
             if len(self._idle) + len(self._busy) >= self._limits.connections:
                 self._drop_oldest()
@@ -92,6 +96,8 @@ class Connections:
         """End all connections; none may be accepted any more."""
         await asyncio.sleep(0)  # let the newest begin, see `accept`
         tasks = [*self._idle, *self._busy]
+        self._idle.clear()
+        self._busy.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -108,10 +114,13 @@ class Connections:
     def _move(
         self, origin: dict[asyncio.Task[None], None], to: dict[asyncio.Task[None], None]
     ) -> None:
+        """Put the connection under way last in its new place, or end it if it was dropped."""
         task = asyncio.current_task()
-        if task is not None and task in origin:
-            del origin[task]
-            to[task] = None
+        if task is None or task not in origin:
+            # Before Python 3.12 `wait_for` forgets a cancellation that comes with the result.
+            raise asyncio.CancelledError
+        del origin[task]
+        to[task] = None
 
     async def _serve(self, client: socket.socket) -> None:
         """The life of one connection; whatever its client does, it ends here."""
@@ -129,6 +138,8 @@ class Connections:
                 ssl=context,
                 ssl_handshake_timeout=self._limits.head_seconds if context else None,
             )
+            # What the client has not taken is waited for, not buffered: see `_send`.
+            transport.set_write_buffer_limits(0)
             writer = asyncio.StreamWriter(transport, protocol, reader, loop)
             await self._converse(reader, writer)
             writer.close()
@@ -169,7 +180,8 @@ class Connections:
                 client = writer.get_extra_info("socket")
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FORGET)
                 raise
-            self._move(self._busy, self._idle)
+            if keep_alive:
+                self._move(self._busy, self._idle)
             patience = limits.idle_seconds
 
 
@@ -184,7 +196,7 @@ async def _send(
     writer: asyncio.StreamWriter, response: Response, *, keep_alive: bool, body: bool
 ) -> None:
     """Write the answer in pieces, so that only the piece under way is copied for a slow reader."""
-    writer.write(response.head(keep_alive=keep_alive))
+    writer.write(response.head(time.time(), keep_alive=keep_alive))
     view = memoryview(response.body if body else b"")
     for start in range(0, len(view), _CHUNK):
         writer.write(view[start : start + _CHUNK])

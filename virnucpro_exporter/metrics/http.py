@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import http
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
+from email.utils import formatdate
+from urllib.parse import parse_qs
 
 from virnucpro_exporter.metrics.exposition import Format
 
 LONGEST_LINE = 4096  # bytes of the request line
 LONGEST_HEAD = 16384  # bytes of the request line and all headers
 _MOST_FIELDS = 64  # in a query
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a method or the name of a header
+# Another program on the way may take one of these for the end of a line, and a part of a header
+# for a header of its own.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class HttpError(Exception):
@@ -80,10 +86,16 @@ class Response:
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
 
-    def head(self, *, keep_alive: bool) -> bytes:
-        """The status line and the headers."""
+    def head(self, now: float, *, keep_alive: bool) -> bytes:
+        """The status line and the headers.
+
+        Args:
+            now: Unix seconds.
+            keep_alive: The connection stays open.
+        """
         lines = [
             f"HTTP/1.1 {self.status} {http.HTTPStatus(self.status).phrase}",
+            f"Date: {formatdate(now, usegmt=True)}",
             f"Content-Length: {len(self.body)}",
             "X-Content-Type-Options: nosniff",
             *(f"{name}: {value}" for name, value in self.headers),
@@ -109,28 +121,37 @@ def parse(head: bytes) -> Request:
     if len(line) > LONGEST_LINE:
         raise HttpError(414, "the request line is too long")
     parts = line.split(" ")
-    if len(parts) != 3 or not parts[0].isalpha() or not parts[2].startswith("HTTP/"):
+    if len(parts) != 3 or not _TOKEN.fullmatch(parts[0]) or not parts[2].startswith("HTTP/"):
         raise HttpError(400, "this is not an HTTP request")
     method, target, version = parts
     if version not in ("HTTP/1.0", "HTTP/1.1"):
         raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    path, query = _place(target)
     headers = _headers(fields)
-    try:
-        url = urlsplit(target)
-    except ValueError as error:
-        raise HttpError(400, "the address cannot be read") from error
+    if "," in headers.get("host", "") or (version == "HTTP/1.1" and "host" not in headers):
+        raise HttpError(400, "one Host header is needed")
     has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
     wants_close = "close" in headers.get("connection", "").lower()
     # A body is never read: what follows the head would be taken for another request.
     keep_alive = version == "HTTP/1.1" and not wants_close and not has_body
-    return Request(method, url.path, url.query, headers, keep_alive)
+    return Request(method, path, query, headers, keep_alive)
+
+
+def _place(target: str) -> tuple[str, str]:
+    """The path and the query, of a path alone or of a whole address as proxies are sent it."""
+    if _CONTROL.search(target):
+        raise HttpError(400, "the address cannot be read")
+    if target.lower().startswith(("http://", "https://")):
+        target = "/" + target.partition("//")[2].partition("/")[2]
+    path, _, query = target.partition("?")
+    return path, query
 
 
 def _headers(fields: list[str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for field in fields:
         name, colon, value = field.partition(":")
-        if not colon or not name or name != name.strip():
+        if not colon or not _TOKEN.fullmatch(name) or _CONTROL.search(value):
             raise HttpError(400, "a header cannot be read")
         key = name.lower()
         value = value.strip()

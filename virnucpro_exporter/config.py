@@ -28,7 +28,7 @@ class ViewConfig(BaseModel):
     metrics_log_interval: Positive = 5.0
     metrics_log_max_bytes: Annotated[int, Field(ge=10_000)] = 50_000_000
     web: bool = True
-    web_listen_address: tuple[str, ...] = Field(default=("127.0.0.1:9877",), strict=False)
+    web_listen_address: tuple[str, ...] = Field(default=(":9877",), strict=False)
     web_telemetry_path: str = "/metrics"
     web_config_file: str | None = None
     linger: Annotated[float, Field(ge=0)] = 30.0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,10 +14,9 @@ from tests import builders
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.metrics import GatewayPusher, TextfileWriter, build_registry
 from virnucpro_exporter.metrics.push import Periodic
-from virnucpro_exporter.snapshot import Latest
+from virnucpro_exporter.snapshot import Latest, RunSnapshot
 
-CELL = Latest(builders.running())
-REGISTRY = build_registry(CELL, process=False)
+REGISTRY = build_registry(Latest(builders.running()), process=False)
 
 
 class Gateway(HTTPServer):
@@ -56,27 +56,36 @@ def gateway() -> Iterator[Gateway]:
         thread.join()
 
 
+def send(push: Periodic, cell: Latest[RunSnapshot], end: RunSnapshot) -> None:
+    """Send what a run shows until its end, with a GPU beside it."""
+    gpus = Latest(builders.gpus_up())
+    push.start(build_registry(cell, gpus, process=False), last=build_registry(cell, process=False))
+    cell.publish(end)
+    push.stop()
+
+
 def test_the_textfile_holds_the_end_of_the_run(tmp_path: Path) -> None:
     """When the writer is stopped, the newest snapshot is on disk, and nothing else beside it."""
     path = tmp_path / "virnucpro.prom"
-    cell = Latest(builders.running())
-    with TextfileWriter(build_registry(cell, process=False), path, interval=3600.0):
-        cell.publish(builders.finished())
+    send(TextfileWriter(path, interval=3600.0), Latest(builders.running()), builders.finished())
     families = {f.name: f for f in text_string_to_metric_families(path.read_text())}
     state = {s.labels["state"]: s.value for s in families["virnucpro_run_state"].samples}
     assert state["completed"] == 1
     assert not any(name.startswith(("process_", "python_")) for name in families)
+    assert not any(name.startswith("virnucpro_gpu_") for name in families), "nobody measures now"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_push_replaces_what_this_machine_pushed(gateway: Gateway) -> None:
-    """The gateway gets the metrics under the job and the name of the machine."""
-    with GatewayPusher(REGISTRY, gateway.url, interval=3600.0):
-        pass
+    """The gateway gets the metrics under the job and the name of the machine, the end last."""
+    pusher = GatewayPusher(gateway.url, interval=3600.0)
+    send(pusher, Latest(builders.running()), builders.finished())
     assert len(gateway.pushed) in (1, 2)
-    for path, body in gateway.pushed:
-        assert path.startswith("/metrics/job/virnucpro_exporter/instance/")
-        assert b"virnucpro_run_state{" in body
+    assert {path for path, _ in gateway.pushed} == {
+        f"/metrics/job/virnucpro_exporter/instance/{socket.gethostname()}"
+    }
+    assert b'virnucpro_run_state{state="completed"} 1.0' in gateway.pushed[-1][1]
+    assert b"virnucpro_gpu_" not in gateway.pushed[-1][1]
 
 
 def test_failures_are_counted_and_logged_once(
@@ -84,37 +93,46 @@ def test_failures_are_counted_and_logged_once(
 ) -> None:
     """A gateway that is away for three pushes is one warning, and its return another."""
     caplog.set_level(logging.INFO)
-    pusher = GatewayPusher(REGISTRY, gateway.url)
-    gateway.status = 500
-    for _ in range(3):
-        pusher.send_once()
-    gateway.status = 200
-    for _ in range(2):
-        pusher.send_once()
+    pusher = GatewayPusher(gateway.url)
+    for status in (500, 500, 500, 200, 200):
+        gateway.status = status
+        pusher.send_once(REGISTRY)
     assert pusher.failures == 3
     first, second = (record.getMessage() for record in caplog.records)
     assert first.startswith(f"cannot send metrics to {gateway.url}: ")
-    assert second == f"metrics reach {gateway.url} again"
+    assert second == f"metrics reach {gateway.url} again, after 3 failures"
+
+
+def test_an_end_that_was_not_sent_is_told(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever misses the end of the run at the gateway learns why from the log."""
+    gateway.status = 503
+    pusher = GatewayPusher(gateway.url, interval=3600.0)
+    send(pusher, Latest(builders.running()), builders.finished())
+    told = f"the last metrics did not reach {gateway.url}, after {pusher.failures} failures in all"
+    assert caplog.records[-1].getMessage() == told
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path: Path) -> None:
     """A folder that went away is a failure that is counted."""
     folder = tmp_path / "gone"
     folder.mkdir()
-    writer = TextfileWriter(REGISTRY, folder / "virnucpro.prom")
+    writer = TextfileWriter(folder / "virnucpro.prom")
     folder.rmdir()
-    writer.send_once()
+    writer.send_once(REGISTRY)
     assert writer.failures == 1
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda folder: TextfileWriter(REGISTRY, folder / "metrics.txt"),
-        lambda folder: TextfileWriter(REGISTRY, folder / "no" / "metrics.prom"),
-        lambda folder: TextfileWriter(REGISTRY, folder / "metrics.prom", interval=0.0),
-        lambda _: GatewayPusher(REGISTRY, "localhost:9091"),
-        lambda _: GatewayPusher(REGISTRY, "http://localhost:9091", interval=-1.0),
+        lambda folder: TextfileWriter(folder / "metrics.txt"),
+        lambda folder: TextfileWriter(folder / "no" / "metrics.prom"),
+        lambda folder: TextfileWriter(folder / "metrics.prom", interval=0.0),
+        lambda _: GatewayPusher("localhost:9091"),
+        lambda _: GatewayPusher("http://localhost:9091", interval=-1.0),
+        lambda _: GatewayPusher("http://me:secret@localhost:9091"),
     ],
 )
 def test_targets_that_cannot_work_are_refused(

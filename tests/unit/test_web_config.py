@@ -181,10 +181,30 @@ def test_an_address_in_use_is_refused_and_frees_the_others() -> None:
         free = f"127.0.0.1:{s.getsockname()[1]}"
         s.close()
         used = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UsageError, match=f"cannot listen on {used}: Address already in use"):
+        told = f"cannot listen on {used}: Address already in use; name another port"
+        with pytest.raises(UsageError, match=told):
             bind([free, used])
         (listener,) = bind([free])
         listener.close()
+
+
+@pytest.mark.parametrize("dual", [False, True])
+def test_every_address_means_ipv6_where_there_is_ipv6(
+    monkeypatch: pytest.MonkeyPatch, *, dual: bool
+) -> None:
+    """One socket serves both families, and on a machine without IPv6 the one there is."""
+    if not dual:
+        monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    elif not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    (listener,) = bind([":0"])
+    port = listener.getsockname()[1]
+    for host in ["127.0.0.1", *(["::1"] if dual else [])]:
+        with socket.create_connection((host, port)) as client:
+            assert client.getpeername()[1] == port
+    with pytest.raises(UsageError, match="Address already in use"):
+        bind([f"127.0.0.1:{port}"])
+    listener.close()
 
 
 @pytest.mark.parametrize("address", [":0", "127.0.0.1:0", "localhost:0"])

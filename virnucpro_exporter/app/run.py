@@ -15,7 +15,7 @@ from virnucpro_exporter.app.devices import Device, devices
 from virnucpro_exporter.app.inputs import find_files, measure, output_folder, source
 from virnucpro_exporter.app.processor import FACTORY, describe, processor_spec
 from virnucpro_exporter.app.signals import RunSignals
-from virnucpro_exporter.app.views import show
+from virnucpro_exporter.app.views import reserve, show
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import ProcessorError
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
@@ -77,6 +77,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
     spec = processor_spec(config)
     outputs = output_folder(config)
     with contextlib.ExitStack() as views, contextlib.ExitStack() as stack:
+        reserved = reserve(config, views)
         outputs.prepare()
         stack.enter_context(contextlib.closing(RunLock(outputs.lock)))
         paths = find_files(config, outputs, spec)
@@ -86,7 +87,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         )
         journal.agree(describe(spec), keep=config.fresh is False)
         coordinator, files = _prepare(config, journal, paths, found)
-        dashboard = show(config, views, coordinator, monitor, outputs.folder)
+        dashboard = show(config, reserved, views, coordinator, monitor, outputs.folder)
         stack.enter_context(_tidied(outputs))
         pool = LocalPool(
             spec, FACTORY, outputs.attempts, outputs.logs, {d.gpu: d.environment for d in found}

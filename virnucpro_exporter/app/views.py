@@ -4,24 +4,67 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro_exporter.config import ViewConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.gpu.monitor import GPUMonitor
-from virnucpro_exporter.metrics.push import GatewayPusher, TextfileWriter
+from virnucpro_exporter.metrics.addresses import bind, shown
+from virnucpro_exporter.metrics.push import GatewayPusher, Periodic, TextfileWriter
 from virnucpro_exporter.metrics.registry import build_registry
-from virnucpro_exporter.metrics.server import MetricsServer
+from virnucpro_exporter.metrics.server import MetricsServer, check_path
+from virnucpro_exporter.metrics.web_config import WebConfig
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, Latest
 from virnucpro_exporter.terminal.dashboard import LoadBalancingDashboard
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """What others may have taken or refuse, taken before a run begins.
+
+    Attributes:
+        listeners: Where the endpoint will be.
+        pushes: Where the metrics will be sent.
+    """
+
+    listeners: tuple[socket.socket, ...]
+    pushes: tuple[Periodic, ...]
+
+
+def reserve(config: ViewConfig, stack: contextlib.ExitStack) -> Reserved:
+    """Take the addresses, and check all that could be refused later.
+
+    Args:
+        config: What will be shown, and how.
+        stack: Gives the addresses back when it closes.
+
+    Raises:
+        UsageError: An address or a path cannot be used, or the web configuration is wrong.
+    """
+    listeners: list[socket.socket] = []
+    if config.web:
+        check_path(config.web_telemetry_path)
+        WebConfig(None if config.web_config_file is None else Path(config.web_config_file))
+        listeners = bind(config.web_listen_address)
+        for listener in listeners:
+            stack.callback(listener.close)
+    pushes: list[Periodic] = []
+    if config.textfile:
+        pushes.append(TextfileWriter(config.textfile, config.push_interval))
+    if config.push_gateway:
+        pushes.append(GatewayPusher(config.push_gateway, config.push_interval))
+    return Reserved(tuple(listeners), tuple(pushes))
+
+
 def show(
     config: ViewConfig,
+    reserved: Reserved,
     stack: contextlib.ExitStack,
     coordinator: WorkStealingCoordinator,
     monitor: GPUMonitor | None,
@@ -31,6 +74,7 @@ def show(
 
     Args:
         config: What is shown, and how.
+        reserved: What `reserve` has returned for it.
         stack: Stops it all when it closes.
         coordinator: The run.
         monitor: The GPUs, or None for a run on CPU slots.
@@ -38,9 +82,6 @@ def show(
 
     Returns:
         The dashboard, for whoever has to write on the terminal before the stack closes.
-
-    Raises:
-        UsageError: The endpoint cannot listen, or its configuration is wrong.
     """
     dashboard = LoadBalancingDashboard(
         coordinator,
@@ -49,14 +90,14 @@ def show(
         plain=None if config.dashboard is None else not config.dashboard,
         log_interval=config.metrics_log_interval,
         log_max_bytes=config.metrics_log_max_bytes,
-        endpoint=config.web_listen_address[0] if config.web else "",
+        endpoint=shown(reserved.listeners[0]) if reserved.listeners else "",
     )
     health = {} if config.metrics_log is None else {"log": _Health(dashboard.log_health)}
-    if config.web:
+    if reserved.listeners:
         server = MetricsServer(
             coordinator,
             monitor,
-            listen=config.web_listen_address,
+            listen=reserved.listeners,
             telemetry_path=config.web_telemetry_path,
             web_config=config.web_config_file,
             health=health,
@@ -64,12 +105,10 @@ def show(
         server.start()
         stack.callback(server.stop)
         log.info("metrics: %s", ", ".join(server.urls))
-    if config.textfile or config.push_gateway:
+    for push in reserved.pushes:
         registry = build_registry(coordinator, monitor, health, process=False)
-        if config.textfile:
-            stack.enter_context(TextfileWriter(registry, config.textfile, config.push_interval))
-        if config.push_gateway:
-            stack.enter_context(GatewayPusher(registry, config.push_gateway, config.push_interval))
+        push.start(registry, last=build_registry(coordinator, None, health, process=False))
+        stack.callback(push.stop)
     dashboard.start()
     stack.callback(dashboard.stop)
     return dashboard

@@ -34,7 +34,7 @@ VIEW_OPTIONS = [
         "--web-listen-address",
         multiple=True,
         metavar="HOST:PORT",
-        help="Repeatable; default: 127.0.0.1:9877.",
+        help="Repeatable; default: :9877 (all addresses).",
     ),
     click.option("--web-telemetry-path", metavar="PATH", help="Default: /metrics."),
     click.option("--web-config-file", metavar="FILE", help="TLS and basic authentication."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import socket
 from collections.abc import Sequence
@@ -16,11 +17,11 @@ _BACKLOG = 128
 _SEND_BUFFER = 32768  # bytes
 
 
-def bind(addresses: Sequence[str]) -> list[socket.socket]:
+def bind(addresses: Sequence[str | socket.socket]) -> list[socket.socket]:
     """Listen on all of them, or on none.
 
     Args:
-        addresses: Port 0 takes a free one.
+        addresses: Port 0 takes a free one. A socket that listens already is taken as it is.
 
     Returns:
         Sockets that listen and do not block.
@@ -42,7 +43,10 @@ def shown(listener: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _bind(address: str) -> list[socket.socket]:
+def _bind(address: str | socket.socket) -> list[socket.socket]:
+    if isinstance(address, socket.socket):
+        address.settimeout(0)
+        return [address]
     match = _ADDRESS.fullmatch(address)
     if match is None or int(match["port"]) > 65535:
         raise UsageError(f"cannot listen on {address!r}: write HOST:PORT, [IPV6]:PORT or :PORT")
@@ -56,7 +60,8 @@ def _bind(address: str) -> list[socket.socket]:
             listeners = [stack.enter_context(_listen(*place)) for place in places]
             stack.pop_all()
     except OSError as error:
-        raise UsageError(f"cannot listen on {address}: {error.strerror}") from error
+        advice = "; name another port" if error.errno == errno.EADDRINUSE else ""
+        raise UsageError(f"cannot listen on {address}: {error.strerror}{advice}") from error
     return listeners
 
 

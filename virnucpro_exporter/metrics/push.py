@@ -1,7 +1,8 @@
 """Metrics for machines that nobody can scrape: a file for node_exporter, or a Pushgateway.
 
 Both run in a thread of their own. A failure is counted, and logged once when it begins and once
-when it ends; the run goes on.
+when it ends; the run goes on. What is sent last stays where it was sent for as long as nobody
+removes it, so it leaves out what is true only while the program runs: the values of the GPUs.
 """
 
 from __future__ import annotations
@@ -39,56 +40,61 @@ class Periodic(ABC):
         self.failures = 0
         self._target = target
         self._interval = interval
-        self._failing = False
+        self._in_a_row = 0  # failures
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="metrics-push", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Send the first time at once, from a thread."""
+    def start(self, registry: CollectorRegistry, last: CollectorRegistry) -> None:
+        """Send the first time at once, from a thread.
+
+        Args:
+            registry: What to send; made without the metrics of the process, as node_exporter has
+                series of the same names.
+            last: What to send when it is stopped.
+        """
+        self._thread = threading.Thread(
+            target=self._run, args=(registry, last), name="metrics-push", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
         """Send a last time, so that the end is seen. It waits for that, a few seconds at most."""
         self._stopped.set()
-        self._thread.join(2 * _TIMEOUT)
+        if self._thread is not None:
+            self._thread.join(2 * _TIMEOUT)
 
-    def __enter__(self) -> Periodic:  # noqa: PYI034 - typing.Self needs Python 3.11
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def send_once(self) -> None:
+    def send_once(self, registry: CollectorRegistry) -> None:
         """Send now, from the calling thread; never raises."""
         try:
-            self._send()
+            self._send(registry)
         except Exception as error:  # noqa: BLE001 - whatever a network or a disk does, the run goes on
             self.failures += 1
-            if not self._failing:
+            self._in_a_row += 1
+            if self._in_a_row == 1:
                 _log.warning("cannot send metrics to %s: %s", self._target, error)
-            self._failing = True
         else:
-            if self._failing:
-                _log.warning("metrics reach %s again", self._target)
-            self._failing = False
+            if self._in_a_row:
+                text = "metrics reach %s again, after %d failures"
+                _log.warning(text, self._target, self._in_a_row)
+            self._in_a_row = 0
 
     @abstractmethod
-    def _send(self) -> None: ...
+    def _send(self, registry: CollectorRegistry) -> None: ...
 
-    def _run(self) -> None:
+    def _run(self, registry: CollectorRegistry, last: CollectorRegistry) -> None:
         while not self._stopped.is_set():
-            self.send_once()
+            self.send_once(registry)
             self._stopped.wait(self._interval)
-        self.send_once()
+        self.send_once(last)
+        if self._in_a_row:
+            text = "the last metrics did not reach %s, after %d failures in all"
+            _log.warning(text, self._target, self.failures)
 
 
 class TextfileWriter(Periodic):
     """Writes the metrics for node_exporter's textfile collector; readers never see half a file.
 
     Args:
-        registry: What to write; made without the metrics of the process, as node_exporter has
-            series of the same names.
         path: A file that ends in `.prom`, in a folder that exists.
         interval: Seconds from one time to the next.
 
@@ -96,26 +102,22 @@ class TextfileWriter(Periodic):
         UsageError: node_exporter would not read this file, or there is no such folder.
     """
 
-    def __init__(
-        self, registry: CollectorRegistry, path: str | Path, interval: float = 15.0
-    ) -> None:
+    def __init__(self, path: str | Path, interval: float = 15.0) -> None:
         super().__init__(str(path), interval)
-        self._registry = registry
         self._path = Path(path)
         if self._path.suffix != ".prom":
             raise UsageError(f"the textfile {path} must end in .prom, or node_exporter skips it")
         if not self._path.parent.is_dir():
-            raise UsageError(f"the textfile {path} has no folder to be in")
+            raise UsageError(f"the textfile {path} has no folder to be in; make it first")
 
-    def _send(self) -> None:
-        write_to_textfile(str(self._path), self._registry)
+    def _send(self, registry: CollectorRegistry) -> None:
+        write_to_textfile(str(self._path), registry)
 
 
 class GatewayPusher(Periodic):
     """Pushes the metrics to a Pushgateway, under the name of this machine.
 
     Args:
-        registry: What to push.
         url: Of the gateway.
         interval: Seconds from one time to the next.
         job: The label `job` under which the gateway keeps them.
@@ -124,22 +126,16 @@ class GatewayPusher(Periodic):
         UsageError: The address is none.
     """
 
-    def __init__(
-        self,
-        registry: CollectorRegistry,
-        url: str,
-        interval: float = 15.0,
-        job: str = "virnucpro_exporter",
-    ) -> None:
+    def __init__(self, url: str, interval: float = 15.0, job: str = "virnucpro_exporter") -> None:
+        address = urlsplit(url)
+        if "@" in address.netloc:
+            raise UsageError("the address of the Pushgateway holds a password; logs would show it")
         super().__init__(url, interval)
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+        if address.scheme not in ("http", "https") or not address.netloc:
             raise UsageError(f"{url!r} is not the address of a Pushgateway: write http://HOST:PORT")
-        self._registry = registry
         self._url = url
         self._job = job
         self._group = {"instance": socket.gethostname()}
 
-    def _send(self) -> None:
-        push_to_gateway(
-            self._url, self._job, self._registry, grouping_key=self._group, timeout=_TIMEOUT
-        )
+    def _send(self, registry: CollectorRegistry) -> None:
+        push_to_gateway(self._url, self._job, registry, grouping_key=self._group, timeout=_TIMEOUT)

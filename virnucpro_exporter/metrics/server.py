@@ -39,6 +39,17 @@ _LANDING = """<!DOCTYPE html>
 """
 
 
+def check_path(telemetry_path: str) -> None:
+    """Check that the metrics can be at this path.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    is_plain = telemetry_path.isascii() and telemetry_path.isprintable()
+    if not telemetry_path.startswith("/") or telemetry_path in _OTHER_PATHS or not is_plain:
+        raise UsageError(f"the metrics cannot be at {telemetry_path!r}: use a path like /metrics")
+
+
 class MetricsServer:
     """Prometheus metrics of a run, of the GPUs, or of both.
 
@@ -50,7 +61,8 @@ class MetricsServer:
     Args:
         coordinator: Whose `latest()` is a `RunSnapshot`; None where there is no run.
         gpu_monitor: Whose `latest()` is a `GpuSnapshot`; None where nobody watches GPUs.
-        listen: `HOST:PORT`, `[IPV6]:PORT` or `:PORT`, as often as wanted; port 0 takes a free one.
+        listen: `HOST:PORT`, `[IPV6]:PORT` or `:PORT` for all addresses of the machine, as often as
+            wanted; port 0 takes a free one. Or sockets that listen already.
         telemetry_path: Where the metrics are.
         web_config: File with TLS and users, in the format of Prometheus' exporter-toolkit; it is
             read again when it changes.
@@ -63,16 +75,13 @@ class MetricsServer:
         coordinator: Source[RunSnapshot] | None = None,
         gpu_monitor: Source[GpuSnapshot] | None = None,
         *,
-        listen: Sequence[str] = DEFAULT_LISTEN,
+        listen: Sequence[str | socket.socket] = DEFAULT_LISTEN,
         telemetry_path: str = "/metrics",
         web_config: str | Path | None = None,
         health: HealthSources | None = None,
         limits: Limits | None = None,
     ) -> None:
-        if not telemetry_path.startswith("/") or telemetry_path in _OTHER_PATHS:
-            raise UsageError(
-                f"the metrics cannot be at {telemetry_path!r}: use a path like /metrics"
-            )
+        check_path(telemetry_path)
         health = health or {}
         self._coordinator = coordinator
         self._gpu_monitor = gpu_monitor

@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import builders
+from tests.gateway import Gateway
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.metrics import GatewayPusher, TextfileWriter, build_registry
 from virnucpro_exporter.metrics.push import Periodic
@@ -19,41 +18,10 @@ from virnucpro_exporter.snapshot import Latest, RunSnapshot
 REGISTRY = build_registry(Latest(builders.running()), process=False)
 
 
-class Gateway(HTTPServer):
-    """Keeps what is pushed, or answers with a status of the test's choice."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.pushed: list[tuple[str, bytes]] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Gateway
-
-    def do_PUT(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.pushed.append((self.path, body))
-        self.send_response(self.server.status)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
     with Gateway() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def send(push: Periodic, cell: Latest[RunSnapshot], end: RunSnapshot) -> None:
@@ -84,8 +52,8 @@ def test_a_push_replaces_what_this_machine_pushed(gateway: Gateway) -> None:
     assert {path for path, _ in gateway.pushed} == {
         f"/metrics/job/virnucpro_exporter/instance/{socket.gethostname()}"
     }
-    assert b'virnucpro_run_state{state="completed"} 1.0' in gateway.pushed[-1][1]
-    assert b"virnucpro_gpu_" not in gateway.pushed[-1][1]
+    assert 'virnucpro_run_state{state="completed"} 1.0' in gateway.pushed[-1][1]
+    assert "virnucpro_gpu_" not in gateway.pushed[-1][1]
 
 
 def test_failures_are_counted_and_logged_once(
@@ -94,8 +62,8 @@ def test_failures_are_counted_and_logged_once(
     """A gateway that is away for three pushes is one warning, and its return another."""
     caplog.set_level(logging.INFO)
     pusher = GatewayPusher(gateway.url)
-    for status in (500, 500, 500, 200, 200):
-        gateway.status = status
+    gateway.statuses = [500, 500, 500]
+    for _ in range(5):
         pusher.send_once(REGISTRY)
     assert pusher.failures == 3
     first, second = (record.getMessage() for record in caplog.records)
@@ -107,7 +75,7 @@ def test_an_end_that_was_not_sent_is_told(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever misses the end of the run at the gateway learns why from the log."""
-    gateway.status = 503
+    gateway.statuses = [503, 503]
     pusher = GatewayPusher(gateway.url, interval=3600.0)
     send(pusher, Latest(builders.running()), builders.finished())
     told = f"the last metrics did not reach {gateway.url}, after {pusher.failures} failures in all"

@@ -47,9 +47,10 @@ def faster(content: Mapping[str, Any], factor: float) -> dict[str, Any]:
     """The same rules with every length of time divided by a factor; nothing else changes.
 
     These are `for`, `keep_firing_for`, the interval of groups, the ranges and offsets of selectors,
-    and the numbers in expressions that a comment marks, as in `> 60 # seconds`. Scrape and evaluate
-    as many times more often, or ranges hold too few samples. The stall threshold is a metric: give
-    the exporter a shorter one.
+    and numbers in expressions that a comment marks, as in `> 60 # seconds`. The shortest of them
+    is 60 seconds, divided: it must hold several scrapes, evaluations and samples of the GPUs. With
+    those once a second, 20 times is as fast as it goes. The stall threshold is a metric: give the
+    exporter a shorter one.
 
     Args:
         content: Of a file of rules.

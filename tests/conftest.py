@@ -1,3 +1,3 @@
 """Fixtures that any test may use."""
 
-pytest_plugins = ["tests.nvml_stub.stub"]
+pytest_plugins = ["tests.nvml_stub.stub", "tests.gpu_sources"]

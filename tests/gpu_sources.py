@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from virnucpro_exporter.gpu.sources import INVALID_ARGUMENT, Found, Reading
+import pytest
+
+from virnucpro_exporter.gpu.sampler import Sampler
+from virnucpro_exporter.gpu.sources import INVALID_ARGUMENT, Found, Reading, Source
+from virnucpro_exporter.snapshot import GpuDevice
+
+SLOWEST = 30.0  # seconds: no machine is as slow as this
+FAST = 0.01
 
 VALUES: dict[str, Any] = {
     "utilization_ratio": 0.37,
@@ -64,6 +71,53 @@ class ScriptedSource:
 
     def close(self) -> None:
         self.opened = -abs(self.opened)
+
+
+class Watched:
+    """A sampler with short intervals and, unless told otherwise, long-lived values."""
+
+    def __init__(
+        self,
+        *sources: Source,
+        interval: float = FAST,
+        max_age: float = SLOWEST,
+        reopen_after: float = 0.0,
+    ) -> None:
+        self.sampler = Sampler(sources, interval, reopen_after)
+        self.board = self.sampler.board
+        self.board.max_age = max_age
+
+    def device(self, gpu: int) -> GpuDevice:
+        """The GPU at this place."""
+        return self.board.snapshot().devices[gpu]
+
+    def is_up(self, *gpus: int) -> bool:
+        """Whether all of these are."""
+        devices = self.board.snapshot().devices
+        return len(devices) > max(gpus) and all(devices[gpu].up for gpu in gpus)
+
+    def why(self, gpu: int, value: str = "") -> str:
+        """Why a GPU is down, or has no such value; empty if it is not so."""
+        return dict(self.device(gpu).reasons).get(value, "")
+
+
+Watch = Callable[..., Watched]
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    """Starts samplers, and stops them in the end."""
+    running: list[Sampler] = []
+
+    def start(*sources: Source, **options: float) -> Watched:
+        watched = Watched(*sources, **options)
+        watched.sampler.start()
+        running.append(watched.sampler)
+        return watched
+
+    yield start
+    for sampler in running:
+        sampler.stop()
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:

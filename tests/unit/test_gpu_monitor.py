@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.gpu_sources import ScriptedSource, until
+from tests.gpu_sources import FAST, SLOWEST, ScriptedSource, Watch, until
 from virnucpro_exporter.gpu import monitor as monitor_module
 from virnucpro_exporter.gpu.monitor import GPUMonitor, get_gpu_utilization
-from virnucpro_exporter.gpu.sampler import Sampler
 from virnucpro_exporter.gpu.sources import CORE, SLOW, SourceError
-from virnucpro_exporter.snapshot import GpuDevice
 
-# Values live for three intervals, and no machine is as slow as this.
-SLOWEST = 30.0
-FAST = 0.01
 NOTHING = {
     "compute_percent": None,
     "memory_percent": None,
@@ -28,40 +22,7 @@ NOTHING = {
 }
 
 
-class Watched:
-    """A monitor of a scripted source, with short intervals and long-lived values."""
-
-    def __init__(self, *sources: ScriptedSource, reopen_after: float = 0.0) -> None:
-        self.sampler = Sampler(sources, FAST, reopen_after)
-        self.sampler.board.max_age = SLOWEST
-
-    def device(self, gpu: int) -> GpuDevice:
-        return self.sampler.board.snapshot().devices[gpu]
-
-    def is_up(self, *gpus: int) -> bool:
-        devices = self.sampler.board.snapshot().devices
-        return len(devices) > max(gpus) and all(devices[gpu].up for gpu in gpus)
-
-    def why(self, gpu: int) -> str:
-        return dict(self.device(gpu).reasons).get("", "")
-
-
-@pytest.fixture
-def watch() -> Iterator[Any]:
-    running: list[Sampler] = []
-
-    def start(*sources: ScriptedSource, **options: float) -> Watched:
-        watched = Watched(*sources, **options)
-        watched.sampler.start()
-        running.append(watched.sampler)
-        return watched
-
-    yield start
-    for sampler in running:
-        sampler.stop()
-
-
-def test_an_unexpected_error_costs_only_its_gpu(watch: Any, caplog: Any) -> None:
+def test_an_unexpected_error_costs_only_its_gpu(watch: Watch, caplog: Any) -> None:
     """The GPU is down with the reason, counted and logged once, and up again when it is over."""
     source = ScriptedSource("a", "b")
     watched = watch(source)
@@ -70,7 +31,7 @@ def test_an_unexpected_error_costs_only_its_gpu(watch: Any, caplog: Any) -> None
     until(lambda: "KeyError: 'oops'" in watched.why(0))
     until(lambda: dict(watched.device(0).errors).get("INTERNAL", 0) >= 3)
     assert watched.is_up(1)
-    assert watched.sampler.board.health.failures >= 3
+    assert watched.board.health.failures >= 3
     logged = [r for r in caplog.records if r.levelno >= logging.ERROR]
     assert len(logged) == 1
     assert logged[0].exc_info
@@ -78,20 +39,22 @@ def test_an_unexpected_error_costs_only_its_gpu(watch: Any, caplog: Any) -> None
     until(lambda: watched.is_up(0))
 
 
-def test_an_unexpected_error_of_the_supervisor(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_of_the_supervisor(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is shown as the reason, and the supervisor goes on."""
     monkeypatch.setattr("virnucpro_exporter.gpu.sampler._FIRST_RETRY", FAST)
     source = ScriptedSource("a")
     source.opening = RuntimeError("oops")
     watched = watch(source)
-    until(lambda: "RuntimeError: oops" in watched.sampler.board.health.reason)
-    assert watched.sampler.board.health.success is False
+    until(lambda: "RuntimeError: oops" in watched.board.health.reason)
+    assert watched.board.health.success is False
     source.opening = None
     until(lambda: watched.is_up(0))
-    assert watched.sampler.board.health.reason == ""
+    assert watched.board.health.reason == ""
 
 
-def test_a_gpu_that_hangs_costs_only_itself(watch: Any) -> None:
+def test_a_gpu_that_hangs_costs_only_itself(watch: Watch) -> None:
     """The others go on, and it is never in the way of the end."""
     source = ScriptedSource("a", "stuck")
     source.stuck.clear()
@@ -100,13 +63,13 @@ def test_a_gpu_that_hangs_costs_only_itself(watch: Any) -> None:
     number = len(source.reads)
     until(lambda: len(source.reads) > number + 5)
     assert not watched.is_up(1)
-    assert not watched.sampler.board.first.is_set()
+    assert not watched.board.first.is_set()
     watched.sampler.stop()
     assert source.opened == 1  # not closed while somebody is inside
     source.stuck.set()
 
 
-def test_nothing_is_reopened_while_a_call_hangs(watch: Any) -> None:
+def test_nothing_is_reopened_while_a_call_hangs(watch: Watch) -> None:
     """A lost GPU waits until nobody is inside; the healthy one is shown all the while."""
     source = ScriptedSource("a", "stuck", "c")
     source.stuck.clear()
@@ -122,7 +85,7 @@ def test_nothing_is_reopened_while_a_call_hangs(watch: Any) -> None:
     until(lambda: source.opened > 1)
 
 
-def test_reopening_becomes_rare_for_a_gpu_that_stays_lost(watch: Any) -> None:
+def test_reopening_becomes_rare_for_a_gpu_that_stays_lost(watch: Watch) -> None:
     """Each time keeps the healthy GPUs waiting, so it is tried less and less often."""
     source = ScriptedSource("a", "b")
     source.wrong["b"] = 15
@@ -133,7 +96,7 @@ def test_reopening_becomes_rare_for_a_gpu_that_stays_lost(watch: Any) -> None:
     until(lambda: watched.is_up(0, 1) and watched.sampler._pause == 0.02)
 
 
-def test_ids_stay_when_a_gpu_falls_off_the_bus(watch: Any) -> None:
+def test_ids_stay_when_a_gpu_falls_off_the_bus(watch: Watch) -> None:
     """The one that is gone is down, the others keep their ids although their indices moved."""
     source = ScriptedSource("a", "b", "c")
     watched = watch(source)
@@ -146,21 +109,21 @@ def test_ids_stay_when_a_gpu_falls_off_the_bus(watch: Any) -> None:
     until(lambda: watched.is_up(0, 1, 2))
 
 
-def test_the_fallback_and_back(watch: Any) -> None:
+def test_the_fallback_and_back(watch: Watch) -> None:
     """While the first source cannot be used the second one is, and the first as soon as it can."""
     first, second = ScriptedSource("a", backend="first"), ScriptedSource("a", backend="second")
     first.opening = SourceError("no library")
     watched = watch(first, second)
     until(lambda: watched.is_up(0))
-    assert watched.sampler.board.backend == "second"
+    assert watched.board.backend == "second"
     first.opening = None
-    until(lambda: watched.sampler.board.backend == "first" and watched.is_up(0))
+    until(lambda: watched.board.backend == "first" and watched.is_up(0))
     assert second.opened < 0  # closed
-    assert [d.gpu for d in watched.sampler.board.snapshot().devices] == ["0"]
+    assert [d.gpu for d in watched.board.snapshot().devices] == ["0"]
 
 
 def test_no_source_at_all_and_then_one(
-    watch: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     """The first source's reason is shown and said once; whatever appears later is found."""
     monkeypatch.setattr("virnucpro_exporter.gpu.sampler._FIRST_RETRY", FAST)
@@ -169,9 +132,9 @@ def test_no_source_at_all_and_then_one(
     first.opening, second.opening = SourceError("no driver"), SourceError("no program")
     with caplog.at_level(logging.INFO):
         watched = watch(first, second)
-        assert watched.sampler.board.first.wait(60)
+        assert watched.board.first.wait(60)
         until(lambda: first.opened > 3)
-        snapshot = watched.sampler.board.snapshot()
+        snapshot = watched.board.snapshot()
         assert (snapshot.backend, snapshot.health.reason) == ("none", "no driver")
         assert snapshot.health.success is False
         assert [r.message for r in caplog.records] == ["no GPU values: no driver"]
@@ -180,17 +143,17 @@ def test_no_source_at_all_and_then_one(
         assert caplog.records[-1].message == "watching 1 GPUs through scripted"
 
 
-def test_a_driver_that_goes_away(watch: Any) -> None:
+def test_a_driver_that_goes_away(watch: Watch) -> None:
     """Values that nobody can confirm any more are dropped at once, with the reason."""
     source = ScriptedSource("a")
     watched = watch(source)
     until(lambda: watched.is_up(0))
     source.wrong["a"], source.opening = 1, SourceError("the driver is not loaded")
     until(lambda: watched.why(0) == "the driver is not loaded")
-    assert watched.sampler.board.backend == "none"
+    assert watched.board.backend == "none"
 
 
-def test_a_source_that_fails_as_a_whole(watch: Any) -> None:
+def test_a_source_that_fails_as_a_whole(watch: Watch) -> None:
     """Its reason is that of every GPU."""
     source = ScriptedSource("a", "b")
     watched = watch(source, reopen_after=SLOWEST)
@@ -201,7 +164,7 @@ def test_a_source_that_fails_as_a_whole(watch: Any) -> None:
     until(lambda: watched.is_up(0, 1))
 
 
-def test_gpus_that_go_down_and_come_back_are_logged_once(watch: Any, caplog: Any) -> None:
+def test_gpus_that_go_down_and_come_back_are_logged_once(watch: Watch, caplog: Any) -> None:
     """An operator reads when and why."""
     source = ScriptedSource("a", "b")
     with caplog.at_level(logging.INFO):
@@ -220,7 +183,7 @@ def test_gpus_that_go_down_and_come_back_are_logged_once(watch: Any, caplog: Any
     ]
 
 
-def test_slow_values_are_asked_apart_and_every_other_time(watch: Any) -> None:
+def test_slow_values_are_asked_apart_and_every_other_time(watch: Watch) -> None:
     """The four usual values never wait for the slow ones."""
     source = ScriptedSource("a")
     watch(source)
@@ -228,13 +191,13 @@ def test_slow_values_are_asked_apart_and_every_other_time(watch: Any) -> None:
     assert [queries for _, queries in source.reads[:5]] == [CORE, SLOW, CORE, CORE, SLOW]
 
 
-def test_the_snapshot_is_the_same_object_until_something_changes(watch: Any) -> None:
+def test_the_snapshot_is_the_same_object_until_something_changes(watch: Watch) -> None:
     """Whoever renders it can tell that nothing is new."""
     source = ScriptedSource("a")
     watched = watch(source)
     until(lambda: watched.is_up(0))
     watched.sampler.stop()
-    board = watched.sampler.board
+    board = watched.board
     assert board.snapshot() is board.snapshot()
     board.max_age = 0.0
     board._made = None
@@ -244,6 +207,7 @@ def test_the_snapshot_is_the_same_object_until_something_changes(watch: Any) -> 
 def test_the_four_values() -> None:
     """Percent, degrees and watts of a GPU, by its id or uuid; None for one that is not there."""
     with GPUMonitor(SLOWEST, ScriptedSource("a", "b")) as monitor:
+        monitor.wait(60)
         expected = {
             "compute_percent": 37.0,
             "memory_percent": 25.0,
@@ -272,6 +236,7 @@ def test_a_gpu_that_hangs_delays_a_caller_once(monkeypatch: pytest.MonkeyPatch) 
 def test_first_use_from_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The source is opened once, by one monitor."""
     source = ScriptedSource("a")
+    monkeypatch.setattr(monitor_module, "FIRST_SAMPLE_TIMEOUT", 60.0)
     monkeypatch.setattr(monitor_module, "GPUMonitor", lambda: GPUMonitor(SLOWEST, source))
     monkeypatch.setattr(monitor_module, "_shared", {})
     with ThreadPoolExecutor(8) as pool:

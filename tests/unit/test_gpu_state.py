@@ -212,8 +212,8 @@ def test_gpus_that_cannot_be_identified_or_are_gone() -> None:
     assert show(nameless, 0.0).reasons == (("", "RESET_REQUIRED"),)
     assert nameless.wants_reopen
     assert state.due(nameless, CORE, 9e9) == ()
-    gone = state.unlisted(up())
-    assert "lists" in dict(show(gone, 0.0).reasons)[""]
+    gone = state.unlisted(up(), "gone")
+    assert show(gone, 0.0).reasons == (("", "gone"),)
     assert gone.wants_reopen
 
 
@@ -248,7 +248,7 @@ def test_any_history(history: list[tuple[float, Any]]) -> None:
             read.update(dict.fromkeys(event.values, now))
         else:
             happened = {"open": lambda: state.identified(held, FOUND)}  # noqa: B023 - called here
-            happened["gone"] = lambda: state.unlisted(held)  # noqa: B023
+            happened["gone"] = lambda: state.unlisted(held, "gone")  # noqa: B023
             happened["hurt"] = lambda: state.hurt(held, "broken")  # noqa: B023
             held = happened[event]()
         assert all(held.errors[name] >= number for name, number in before.items())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from virnucpro_exporter.gpu import roster, state
 from virnucpro_exporter.gpu.board import Board, Gpu
 from virnucpro_exporter.gpu.guard import Guard
-from virnucpro_exporter.gpu.sources import Found, Reading, Source, SourceError
+from virnucpro_exporter.gpu.sources import Found, Reading, Source, SourceError, code_name
 from virnucpro_exporter.gpu.watcher import Watcher
 
 log = logging.getLogger(__name__)
@@ -130,13 +130,16 @@ class Sampler:
         before, board = self._guard, self.board
         known = {gpu.id: gpu.state.found.uuid for gpu in board.gpus}
         ids = roster.assign(known, found)
+        # What cannot be identified may well be what is missing.
+        codes = {code_name(f.code) for f in found if f not in ids.values()}
+        missing = ", ".join(sorted(codes)) or "the driver no longer lists it"
         new = [Gpu(id_, state.GpuState(item)) for id_, item in ids.items() if id_ not in known]
         with board.lock:
             for gpu in (*board.gpus, *new):
-                item = ids.get(gpu.id)
-                gpu.state = (
-                    state.unlisted(gpu.state) if item is None else state.identified(gpu.state, item)
-                )
+                if gpu.id in ids:
+                    gpu.state = state.identified(gpu.state, ids[gpu.id])
+                else:
+                    gpu.state = state.unlisted(gpu.state, missing)
             board.gpus = tuple(sorted((*board.gpus, *new), key=_order))
             board.backend = guard.source.backend
             board.succeeded(None, time.time())

@@ -109,9 +109,9 @@ def down(state: GpuState, why: str) -> GpuState:
     return replace(state, up=False, values={}, missing={}, why=why)
 
 
-def unlisted(state: GpuState) -> GpuState:
+def unlisted(state: GpuState, why: str) -> GpuState:
     """A source was opened anew and does not list this GPU."""
-    return replace(down(state, "the driver no longer lists it"), wants_reopen=True)
+    return replace(down(state, why), wants_reopen=True)
 
 
 def hurt(state: GpuState, why: str) -> GpuState:

@@ -1,0 +1,219 @@
+"""The fallback, through a program that stands in for nvidia-smi."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.gpu_sources import until
+from tests.nvidia_smi_stub import FIELDS, FakeNvidiaSmi
+from virnucpro_exporter.gpu.monitor import GPUMonitor
+from virnucpro_exporter.gpu.nvidia_smi import NvidiaSmiSource
+from virnucpro_exporter.gpu.sources import CORE, GPU_IS_LOST, SLOW, SourceError
+
+UUID = FIELDS["uuid"]
+MISMATCH = "Failed to initialize NVML: Driver/library version mismatch"
+LOST = (
+    "Unable to determine the device handle for GPU0000:C3:00.0: GPU is lost.  Reboot the system to "
+    "recover this GPU"
+)
+NO_DRIVER = (
+    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that "
+    "the latest NVIDIA driver is installed and running."
+)
+
+
+@pytest.fixture
+def smi(tmp_path: Path) -> FakeNvidiaSmi:
+    return FakeNvidiaSmi(tmp_path)
+
+
+@pytest.fixture
+def source(smi: FakeNvidiaSmi) -> NvidiaSmiSource:
+    return NvidiaSmiSource(str(smi.program), timeout=60.0, max_age=0.0)
+
+
+def test_a_row_becomes_base_units(smi: FakeNvidiaSmi, source: NvidiaSmiSource) -> None:
+    """MiB become bytes and percent a ratio, and a comma in the name shifts nothing."""
+    smi.gpus[0]["name"] = 'NVIDIA "H100", 80GB, \u00fc'
+    smi.say()
+    (found,) = source.open()
+    assert (found.gpu, found.uuid, found.name) == ("0", UUID, 'NVIDIA "H100", 80GB, \u00fc')
+    assert (found.driver_version, found.pci_bus_id) == ("550.54.15", "00000000:01:00.0")
+    assert source.read(UUID, CORE).values == {
+        "utilization_ratio": 0.37,
+        "memory_used_bytes": 40054 * 2**20,
+        "memory_size_bytes": 81559 * 2**20,
+        "temperature_celsius": 61.0,
+        "power_watts": 312.35,
+    }
+
+
+@pytest.mark.parametrize(
+    ("cell", "code"),
+    [
+        ("[N/A]", 3),
+        ("[Not Supported]", 3),
+        ("[Insufficient Permissions]", 4),
+        ("[Unknown Error]", 999),
+        ("[Timeout]", 10),
+        ("[GPU requires reset]", 16),
+        ("nan", 999),
+        ("", 999),
+    ],
+)
+def test_a_cell_without_a_number(
+    smi: FakeNvidiaSmi, source: NvidiaSmiSource, cell: str, code: int
+) -> None:
+    """A word in place of a number is the fault of that value alone, by NVML's code for it."""
+    smi.gpus[0]["power.draw"] = cell
+    smi.say()
+    source.open()
+    reading = source.read(UUID, CORE)
+    assert reading.faults == {"power_watts": code}
+    assert len(reading.values) == 4
+
+
+@pytest.mark.parametrize("column", ["memory.used", "memory.total"])
+def test_half_of_the_memory(smi: FakeNvidiaSmi, source: NvidiaSmiSource, column: str) -> None:
+    """Memory in use without the size of it, or the other way round, is not known."""
+    smi.gpus[0][column] = "[N/A]"
+    smi.say()
+    source.open()
+    reading = source.read(UUID, CORE)
+    assert reading.faults == {"memory_used_bytes": 3}
+    assert set(reading.values) == {"utilization_ratio", "temperature_celsius", "power_watts"}
+
+
+def test_what_it_has_no_column_for(source: NvidiaSmiSource) -> None:
+    """The slow values are not supported, which is no error."""
+    source.open()
+    assert source.read(UUID, SLOW).faults == dict.fromkeys(SLOW, 3)
+
+
+def test_a_gpu_that_is_lost_while_the_other_is_not(tmp_path: Path, source: NvidiaSmiSource) -> None:
+    """Its row is all loss and names no GPU; the other one stays."""
+    smi = FakeNvidiaSmi(tmp_path, count=2)
+    other = smi.gpus[1]["uuid"]
+    assert len(source.open()) == 2
+    smi.gpus[0] = dict.fromkeys(FIELDS, "[GPU is lost]")
+    smi.say()
+    assert set(source.read(UUID, CORE).faults.values()) == {GPU_IS_LOST}
+    assert source.read(other, CORE).faults == {}
+    assert [found.uuid for found in source.open()] == [other]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "message"),
+    [
+        (LOST, 15, "GPU is lost"),
+        ("Unable to determine the device handle for GPU0000:C3: Unknown Error", 255, "Unknown"),
+        ("No devices were found", 6, "No devices were found"),
+        (NO_DRIVER, 9, "the NVIDIA driver is not loaded"),
+        (MISMATCH, 18, "do not match"),
+        ("", 1, "no output"),
+    ],
+)
+def test_a_failed_run_says_why(
+    smi: FakeNvidiaSmi, source: NvidiaSmiSource, text: str, status: int, message: str
+) -> None:
+    """An exit code other than 0 gives one clear line and no values, and heals by itself."""
+    source.open()
+    smi.say(exit=status, text=text)
+    with pytest.raises(SourceError, match=message) as error:
+        source.read(UUID, CORE)
+    assert "\n" not in str(error.value)
+    with pytest.raises(SourceError, match=message):
+        source.open()
+    smi.say()
+    assert source.read(UUID, CORE).faults == {}
+
+
+def test_a_field_that_this_version_does_not_know(
+    source: NvidiaSmiSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own words are passed on."""
+    command = [part.replace("name", "foo") for part in source._command]
+    monkeypatch.setattr(source, "_command", command)
+    with pytest.raises(SourceError, match=r'\(2\): Field "foo" is not a valid field'):
+        source.open()
+
+
+@pytest.mark.parametrize("row", ["garbage", "0, GPU-a, 37", ""])
+def test_output_that_is_no_table(smi: FakeNvidiaSmi, source: NvidiaSmiSource, row: str) -> None:
+    """What has not all columns is no GPU."""
+    smi.program.write_text(f"#!/bin/sh\necho '{row}'\n")
+    with pytest.raises(SourceError, match="lists no GPU"):
+        source.open()
+
+
+def test_no_program(tmp_path: Path) -> None:
+    """Where there is no such program, that is the reason."""
+    with pytest.raises(SourceError, match="cannot be run: No such file"):
+        NvidiaSmiSource(str(tmp_path / "nvidia-smi")).open()
+
+
+def test_a_program_that_hangs(smi: FakeNvidiaSmi) -> None:
+    """It is killed, nobody waits longer than the timeout, and no second one is piled on it."""
+    source = NvidiaSmiSource(str(smi.program), timeout=0.2, max_age=0.0)
+    smi.say(seconds=600)
+    begin = time.monotonic()
+    with pytest.raises(SourceError, match=r"no answer in 0\.2 s"):
+        source.open()
+    assert time.monotonic() - begin < 300
+    stuck = source._stuck
+    assert stuck is not None
+    until(lambda: stuck.poll() is not None)
+    smi.say()
+    source._timeout = 60.0
+    assert source.open()
+
+
+def test_a_program_that_cannot_even_be_killed(
+    smi: FakeNvidiaSmi, source: NvidiaSmiSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other one is started while it is there."""
+
+    class Undead:
+        def poll(self) -> None:
+            return None
+
+    monkeypatch.setattr(source, "_stuck", Undead())
+    with pytest.raises(SourceError, match="cannot even be killed"):
+        source.open()
+    assert smi.calls == 0
+
+
+def test_one_run_serves_all_gpus(tmp_path: Path) -> None:
+    """Sixteen GPUs that ask at once get the answer of one run, a failed one included."""
+    smi = FakeNvidiaSmi(tmp_path, count=16)
+    now = 100.0
+    source = NvidiaSmiSource(str(smi.program), timeout=60.0, max_age=0.8, clock=lambda: now)
+    uuids = [found.uuid for found in source.open()]
+    now = 100.5
+    assert all(source.read(uuid, CORE).values for uuid in uuids)
+    assert source.read(UUID, CORE).age == 0.5  # so that nothing looks younger than it is
+    assert smi.calls == 1
+    now = 101.0
+    smi.say(exit=9, text=NO_DRIVER)
+    for uuid in uuids:
+        with pytest.raises(SourceError):
+            source.read(uuid, CORE)
+    assert smi.calls == 2
+
+
+def test_through_the_monitor(smi: FakeNvidiaSmi) -> None:
+    """The four values arrive, by way of nvidia-smi."""
+    source = NvidiaSmiSource(str(smi.program), timeout=60.0, max_age=0.0)
+    with GPUMonitor(20.0, source) as monitor:
+        monitor.wait(60)
+        values = monitor.get_gpu_utilization(0)
+        assert values == {
+            "compute_percent": 37.0,
+            "memory_percent": pytest.approx(49.11, abs=0.01),
+            "temperature": 61.0,
+            "power_watts": 312.35,
+        }
+        assert monitor.latest().backend == "nvidia-smi"

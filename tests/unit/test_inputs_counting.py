@@ -5,14 +5,17 @@ import gzip
 import io
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
 from unittest.mock import patch
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from virnucpro_exporter.execution import counting
-from virnucpro_exporter.execution.counting import count, count_files, estimate
+from virnucpro_exporter.execution.counting import Tally, count, count_files, estimate
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.sequences import BLOCK_BYTES
 
@@ -81,6 +84,22 @@ class Metered(io.FileIO):
         text = super().read(size) or b""
         self.total += len(text)
         return text
+
+
+@given(
+    st.lists(st.tuples(st.text("a> ", max_size=5), st.text("AC\n", max_size=12))),
+    st.lists(st.integers(0, 60)),
+)
+def test_fasta_is_counted_alike_however_it_is_cut(
+    records: list[tuple[str, str]], cuts: list[int]
+) -> None:
+    """Blocks may end anywhere: within a header, before its newline, within a sequence."""
+    text = "".join(f">{header}\n{sequence}\n" for header, sequence in records).encode()
+    ends = [0, *sorted(cuts), len(text)]
+    tally = Tally()
+    tally.add_fasta(text[begin:end] for begin, end in pairwise(ends))
+    assert tally.sequences == len(records)
+    assert tally.residues == sum(len(s.replace("\n", "")) for _, s in records)
 
 
 @pytest.mark.parametrize("pack", [bytes, with_gzip])

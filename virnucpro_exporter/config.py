@@ -75,6 +75,45 @@ class RunConfig(ViewConfig):
         )
 
 
+class SimulateConfig(ViewConfig):
+    """Everything that can be set for `simulate`; times are real seconds.
+
+    Without a stall threshold, that of a real run shrinks with the speed.
+    """
+
+    metrics_log: str | None = None
+    gpus: Annotated[int, Field(ge=1, le=64)] = 8
+    files: Annotated[int, Field(ge=1, le=100_000)] = 500
+    speed: Annotated[float, Field(gt=0, le=1000)] = 60.0
+    scenario: str = "balanced"
+    forever: bool = False
+    seed: int = 1
+    balancer: Literal["stealing", "static"] = "stealing"
+    stall_threshold: Positive | None = None
+    on_stall: Literal["report", "retry", "restart"] = "report"
+
+    def scheduler_settings(self) -> SchedulerSettings:
+        """The part that the scheduler needs."""
+        threshold = RunConfig.model_fields["stall_threshold"].default / self.speed
+        return SchedulerSettings(
+            stall_threshold=self.stall_threshold or threshold,
+            on_stall=OnStall(self.on_stall),
+            second_attempts=self.balancer == "stealing",
+        )
+
+
+def simulate_config(options: Mapping[str, Any]) -> SimulateConfig:
+    """The settings of a simulation.
+
+    Raises:
+        UsageError: An option has a wrong value.
+    """
+    try:
+        return SimulateConfig.model_validate(options)
+    except ValidationError as error:
+        raise UsageError(_first_fault(error, as_option=True)) from None
+
+
 def load_config(file: str | None, options: Mapping[str, Any]) -> RunConfig:
     """Read the settings of a run.
 

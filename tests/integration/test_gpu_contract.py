@@ -15,7 +15,7 @@ from virnucpro_exporter.gpu import state
 from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.gpu.nvidia_smi import NvidiaSmiSource
 from virnucpro_exporter.gpu.nvml import NvmlSource
-from virnucpro_exporter.gpu.simulated import SimulatedSource
+from virnucpro_exporter.gpu.simulated import Activity, SimulatedSource
 from virnucpro_exporter.gpu.sources import CORE, SLOW, Reading, Source, query_of
 from virnucpro_exporter.snapshot import GpuDevice
 
@@ -65,19 +65,21 @@ class NvidiaSmi:
 
 
 class Simulated:
-    """Virtual GPUs, with one minute for each event."""
+    """Virtual GPUs."""
 
     def __init__(self) -> None:
-        self._now = 0.0
-        self.source: Source = SimulatedSource(3, lost={"1": (60.0, 120.0)}, clock=lambda: self._now)
+        self._lost: set[str] = set()
+        names = ["NVIDIA GeForce RTX 3090"] * 3
+        self.source: Source = SimulatedSource(
+            names,
+            lambda gpu: Activity(compute=0.5, power=0.5, memory=0.5, is_lost=gpu in self._lost),
+        )
 
     def lose(self, gpu: int) -> None:
-        assert gpu == 1
-        self._now = 60.0
+        self._lost.add(str(gpu))
 
     def heal(self, gpu: int) -> None:
-        assert gpu == 1
-        self._now = 120.0
+        self._lost.remove(str(gpu))
 
 
 @pytest.fixture(params=["nvml", "nvidia-smi", "simulated"])

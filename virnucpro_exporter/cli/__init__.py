@@ -9,6 +9,7 @@ from virnucpro_exporter.cli.gpus import gpus
 from virnucpro_exporter.cli.report import report
 from virnucpro_exporter.cli.run import run
 from virnucpro_exporter.cli.serve import serve
+from virnucpro_exporter.cli.simulate import simulate
 from virnucpro_exporter.cli.status import status
 from virnucpro_exporter.cli.watch import watch
 
@@ -21,5 +22,5 @@ def cli() -> None:
     """Run sequence files across GPUs with work stealing, and show what every GPU really does."""
 
 
-for _command in (run, status, report, gpus, serve, watch):
+for _command in (run, status, report, gpus, serve, watch, simulate):
     cli.add_command(_command)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from virnucpro_exporter.execution.attempts import OpenAttempts
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.journal import Journal
 from virnucpro_exporter.execution.journal_rows import Change, Committed, Committing
-from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.execution.pool import WorkerPool
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
@@ -34,6 +34,19 @@ _JOURNALED = (
 )
 
 
+class Results(Protocol):
+    """Keeps what attempts write: the outputs of those that win."""
+
+    def claim(self, name: str, path: str) -> bool:
+        """Reserve an output's name for an input; False when another input of the run has it."""
+
+    def commit(self, attempt: int, names: Iterable[str]) -> None:
+        """Keep an attempt's outputs."""
+
+    def discard(self, attempt: int) -> None:
+        """Remove what an attempt wrote."""
+
+
 class Runner:
     """Runs submitted files to the end.
 
@@ -51,13 +64,13 @@ class Runner:
         coordinator: WorkStealingCoordinator,
         pool: WorkerPool,
         gpus: Sequence[str],
-        outputs: Outputs,
+        outputs: Results,
         journal: Journal | None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._coordinator = coordinator
         self._pool = pool
-        self._gpus = gpus
+        self._to_spawn = gpus
         self._outputs = outputs
         self._journal = journal
         self._wall_clock = wall_clock
@@ -87,15 +100,17 @@ class Runner:
         return self._stop
 
     def run(self, files: Sequence[SequenceFile]) -> None:
-        """Process the files.
+        """Process the files; may be called again with more, for the same workers.
 
         Raises:
             JournalError: The journal cannot be written; what was finished before is safe.
             OutputError: A result cannot be moved to its place.
         """
+        self._is_finished = False
         self._turn([ev.FilesSubmitted(tuple(files))])
-        for gpu in self._gpus:
+        for gpu in self._to_spawn:
             self._pool.spawn(gpu)
+        self._to_spawn = ()
         self._note_workers()
         is_draining = False
         while not (self._is_finished or self._stop):

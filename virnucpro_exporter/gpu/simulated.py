@@ -3,26 +3,54 @@
 from __future__ import annotations
 
 import math
+import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from virnucpro_exporter.gpu.sources import GPU_IS_LOST, INVALID_ARGUMENT, Found, Reading
 
-_SIZE = 24 * 1024**3
-_LIMIT = 350.0
+_GIB = 1024**3
+_DRIVER = "simulated"
+
+# Memory (GiB) and power limit (W) by the model part of the name, for the values to look right.
+_MODELS = {
+    "3090": (24, 350.0),
+    "A100": (80, 400.0),
+    "H100": (80, 700.0),
+}
+_OTHER_MODEL = (24, 300.0)
+
+# A GPU warms up and cools down towards what its power asks for, with this time constant.
+_WARMING_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a virtual GPU does.
+
+    Attributes:
+        compute: Share of the time with a kernel running, 0 to 1.
+        power: Share of the way from idle power to the limit, 0 to 1.
+        memory: Share of the memory in use, 0 to 1.
+        is_lost: It has fallen off the bus and answers nothing.
+    """
+
+    compute: float = 0.0
+    power: float = 0.0
+    memory: float = 0.01
+    is_lost: bool = False
 
 
 class SimulatedSource:
-    """N virtual GPUs whose values depend on (seed, index, now) alone, but for the energy used.
+    """Virtual GPUs whose values follow what they are said to do.
 
     Args:
-        count: How many.
-        seed: Another seed gives other values.
-        load: Share of the time a GPU (by its id) computes at `now`, 0 to 1; a slow wave if None.
-        lost: From when to when (seconds of the clock) a GPU, by its id, is lost.
-        names: Model names, taken in turn.
+        names: The model name of each GPU.
+        activity: What a GPU, by its id, does at this moment; called from any thread.
+        seed: Another seed gives another noise.
         clock: Seconds.
     """
 
@@ -30,71 +58,86 @@ class SimulatedSource:
 
     def __init__(
         self,
-        count: int,
+        names: Sequence[str],
+        activity: Callable[[str], Activity],
         *,
         seed: int = 0,
-        load: Callable[[str, float], float] | None = None,
-        lost: Mapping[str, tuple[float, float]] | None = None,
-        names: tuple[str, ...] = ("NVIDIA GeForce RTX 3090",),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._load = load or self._wave
-        self._seed = seed
-        self._lost = dict(lost or {})
+        self._activity = activity
         self._clock = clock
-        self._lock = threading.Lock()
-        self._energy: dict[str, tuple[float, float]] = {}  # joules, and until when
         self._gpus = {
-            f"GPU-simulated-{i}": Found(
-                str(i), f"GPU-simulated-{i}", names[i % len(names)], f"00000000:{i + 1:02X}:00.0"
+            f"GPU-simulated-{i}": _Gpu(
+                Found(str(i), f"GPU-simulated-{i}", name, f"00000000:{i + 1:02X}:00.0", _DRIVER),
+                f"{seed}/{i}",
             )
-            for i in range(count)
+            for i, name in enumerate(names)
         }
 
     def open(self) -> tuple[Found, ...]:
         """List the virtual GPUs."""
-        return tuple(self._gpus.values())
+        return tuple(gpu.found for gpu in self._gpus.values())
 
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
         """The values of one virtual GPU now."""
-        if uuid not in self._gpus:
+        gpu = self._gpus.get(uuid)
+        if gpu is None:
             return Reading(faults=dict.fromkeys(queries, INVALID_ARGUMENT))
-        now, gpu = self._clock(), self._gpus[uuid].gpu
-        begin, end = self._lost.get(gpu, (math.inf, math.inf))
-        if begin <= now < end:
+        activity = self._activity(gpu.found.gpu)
+        if activity.is_lost:
             return Reading(faults=dict.fromkeys(queries, GPU_IS_LOST))
-        known = _values(min(1.0, max(0.0, self._load(gpu, now))))
-        values = {name: known[name] for name in queries if name in known}
+        known = gpu.values(activity, self._clock())
+        values = {name: known[name] for name in queries}
         if "memory_used_bytes" in queries:
-            values["memory_size_bytes"] = _SIZE
-        if "energy_joules" in queries:
-            values["energy_joules"] = self._used(gpu, known["power_watts"], now)
+            values["memory_size_bytes"] = known["memory_size_bytes"]
         return Reading(values)
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _wave(self, gpu: str, now: float) -> float:
-        return 0.6 + 0.35 * math.sin(now / 20 + 1.7 * int(gpu) + 0.9 * self._seed)
 
-    def _used(self, gpu: str, watts: float, now: float) -> float:
-        """Energy since the first look, as if the power had been this since the last look."""
+class _Gpu:
+    """One virtual GPU: its temperature lags behind, and its energy adds up."""
+
+    def __init__(self, found: Found, seed: str) -> None:
+        self.found = found
+        self._seed = seed
+        models = (values for part, values in _MODELS.items() if part in found.name)
+        self._memory_gib, self._limit = next(models, _OTHER_MODEL)
+        self._lock = threading.Lock()
+        self._at: float | None = None
+        self._temperature = _resting(0.0)
+        self._energy = 0.0
+
+    def values(self, activity: Activity, now: float) -> dict[str, Any]:
+        """All values at `now`, which never goes back."""
+        noise = random.Random(f"{self._seed}/{now}")  # noqa: S311 - a flicker, no secret
+        idle = 0.08 * self._limit
+        share = min(1.0, activity.power * noise.uniform(0.92, 1.04))
+        power = idle + share * (self._limit - idle)
         with self._lock:
-            joules, before = self._energy.get(gpu, (0.0, now))
-            joules += watts * max(0.0, now - before)
-            self._energy[gpu] = (joules, now)
-            return joules
+            elapsed = 0.0 if self._at is None else max(0.0, now - self._at)
+            self._at = now
+            lag = math.exp(-elapsed / _WARMING_SECONDS)
+            warm = _resting(activity.power)
+            self._temperature = warm + (self._temperature - warm) * lag
+            self._energy += power * elapsed
+            temperature, energy = self._temperature, self._energy
+        size = self._memory_gib * _GIB
+        return {
+            "utilization_ratio": round(activity.compute * noise.uniform(0.96, 1.0), 2),
+            "memory_used_bytes": int(size * activity.memory),
+            "memory_size_bytes": size,
+            "temperature_celsius": float(round(temperature)),
+            "power_watts": round(power, 1),
+            "power_limit_watts": self._limit,
+            "energy_joules": round(energy, 3),
+            "sm_clock_hertz": round(210 + 1500 * share) * 1e6,
+            "throttle_reasons": frozenset(),
+            "foreign_processes": (),
+        }
 
 
-def _values(load: float) -> dict[str, Any]:
-    power = round(30 + 320 * load, 1)
-    return {
-        "utilization_ratio": round(load, 2),
-        "memory_used_bytes": int(_SIZE * (0.1 + 0.6 * load)),
-        "temperature_celsius": round(35 + 40 * load, 0),
-        "power_watts": power,
-        "power_limit_watts": _LIMIT,
-        "sm_clock_hertz": round(210 + 1500 * load) * 1e6,
-        "throttle_reasons": frozenset({"sw_power_cap"} if power > 0.95 * _LIMIT else ()),
-        "foreign_processes": (),
-    }
+def _resting(power: float) -> float:
+    """The temperature (Celsius) at which a GPU settles."""
+    return 32.0 + 42.0 * power

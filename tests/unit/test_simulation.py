@@ -1,0 +1,152 @@
+"""Virtual workers at any pace: one seed, one history."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import pytest
+
+from virnucpro_exporter.app.simulate import NoResults, activity, begin
+from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
+from virnucpro_exporter.execution.runner import Runner
+from virnucpro_exporter.gpu.simulated import Activity, SimulatedSource
+from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.settings import SchedulerSettings
+from virnucpro_exporter.simulation import SCENARIOS, Simulation, VirtualPool, VirtualWorkers
+from virnucpro_exporter.snapshot import RunSnapshot
+
+
+class FakeTime:
+    """A clock that moves when somebody sleeps, and by chance between two looks at it."""
+
+    def __init__(self, delays: Iterable[float]) -> None:
+        self.now = 0.0
+        self._delays = iter(delays)
+
+    def clock(self) -> float:
+        """Seconds, after a delay such as a busy machine makes."""
+        self.now += next(self._delays, 0.0)
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Move on."""
+        self.now += seconds
+
+
+class Recorded(WorkStealingCoordinator):
+    """Keeps what was decided, and when."""
+
+    decisions: list[tuple[float, ev.Action]]
+
+    def handle(self, events: Iterable[ev.Event]) -> list[ev.Action]:
+        """Decide, and write it down."""
+        actions = super().handle(events)
+        self.decisions += [(self._clock(), action) for action in actions]
+        return actions
+
+
+class Played:
+    """A scenario, played to its end.
+
+    Args:
+        name: Which scenario.
+        time: Its pace; as fast as possible when None.
+        batches: Runs' worth of files.
+        settings: Of the plan.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        time: FakeTime | None = None,
+        *,
+        batches: int = 1,
+        balancer: str = "stealing",
+        **settings: int,
+    ) -> None:
+        time = time or FakeTime([])
+        self.plan = plan = Simulation(SCENARIOS[name], **{"count": 80, **settings})
+        self.workers = VirtualWorkers(plan.virtual_gpus, plan.progress_every)
+        pool = VirtualPool(self.workers, time.clock, time.sleep)
+        coordinator = Recorded(
+            plan.weights,
+            balancer=balancer,
+            settings=SchedulerSettings(
+                stall_threshold=plan.stall_threshold, second_attempts=balancer == "stealing"
+            ),
+            clock=pool.now,
+        )
+        coordinator.decisions = []
+        runner = Runner(coordinator, pool, list(plan.names), NoResults(), None)
+        self.ends: list[RunSnapshot] = []
+        for number in range(batches):
+            runner.run(begin(plan, number, self.workers))
+            self.ends.append(coordinator.snapshot())
+            pool.rest(1.0)
+        self.decisions = coordinator.decisions
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_slow_machine_decides_the_same(name: str) -> None:
+    """What is decided, and at which time of the simulation, does not depend on the pace."""
+    rng = random.Random(5)
+    slow = FakeTime(rng.choice((0.0, 0.0, 0.3, 2.0)) for _ in range(10_000))
+    assert Played(name, slow).decisions == Played(name).decisions
+
+
+def test_another_seed_is_another_run() -> None:
+    """The seed decides about files and chances."""
+    assert Played("balanced", seed=1).decisions != Played("balanced", seed=2).decisions
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_counters_of_endless_simulations_never_go_down(name: str) -> None:
+    """All files of each batch get their end, and the next batch adds to the counters."""
+    first, second = Played(name, batches=2).ends
+    assert first.files_completed + first.files_failed == 80
+    assert second.files_completed + second.files_failed == 160
+    for before, after in zip(first.workers, second.workers, strict=True):
+        assert after.files_completed >= before.files_completed
+        assert after.busy_seconds > before.busy_seconds
+        assert after.starved_seconds >= before.starved_seconds
+
+
+def test_a_virtual_gpu_shows_what_its_worker_does() -> None:
+    """A hung worker shows full utilisation, and a lost GPU nothing."""
+    for name, expected in (
+        ("stall", Activity(compute=1.0, power=0.4, memory=0.62)),
+        ("lost-gpu", Activity(is_lost=True)),
+    ):
+        plan = Simulation(SCENARIOS[name], count=80)
+        workers = VirtualWorkers(plan.virtual_gpus, plan.progress_every)
+        file = begin(plan, 0, workers)[0]
+        assert activity(workers, "1") == Activity()
+        workers.spawn("1")
+        while workers.now < plan.batch(0).outages[0][1].begin:
+            workers.now += 0.5
+            workers.start(ev.StartAttempt("1", 1, file))
+        assert activity(workers, "1") == expected
+        assert activity(workers, "0").memory < 0.1
+
+
+def test_a_virtual_gpu_warms_up_and_cools_down() -> None:
+    """Power follows at once, the temperature later, and the energy adds up."""
+    now, doing = 0.0, Activity(compute=1.0, power=0.9)
+    source = SimulatedSource(("NVIDIA H100 80GB HBM3",), lambda _: doing, clock=lambda: now)
+    (found,) = source.open()
+
+    def read(value: str) -> float:
+        return float(source.read(found.uuid, (value,)).values[value])
+
+    cold = read("temperature_celsius")
+    assert read("power_watts") > 500
+    now = 60.0
+    warm = read("temperature_celsius")
+    assert warm > cold + 20
+    assert read("energy_joules") > 60 * 500
+    doing = Activity()
+    assert read("power_watts") < 100
+    assert read("temperature_celsius") == warm
+    now = 120.0
+    assert read("temperature_celsius") < warm - 20

@@ -1,0 +1,142 @@
+"""A simulation: the real coordinator, run loop and views, over virtual workers and GPUs.
+
+`--speed` makes the virtual GPUs fast; it does not touch the clock. All times, in the metrics and in
+the settings, are real seconds, so that they compare with Prometheus' `time()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from virnucpro_exporter.app.run import SWITCH_SECONDS
+from virnucpro_exporter.app.signals import RunSignals
+from virnucpro_exporter.app.views import show
+from virnucpro_exporter.config import SimulateConfig
+from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
+from virnucpro_exporter.execution.runner import Runner
+from virnucpro_exporter.gpu.monitor import GPUMonitor
+from virnucpro_exporter.gpu.simulated import Activity, SimulatedSource
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.simulation import SCENARIOS, Simulation, VirtualPool, VirtualWorkers
+from virnucpro_exporter.snapshot import RunSnapshot
+
+log = logging.getLogger(__name__)
+
+# Between two batches of files the run is seen as completed for so long.
+_REST_SECONDS = 5.0
+
+# A lost virtual GPU that came back is found this soon, for `--speed` shortens its absence too.
+_REOPEN_SECONDS = 2.0
+
+
+# Share of the memory that a loaded model fills, whether or not it computes.
+_MODEL_MEMORY = 0.62
+
+
+class NoResults:
+    """Virtual workers write nothing."""
+
+    def claim(self, name: str, path: str) -> bool:
+        """Nothing is claimed twice."""
+        del name, path
+        return True
+
+    def commit(self, attempt: int, names: Iterable[str]) -> None:
+        """Nothing is kept."""
+
+    def discard(self, attempt: int) -> None:
+        """Nothing is removed."""
+
+
+def simulate(
+    config: SimulateConfig, tell: Callable[[RunSnapshot], None] = lambda _: None
+) -> RunSnapshot:
+    """Run a simulation to its end, or to the first signal.
+
+    Args:
+        config: What to simulate, and how it is shown.
+        tell: Called with the state at the end, before the endpoint lingers.
+
+    Raises:
+        VirnucproError: The endpoint or the log cannot be started.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    settings = config.scheduler_settings()
+    plan = Simulation(
+        SCENARIOS[config.scenario],
+        gpus=config.gpus,
+        count=config.files,
+        speed=config.speed,
+        seed=config.seed,
+        stall_threshold=settings.stall_threshold,
+    )
+    workers = VirtualWorkers(plan.virtual_gpus, progress_every=plan.progress_every)
+    monitor = GPUMonitor(
+        source=SimulatedSource(
+            tuple(plan.names.values()), lambda gpu: activity(workers, gpu), seed=config.seed
+        ),
+        reopen_after=_REOPEN_SECONDS,
+    )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(monitor).wait()
+        pool = VirtualPool(workers)
+        coordinator = WorkStealingCoordinator(
+            plan.weights,
+            names=plan.names,
+            balancer=config.balancer,
+            settings=settings,
+            processor=f"simulated:{config.scenario}",
+            clock=pool.now,
+        )
+        log.info(
+            "simulating %r: %d files on %d GPUs, %g times as fast as real ones; a worker counts as"
+            " stalled after %g s",
+            *(config.scenario, config.files, config.gpus, config.speed, settings.stall_threshold),
+        )
+        dashboard = show(config, stack, coordinator, monitor, Path())
+        runner = Runner(coordinator, pool, list(plan.names), NoResults(), None)
+        signals = stack.enter_context(RunSignals(runner.stop, runner.stop))
+        runner.run(begin(plan, 0, workers))
+        for number in itertools.count(1) if config.forever else ():
+            pool.rest(_REST_SECONDS)
+            if runner.was_stopped:
+                break
+            runner.run(begin(plan, number, workers))
+        signals.detach()
+        snapshot = coordinator.snapshot()
+        dashboard.stop()
+        tell(snapshot)
+        if config.web and config.linger and not signals.caught:
+            log.info("the last values stay for %g s (Ctrl-C ends this)", config.linger)
+            signals.wait(config.linger)
+        return snapshot
+
+
+def begin(plan: Simulation, number: int, workers: VirtualWorkers) -> Sequence[SequenceFile]:
+    """Prepare the workers for a batch, and give its files."""
+    batch = plan.batch(number)
+    workers.add(batch.work, batch.failures)
+    for gpu, outage in batch.outages:
+        begin, end = workers.now + outage.begin, workers.now + outage.end
+        workers.plan(gpu, replace(outage, begin=begin, end=end))
+    return batch.files
+
+
+def activity(workers: VirtualWorkers, gpu: str) -> Activity:
+    """What a virtual GPU does, as its worker has it do."""
+    outage = workers.outage(gpu)
+    if outage is not None and outage.is_loss:
+        return Activity(is_lost=True)
+    if not workers.is_ready(gpu):
+        return Activity()
+    if not workers.is_busy(gpu):
+        return Activity(memory=_MODEL_MEMORY)
+    if outage is not None:  # it spins in a kernel that never ends
+        return Activity(compute=1.0, power=0.4, memory=_MODEL_MEMORY)
+    return Activity(compute=0.97, power=0.85, memory=_MODEL_MEMORY)

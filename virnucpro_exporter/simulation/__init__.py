@@ -1,0 +1,25 @@
+"""Virtual GPUs that drive the real scheduler, from one seed.
+
+`workers` knows what every virtual GPU does and when, and never waits. Two things step it: `run`, as
+fast as it can be computed, for benchmarks; and `pool`, at the pace of a clock, behind the interface
+of the real worker processes, for the command `simulate`. `scenarios` says what goes wrong.
+"""
+
+from virnucpro_exporter.simulation.files import skewed_files
+from virnucpro_exporter.simulation.pool import VirtualPool
+from virnucpro_exporter.simulation.run import Outcome, VirtualRun, lower_bound
+from virnucpro_exporter.simulation.scenarios import SCENARIOS, Simulation
+from virnucpro_exporter.simulation.workers import Outage, VirtualGpu, VirtualWorkers
+
+__all__ = [
+    "SCENARIOS",
+    "Outage",
+    "Outcome",
+    "Simulation",
+    "VirtualGpu",
+    "VirtualPool",
+    "VirtualRun",
+    "VirtualWorkers",
+    "lower_bound",
+    "skewed_files",
+]

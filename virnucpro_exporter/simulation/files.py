@@ -1,0 +1,49 @@
+"""Made-up files, of very different sizes."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.simulation.workers import RESIDUES_PER_SEQUENCE
+
+
+def skewed_files(
+    count: int,
+    rng: random.Random,
+    *,
+    distribution: str = "lognormal",
+    sigma: float = 1.5,
+    error: float = 0.3,
+    mean: int = 1_000_000,
+    folder: str = "/virtual",
+) -> tuple[list[SequenceFile], dict[str, int]]:
+    """Make up files of very different sizes, and what they really hold.
+
+    Args:
+        count: How many.
+        rng: Where chance comes from.
+        distribution: `"lognormal"` or `"pareto"` (alpha 1.2).
+        sigma: How wide the lognormal distribution is.
+        error: Spread of the declared cost around the real one, as a share.
+        mean: About so many residues per file.
+        folder: Of their paths.
+
+    Returns:
+        The files with their declared costs, and the real residues by path.
+    """
+    draw = {
+        "lognormal": partial(rng.lognormvariate, 0.0, sigma),
+        "pareto": partial(rng.paretovariate, 1.2),
+    }[distribution]
+    sizes = [draw() for _ in range(count)]
+    scale = mean * count / sum(sizes)
+    files, work = [], {}
+    for index, size in enumerate(sizes):
+        path = f"{folder}/{index:06}.fa"
+        work[path] = max(1, round(size * scale))
+        declared = max(1, round(work[path] * rng.uniform(1.0 - error, 1.0 + error)))
+        sequences = max(1, work[path] // RESIDUES_PER_SEQUENCE)
+        files.append(SequenceFile(path, sequences, declared))
+    return files, work

@@ -1,0 +1,243 @@
+"""Virtual workers: what their GPUs would do, as events at moments that only their speeds decide."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import insort
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from virnucpro_exporter.scheduling import events as ev
+
+# A sequence of a virtual file has so many residues: a chunk as VirNucPro cuts them.
+RESIDUES_PER_SEQUENCE = 500
+
+# Progress within a long file is told at least this often, in multiples of `progress_every`.
+_LONGEST_SILENCE = 6.0
+
+_FAILS_AT = 0.4  # of a file that is bound to fail
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Outage:
+    """A time in which a worker gets nothing done.
+
+    Attributes:
+        begin: First second of it.
+        end: When work goes on.
+        death: How the process of the worker ends then, if it does; empty when it lives on.
+        is_blamed: Whether its death is laid on the file it holds.
+        is_loss: The GPU itself is gone meanwhile.
+        spares_new: A process that is started meanwhile works at once.
+    """
+
+    begin: float
+    end: float = math.inf
+    death: str = ""
+    is_blamed: bool = True
+    is_loss: bool = False
+    spares_new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualGpu:
+    """A worker that takes exactly as long as its speed says.
+
+    Attributes:
+        speed: Residues per second.
+        freezes_at: Second from which it does nothing more, even after a restart.
+        startup: Seconds from start or restart until it takes files.
+    """
+
+    speed: float
+    freezes_at: float = math.inf
+    startup: float = 0.0
+
+
+class _Worker:
+    """The present process of a virtual worker."""
+
+    def __init__(self, gpu: VirtualGpu) -> None:
+        self.gpu = gpu
+        self.outages = [Outage(gpu.freezes_at)] if gpu.freezes_at < math.inf else []
+        self.process = 0  # counts them
+        self.started_at: float | None = None  # None while there is none
+        self.ready_at = math.inf
+        self.held: list[ev.StartAttempt] = []
+
+    def hits(self, outage: Outage) -> bool:
+        """Whether an outage concerns the present process."""
+        is_newer = self.started_at is not None and self.started_at >= outage.begin
+        return not (is_newer and outage.spares_new)
+
+    def after(self, now: float, seconds: float) -> float:
+        """When it will have worked for so many seconds, starting now."""
+        for outage in self.outages:
+            if outage.end <= now or not self.hits(outage):
+                continue
+            if now + seconds < outage.begin:
+                break
+            seconds -= max(0.0, outage.begin - now)
+            now = outage.end
+        return now + seconds
+
+
+class VirtualWorkers:
+    """Carries out what a scheduler asks for, and tells what comes of it, one event at a time.
+
+    Nothing here waits or reads a clock: `pop` goes to the next moment at which something happens.
+    One seed, one history.
+
+    Args:
+        gpus: The virtual GPUs, by id.
+        progress_every: Seconds between progress reports within a file.
+
+    Attributes:
+        now: Seconds since the start, of the latest event.
+    """
+
+    def __init__(
+        self,
+        gpus: Mapping[str, VirtualGpu],
+        progress_every: float = 10.0,
+    ) -> None:
+        self.now = 0.0
+        self._workers = {gpu: _Worker(spec) for gpu, spec in gpus.items()}
+        self._work: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
+        self._progress_every = progress_every
+        self._heap: list[tuple[float, int, int, ev.Event]] = []
+        self._posted = 0
+
+    def add(self, work: Mapping[str, int], failures: Mapping[str, int]) -> None:
+        """Make files known.
+
+        Args:
+            work: Residues that each file really holds, by path; its declared cost may be wrong.
+            failures: By path, how many attempts at a file end in an error before one succeeds.
+        """
+        self._work.update(work)
+        self._failures.update(failures)
+
+    def plan(self, gpu: str, outage: Outage) -> None:
+        """Have a worker fail to work for a time that lies ahead; it must hold no file yet."""
+        worker = self._workers[gpu]
+        insort(worker.outages, outage)
+        self._doom(gpu, outage)
+
+    # -- what a scheduler asks for --
+
+    def spawn(self, gpu: str) -> None:
+        """Start the process of a worker that has none; `WorkerReady` follows."""
+        worker = self._workers[gpu]
+        worker.started_at = self.now
+        lost = [o.end for o in worker.outages if o.is_loss and o.begin <= self.now < o.end]
+        worker.ready_at = max(lost, default=self.now) + worker.gpu.startup
+        self._post(worker.ready_at, ev.WorkerReady(gpu), gpu)
+        for outage in worker.outages:
+            self._doom(gpu, outage)
+
+    def start(self, action: ev.StartAttempt) -> None:
+        """Hand a file to a worker; those it was handed before come first."""
+        held = self._workers[action.gpu].held
+        held.append(action)
+        if len(held) == 1:
+            self._begin(action)
+
+    def cancel(self, gpu: str) -> None:
+        """Stop what a worker does, by killing its process."""
+        self.kill(gpu)
+        self._post(self.now, ev.WorkerLost(gpu, "cancelled", blame=False), gpu)
+
+    def kill(self, gpu: str) -> None:
+        """Kill the process of a worker; nothing it would have said is heard."""
+        worker = self._workers[gpu]
+        worker.process += 1
+        worker.started_at = None
+        worker.ready_at = math.inf
+        worker.held.clear()
+
+    # -- what comes of it --
+
+    def next_at(self) -> float:
+        """When the next event may happen, infinite when none ever will."""
+        return self._heap[0][0] if self._heap else math.inf
+
+    def pop(self) -> ev.Event | None:
+        """Go to the next event; None when the process that it belongs to is gone.
+
+        Raises:
+            RuntimeError: Nothing will ever happen again.
+        """
+        if not self._heap:
+            raise RuntimeError("nothing will ever happen again, and files are left")
+        at, _, process, event = heapq.heappop(self._heap)
+        self.now = max(self.now, at)
+        gpu: str = getattr(event, "gpu", "")
+        worker = self._workers[gpu]
+        if process != worker.process:
+            return None
+        if isinstance(event, ev.WorkerLost):
+            self.kill(gpu)
+        elif isinstance(event, ev.AttemptCompleted | ev.AttemptFailed):
+            worker.held.pop(0)
+            if worker.held:
+                self._begin(worker.held[0])
+        return event
+
+    # -- what a GPU shows --
+
+    def is_ready(self, gpu: str) -> bool:
+        """Whether the worker's process is up and has loaded its model."""
+        return self._workers[gpu].ready_at <= self.now
+
+    def is_busy(self, gpu: str) -> bool:
+        """Whether the worker holds a file."""
+        return bool(self._workers[gpu].held)
+
+    def outage(self, gpu: str) -> Outage | None:
+        """The outage that the worker is in, or None."""
+        worker = self._workers[gpu]
+        present = (o for o in worker.outages if o.begin <= self.now < o.end)
+        return next((o for o in present if worker.hits(o)), None)
+
+    # -- how long it takes --
+
+    def _begin(self, start: ev.StartAttempt) -> None:
+        gpu, number, path = start.gpu, start.attempt, start.file.path
+        worker = self._workers[gpu]
+        speed, work = worker.gpu.speed, self._work[path]
+        is_bound_to_fail = self._failures.get(path, 0) > 0
+        seconds = work / speed * (_FAILS_AT if is_bound_to_fail else 1.0)
+
+        def post(elapsed: float, event: ev.Event) -> None:
+            self._post(worker.after(self.now, elapsed), event, gpu)
+
+        post(0.0, ev.AttemptStarted(gpu, number))
+        elapsed = self._progress_every
+        while elapsed < seconds:
+            done = int(elapsed * speed)
+            post(elapsed, ev.Progress(gpu, number, done // RESIDUES_PER_SEQUENCE, done))
+            elapsed += max(
+                self._progress_every, min(seconds / 16, _LONGEST_SILENCE * self._progress_every)
+            )
+        if is_bound_to_fail:
+            self._failures[path] -= 1
+            post(seconds, ev.AttemptFailed(gpu, number, "simulated: CUDA out of memory"))
+        else:
+            sequences = max(1, work // RESIDUES_PER_SEQUENCE)
+            duration = worker.after(self.now, seconds) - self.now
+            post(seconds, ev.AttemptCompleted(gpu, number, sequences, work, duration))
+
+    def _doom(self, gpu: str, outage: Outage) -> None:
+        """Let the present process die with an outage that it lives to see."""
+        started_at = self._workers[gpu].started_at
+        if outage.death and started_at is not None and started_at < outage.begin:
+            lost = ev.WorkerLost(gpu, outage.death, blame=outage.is_blamed)
+            self._post(outage.end, lost, gpu)
+
+    def _post(self, at: float, event: ev.Event, gpu: str) -> None:
+        if at < math.inf:
+            self._posted += 1
+            heapq.heappush(self._heap, (at, self._posted, self._workers[gpu].process, event))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from virnucpro_exporter.app.run import SWITCH_SECONDS
 from virnucpro_exporter.app.signals import RunSignals
-from virnucpro_exporter.app.views import show
+from virnucpro_exporter.app.views import reserve, show
 from virnucpro_exporter.config import SimulateConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
@@ -64,7 +64,7 @@ def simulate(
         tell: Called with the state at the end, before the endpoint lingers.
 
     Raises:
-        VirnucproError: The endpoint or the log cannot be started.
+        UsageError: An address or a path cannot be used, or the web configuration is wrong.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     settings = config.scheduler_settings()
@@ -84,6 +84,7 @@ def simulate(
         reopen_after=_REOPEN_SECONDS,
     )
     with contextlib.ExitStack() as stack:
+        reserved = reserve(config, stack)
         stack.enter_context(monitor).wait()
         pool = VirtualPool(workers)
         coordinator = WorkStealingCoordinator(
@@ -99,7 +100,7 @@ def simulate(
             " stalled after %g s",
             *(config.scenario, config.files, config.gpus, config.speed, settings.stall_threshold),
         )
-        dashboard = show(config, stack, coordinator, monitor, Path())
+        dashboard = show(config, reserved, stack, coordinator, monitor, Path())
         runner = Runner(coordinator, pool, list(plan.names), NoResults(), None)
         signals = stack.enter_context(RunSignals(runner.stop, runner.stop))
         runner.run(begin(plan, 0, workers))

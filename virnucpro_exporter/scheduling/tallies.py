@@ -85,4 +85,5 @@ class WaitingClock:
 
     def read(self, now: float) -> float:
         """Seconds so far."""
-        return self._seconds if self._since is None else self._seconds + now - self._since
+        # In this order the sum never goes down by a rounding error, as a counter must not.
+        return self._seconds if self._since is None else self._seconds + (now - self._since)

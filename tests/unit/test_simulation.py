@@ -72,6 +72,7 @@ class Played:
         coordinator = Recorded(
             plan.weights,
             balancer=balancer,
+            policy=plan.policy(balancer),
             settings=SchedulerSettings(
                 stall_threshold=plan.stall_threshold, second_attempts=balancer == "stealing"
             ),

@@ -91,6 +91,7 @@ def simulate(
             plan.weights,
             names=plan.names,
             balancer=config.balancer,
+            policy=plan.policy(config.balancer),
             settings=settings,
             processor=f"simulated:{config.scenario}",
             clock=pool.now,
@@ -122,7 +123,7 @@ def simulate(
 def begin(plan: Simulation, number: int, workers: VirtualWorkers) -> Sequence[SequenceFile]:
     """Prepare the workers for a batch, and give its files."""
     batch = plan.batch(number)
-    workers.add(batch.work, batch.failures)
+    workers.add(batch.work, batch.mishaps)
     for gpu, outage in batch.outages:
         begin, end = workers.now + outage.begin, workers.now + outage.end
         workers.plan(gpu, replace(outage, begin=begin, end=end))

@@ -56,6 +56,7 @@ class WorkStealingCoordinator:
         stall_threshold: Seconds without progress after which a worker counts as stalled.
         names: Model names of the GPUs, where known.
         balancer: `"stealing"`, or `"static"` for the initial assignment alone.
+        policy: Who steals what, instead of the way of that balancer.
         settings: All limits and choices; `stall_threshold` is then taken from here.
         processor: What is done to a file, by name.
         first_attempt: Number of the first attempt.
@@ -71,6 +72,7 @@ class WorkStealingCoordinator:
         stall_threshold: float = 300,
         names: Mapping[str, str] | None = None,
         balancer: str = EarliestFinish.name,
+        policy: StealPolicy | None = None,
         settings: SchedulerSettings | None = None,
         processor: str = "",
         first_attempt: int = 1,
@@ -89,7 +91,7 @@ class WorkStealingCoordinator:
             names=names,
             settings=settings
             or SchedulerSettings(stall_threshold=stall_threshold, second_attempts=False),
-            policy=POLICIES[balancer](),
+            policy=policy or POLICIES[balancer](),
             first_attempt=first_attempt,
             now=started,
         )

@@ -11,13 +11,15 @@ minutes takes it four seconds at speed 60, and the stall threshold shrinks with 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.policy import NoStealing, StealPolicy
 from virnucpro_exporter.scheduling.weights import get_gpu_weight
 from virnucpro_exporter.simulation.files import skewed_files
-from virnucpro_exporter.simulation.workers import Outage, VirtualGpu
+from virnucpro_exporter.simulation.pingpong import PingPong
+from virnucpro_exporter.simulation.workers import Mishap, Outage, VirtualGpu
 
 # Of the GPUs of a simulation, in turn: enough of one model to compare them with each other.
 MODELS = (
@@ -34,13 +36,15 @@ MODELS = (
 # At speed 1: residues per second of a GPU of weight 1, and seconds.
 _RESIDUES_PER_SECOND = 100_000
 _MEAN_FILE_SECONDS = 240
-_STARTUP_SECONDS = 20.0
 _PROGRESS_SECONDS = 10.0
 
 # An outage begins and ends at these shares of the time that a batch is expected to take.
 _OUTAGE_FROM, _OUTAGE_TO = 0.15, 0.6
 # It lasts at least so many stall thresholds, however short the batch is.
 _OUTAGE_THRESHOLDS = 3.0
+
+# As a number of attempts.
+_ALWAYS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,9 @@ class Scenario:
         outage: What happens to the troubled GPU: `""`, `"hang"` or `"loss"`.
         failing: Share of the files whose first attempt fails.
         poison: Share of the files that always fail.
+        interrupted: Share of the files whose first attempt ends because the worker is taken away.
+        startup: Seconds, at speed 1, until a new worker takes files.
+        policy: How files are stolen, where not in the real way.
     """
 
     about: str
@@ -62,6 +69,9 @@ class Scenario:
     outage: str = ""
     failing: float = 0.0
     poison: float = 0.0
+    interrupted: float = 0.0
+    startup: float = 20.0
+    policy: Callable[[], StealPolicy] | None = None
 
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -71,6 +81,13 @@ SCENARIOS: Mapping[str, Scenario] = {
     "stall": Scenario("GPU 1 hangs in a file, at full utilisation, and recovers", outage="hang"),
     "lost-gpu": Scenario("GPU 1 falls off the bus and comes back", outage="loss"),
     "failures": Scenario("one file in eight fails, some of them always", failing=0.1, poison=0.02),
+    "thrash": Scenario(
+        "workers are taken away, and a bad policy passes the same files around",
+        overrated=20.0,
+        interrupted=0.7,
+        startup=45.0,
+        policy=PingPong,
+    ),
 }
 
 
@@ -81,14 +98,14 @@ class Batch:
     Attributes:
         files: With their declared costs.
         work: Residues that they really hold, by path.
-        failures: How many attempts at a file fail, by path.
+        mishaps: What happens to attempts at some of them, by path.
         outages: (GPU, outage), in seconds since the start of the batch.
         seconds: How long it takes if nothing goes wrong.
     """
 
     files: tuple[SequenceFile, ...]
     work: Mapping[str, int]
-    failures: Mapping[str, int]
+    mishaps: Mapping[str, Mishap]
     outages: tuple[tuple[str, Outage], ...]
     seconds: float
 
@@ -136,7 +153,7 @@ class Simulation:
     def virtual_gpus(self) -> dict[str, VirtualGpu]:
         """The GPUs as they really are."""
         base = _RESIDUES_PER_SECOND * self.speed
-        startup = _STARTUP_SECONDS / self.speed
+        startup = self.scenario.startup / self.speed
         return {
             gpu: VirtualGpu(
                 base
@@ -152,13 +169,18 @@ class Simulation:
         """Seconds between progress reports."""
         return _PROGRESS_SECONDS / self.speed
 
+    def policy(self, balancer: str) -> StealPolicy | None:
+        """How files are stolen with this balancer, where not in the real way."""
+        make = self.scenario.policy if balancer != NoStealing.name else None
+        return make() if make else None
+
     def batch(self, number: int) -> Batch:
         """Make up the files of a batch, and what happens meanwhile."""
         rng = random.Random(f"{self.seed}/{number}")  # noqa: S311 - one seed, one history; no secret
         files, work = skewed_files(
             self.count,
             rng,
-            sigma=0.8,
+            sigma=0.7,
             mean=_RESIDUES_PER_SECOND * _MEAN_FILE_SECONDS,
             folder=f"/simulated/{number}",
         )
@@ -166,17 +188,21 @@ class Simulation:
         return Batch(
             tuple(files),
             work,
-            self._failures(work, rng),
+            self._mishaps(work, rng),
             tuple(self._outages(seconds)),
             seconds,
         )
 
-    def _failures(self, work: Mapping[str, int], rng: random.Random) -> dict[str, int]:
+    def _mishaps(self, work: Mapping[str, int], rng: random.Random) -> dict[str, Mishap]:
         scenario = self.scenario
-        draws = {path: rng.random() for path in work}
-        poison = {path: 1_000_000 for path, draw in draws.items() if draw < scenario.poison}
-        once = {p: 1 for p, draw in draws.items() if draw < scenario.poison + scenario.failing}
-        return {**once, **poison}
+        shares = {
+            Mishap(_ALWAYS): scenario.poison,
+            Mishap(1): scenario.failing,
+            Mishap(1, takes_worker=True): scenario.interrupted,
+        }
+        share_of_none = 1.0 - sum(shares.values())
+        drawn = rng.choices([*shares, None], [*shares.values(), share_of_none], k=len(work))
+        return {path: mishap for path, mishap in zip(work, drawn, strict=True) if mishap}
 
     def _outages(self, seconds: float) -> Iterator[tuple[str, Outage]]:
         scenario = self.scenario

@@ -6,7 +6,7 @@ import heapq
 import math
 from bisect import insort
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from virnucpro_exporter.scheduling import events as ev
 
@@ -16,7 +16,7 @@ RESIDUES_PER_SEQUENCE = 500
 # Progress within a long file is told at least this often, in multiples of `progress_every`.
 _LONGEST_SILENCE = 6.0
 
-_FAILS_AT = 0.4  # of a file that is bound to fail
+_BREAKS_OFF_AT = 0.4  # of a file that is bound to
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -27,7 +27,6 @@ class Outage:
         begin: First second of it.
         end: When work goes on.
         death: How the process of the worker ends then, if it does; empty when it lives on.
-        is_blamed: Whether its death is laid on the file it holds.
         is_loss: The GPU itself is gone meanwhile.
         spares_new: A process that is started meanwhile works at once.
     """
@@ -35,9 +34,22 @@ class Outage:
     begin: float
     end: float = math.inf
     death: str = ""
-    is_blamed: bool = True
     is_loss: bool = False
     spares_new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mishap:
+    """What happens to the attempts at a file.
+
+    Attributes:
+        times: So many of them break off before one succeeds.
+        takes_worker: Each time the worker is taken away, through no fault of the file; else the
+            attempt fails and the worker goes on.
+    """
+
+    times: int
+    takes_worker: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +117,20 @@ class VirtualWorkers:
         self.now = 0.0
         self._workers = {gpu: _Worker(spec) for gpu, spec in gpus.items()}
         self._work: dict[str, int] = {}
-        self._failures: dict[str, int] = {}
+        self._mishaps: dict[str, Mishap] = {}
         self._progress_every = progress_every
         self._heap: list[tuple[float, int, int, ev.Event]] = []
         self._posted = 0
 
-    def add(self, work: Mapping[str, int], failures: Mapping[str, int]) -> None:
+    def add(self, work: Mapping[str, int], mishaps: Mapping[str, Mishap]) -> None:
         """Make files known.
 
         Args:
             work: Residues that each file really holds, by path; its declared cost may be wrong.
-            failures: By path, how many attempts at a file end in an error before one succeeds.
+            mishaps: What happens to the attempts at some of them, by path.
         """
         self._work.update(work)
-        self._failures.update(failures)
+        self._mishaps.update(mishaps)
 
     def plan(self, gpu: str, outage: Outage) -> None:
         """Have a worker fail to work for a time that lies ahead; it must hold no file yet."""
@@ -208,8 +220,8 @@ class VirtualWorkers:
         gpu, number, path = start.gpu, start.attempt, start.file.path
         worker = self._workers[gpu]
         speed, work = worker.gpu.speed, self._work[path]
-        is_bound_to_fail = self._failures.get(path, 0) > 0
-        seconds = work / speed * (_FAILS_AT if is_bound_to_fail else 1.0)
+        mishap = self._mishaps.get(path)
+        seconds = work / speed * (_BREAKS_OFF_AT if mishap else 1.0)
 
         def post(elapsed: float, event: ev.Event) -> None:
             self._post(worker.after(self.now, elapsed), event, gpu)
@@ -222,22 +234,32 @@ class VirtualWorkers:
             elapsed += max(
                 self._progress_every, min(seconds / 16, _LONGEST_SILENCE * self._progress_every)
             )
-        if is_bound_to_fail:
-            self._failures[path] -= 1
-            post(seconds, ev.AttemptFailed(gpu, number, "simulated: CUDA out of memory"))
+        if mishap is not None:
+            self._count(path, mishap)
+            post(seconds, _end(mishap, gpu, number))
         else:
             sequences = max(1, work // RESIDUES_PER_SEQUENCE)
             duration = worker.after(self.now, seconds) - self.now
             post(seconds, ev.AttemptCompleted(gpu, number, sequences, work, duration))
 
+    def _count(self, path: str, mishap: Mishap) -> None:
+        del self._mishaps[path]
+        if mishap.times > 1:
+            self._mishaps[path] = replace(mishap, times=mishap.times - 1)
+
     def _doom(self, gpu: str, outage: Outage) -> None:
         """Let the present process die with an outage that it lives to see."""
         started_at = self._workers[gpu].started_at
         if outage.death and started_at is not None and started_at < outage.begin:
-            lost = ev.WorkerLost(gpu, outage.death, blame=outage.is_blamed)
-            self._post(outage.end, lost, gpu)
+            self._post(outage.end, ev.WorkerLost(gpu, outage.death), gpu)
 
     def _post(self, at: float, event: ev.Event, gpu: str) -> None:
         if at < math.inf:
             self._posted += 1
             heapq.heappush(self._heap, (at, self._posted, self._workers[gpu].process, event))
+
+
+def _end(mishap: Mishap, gpu: str, attempt: int) -> ev.Event:
+    if mishap.takes_worker:
+        return ev.WorkerLost(gpu, "simulated: taken away", blame=False, running=attempt)
+    return ev.AttemptFailed(gpu, attempt, "simulated: CUDA out of memory")

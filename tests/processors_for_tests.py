@@ -52,6 +52,9 @@ class Scripted:
             os._exit(3)
         if what == "sigkill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if what == "closechannel":
+            os.closerange(3, 256)
+            time.sleep(1000)
         if what == "hang":
             subprocess.Popen(["sleep", "1000"])  # noqa: S607 - found on every machine
             time.sleep(0.15)  # a worker passes progress on at most every 0.1 s

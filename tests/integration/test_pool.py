@@ -115,7 +115,11 @@ def test_an_exception_and_what_is_printed_go_into_the_log(drive: Callable[..., D
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("exit", "exited with status 3"), ("sigkill", "was killed by SIGKILL (out of memory?)")],
+    [
+        ("exit", "exited with status 3"),
+        ("sigkill", "was killed by SIGKILL (out of memory?)"),
+        ("closechannel", "closed its channel to the program, and was killed"),
+    ],
 )
 def test_a_dead_worker_names_the_file_that_killed_it(
     drive: Callable[..., Driver], name: str, reason: str

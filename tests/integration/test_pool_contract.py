@@ -56,8 +56,9 @@ class Driver:
         """Start workers, and wait until they are ready."""
         for gpu in gpus:
             self.pool.spawn(gpu)
-        for gpu in gpus:
-            self.wait(lambda event, gpu=gpu: event == WorkerReady(gpu))  # type: ignore[misc]  # mypy infers no lambda with a default
+        waiting = set(gpus)
+        while waiting:
+            waiting.remove(self.wait(lambda event: isinstance(event, WorkerReady)).gpu)
 
     def start(self, gpu: str, first: int, *names: str) -> None:
         """Hand files to a worker, the attempts numbered from `first`."""

@@ -10,6 +10,9 @@ from virnucpro_exporter.app.devices import Device
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import RunSnapshot
 
+# In seconds. Below that a run is start-up alone, and its ratio to the bound says nothing.
+_LEAST_BOUND = 0.05
+
 
 def print_plan(plan: Mapping[Device, Sequence[SequenceFile]]) -> None:
     """Print what each device would be given."""
@@ -49,4 +52,6 @@ def _against_bound(run: RunSnapshot) -> str:
     if not speeds or not work:
         return ""
     bound = work / sum(speeds)
+    if bound < _LEAST_BOUND:
+        return ""
     return f"; {run.elapsed_seconds / bound:.2f} x the least possible ({bound:.1f} s)"

@@ -36,6 +36,9 @@ from virnucpro_exporter.scheduling.events import (
     WorkerReady,
 )
 
+# A worker whose channel is closed is on its way out; one that is still there then is killed.
+LEAVE_SECONDS = 1.0
+
 
 class WorkerPool(Protocol):
     """Carries out attempts somewhere, and tells what happens to them."""
@@ -75,6 +78,8 @@ class _Worker:
         self.death = os.pidfd_open(process.pid)
         self.outgoing: deque[bytes] = deque()
         self.ready = False
+        self.closed_at: float | None = None  # when its end of the channel was closed
+        self.is_expelled = False
         self.cancellable = False
         self.setup_error: str | None = None
 
@@ -198,6 +203,8 @@ class LocalPool:
         Args:
             timeout: Seconds to wait for something to happen; None waits until something does.
         """
+        if closed := [w for w in self._workers.values() if w.closed_at is not None]:
+            timeout = min(LEAVE_SECONDS, LEAVE_SECONDS if timeout is None else timeout)
         for key, mask in self._selector.select(timeout):
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):  # another wake-up has emptied it
@@ -205,6 +212,8 @@ class LocalPool:
             elif (worker := self._workers.get(key.data.gpu)) and worker is key.data:
                 # Any other was killed within this round.
                 self._serve(worker, key.fd, mask)
+        for worker in closed:
+            self._expel(worker)
         events, self._events = self._events, []
         return events
 
@@ -303,13 +312,20 @@ class LocalPool:
         except ConnectionResetError:  # it died with messages unread; its own come after this
             return True
         if not packet:  # closed: it is dying, or its processor closed what is not its own
-            worker.process.kill()
+            worker.closed_at = time.monotonic()
             if worker.channel in self._selector.get_map():
                 self._selector.unregister(worker.channel)
             return False
         for message in wire.decode(packet):
             self._hear(worker, message)
         return True
+
+    def _expel(self, worker: _Worker) -> None:
+        """Kill a worker that lives on without a channel, once it had the time to leave."""
+        since = worker.closed_at
+        if since is not None and time.monotonic() - since >= LEAVE_SECONDS:
+            worker.is_expelled = True
+            worker.process.kill()
 
     def _hear(self, worker: _Worker, message: wire.Message) -> None:
         tag, *values = message
@@ -340,6 +356,8 @@ class LocalPool:
             reason = f"processor setup failed: {worker.setup_error}"
         else:
             reason = describe_end(worker.process.returncode)
+            if worker.is_expelled:
+                reason = "closed its channel to the program, and was killed"
             if not worker.ready:
                 reason = f"processor setup failed: the worker {reason}"
         # One that dies before it is ready would do so for ever.

@@ -6,6 +6,7 @@ process stands in shared memory, so that the pool knows which file killed a work
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import importlib
 import json
@@ -33,9 +34,17 @@ ERROR_CHARACTERS = 1000
 def describe(error: BaseException) -> str:
     """An exception in one line of bounded length."""
     text = " ".join(str(error).split())
-    if not isinstance(error, VirnucproError):
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{os.fsdecode(error.filename)!r}: {error.strerror}"
+    elif not isinstance(error, VirnucproError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text[:ERROR_CHARACTERS].encode("utf-8", "backslashreplace").decode()
+
+
+def log_traceback() -> None:
+    """Write the exception in hand to the worker's log, unless the disk is full."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 class Outbox:
@@ -135,7 +144,7 @@ class Worker:
             self._processor = build()
             self._processor.setup(gpu)
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
-            traceback.print_exc()
+            log_traceback()
             self._outbox.add((wire.SETUP_FAILED, describe(error)))
             self._outbox.flush()
             return False
@@ -157,7 +166,7 @@ class Worker:
         try:
             self._processor.close()
         except Exception:  # noqa: BLE001 - the user's code may raise anything; all files are done
-            traceback.print_exc()
+            log_traceback()
 
     def _batches(self) -> Iterator[list[wire.Message]]:
         """Batches of files, read by a thread where a message may cancel the file in process."""
@@ -202,7 +211,7 @@ class Worker:
             done = self._processor.process(file, output, Progress(self._outbox, attempt, start))
             found = tuple(os.fsencode(name) for name in sorted(os.listdir(folder))) if names else ()  # noqa: PTH208 - names alone are wanted
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
-            traceback.print_exc()
+            log_traceback()
             return wire.FAILED, attempt, describe(error), isinstance(error, SequenceFileError)
         duration = time.perf_counter() - start
         message = (wire.COMPLETED, attempt, done.sequences, done.residues, duration, found)

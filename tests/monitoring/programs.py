@@ -68,6 +68,18 @@ def program(*names: str) -> str:
     return found
 
 
+def tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run promtool or amtool to its end; `stdout` has all that it said, in order."""
+    return subprocess.run(
+        [program(name), *arguments],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
 class Server(ABC):
     """A program that listens at a port it chose itself.
 

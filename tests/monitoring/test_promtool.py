@@ -1,10 +1,9 @@
-"""The rules and configurations, as promtool and amtool judge them."""
+"""The rules, as promtool judges them."""
 
 from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 import yaml
 
 from tests.monitoring.mutations import mutants
-from tests.monitoring.programs import PATIENCE, program
+from tests.monitoring.programs import tool
 from tests.monitoring.rules import FOLDER, RULES, load, rules_of
 
 TESTS = sorted((FOLDER / "tests").glob("*.test.yml"))
@@ -22,18 +21,6 @@ ALERTS = {rule["alert"]: rule for path in RULES for rule in rules_of(load(path))
 # A test got something else than it expects, or the rule had no result; not: the rule has no sense.
 NOTICED = re.compile(r"\bgot:|, time: \S+, err: ")
 RECORDS = {r["record"]: r for path in RULES for r in rules_of(load(path)) if "record" in r}
-
-
-def tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run promtool or amtool to its end."""
-    return subprocess.run(
-        [program(name), *arguments],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,  # in the order in which it is said
-        timeout=PATIENCE,
-        check=False,
-    )
 
 
 def test_the_configuration_is_valid() -> None:

@@ -25,6 +25,7 @@ bench: $(VENV)/bench.stamp ## Measure, beside the peers
 	$(BIN)/python -m benchmarks.dispatch
 	$(BIN)/python -m benchmarks.processes
 	$(BIN)/python benchmarks/counting.py
+	$(BIN)/python -m benchmarks.sampler
 
 dashboards: $(VENV)/dev.stamp ## Write grafana/dashboards anew; needs Python 3.11
 	$(BIN)/python -m grafana.build

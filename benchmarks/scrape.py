@@ -1,7 +1,6 @@
 """What a scrape costs, beside nvitop-exporter and prometheus_client's own server, in one run.
 
 Run: python benchmarks/scrape.py [--scrapes 100000]
-The row of nvitop-exporter needs `pip install --no-deps nvitop-exporter==1.7.2`.
 
 Every server is a process of its own; the client asks as Prometheus does, for OpenMetrics and gzip,
 on one kept connection. Times are medians over 100 scrapes after 10.
@@ -13,7 +12,6 @@ import argparse
 import ctypes
 import gzip
 import importlib
-import importlib.util
 import os
 import selectors
 import socket
@@ -156,9 +154,6 @@ def eight_gpus(stub: dict[str, str]) -> None:
         first = row("ours, each a new snapshot", port)
     with server("ours", 8, "still", **stub) as (port, _):
         again = row("ours, within one snapshot", port)
-    if importlib.util.find_spec("nvitop_exporter") is None:
-        print("  nvitop-exporter is not installed")
-        return
     with server("nvitop", **stub) as (port, _):
         time.sleep(3.0)  # it has no families before its first samples
         peer = row("nvitop-exporter", port)

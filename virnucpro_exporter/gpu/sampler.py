@@ -170,12 +170,15 @@ class Sampler:
         """Log, once, each GPU that goes down or comes back."""
         if not self.board.first.is_set():
             return  # those that are silent may yet give their first answer
-        for device in self.board.snapshot().devices:
-            if device.up and not self._seen_up.get(device.gpu, True):
-                log.info("GPU %s is up again", device.gpu)
-            elif not device.up and self._seen_up.get(device.gpu, True):
-                log.warning("GPU %s is down: %s", device.gpu, dict(device.reasons)[""])
-            self._seen_up[device.gpu] = device.up
+        now, max_age = time.monotonic(), self.board.max_age
+        for gpu in self.board.gpus:
+            held, was_up = gpu.state, self._seen_up.get(gpu.id, True)
+            is_up = self._seen_up[gpu.id] = state.is_believed(held, now, max_age)
+            if is_up and not was_up:
+                log.info("GPU %s is up again", gpu.id)
+            elif was_up and not is_up:
+                device = state.device(gpu.id, held, now, max_age)
+                log.warning("GPU %s is down: %s", gpu.id, dict(device.reasons)[""])
 
 
 def _order(gpu: Gpu) -> tuple[int, ...]:

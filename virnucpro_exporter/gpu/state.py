@@ -247,10 +247,15 @@ def _counted(errors: Mapping[str, int], name: str) -> Mapping[str, int]:
     return {**errors, name: errors.get(name, 0) + 1}
 
 
+def is_believed(state: GpuState, now: float, max_age: float) -> bool:
+    """Whether it is up, and its latest answer is not older than `max_age` seconds at `now`."""
+    return state.up and now - state.answered_at <= max_age
+
+
 def device(gpu: str, state: GpuState, now: float, max_age: float) -> GpuDevice:
     """The GPU as it may be shown at `now`: no value older than `max_age` seconds."""
     sample, reasons = None, {}
-    if state.up and now - state.answered_at <= max_age:
+    if is_believed(state, now, max_age):
         fresh = {n: value for n, (at, value) in state.values.items() if now - at <= max_age}
         sample = GpuSample(state.timestamp, **fresh)
         reasons = {query: absence.reason for query, absence in state.missing.items()}

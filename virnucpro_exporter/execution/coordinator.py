@@ -287,6 +287,10 @@ _LINES: dict[type[ev.Action], tuple[int, Callable[..., str]]] = {
     ),
     ev.RestartWorker: (logging.WARNING, lambda a: f"GPU {a.gpu} gets a new worker: {a.reason}"),
     ev.RetireWorker: (logging.ERROR, lambda a: f"GPU {a.gpu} is given up: {a.reason}"),
+    ev.PlanChanged: (
+        logging.INFO,
+        lambda a: f"the plan was changed: {a.files} files moved to faster GPUs",
+    ),
     ev.FileStolen: (
         logging.DEBUG,
         lambda a: f"GPU {a.thief} stole {a.file.path!r} from GPU {a.victim}",

@@ -7,7 +7,7 @@ from virnucpro_exporter.scheduling.files import FileState
 from virnucpro_exporter.scheduling.ledger import NEVER, Ledger
 from virnucpro_exporter.scheduling.lifecycle import step
 from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
-from virnucpro_exporter.scheduling.repeats import Repeats, rethink_interval
+from virnucpro_exporter.scheduling.review import rethink_interval
 
 
 class Dispatcher:
@@ -15,12 +15,10 @@ class Dispatcher:
 
     Args:
         ledger: The run.
-        repeats: The files that want a second attempt at once.
     """
 
-    def __init__(self, ledger: Ledger, repeats: Repeats) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._repeats = repeats
 
     def feed(self, worker: Worker, now: float) -> None:
         """Give a worker that waits for files its next one, or several very short ones."""
@@ -81,7 +79,7 @@ class Dispatcher:
     def _next_record(self, worker: Worker, now: float, *, asked: bool) -> FileRecord | None:
         ledger = self._ledger
         if ledger.urgent:
-            urgent = self._repeats.next_for(worker, now)
+            urgent = self._next_urgent(worker, now)
             if urgent is not None:
                 return urgent
         if worker.queue:
@@ -98,6 +96,18 @@ class Dispatcher:
         if ledger.settings.second_attempts:
             repeat = ledger.policy.repeat(worker, ledger.fleet, now)
             return repeat.record if repeat else None
+        return None
+
+    def _next_urgent(self, worker: Worker, now: float) -> FileRecord | None:
+        """The file of which the worker should make the second attempt at once, or None."""
+        ledger = self._ledger
+        ledger.urgent = [a for a in ledger.urgent if a.record.holders == (a,)]
+        for attempt in ledger.urgent:
+            if worker is not attempt.worker and (
+                attempt.worker.stalled_since is not None
+                or ledger.policy.suits(worker, attempt, ledger.fleet, now)
+            ):
+                return attempt.record
         return None
 
     def _steal(self, victim: Worker, thief: Worker, position: int, now: float) -> FileRecord:

@@ -229,6 +229,13 @@ class FileStolen:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanChanged:
+    """So many files moved to other queues at once, because speeds are other than believed."""
+
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
 class StallStarted:
     """A worker has made no progress for the stall threshold."""
 
@@ -259,6 +266,7 @@ Action = (
     | FileRetried
     | FileFailed
     | FileStolen
+    | PlanChanged
     | StallStarted
     | StallEnded
     | RunFinished

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from virnucpro_exporter.scheduling.files import FileState
+from virnucpro_exporter.scheduling.planning import MOST_MOVES
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 
 
@@ -33,6 +34,7 @@ def check_invariants(scheduler: Scheduler) -> None:
             _law(held and not attempt.is_cancelled, f"holders hold: {story}")
         limit = ledger.settings.max_attempts
         _law(record.failures <= limit, f"attempts stay within the limit: {story}")
+        _law(record.moves <= MOST_MOVES, f"a file is not taken back again and again: {story}")
     for worker in ledger.fleet:
         residues = sum(record.file.residues for record in worker.queue)
         _law(residues == worker.queued_residues, f"queue of {worker.gpu} adds up")

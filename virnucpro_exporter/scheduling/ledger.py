@@ -62,6 +62,7 @@ class Ledger:
         # When to look again
         self.next_look = NEVER  # for stalls and limits
         self.next_rethink = NEVER  # for workers that wait
+        self.next_review = NEVER  # for files in process that will end late
 
     @property
     def queued_files(self) -> int:

@@ -103,16 +103,30 @@ class Outcomes:
             ev.FileFailed(record.file, attempt.worker.gpu, record.attempts, error)
         )
 
-    def _requeue(self, attempt: Attempt, error: str, now: float) -> None:
-        """Put the file of an attempt that ended without a result where it will be done soonest."""
+    def take_back(
+        self, attempt: Attempt, reason: str, now: float, target: Worker | None = None
+    ) -> None:
+        """Stop the only attempt at a file, so that another worker does it; nobody is to blame."""
+        self.cancel(attempt)
+        self._leave(attempt)
+        self._release(attempt.record)
+        attempt.record.moves += 1
+        self._requeue(attempt, reason, now, target)
+
+    def _requeue(
+        self, attempt: Attempt, error: str, now: float, target: Worker | None = None
+    ) -> None:
+        """Put a file that nobody holds any more into a queue: where it will be done soonest."""
         ledger, record = self._ledger, attempt.record
         step(record, ev.FileRetried)
         ledger.actions.append(
             ev.FileRetried(record.file, attempt.worker.gpu, attempt.number, record.attempts, error)
         )
         self.forgive(record)
-        allowed = [w for w in ledger.usable() if w.gpu not in record.avoid] or [attempt.worker]
-        target = min(allowed, key=lambda w: (w.finish_at(now), w.index))
+        if target is None:
+            allowed = [w for w in ledger.usable() if w.gpu not in record.avoid] or [attempt.worker]
+            cost = record.file.residues
+            target = min(allowed, key=lambda w: (w.would_end(cost, now), w.index))
         if not target.has_work:
             target.touched_at = max(target.touched_at, now)
         target.push(record)

@@ -7,8 +7,9 @@
 - it declines when there is none, because then a faster worker does better with what is left;
 - when no file waits anywhere, it makes a second attempt at the running file that ends last, if it
   would clearly end sooner;
-- a running file that would end long after all the others gets its second attempt at once, from the
-  next fast worker: that is the largest file on a GPU that turned out to be slow.
+- a running file that may outlast the rest of the run gets its second attempt at once, from the
+  worker that would end it first: that is a large file on a GPU that turned out to be slow. While
+  little of it is done, it is taken back instead (see `planning`).
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from virnucpro_exporter.scheduling.planning import (
+    ESTIMATE_TRUST,
+    Move,
+    Outlook,
+    better_plan,
+)
 from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
 
 # A second attempt must be expected to end this much sooner than the first one.
 _CLEARLY_SOONER = 1.25
-
-# A critical file is left to workers with at least this share of the speed of the fastest.
-_FAST_SHARE = 0.7
 
 # A thief looks at so many victims, and a ranking of them serves this long, in seconds.
 _VICTIMS = 4
@@ -54,10 +58,15 @@ class StealPolicy(Protocol):
     def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Attempt | None:
         """Choose the running attempt whose file is worth a second one. Asked when no file waits."""
 
-    def is_critical(self, attempt: Attempt, workers: Sequence[Worker], now: float) -> bool:
-        """Whether the run would end late only because of this attempt."""
+    def replan(self, outlook: Outlook, now: float) -> list[Move]:
+        """Choose files, waiting or in process, that other workers should do, if any."""
 
-    def suits(self, worker: Worker, attempt: Attempt, fastest: float, now: float) -> bool:
+    def critical(self, outlook: Outlook, now: float) -> list[Attempt]:
+        """Choose the attempts that may make the run end late, and whose files need not be so."""
+
+    def suits(
+        self, worker: Worker, attempt: Attempt, workers: Sequence[Worker], now: float
+    ) -> bool:
         """Whether the worker should make the second attempt at a critical file."""
 
 
@@ -81,14 +90,21 @@ class NoStealing:
         del thief, workers, now
         return None
 
-    def is_critical(self, attempt: Attempt, workers: Sequence[Worker], now: float) -> bool:
-        """Never."""
-        del attempt, workers, now
-        return False
+    def replan(self, outlook: Outlook, now: float) -> list[Move]:
+        """None."""
+        del outlook, now
+        return []
 
-    def suits(self, worker: Worker, attempt: Attempt, fastest: float, now: float) -> bool:
+    def critical(self, outlook: Outlook, now: float) -> list[Attempt]:
+        """None."""
+        del outlook, now
+        return []
+
+    def suits(
+        self, worker: Worker, attempt: Attempt, workers: Sequence[Worker], now: float
+    ) -> bool:
         """Whether it has not failed on the file; asked only for stalled workers' files."""
-        del fastest, now
+        del workers, now
         return worker.gpu not in attempt.record.avoid
 
 
@@ -137,25 +153,46 @@ class EarliestFinish:
                     best, latest = attempt, remaining
         return best
 
-    def is_critical(self, attempt: Attempt, workers: Sequence[Worker], now: float) -> bool:
-        """Whether it would end long after all other work could."""
-        if attempt.worker.stalled_since is not None:
-            return False  # the user's choice for stalls decides
-        others = [w for w in workers if w is not attempt.worker and not w.is_retired]
-        speed = sum(w.speed for w in others)
-        if not speed:
-            return False
-        work = sum(w.queued_residues + sum(a.left for a in w.inflight.values()) for w in others)
-        work += attempt.worker.queued_residues + attempt.record.file.residues
-        own = attempt.record.file.residues / max(w.speed for w in others)
-        return attempt.remaining(now) > _CLEARLY_SOONER * max(work / speed, own)
+    def replan(self, outlook: Outlook, now: float) -> list[Move]:
+        """Lay the large files out anew, if that makes the run end clearly sooner."""
+        return better_plan(outlook, now)
 
-    def suits(self, worker: Worker, attempt: Attempt, fastest: float, now: float) -> bool:
-        """Whether it would end clearly sooner, and no much faster worker should do it instead."""
-        if worker.gpu in attempt.record.avoid or worker.speed < _FAST_SHARE * fastest:
+    def critical(self, outlook: Outlook, now: float) -> list[Attempt]:
+        """Choose the attempts that may outlast all other work and would end sooner elsewhere."""
+        limit = ESTIMATE_TRUST * outlook.seconds
+        return [
+            attempt
+            for worker in outlook.workers
+            for attempt in worker.running
+            if attempt.remaining(now) > limit
+            and attempt.record.holders == (attempt,)
+            and _ends_sooner_elsewhere(attempt, outlook.workers, now)
+        ]
+
+    def suits(
+        self, worker: Worker, attempt: Attempt, workers: Sequence[Worker], now: float
+    ) -> bool:
+        """Whether it would end clearly sooner, and no other would end even sooner once free."""
+        record, cost = attempt.record, attempt.record.file.residues
+        own = cost / worker.speed
+        if worker.gpu in record.avoid or own * _CLEARLY_SOONER >= attempt.remaining(now):
             return False
-        own = attempt.record.file.residues / worker.speed
-        return own * _CLEARLY_SOONER < attempt.remaining(now)
+        return not any(
+            other.free_at(now) + cost / other.speed < now + own
+            for other in workers
+            if other is not worker and other is not attempt.worker and other.gpu not in record.avoid
+        )
+
+
+def _ends_sooner_elsewhere(attempt: Attempt, workers: Sequence[Worker], now: float) -> bool:
+    """Whether another worker would end the file clearly sooner, once it is free for it."""
+    record = attempt.record
+    ends = (
+        worker.would_end(record.file.residues, now) - now
+        for worker in workers
+        if worker is not attempt.worker and worker.gpu not in record.avoid
+    )
+    return min(ends, default=float("inf")) * _CLEARLY_SOONER < attempt.remaining(now)
 
 
 class _Ranking:

@@ -88,6 +88,11 @@ class LearnedSpeed:
         self._seconds = 0.0
         self.value: float | None = None
 
+    @property
+    def seconds(self) -> float:
+        """How much time the value rests on."""
+        return self._seconds
+
     def observe(self, residues: float, seconds: float, share_of_file: float) -> None:
         """Learn from a stretch of work.
 

@@ -16,7 +16,17 @@ _OVERDUE_SHARE = 0.5
 class FileRecord:
     """One input file and what became of it."""
 
-    __slots__ = ("attempts", "avoid", "errors", "failures", "file", "holders", "state", "steals")
+    __slots__ = (
+        "attempts",
+        "avoid",
+        "errors",
+        "failures",
+        "file",
+        "holders",
+        "moves",
+        "state",
+        "steals",
+    )
 
     def __init__(self, file: SequenceFile) -> None:
         self.file = file
@@ -24,6 +34,7 @@ class FileRecord:
         self.attempts = 0
         self.failures = 0
         self.steals = 0
+        self.moves = 0  # how often it was taken back from a worker that made progress
         self.holders: tuple[Attempt, ...] = ()
         self.avoid: frozenset[str] = frozenset()  # workers on which it failed or stalled
         self.errors: tuple[str, ...] = ()
@@ -96,8 +107,10 @@ class Worker:
         "name",
         "queue",
         "queued_residues",
+        "spawned_at",
         "speed",
         "stalled_since",
+        "startup",
         "throughput",
         "touched_at",
         "troubles",
@@ -113,6 +126,8 @@ class Worker:
         # Its process
         self.is_ready = False  # up, and able to take files
         self.is_retired = False  # will never be up again
+        self.spawned_at = now  # when its process was last started
+        self.startup = 0.0  # seconds until its last process was ready
         self.awaits_work = False  # asked for a file and got none
         self.troubles: list[str] = []  # files on which its process was lost since the last success
         # Its work
@@ -141,12 +156,28 @@ class Worker:
         """The attempts it holds whose result is still wanted."""
         return [attempt for attempt in self.inflight.values() if not attempt.is_cancelled]
 
-    def finish_at(self, now: float) -> float:
-        """When it is expected to have done all that it holds and all that is queued for it."""
+    def free_at(self, now: float) -> float:
+        """When it is expected to be up and to have done all that it holds."""
         if self.is_retired or self.stalled_since is not None:
             return float("inf")
-        held = sum(attempt.remaining(now) for attempt in self.inflight.values())
-        return now + held + self.queued_residues / self.speed
+        begin = now if self.is_ready else max(now, self.spawned_at + self.startup)
+        for attempt in self.inflight.values():
+            if not attempt.is_cancelled:
+                begin += attempt.remaining(now)
+        return begin
+
+    def finish_at(self, now: float) -> float:
+        """When it is expected to have done all that it holds and all that is queued for it."""
+        return self.free_at(now) + self.queued_residues / self.speed
+
+    def would_end(self, cost: int, now: float) -> float:
+        """When a file of this cost would end if it were queued here, behind the larger ones."""
+        before = 0
+        for record in self.queue:
+            if record.file.residues < cost:
+                break
+            before += record.file.residues
+        return self.free_at(now) + (before + cost) / self.speed
 
     def end_busy(self, now: float) -> None:
         """It holds nothing any more."""

@@ -68,7 +68,7 @@ class Recovery:
     def _restart(self, worker: Worker, reason: str, now: float) -> None:
         worker.is_ready = False
         worker.counters.restarts += 1
-        worker.touched_at = now
+        worker.touched_at = worker.spawned_at = now
         self._progress.end_stall(worker, now)
         self._ledger.actions.append(ev.RestartWorker(worker.gpu, reason))
 

@@ -23,8 +23,8 @@ The parts, each on top of those before it:
 - `progress`: work done and the speeds learned from it;
 - `outcomes`: how attempts end; `recovery`: processes that are lost or of no use; `watch`: stalls
   and limits;
-- `repeats`: files that want a second attempt at once; `dispatch`: handing out files, as the
-  `policy` chooses;
+- `review`: files in process that would end late, and a better plan where there is one;
+- `dispatch`: handing out files. Both do what the `policy` chooses;
 - this module: which event concerns which part.
 """
 
@@ -45,7 +45,7 @@ from virnucpro_exporter.scheduling.policy import EarliestFinish, StealPolicy
 from virnucpro_exporter.scheduling.progress import ProgressBook
 from virnucpro_exporter.scheduling.records import FileRecord, Worker
 from virnucpro_exporter.scheduling.recovery import Recovery
-from virnucpro_exporter.scheduling.repeats import Repeats
+from virnucpro_exporter.scheduling.review import Review
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.scheduling.watch import Watch
 
@@ -82,8 +82,8 @@ class Scheduler:
         self._outcomes = Outcomes(ledger, self._progress)
         self._recovery = Recovery(ledger, self._progress, self._outcomes)
         self._watch = Watch(ledger, self._outcomes, self._recovery)
-        self._repeats = Repeats(ledger)
-        self._dispatcher = Dispatcher(ledger, self._repeats)
+        self._review = Review(ledger, self._outcomes)
+        self._dispatcher = Dispatcher(ledger)
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             ev.FilesSubmitted: self._on_submitted,
             ev.WorkerReady: self._on_ready,
@@ -123,7 +123,8 @@ class Scheduler:
 
     def next_deadline(self) -> float | None:
         """When to call with `TimePassed` at the latest, or None while nothing is awaited."""
-        soonest = min(self.ledger.next_look, self.ledger.next_rethink)
+        ledger = self.ledger
+        soonest = min(ledger.next_look, ledger.next_rethink, ledger.next_review)
         return None if self.is_finished or soonest == NEVER else soonest
 
     @property
@@ -178,6 +179,8 @@ class Scheduler:
 
     def _on_ready(self, event: ev.WorkerReady, now: float) -> None:
         worker = self.ledger.worker(event.gpu)
+        if not worker.is_ready:
+            worker.startup = now - worker.spawned_at
         worker.is_ready = True
         worker.touched_at = now
         self.ledger.is_push = True
@@ -213,7 +216,7 @@ class Scheduler:
         self._progress.advance(attempt, event.sequences, residues, seconds, now)
         attempt.reported_at = now
         self._progress.made(worker, now)
-        self._repeats.review(now)
+        self._review.news(now)
 
     def _on_completed(self, event: ev.AttemptCompleted, now: float) -> None:
         worker = self.ledger.worker(event.gpu)
@@ -246,6 +249,8 @@ class Scheduler:
         del event
         if now >= self.ledger.next_look:
             self._watch.look(now)
+        if now >= self.ledger.next_review:
+            self._review.look(now)
         if now >= self.ledger.next_rethink:
             self._dispatcher.feed_waiting(now)
 

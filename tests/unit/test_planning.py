@@ -1,0 +1,108 @@
+"""What happens to large files when a worker turns out to be slow."""
+
+from __future__ import annotations
+
+from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.laws import check_invariants
+from virnucpro_exporter.scheduling.scheduler import Scheduler
+from virnucpro_exporter.scheduling.settings import SchedulerSettings
+
+LARGE = "/large"
+
+
+class Run:
+    """Workers of equal declared speed with one large file and many small ones."""
+
+    def __init__(self, workers: int = 3, *, startup: float = 0.0, second_attempts: bool = True):
+        self.scheduler = Scheduler(
+            {str(i): 1.0 for i in range(workers)},
+            settings=SchedulerSettings(second_attempts=second_attempts),
+        )
+        files = [SequenceFile(f"/{i}", 1, 100 + i) for i in range(4 * workers)]
+        self.attempts: dict[str, int] = {}
+        self.actions: list[ev.Action] = []
+        self.now = startup
+        self.tell(ev.FilesSubmitted((SequenceFile(LARGE, 1, 1000), *files)), at=0.0)
+        for i in range(workers):
+            self.tell(ev.WorkerReady(str(i)))
+
+    def tell(self, event: ev.Event, at: float | None = None) -> None:
+        self.actions += self.scheduler.handle(event, self.now if at is None else at)
+        for action in self.actions:
+            if isinstance(action, ev.StartAttempt):
+                self.attempts[action.gpu] = action.attempt
+        check_invariants(self.scheduler)
+
+    def progress(self, *residues: int) -> None:
+        """What each worker has done of its file by now."""
+        for gpu, done in enumerate(residues):
+            self.tell(ev.Progress(str(gpu), self.attempts[str(gpu)], 0, done))
+        deadline = self.scheduler.next_deadline()
+        assert deadline is not None
+        self.now = max(self.now, deadline)
+        self.tell(ev.TimePassed())
+
+    def taken_back(self) -> list[str]:
+        return [a.file.path for a in self.actions if isinstance(a, ev.FileRetried)]
+
+    def starts_of_large(self) -> list[str]:
+        starts = [a for a in self.actions if isinstance(a, ev.StartAttempt)]
+        return [a.gpu for a in starts if a.file.path == LARGE]
+
+
+def test_a_large_file_that_has_hardly_begun_on_a_slow_worker_is_moved() -> None:
+    """It is taken back at the first reports, and another worker does it next."""
+    run = Run()
+    assert run.starts_of_large() == ["0"]
+    run.now = 10.0
+    run.progress(3, 10, 10)
+    assert run.taken_back()[0] == LARGE
+    gpu = run.starts_of_large()[-1]
+    if gpu == "0":  # it waits for a worker that is free soon
+        run.tell(ev.AttemptCompleted("1", run.attempts["1"], 1, 111, 11.0))
+        gpu = run.starts_of_large()[-1]
+    assert gpu != "0"
+    assert any(isinstance(a, ev.PlanChanged) for a in run.actions)
+
+
+def test_workers_that_are_as_fast_as_declared_keep_their_files() -> None:
+    """Speeds that differ a little are no reason to move anything."""
+    run = Run()
+    run.now = 10.0
+    run.progress(100, 105, 95)
+    run.now = 12.0
+    run.progress(118, 127, 115)
+    assert run.taken_back() == []
+    assert not any(isinstance(a, ev.PlanChanged | ev.CancelAttempt) for a in run.actions)
+
+
+def test_a_file_that_is_mostly_done_is_not_taken_back() -> None:
+    """What a worker has done of a file is not thrown away; another may repeat the file."""
+    run = Run()
+    run.now = 10.0
+    run.progress(600, 100, 100)
+    run.now = 20.0
+    run.progress(601, 101, 101)
+    run.now = 1000.0
+    run.progress(602, 105, 106)
+    assert run.taken_back() == []
+
+
+def test_a_worker_is_watched_for_as_long_as_a_new_process_takes() -> None:
+    """A hasty judgement would cost a start, so it is not made before that time has passed."""
+    run = Run(startup=30.0)
+    run.now = 40.0
+    run.progress(3, 10, 10)
+    assert run.taken_back() == []
+    run.now = 61.0
+    run.progress(9, 30, 30)
+    assert LARGE in run.taken_back()
+
+
+def test_callers_that_come_and_ask_are_never_interrupted() -> None:
+    """A pipeline with threads of its own cannot be told to stop."""
+    run = Run(second_attempts=False)
+    run.now = 10.0
+    run.progress(3, 10, 10)
+    assert run.taken_back() == []

@@ -1,0 +1,193 @@
+"""Thinking the plan over: who should do the large files, now that speeds are known better.
+
+The first assignment believes declared speeds. When a worker turns out to be slow, what it holds and
+what waits for it may make the whole run end late, however well the small files are balanced. So the
+largest files are laid out anew, by longest processing time first with the speeds learned, in three
+ways: only waiting files may move; also the running files that would outlast the rest; also all
+running files. A file in process may move while little of it is done: its attempt is then taken back
+and lost, and so is the time in which its worker gets a new process.
+
+Costs are estimates, so that a file may take longer than expected; a layout is worth what it takes
+when any one of its files does. It must promise to end the run clearly sooner than what would happen
+anyway, and to move running files must promise more than to leave them where they are.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
+
+# A cost may be estimated so much too low: a file holds up to 1 / 0.7 of what was believed.
+ESTIMATE_TRUST = 0.7
+_RISK = 1.0 / ESTIMATE_TRUST - 1.0
+
+# So many waiting and so many running files are laid out; those that are smaller hardly matter.
+_LARGEST = 64
+
+# A new plan must be expected to end this much sooner, and one that moves more running files this
+# much sooner than one that moves fewer.
+_CLEARLY_SOONER = 1.1
+_WORTH_MOVING = 1.02
+
+# A file moves only while no more than this share of it is done, and not again and again, so that
+# every run ends.
+_YOUNG_SHARE = 0.5
+MOST_MOVES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is left of a run.
+
+    Attributes:
+        workers: Those that make progress or will.
+        seconds: How long it takes at least: all work on all of them, or the largest file.
+    """
+
+    workers: tuple[Worker, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A file that another worker should do.
+
+    Attributes:
+        record: The file.
+        attempt: The attempt to take back, or None where the file waits.
+        source: The worker that has it.
+        target: The worker that should have it.
+    """
+
+    record: FileRecord
+    attempt: Attempt | None
+    source: Worker
+    target: Worker
+
+
+def look_ahead(workers: Sequence[Worker]) -> Outlook | None:
+    """What is left of the run, or None when nobody makes progress."""
+    going = tuple(w for w in workers if not w.is_retired and w.stalled_since is None)
+    if not going:
+        return None
+    work = sum(w.queued_residues for w in workers)
+    fastest = max(w.speed for w in going)
+    largest = 0.0
+    for worker in going:
+        for attempt in worker.running:
+            work += attempt.left
+            anew = attempt.record.file.residues / fastest
+            largest = max(largest, min(attempt.left / worker.speed, anew))
+        if worker.queue:
+            largest = max(largest, worker.queue[0].file.residues / fastest)
+    return Outlook(going, max(work / sum(w.speed for w in going), largest, 1e-9))
+
+
+def is_movable(attempt: Attempt) -> bool:
+    """Whether an attempt may be taken back.
+
+    Its worker must have been watched for at least as long as a new process takes, because that is
+    what a hasty judgement would cost.
+    """
+    worker, record = attempt.worker, attempt.record
+    learned = worker.learned
+    return (
+        record.holders == (attempt,)
+        and len(worker.inflight) == 1
+        and record.moves < MOST_MOVES
+        and attempt.done <= _YOUNG_SHARE * record.file.residues
+        and learned.value is not None
+        and learned.seconds >= worker.startup
+    )
+
+
+def better_plan(outlook: Outlook, now: float) -> list[Move]:
+    """The moves that make the run end clearly sooner; none where it would not."""
+    if not _is_at_risk(outlook, now):
+        return []
+    waiting = heapq.nlargest(
+        _LARGEST,
+        ((r.file.residues, w.index, i, r, w) for w in outlook.workers for i, r in _heads(w)),
+    )
+    queued = [Move(record, None, worker, worker) for *_, record, worker in waiting]
+    loose = [a for w in outlook.workers for a in w.running if is_movable(a)]
+    loose = heapq.nlargest(_LARGEST, loose, key=lambda a: a.record.file.residues)
+    late = [a for a in loose if a.remaining(now) * (1.0 + _RISK) > outlook.seconds]
+    anyway = max(_as_it_is(outlook, {m.record.file.path for m in queued}, now), outlook.seconds)
+    best, moves = anyway, list[Move]()
+    for moving in ([], late, loose):
+        items = [*queued, *(Move(a.record, a, a.worker, a.worker) for a in moving)]
+        ends, laid_out = _lay_out(outlook, items, now)
+        ends = max(ends, outlook.seconds)
+        if ends * _CLEARLY_SOONER < anyway and ends * _WORTH_MOVING < best:
+            best, moves = ends, laid_out
+    return moves
+
+
+def _heads(worker: Worker) -> list[tuple[int, FileRecord]]:
+    """The largest files of a queue, with their positions."""
+    return list(itertools.islice(enumerate(worker.queue), _LARGEST))
+
+
+def _is_at_risk(outlook: Outlook, now: float) -> bool:
+    """Whether any file in process or first in a queue may outlast the rest of the run."""
+    limit = outlook.seconds * _CLEARLY_SOONER
+    for worker in outlook.workers:
+        until_free = worker.free_at(now) - now
+        if until_free * (1.0 + _RISK) > limit:
+            return True
+        if worker.queue:
+            head = worker.queue[0].file.residues / worker.speed
+            if until_free + head * (1.0 + _RISK) > limit:
+                return True
+    return False
+
+
+def _as_it_is(outlook: Outlook, paths: set[str], now: float) -> float:
+    """Seconds until the largest files end, if every worker does what is in its queue."""
+    latest = 0.0
+    for worker in outlook.workers:
+        ends = worker.free_at(now) - now
+        latest = max(latest, ends * (1.0 + _RISK))
+        for record in worker.queue:
+            if record.file.path not in paths:
+                break
+            seconds = record.file.residues / worker.speed
+            ends += seconds
+            latest = max(latest, ends + _RISK * seconds)
+    return latest
+
+
+def _lay_out(outlook: Outlook, items: list[Move], now: float) -> tuple[float, list[Move]]:
+    """Give each file to the worker that ends it first, largest first.
+
+    Returns:
+        Seconds until the last of them ends, and the moves that this takes.
+    """
+    held = {item.source for item in items if item.attempt is not None}
+    free = {w: 0.0 if w in held else w.free_at(now) - now for w in outlook.workers}
+    latest = max(free.values()) * (1.0 + _RISK)
+    moves = []
+    for item in sorted(items, key=lambda item: -item.record.file.residues):
+        cost, source = item.record.file.residues, item.source
+        ends, seconds, target = float("inf"), 0.0, source
+        if item.attempt is not None and source in held:  # it may go on where it is
+            ends = seconds = item.attempt.left / source.speed
+        for worker, since in free.items():
+            restart = worker.startup if worker in held else 0.0
+            then = since + restart + cost / worker.speed
+            if then < ends and worker.gpu not in item.record.avoid:
+                ends, seconds, target = then, cost / worker.speed, worker
+        if ends == float("inf"):  # it failed on all of these: others will have to do it
+            continue
+        goes_on = item.attempt is not None and target is source and source in held
+        held.discard(target)
+        free[target] = ends
+        latest = max(latest, ends + _RISK * seconds)
+        if not goes_on and (target is not source or item.attempt is not None):
+            moves.append(Move(item.record, item.attempt, source, target))
+    return latest, moves

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+
+COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what Python makes of LC_CTYPE where the locale is C
 
 
 def format_duration(seconds: float | None) -> str:
@@ -48,6 +51,13 @@ def format_clock(timestamp: float) -> str:
     return datetime.fromtimestamp(timestamp).astimezone().strftime("%H:%M:%S")
 
 
+def format_time(timestamp: float, now: float) -> str:
+    """Unix seconds as a local time near `now`, `14:03`, or with its day, `Sat 14:03`."""
+    moment = datetime.fromtimestamp(timestamp).astimezone()
+    is_today = moment.date() == datetime.fromtimestamp(now).astimezone().date()
+    return moment.strftime("%H:%M" if is_today else "%a %H:%M")
+
+
 def format_moment(timestamp: float) -> str:
     """Unix seconds as local date and time, `2026-11-24 14:03:59`."""
     return datetime.fromtimestamp(timestamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -67,3 +77,18 @@ def clean(text: str, *, ascii_only: bool = False) -> str:
     """
     shown = "".join(char if char.isprintable() else "?" for char in text)
     return shown.encode("ascii", "replace").decode() if ascii_only else shown
+
+
+def is_ascii_only(encoding: str, environment: Mapping[str, str]) -> bool:
+    """Whether a terminal should be sent ASCII only.
+
+    Args:
+        encoding: The encoding of its stream.
+        environment: With the locale; `C` means ASCII, although Python then writes UTF-8.
+    """
+    if not encoding.lower().startswith("utf"):
+        return True
+    chosen = environment.get("LC_ALL") or environment.get("LC_CTYPE")
+    if chosen in (None, "", *COERCED):
+        chosen = environment.get("LANG")
+    return chosen in ("C", "POSIX")

@@ -33,7 +33,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     dashboard = LoadBalancingDashboard(
-        Source(), Gpus(), 0.05, sys.argv[1], log_interval=0.0, plain_interval=0.05
+        Source(), Gpus(), 0.05, sys.argv[1], log_interval=0.05, plain_interval=0.05
     )
     with dashboard:
         number = 0

@@ -3,6 +3,7 @@ import fcntl
 import os
 import pty
 import random
+import re
 import select
 import signal
 import struct
@@ -25,20 +26,28 @@ DEADLINE = 20.0
 CLEARS = (b"\x1b[2J", b"\x1b[3J", b"\x1b[J", b"\x1b[0J", b"\x1b[?1049h", b"\x1bc")
 
 
+UPDATE = re.compile(rb"(?=\r\x1b\[2K\x1b\[1A)")  # where an update begins
+COLOR = re.compile(rb"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])(?:;[0-9;]*)?m")
+
+
 class Terminal:
     """A program on a pseudo-terminal, and the screen a person would see."""
 
-    def __init__(self, log: Path, columns: int, lines: int) -> None:
-        self.screen = pyte.HistoryScreen(columns, lines, history=10_000)
-        self.stream = pyte.ByteStream(self.screen)
+    def __init__(self, log: Path, columns: int, lines: int, **environment: str) -> None:
+        self._set_screen(columns, lines)
         self.written = b""
         self.master, slave = pty.openpty()
         self.slave = slave
         self.modes = termios.tcgetattr(slave)
         self._set_size(columns, lines)
         self.process = subprocess.Popen(
-            [*PROGRAM, str(log)], cwd=ROOT, env=ENVIRONMENT, stdin=slave, stdout=slave, stderr=slave
-        )
+            [*PROGRAM, str(log)], cwd=ROOT, env=ENVIRONMENT | environment,
+            stdin=slave, stdout=slave, stderr=slave,
+        )  # fmt: skip
+
+    def _set_screen(self, columns: int, lines: int) -> None:
+        self.screen = pyte.HistoryScreen(columns, lines, history=10_000)
+        self.stream = pyte.ByteStream(self.screen)
 
     def _set_size(self, columns: int, lines: int) -> None:
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -63,6 +72,15 @@ class Terminal:
         while not condition():
             assert time.monotonic() < end, "\n".join(self.screen.display)
             self.read(0.05)
+
+    def replay(self) -> Iterator[bool]:
+        """Whether the screen was whole after each update so far, from the first."""
+        self._set_screen(self.screen.columns, self.screen.lines)
+        first, *updates = UPDATE.split(self.written)
+        self.stream.feed(first)
+        for update in updates[:-1]:  # the last may not be complete
+            self.stream.feed(update)
+            yield self.has_whole_table()
 
     def has_whole_table(self) -> bool:
         """Exactly one heading, each GPU once below it, and no torn line among them."""
@@ -98,6 +116,9 @@ def test_updates_do_not_flicker_and_log_lines_scroll_above(terminal: Terminal) -
     terminal.wait_for(lambda: b"logged 20" in terminal.written)
     terminal.wait_for(terminal.has_whole_table)
     assert not any(code in terminal.written for code in CLEARS)
+    whole = list(terminal.replay())
+    assert len(whole) >= 20
+    assert all(whole)
     lines = [line.rstrip() for line in terminal.screen.display]
     logged = [line for line in lines if line.startswith("logged")]
     assert logged
@@ -127,6 +148,28 @@ def test_the_terminal_is_given_back(terminal: Terminal, number: signal.Signals) 
     assert termios.tcgetattr(terminal.slave) == terminal.modes
 
 
+def test_neither_colours_nor_unicode_where_they_are_not_wanted(tmp_path: Path) -> None:
+    """NO_COLOR and a C locale leave a table in plain ASCII; otherwise both are there."""
+    for environment in ({}, {"NO_COLOR": "1", "LC_ALL": "C"}):
+        shown = Terminal(tmp_path / "log.csv", 100, 30, **environment)
+        try:
+            shown.wait_for(shown.has_whole_table)
+        finally:
+            shown.close()
+        assert bool(COLOR.search(shown.written)) is not bool(environment)
+        assert shown.written.isascii() is bool(environment)
+
+
+def test_a_terminal_without_a_cursor_gets_plain_lines(tmp_path: Path) -> None:
+    """TERM=dumb shows the run, too, and without control sequences."""
+    shown = Terminal(tmp_path / "log.csv", 100, 30, TERM="dumb")
+    try:
+        shown.wait_for(lambda: b"GPU 3: busy 12s reads_03.fa" in shown.written)
+    finally:
+        shown.close()
+    assert b"\x1b" not in shown.written
+
+
 def test_without_a_terminal_there_are_plain_lines(tmp_path: Path) -> None:
     """A pipe gets log lines with the same facts, steals as events, and no control sequence."""
     process = subprocess.Popen(
@@ -135,7 +178,7 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path: Path) -> None:
     )  # fmt: skip
     assert process.stdout is not None
     seen = b""
-    while b"stole" not in seen or b"gpu 3: busy" not in seen:
+    while b"stole" not in seen or b"GPU 3: busy" not in seen:
         line = process.stdout.readline()
         assert line, seen
         seen += line

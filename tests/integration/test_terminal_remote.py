@@ -1,14 +1,25 @@
 import base64
+import logging
+import re
+import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import bcrypt
 import pytest
 
+from tests import builders
+from tests.certificates import Authority
+from tests.run_program import PROGRAM, call
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.snapshot import RunState, WorkerState
-from virnucpro_exporter.terminal.dashboard import SourceSilentError
+from virnucpro_exporter.metrics.server import MetricsServer
+from virnucpro_exporter.snapshot import GpuSnapshot, Latest, RunSnapshot, RunState, WorkerState
+from virnucpro_exporter.terminal.metrics_log import format_rows
 from virnucpro_exporter.terminal.remote import HttpOptions, RemoteRun
+from virnucpro_exporter.terminal.sources import SourceSilentError
 
 SCRAPE = """\
 virnucpro_run_info{{run_id="r1",processor="command",balancer="stealing"}} 1
@@ -118,8 +129,139 @@ def test_a_wrong_password_is_told(endpoint: Endpoint) -> None:
         remote(endpoint, user=None).latest()
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "http://", "ftp://h/metrics"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "http://", "ftp://h/metrics", "http://h:99999", "http://h:x/"]
+)
 def test_only_web_addresses_are_taken(url: str) -> None:
     """Anything but http and https is refused at once."""
     with pytest.raises(UsageError):
         RemoteRun(url)
+
+
+def test_what_waiting_will_not_change_is_one_line(endpoint: Endpoint) -> None:
+    """A page that is no metrics and a missing password end it; a dead port does not."""
+    with pytest.raises(UsageError, match=r"\A.* answers 401 .*; give --user NAME:PASSWORD\Z"):
+        remote(endpoint, user=None).check()
+    for body in ("<html>", "process_start_time_seconds 1\n"):
+        endpoint.body = body
+        with pytest.raises(UsageError, match=r"\A.*not with the metrics of a run.*\Z"):
+            remote(endpoint).check()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        RemoteRun(f"127.0.0.1:{unused.getsockname()[1]}").check()
+
+
+def test_stalls_and_losses_are_told_once(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The watcher's log has what the run's own log has."""
+    caplog.set_level(logging.INFO)
+    source = remote(endpoint)
+    for stalled in (0, 1, 1, 0):
+        endpoint.body = Endpoint.body + f'virnucpro_worker_stalled{{gpu="0"}} {stalled}\n'
+        source.latest()
+    assert caplog.messages == [
+        "GPU 1 has lost its worker", "GPU 0 has stalled", "GPU 0 is no longer stalled"
+    ]  # fmt: skip
+
+
+# -- against the real endpoint --
+
+
+def serve(folder: Path, web: str = "", listen: str = "127.0.0.1:0") -> MetricsServer:
+    config = folder / "web.yml"
+    config.write_text(web)
+    run, gpus = Latest(builders.stalled()), Latest(builders.gpus_up())
+    return MetricsServer(run, gpus, listen=[listen], web_config=config if web else None)
+
+
+def test_what_the_real_endpoint_tells_is_what_the_run_knows(tmp_path: Path) -> None:
+    """Seen from afar, a run has the same workers, GPUs and counts."""
+    with serve(tmp_path) as server:
+        source = RemoteRun(server.urls[0], clock=lambda: builders.NOW)
+        seen, known = source.latest(), builders.stalled()
+    for name in ("files_total", "files_failed", "state", "load_imbalanced", "eta_seconds"):
+        assert getattr(seen, name) == getattr(known, name), name
+    for name in (
+        "gpu", "name", "state", "is_stalled", "queue_depth", "files_completed", "throughput",
+        "work_stolen_to", "work_stolen_from", "busy_seconds",
+    ):  # fmt: skip
+        wanted = [getattr(worker, name) for worker in known.workers]
+        assert [getattr(worker, name) for worker in seen.workers] == wanted, name
+    ratios = [d.sample and d.sample.memory_ratio for d in source.gpus.latest().devices]
+    assert ratios == [d.sample and d.sample.memory_ratio for d in builders.gpus_up().devices]
+
+
+def test_an_endpoint_that_comes_back_is_shown_again(tmp_path: Path) -> None:
+    """While it is gone there are no values; then there are."""
+    with serve(tmp_path) as server:
+        source = RemoteRun(server.urls[0])
+        source.latest()
+    with pytest.raises(SourceSilentError):
+        source.latest()
+    with serve(tmp_path, listen=server.addresses[0]):
+        assert source.latest().workers
+
+
+def ask(source: RemoteRun) -> None:
+    """Ask as `watch` does: first whether waiting is any use, then for the values."""
+    source.check()
+    source.latest()
+
+
+@pytest.mark.parametrize(
+    ("run", "gpus"),
+    [
+        (builders.running(), builders.gpus_up()),
+        (builders.stalled(), builders.gpu_lost()),
+        (builders.idle(), builders.no_gpus()),
+        (builders.lost_worker(), builders.gpus_up(3)),
+    ],
+)
+def test_the_log_agrees_with_a_scrape_of_the_same_moment(
+    run: RunSnapshot, gpus: GpuSnapshot
+) -> None:
+    """Every cell of the log is what the endpoint says, and empty where it says nothing."""
+    with MetricsServer(Latest(run), Latest(gpus), listen=["127.0.0.1:0"]) as server:
+        scraped = RemoteRun(server.urls[0])
+        rows = format_rows(scraped.latest(), scraped.gpus.latest(), builders.NOW)
+    assert rows == format_rows(run, gpus, builders.NOW)
+
+
+def test_tls_and_passwords_are_those_of_curl(tmp_path: Path) -> None:
+    """Authority, client certificate and user open the endpoint; each that is wrong is told."""
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    authority.issue("server")
+    friend = authority.issue("friend")
+    hashed = bcrypt.hashpw(b"s:ecret", bcrypt.gensalt(4)).decode()
+    web = (
+        "tls_server_config: {cert_file: server.crt, key_file: server.key, client_ca_file: ca.crt,"
+        f" client_auth_type: RequireAndVerifyClientCert}}\nbasic_auth_users: {{alice: {hashed}}}\n"
+    )
+    right = HttpOptions(
+        cacert=authority.own.cert, cert=friend.cert, key=friend.key, user="alice:s:ecret"
+    )
+    with serve(tmp_path, web) as server:
+        url = server.urls[0]
+        assert RemoteRun(url, right).latest().workers
+        assert RemoteRun(url, replace(right, cacert=None, insecure=True)).latest().workers
+        named = RemoteRun(url.replace("//", "//alice:s%3Aecret@"), replace(right, user=None))
+        assert named.latest().workers
+        assert "ecret" not in named.url
+        for wrong, told in (
+            (replace(right, cacert=other.own.cert), "not trusted"),
+            (replace(right, cert=None, key=None), "TLS|certificate|reset|closed"),
+            (replace(right, user="alice:wrong"), "answers 401"),
+        ):
+            with pytest.raises((UsageError, SourceSilentError), match=told):
+                ask(RemoteRun(url, wrong))
+    with pytest.raises(UsageError, match=r"nowhere\.pem.*No such file"):
+        RemoteRun(url, replace(right, cert=tmp_path / "nowhere.pem"))
+
+
+def test_watch_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
+    """A user sees the address, the reason and what to do, and status 2."""
+    with serve(tmp_path) as server:
+        told = call([*PROGRAM, "watch", server.urls[0] + "/nothing"])
+    assert (told.returncode, told.stdout) == (2, "")
+    assert re.fullmatch(r"virnucpro-exporter: .*/metrics/nothing answers 404 .*\n", told.stderr)

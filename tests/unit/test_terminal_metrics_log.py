@@ -1,5 +1,6 @@
 import csv
 import io
+import resource
 import shutil
 from pathlib import Path
 
@@ -73,16 +74,28 @@ def test_a_vanished_folder_is_counted_and_retried(
     assert (log.latest().success, log.latest().last_success_timestamp) == (True, 9.0)
 
 
-def test_a_short_write_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a full disk took of an interval is taken back."""
+@pytest.mark.parametrize("left", [0, 20])
+def test_a_full_disk_leaves_whole_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    """What a full disk took of an interval is taken back; it is told once, and tried again."""
     path = tmp_path / "log.csv"
     log = MetricsLog(path)
     log.write(builders.running(), builders.gpus_up(), 1.0)
-    before, write = path.read_text(), __import__("os").write
-    monkeypatch.setattr("os.write", lambda fd, data: write(fd, data[:20]))
-    log.write(builders.running(), builders.gpus_up(), 2.0)
+    before = path.read_text()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + left, hard))
+    try:
+        for second in (2.0, 3.0):
+            log.write(builders.running(), builders.gpus_up(), second)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_text() == before
-    assert "disk full" in log.latest().reason
+    assert (log.latest().success, log.latest().failures) == (False, 2)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    log.write(builders.running(), builders.gpus_up(), 4.0)
+    assert len(path.read_text().splitlines()) == 5
+    assert log.latest().success
 
 
 def test_another_file_is_left_alone(tmp_path: Path) -> None:

@@ -6,16 +6,19 @@ import pytest
 from rich.console import Console, RenderableType
 
 from tests import builders
-from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
+from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, RunState
+from virnucpro_exporter.terminal.dashboard import Every
 from virnucpro_exporter.terminal.gpus_table import gpus_view
+from virnucpro_exporter.terminal.plain import describe_run
 from virnucpro_exporter.terminal.views import (
     Size,
     ViewOptions,
     run_view,
     silence_view,
-    utilization_style,
+    warnings,
 )
-from virnucpro_exporter.text import clean, format_duration, format_number
+from virnucpro_exporter.terminal.worker_table import utilization_style, worker_rows
+from virnucpro_exporter.text import clean, format_duration, format_number, is_ascii_only
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SCENES: dict[str, tuple[RunSnapshot, GpuSnapshot]] = {
@@ -66,7 +69,7 @@ def test_urgent_rows_come_first_when_not_all_fit() -> None:
     run, gpus = builders.running(64), builders.gpu_lost(64)
     lines = draw(run_view(run, gpus, builders.NOW, Size(80, 12)), 80).splitlines()
     rows = lines[lines.index(next(x for x in lines if x.startswith("GPU"))) + 1 :]
-    assert rows[0].startswith("63") and "GPU down" in rows[0]  # noqa: PT018 - one row
+    assert rows[0].startswith("63") and "GPU DOWN" in rows[0]  # noqa: PT018 - one row
     assert any("more:" in line for line in rows)
 
 
@@ -81,10 +84,69 @@ def test_ascii_terminals_get_ascii_only() -> None:
     assert "\x1b" not in drawn
 
 
+def test_narrow_terminals_keep_the_state() -> None:
+    """At 40 columns the state is still there; columns of less weight are not."""
+    view = run_view(builders.stalled(), builders.gpus_up(), builders.NOW, Size(40, 10))
+    drawn = draw(view, 40)
+    assert "STALLED 6m40s" in drawn
+    assert "Mem%" not in drawn
+
+
+def test_what_is_wrong_is_named_on_top_until_the_run_is_over() -> None:
+    """Stalled, lost and silent GPUs are named, and not without end."""
+    run = builders.stalled(64)
+    workers = tuple(replace(w, is_stalled=int(w.gpu) < 10) for w in run.workers)
+    run = replace(run, workers=(*workers[:-1], builders.lost_worker().workers[-1]))
+    told = warnings(run, worker_rows(run, builders.gpus_up()), builders.NOW)
+    assert told[:2] == ["STALLED: GPU 0, 1, 2, 3, 4, 5, 6, 7 and 2 more", "LOST: GPU 1"]
+    over = replace(run, state=RunState.FAILED)
+    assert warnings(over, worker_rows(over, builders.gpus_up()), builders.NOW + 99) == []
+
+
+def test_log_lines_have_the_facts_of_the_table() -> None:
+    """One line for the run and one for each worker, so that each can be searched for."""
+    head, *workers = describe_run(builders.stalled(), builders.gpu_lost(), builders.NOW)
+    assert head == (
+        "running: 4/13 files, 0 failed, 101 seq/s, ETA 3m00s (22:16), STALLED: GPU 0, "
+        "DOWN: GPU 1, QUEUES IMBALANCED: 3 to 4 files"
+    )
+    facts = "{}, {} seq/s, {} queued, 2 done, stolen by/from {}"
+    assert workers == [
+        "  GPU 0: STALLED 6m40s reads_00.fa, "
+        + facts.format("compute 97%, memory 25%", 0, 4, "1/0"),
+        "  GPU 1: GPU DOWN 12s reads_01.fa, " + facts.format("compute -, memory -", 101, 3, "0/1"),
+    ]
+
+
+def test_intervals_are_kept_and_hold_ups_are_not_caught_up() -> None:
+    """Two intervals that are no multiples of each other are both kept."""
+    due = Every(5.0)
+    taken = [now for now in range(0, 31, 2) if due.take(float(now))]
+    assert taken == [0, 6, 10, 16, 20, 26, 30]
+    assert [due.take(now) for now in (100.0, 101.0, 105.0)] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "locale", "expected"),
+    [
+        ("utf-8", {}, False),
+        ("utf-8", {"LANG": "de_DE.UTF-8"}, False),
+        ("latin-1", {"LANG": "de_DE.ISO-8859-1"}, True),
+        ("utf-8", {"LC_ALL": "C", "LANG": "de_DE.UTF-8"}, True),
+        ("utf-8", {"LANG": "C", "LC_CTYPE": "C.UTF-8"}, True),
+        ("utf-8", {"LANG": "C", "LC_CTYPE": "en_US.UTF-8"}, False),
+        ("utf-8", {"LC_ALL": "C.UTF-8"}, False),
+    ],
+)
+def test_who_gets_ascii(encoding: str, locale: dict[str, str], *, expected: bool) -> None:
+    """The stream's encoding and the user's locale decide, not what Python makes of it."""
+    assert is_ascii_only(encoding, locale) is expected
+
+
 def test_old_values_are_said_to_be_old() -> None:
     """A snapshot that is not renewed does not pass for the present."""
     view = run_view(builders.running(), builders.gpus_up(), builders.NOW + 90, Size(80, 24))
-    assert "values are 1m30s old" in draw(view, 80)
+    assert "VALUES 1m30s OLD" in draw(view, 80)
 
 
 def test_a_silent_source_shows_no_values() -> None:

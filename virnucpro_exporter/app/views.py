@@ -13,7 +13,7 @@ from pathlib import Path
 from virnucpro_exporter.config import ViewConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.gpu.monitor import GPUMonitor
-from virnucpro_exporter.metrics.addresses import bind, shown
+from virnucpro_exporter.metrics.addresses import bind
 from virnucpro_exporter.metrics.push import GatewayPusher, Periodic, TextfileWriter
 from virnucpro_exporter.metrics.registry import build_registry
 from virnucpro_exporter.metrics.server import MetricsServer, check_path
@@ -90,7 +90,6 @@ def show(
         plain=None if config.dashboard is None else not config.dashboard,
         log_interval=config.metrics_log_interval,
         log_max_bytes=config.metrics_log_max_bytes,
-        endpoint=shown(reserved.listeners[0]) if reserved.listeners else "",
     )
     health = {} if config.metrics_log is None else {"log": _Health(dashboard.log_health)}
     if reserved.listeners:
@@ -104,6 +103,7 @@ def show(
         )
         server.start()
         stack.callback(server.stop)
+        dashboard.show_endpoint(server.urls[0])
         log.info("metrics: %s", ", ".join(server.urls))
     for push in reserved.pushes:
         registry = build_registry(coordinator, monitor, health, process=False)

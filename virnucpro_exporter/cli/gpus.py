@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import click
@@ -12,6 +13,7 @@ from virnucpro_exporter.errors import NoDeviceError
 from virnucpro_exporter.gpu.describe import rows, why_no_gpus
 from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.terminal.gpus_table import gpus_view
+from virnucpro_exporter.text import is_ascii_only
 
 
 @click.command()
@@ -21,6 +23,7 @@ from virnucpro_exporter.terminal.gpus_table import gpus_view
 def gpus(watch: bool, as_json: bool, interval: float) -> int:  # noqa: FBT001 - by name
     """Show what every GPU does. Exit status 3 without GPUs."""
     console = Console()
+    ascii_only = is_ascii_only(console.encoding, os.environ)
     with GPUMonitor() as monitor:
         snapshot = monitor.wait()
         while True:
@@ -30,7 +33,7 @@ def gpus(watch: bool, as_json: bool, interval: float) -> int:  # noqa: FBT001 - 
                 for row in rows(snapshot):
                     click.echo(json.dumps(row))
             else:
-                console.print(gpus_view(snapshot))
+                console.print(gpus_view(snapshot, ascii_only=ascii_only))
             if not watch:
                 return 0
             time.sleep(interval)

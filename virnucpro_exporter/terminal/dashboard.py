@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import atexit
 import logging
-import sys
+import math
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from rich.console import Console, RenderableType
 from rich.control import Control
@@ -23,50 +25,18 @@ from rich.live import Live
 from rich.text import Text
 
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapshot
+from virnucpro_exporter.terminal.log_capture import LogCapture
 from virnucpro_exporter.terminal.metrics_log import MetricsLog
-from virnucpro_exporter.terminal.plain import describe_changes, describe_run
+from virnucpro_exporter.terminal.plain import describe_run, describe_steals
+from virnucpro_exporter.terminal.sources import GpuLatest, RunLatest, RunNow, SourceSilentError
 from virnucpro_exporter.terminal.views import Size, ViewOptions, run_view, silence_view
-from virnucpro_exporter.text import clean
+from virnucpro_exporter.text import is_ascii_only
 
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 3.0  # a terminal that is held does not keep the program from ending
+SHORTEST_SECONDS = 0.02  # between two updates
 HELD_LINES = 1000  # log lines kept for a terminal that does not take them
-
-
-class RunLatest(Protocol):
-    """Publishes the run."""
-
-    def latest(self) -> RunSnapshot:
-        """The newest snapshot."""
-
-
-class RunNow(Protocol):
-    """A coordinator in a pipeline of the user's own."""
-
-    def snapshot(self) -> RunSnapshot:
-        """The run at this moment."""
-
-
-class GpuLatest(Protocol):
-    """Publishes the GPUs."""
-
-    def latest(self) -> GpuSnapshot:
-        """The newest snapshot."""
-
-
-class SourceSilentError(Exception):
-    """A source has no present values; those it had must not be shown as if they were.
-
-    Args:
-        what: The source, for example its address.
-        since: Unix seconds of its last answer, or None if there never was one.
-        reason: Why, in one line.
-    """
-
-    def __init__(self, what: str, since: float | None, reason: str) -> None:
-        super().__init__(f"{what}: {reason}")
-        self.what, self.since, self.reason = what, since, reason
 
 
 class Metrics(NamedTuple):
@@ -75,6 +45,30 @@ class Metrics(NamedTuple):
     run: RunSnapshot
     gpus: GpuSnapshot
     now: float
+
+
+class Every:
+    """Becomes due again and again, at equal intervals.
+
+    Args:
+        seconds: The interval.
+
+    Attributes:
+        at: When it is due next, on the clock of `take`.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = max(seconds, SHORTEST_SECONDS)
+        self.at = -math.inf
+
+    def take(self, now: float) -> bool:
+        """Whether it is due; if so, it is due next an interval later."""
+        if now < self.at:
+            return False
+        following = self.at + self._seconds
+        # After a long hold-up it goes on from now, and does not catch up.
+        self.at = following if following > now else now + self._seconds
+        return True
 
 
 class LoadBalancingDashboard:
@@ -86,7 +80,8 @@ class LoadBalancingDashboard:
         update_interval: Seconds between two updates of the table.
         log_file: The CSV file of metrics, or None for none.
         console: Where to draw; standard error by default.
-        plain: Log lines in place of the table; by default when the console is no terminal.
+        plain: Log lines in place of the table; by default when the console is no terminal. A
+            terminal that cannot move its cursor (TERM=dumb) gets them in any case.
         plain_interval: Seconds between two log lines.
         log_interval: Seconds between two intervals of the metrics log.
         log_max_bytes: Size at which the metrics log is rotated.
@@ -111,21 +106,22 @@ class LoadBalancingDashboard:
     ) -> None:
         self._coordinator = coordinator
         self._gpu_monitor = gpu_monitor
-        self._console = console or Console(stderr=True)
-        self._plain = not self._console.is_terminal if plain is None else plain
-        self._update_interval = update_interval
-        self._plain_interval = plain_interval
-        self._log_interval = log_interval
+        self._console = console or Console(stderr=True, force_terminal=plain is False or None)
+        is_drawable = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._plain = plain or not is_drawable
+        self._draw_due = Every(update_interval)
+        self._plain_due = Every(plain_interval)
+        self._log_due = Every(log_interval)
         self._log = None if log_file is None else MetricsLog(log_file, max_bytes=log_max_bytes)
         self._options = ViewOptions(
-            ascii_only=not self._console.encoding.lower().startswith("utf"), endpoint=endpoint
+            ascii_only=is_ascii_only(self._console.encoding, os.environ), endpoint=endpoint
         )
         self._wall_clock = wall_clock
         self._live: Live | None = None
         self._thread: threading.Thread | None = None
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._lines: deque[str] = deque(maxlen=HELD_LINES)
-        self._capture = _LogCapture(self._lines, self._wake)
+        self._capture = LogCapture(self._lines, self._wake, ascii_only=self._options.ascii_only)
         self._size: Size | None = None
         self._shown: RunSnapshot | None = None
         self._fault = ""
@@ -166,6 +162,10 @@ class LoadBalancingDashboard:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def show_endpoint(self, url: str) -> None:
+        """Show this address of the metrics endpoint from now on."""
+        self._options = replace(self._options, endpoint=url)
+
     def log_health(self) -> CollectorHealth:
         """How writing the metrics log fares."""
         return self._log.latest() if self._log else CollectorHealth()
@@ -194,24 +194,20 @@ class LoadBalancingDashboard:
 
     def _update_loop(self) -> None:
         """Draw and log until stopped, and once more then."""
-        interval = self._update_interval
-        draw_at = log_at = plain_at = time.monotonic()
+        dues = (self._draw_due, self._log_due, self._plain_due)
         while not self._stopping.is_set():
             now = time.monotonic()
-            if now >= draw_at:
-                self._update(log=now >= log_at, plain=now >= plain_at)
-                draw_at = now + interval
-                log_at = now + self._log_interval if now >= log_at else log_at
-                plain_at = now + self._plain_interval if now >= plain_at else plain_at
-            self._print_lines()
-            self._wake.wait(max(0.0, draw_at - time.monotonic()))
+            draw, log, plain = (due.take(now) for due in dues)
+            self._update(draw=draw, log=log, plain=plain)
+            self._wake.wait(max(0.0, min(due.at for due in dues) - time.monotonic()))
             self._wake.clear()
-        self._update(log=True, plain=True)
-        self._print_lines()
+        self._update(draw=True, log=True, plain=True)
 
-    def _update(self, *, log: bool, plain: bool) -> None:
+    def _update(self, *, draw: bool, log: bool, plain: bool) -> None:
         try:
-            self._show(log=log, plain=plain)
+            if draw or log or plain:
+                self._show(log=log, plain=plain)
+            self._print_lines()
         except Exception as error:  # noqa: BLE001 - no fault of the display may end or hide the run
             if str(error) != self._fault:
                 self._fault = str(error)
@@ -230,10 +226,11 @@ class LoadBalancingDashboard:
         if self._live is not None:
             self._draw(self._generate_table(metrics))
         elif self._plain:
-            for level, line in describe_changes(self._shown, metrics.run):
-                logger.log(level, "%s", line)
+            for line in describe_steals(self._shown, metrics.run):
+                logger.info("%s", line)
             if plain:
-                logger.info("%s", describe_run(metrics.run, metrics.gpus))
+                for line in describe_run(metrics.run, metrics.gpus, metrics.now):
+                    logger.info("%s", line)
         self._shown = metrics.run
 
     def _show_silence(self, silence: SourceSilentError, *, plain: bool) -> None:
@@ -258,43 +255,3 @@ class LoadBalancingDashboard:
             self._console.print(
                 Text(self._lines.popleft()), soft_wrap=True, highlight=False, markup=False
             )
-
-
-class _LogCapture(logging.Handler):
-    """Takes the place of the handlers that write to the terminal while the table is shown."""
-
-    def __init__(self, lines: deque[str], wake: threading.Event) -> None:
-        super().__init__()
-        self._lines, self._wake = lines, wake
-        self._replaced: list[logging.Handler] = []
-
-    def install(self) -> None:
-        """Replace the root logger's handlers that write to standard output or error."""
-        root = logging.getLogger()
-        self._replaced = [handler for handler in root.handlers if _writes_to_terminal(handler)]
-        if self._replaced:
-            self.setLevel(min(handler.level for handler in self._replaced))
-            self.setFormatter(self._replaced[0].formatter)
-        else:
-            self.setLevel(logging.WARNING)
-        for handler in self._replaced:
-            root.removeHandler(handler)
-        root.addHandler(self)
-
-    def remove(self) -> None:
-        """Put the handlers back."""
-        root = logging.getLogger()
-        root.removeHandler(self)
-        for handler in self._replaced:
-            root.addHandler(handler)
-        self._replaced = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the record's lines for the dashboard's thread."""
-        self._lines.extend(clean(line) for line in self.format(record).splitlines())
-        self._wake.set()
-
-
-def _writes_to_terminal(handler: logging.Handler) -> bool:
-    streams = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
-    return isinstance(handler, logging.StreamHandler) and handler.stream in streams

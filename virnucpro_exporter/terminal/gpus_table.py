@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
-from virnucpro_exporter.terminal.views import utilization_style
+from virnucpro_exporter.terminal.worker_table import utilization_style
 from virnucpro_exporter.text import clean, format_percent
 
 GIB = 2**30

@@ -2,59 +2,60 @@
 
 from __future__ import annotations
 
-import logging
+from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
+from virnucpro_exporter.terminal.views import warnings
+from virnucpro_exporter.terminal.worker_table import Row, current_work, worker_rows
+from virnucpro_exporter.text import (
+    clean,
+    format_duration,
+    format_number,
+    format_percent,
+    format_time,
+)
 
-from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, WorkerState
-from virnucpro_exporter.terminal.views import worker_label
-from virnucpro_exporter.text import clean, format_duration, format_number, format_percent
 
+def describe_run(run: RunSnapshot, gpus: GpuSnapshot, now: float) -> list[str]:
+    """One line for the run, and one indented line for each worker.
 
-def describe_run(run: RunSnapshot, gpus: GpuSnapshot) -> str:
-    """One line for the run, and one indented line for each worker."""
+    Args:
+        run: The run.
+        gpus: What the GPUs answer.
+        now: Unix seconds.
+    """
+    rows = worker_rows(run, gpus)
     ended = run.files_completed + run.files_failed
-    head = (
-        f"{run.state.value}: {ended}/{run.files_total} files, {run.files_failed} failed, "
-        f"{format_number(run.throughput)} seq/s, ETA {format_duration(run.eta_seconds)}"
-        f"{', queues IMBALANCED' if run.load_imbalanced else ''}"
-    )
-    devices = {device.gpu: device for device in gpus.devices}
-    lines = [head]
-    for worker in run.workers:
-        device = devices.get(worker.gpu)
-        sample = device.sample if device and device.up else None
-        lines.append(
-            f"  gpu {worker.gpu}: {worker_label(worker, device)}, "
-            f"compute {format_percent(sample.utilization_ratio if sample else None)}, "
-            f"memory {format_percent(sample.memory_ratio if sample else None)}, "
-            f"{format_number(worker.throughput)} seq/s, {worker.queue_depth} queued, "
-            f"{worker.files_completed} done, stolen by/from "
-            f"{worker.work_stolen_to}/{worker.work_stolen_from}"
-        )
-    return "\n".join(lines)
-
-
-def describe_changes(before: RunSnapshot | None, after: RunSnapshot) -> list[tuple[int, str]]:
-    """Steals, stalls and lost workers between two snapshots, each with its logging level."""
-    seen = set(before.recent_steals) if before else set()
-    stalled = set(before.stalled) if before else set()
-    lost = _lost(before) if before else set()
-    return [
-        *(
-            (
-                logging.INFO,
-                f"gpu {event.dest_gpu} stole {clean(event.file_name)} from {event.source_gpu}",
-            )
-            for event in after.recent_steals
-            if event not in seen
-        ),
-        *((logging.WARNING, f"gpu {gpu} STALLED") for gpu in after.stalled if gpu not in stalled),
-        *(
-            (logging.INFO, f"gpu {gpu} is no longer stalled")
-            for gpu in sorted(stalled - set(after.stalled))
-        ),
-        *((logging.WARNING, f"gpu {gpu} lost its worker") for gpu in sorted(_lost(after) - lost)),
+    eta = format_duration(run.eta_seconds)
+    if run.estimated_completion_timestamp is not None:
+        eta += f" ({format_time(run.estimated_completion_timestamp, now)})"
+    head = [
+        f"{run.state.value}: {ended}/{run.files_total} files",
+        f"{run.files_failed} failed",
+        f"{format_number(run.throughput)} seq/s",
+        f"ETA {eta}",
+        *map(clean, warnings(run, rows, now)),
     ]
+    return [", ".join(head), *map(_describe, rows)]
 
 
-def _lost(run: RunSnapshot) -> set[str]:
-    return {worker.gpu for worker in run.workers if worker.state is WorkerState.LOST}
+def _describe(row: Row) -> str:
+    worker, sample = row.worker, row.sample
+    work = current_work(worker)
+    return (
+        f"  GPU {clean(worker.gpu)}: {row.label}{' ' + work if work else ''}, "
+        f"compute {format_percent(sample.utilization_ratio if sample else None)}, "
+        f"memory {format_percent(sample.memory_ratio if sample else None)}, "
+        f"{format_number(worker.throughput)} seq/s, {worker.queue_depth} queued, "
+        f"{worker.files_completed} done, stolen by/from "
+        f"{worker.work_stolen_to}/{worker.work_stolen_from}"
+    )
+
+
+def describe_steals(before: RunSnapshot | None, after: RunSnapshot) -> list[str]:
+    """The steals between two snapshots, in the words of the run's own events."""
+    seen = set(before.recent_steals) if before else set()
+    return [
+        f"GPU {clean(event.dest_gpu)} stole {clean(event.file_name) or 'a file'}"
+        f" from GPU {clean(event.source_gpu)}"
+        for event in after.recent_steals
+        if event not in seen
+    ]

@@ -1,13 +1,10 @@
-"""A run elsewhere, rebuilt from its `/metrics` endpoint.
-
-What the endpoint does not tell (names of files, why a value is missing) stays unknown. States come
-from what it does tell: a worker that is down is lost, one whose starved time grew is starved.
-"""
+"""The snapshots of a run elsewhere, from its `/metrics` endpoint."""
 
 from __future__ import annotations
 
 import base64
 import http.client
+import logging
 import ssl
 import time
 import urllib.error
@@ -18,24 +15,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.snapshot import (
-    GpuDevice,
-    GpuSample,
-    GpuSnapshot,
-    RunSnapshot,
-    RunState,
-    StealEvent,
-    WorkerSnapshot,
-    WorkerState,
+from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, StealEvent, WorkerState
+from virnucpro_exporter.terminal.scrape import (
+    STEALS_KEPT,
+    Samples,
+    gpu_snapshot,
+    new_steals,
+    read_scrape,
+    run_snapshot,
 )
-from virnucpro_exporter.terminal.dashboard import SourceSilentError
+from virnucpro_exporter.terminal.sources import SourceSilentError
 
-PREFIX = "virnucpro_"
+HINTS = {401: "give --user NAME:PASSWORD", 403: "see --user and --cert"}
 MAX_BYTES = 64 * 2**20  # no run's metrics come near; a wrong address may serve anything
-STEALS_KEPT = 50
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,45 +54,12 @@ class HttpOptions:
     user: str | None = field(default=None, repr=False)
 
 
-class Samples:
-    """The samples of one scrape, by name and labels, without the common prefix."""
-
-    def __init__(self, text: str) -> None:
-        self._values: dict[str, list[tuple[dict[str, str], float]]] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                name = sample.name.removeprefix(PREFIX)
-                self._values.setdefault(name, []).append((sample.labels, sample.value))
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._values
-
-    def all(self, name: str) -> list[tuple[dict[str, str], float]]:
-        """Every sample of a metric, with its labels."""
-        return self._values.get(name, [])
-
-    def get(self, name: str, **labels: str) -> float | None:
-        """The one sample with these labels, or None."""
-        for found, value in self.all(name):
-            if labels.items() <= found.items():
-                return value
-        return None
-
-    def count(self, name: str, **labels: str) -> int:
-        """A number of things; 0 when the endpoint does not say."""
-        return int(self.get(name, **labels) or 0)
-
-    def whole(self, name: str, **labels: str) -> int | None:
-        """A whole number, or None."""
-        value = self.get(name, **labels)
-        return None if value is None else int(value)
-
-
 class RemoteRun:
     """A run's snapshots, fetched anew at each call of `latest()`.
 
     Args:
-        url: Address of the endpoint; `/metrics` is added when it has no path.
+        url: Address of the endpoint; `/metrics` is added when it has no path. A name and a password
+            in it are taken as `options.user`.
         options: How to reach it.
         clock: Unix seconds.
 
@@ -113,14 +75,36 @@ class RemoteRun:
         clock: Callable[[], float] = time.time,
     ) -> None:
         chosen = options or HttpOptions()
-        self.url = _metrics_url(url)
+        self.url, user = _metrics_url(url)
         self._timeout, self._clock = chosen.timeout, clock
         self._opener = _opener(chosen)
-        self._user = chosen.user
+        self._user = chosen.user or user
         self._answered_at: float | None = None
         self._previous: Samples | None = None
+        self._shown: RunSnapshot | None = None
         self._steals: deque[StealEvent] = deque(maxlen=STEALS_KEPT)
         self.gpus = RemoteGpus()
+
+    def check(self) -> None:
+        """Ask once, to find a wrong address or option before anything is shown.
+
+        Raises:
+            UsageError: Somebody answers, but in a way that waiting will not change.
+        """
+        try:
+            read_scrape(self._fetch())
+        except urllib.error.HTTPError as error:
+            hint = HINTS.get(error.code, "is the address right?")
+            raise UsageError(f"{self.url} answers {error.code} {error.reason}; {hint}") from error
+        except (urllib.error.URLError, ssl.SSLError) as error:
+            if isinstance(getattr(error, "reason", error), ssl.SSLError | str):
+                hint = "see --cacert, --insecure, --cert and --key"
+                raise UsageError(f"{self.url}: {_reason(error)}; {hint}") from error
+        except ValueError as error:
+            detail = "it answers, but not with the metrics of a run; is the address right?"
+            raise UsageError(f"{self.url}: {detail}") from error
+        except (OSError, http.client.HTTPException):
+            pass  # not there yet, or not any more: that may change
 
     def latest(self) -> RunSnapshot:
         """Fetch the endpoint and rebuild the run; `gpus.latest()` then tells of the same moment.
@@ -129,7 +113,7 @@ class RemoteRun:
             SourceSilentError: It did not answer, or not with the metrics of a run.
         """
         try:
-            samples = _run_samples(self._fetch())
+            samples = read_scrape(self._fetch())
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._previous = None
             raise SourceSilentError(self.url, self._answered_at, _reason(error)) from error
@@ -137,7 +121,11 @@ class RemoteRun:
         previous, self._previous = self._previous, samples
         self._steals.extend(new_steals(previous, samples, now))
         self.gpus.publish(gpu_snapshot(samples, now))
-        return run_snapshot(samples, previous, now, tuple(self._steals))
+        run = run_snapshot(samples, previous, now, tuple(self._steals))
+        for level, line in troubles(self._shown, run):
+            logger.log(level, "%s", line)
+        self._shown = run
+        return run
 
     def _fetch(self) -> str:
         # Both schemes were checked when the address was taken.
@@ -168,182 +156,67 @@ class RemoteGpus:
         return self._snapshot
 
 
-def run_snapshot(
-    now_samples: Samples,
-    previous: Samples | None,
-    now: float,
-    steals: tuple[StealEvent, ...] = (),
-) -> RunSnapshot:
-    """The run as its metrics tell it.
-
-    Args:
-        now_samples: The newest scrape.
-        previous: The one before, to see what grew, or None.
-        now: Unix seconds of the newest.
-        steals: Those seen between scrapes so far.
-    """
-    get, count = now_samples.get, now_samples.count
-    taken = get("collector_last_success_timestamp_seconds", collector="run") or now
-    start = get("run_start_timestamp_seconds")
-    end = get("run_estimated_completion_timestamp_seconds")
-    info = next((labels for labels, _ in now_samples.all("run_info")), {})
-    return RunSnapshot(
-        timestamp=taken,
-        run_id=info.get("run_id", ""),
-        processor=info.get("processor", ""),
-        balancer=info.get("balancer", ""),
-        state=_run_state(now_samples),
-        start_timestamp=start or 0.0,
-        elapsed_seconds=taken - start if start else 0.0,
-        stall_threshold=get("worker_stall_threshold_seconds") or 0.0,
-        files_queued=count("run_files", state="queued"),
-        files_processing=count("run_files", state="processing"),
-        files_completed=count("run_files", state="completed"),
-        files_failed=count("run_files", state="failed"),
-        eta_seconds=None if end is None else max(0.0, end - taken),
-        load_imbalanced=bool(get("load_imbalanced")),
-        workers=tuple(
-            _worker(now_samples, previous, labels["gpu"])
-            for labels, _ in now_samples.all("worker_up")
-        ),
-        recent_steals=steals,
-    )
-
-
-def gpu_snapshot(samples: Samples, now: float) -> GpuSnapshot:
-    """The GPUs as their metrics tell them; `now` is Unix seconds."""
-    backend = next((labels for labels, _ in samples.all("gpu_monitor_info")), {})
-    taken = samples.get("collector_last_success_timestamp_seconds", collector="gpu") or now
-    identities = {labels["gpu"]: labels for labels, _ in samples.all("gpu_info")}
-    devices = []
-    for labels, up in samples.all("gpu_up"):
-        gpu = labels["gpu"]
-        identity = identities.get(gpu, {})
-        devices.append(
-            GpuDevice(
-                gpu=gpu,
-                uuid=identity.get("uuid", ""),
-                name=identity.get("name", ""),
-                pci_bus_id=identity.get("pci_bus_id", ""),
-                driver_version=identity.get("driver_version", ""),
-                up=bool(up),
-                sample=_sample(samples, gpu, taken) if up else None,
-            )
-        )
-    return GpuSnapshot(now, backend.get("backend", "none"), tuple(devices))
-
-
-def new_steals(previous: Samples | None, samples: Samples, now: float) -> list[StealEvent]:
-    """What the counters of steals grew by between two scrapes; the files are not known."""
-    if previous is None:
-        return []
-    found = []
-    for labels, value in samples.all("steals_total"):
-        pair = {"victim": labels["victim"], "thief": labels["thief"]}
-        grown = int(value - (previous.get("steals_total", **pair) or 0.0))
-        event = StealEvent(now, pair["victim"], pair["thief"], "")
-        found += [event] * min(grown, STEALS_KEPT)
+def troubles(before: RunSnapshot | None, after: RunSnapshot) -> list[tuple[int, str]]:
+    """Stalls and lost workers that came or went between two snapshots, with a logging level."""
+    were = set(before.stalled) if before else set()
+    had_lost = _lost(before) if before else set()
+    found = [
+        (logging.WARNING, f"GPU {gpu} has stalled") for gpu in after.stalled if gpu not in were
+    ]
+    found += [
+        (logging.INFO, f"GPU {gpu} is no longer stalled")
+        for gpu in sorted(were - set(after.stalled))
+    ]
+    found += [
+        (logging.WARNING, f"GPU {gpu} has lost its worker")
+        for gpu in sorted(_lost(after) - had_lost)
+    ]
     return found
 
 
-def _worker(samples: Samples, previous: Samples | None, gpu: str) -> WorkerSnapshot:
-    def get(name: str) -> float | None:
-        return samples.get(name, gpu=gpu)
-
-    starved = get("worker_starved_seconds_total") or 0.0
-    starved_before = previous.get("worker_starved_seconds_total", gpu=gpu) if previous else None
-    alive, inflight = bool(get("worker_up")), samples.count("worker_inflight_files", gpu=gpu)
-    if not alive:
-        state = WorkerState.LOST
-    elif inflight:
-        state = WorkerState.BUSY
-    elif starved_before is not None and starved > starved_before:
-        state = WorkerState.STARVED
-    else:
-        state = WorkerState.IDLE
-    steals = samples.all("steals_total")
-    return WorkerSnapshot(
-        gpu=gpu,
-        name=next(
-            (found["name"] for found, _ in samples.all("gpu_info") if found["gpu"] == gpu), ""
-        ),
-        state=state,
-        is_alive=alive,
-        is_stalled=bool(get("worker_stalled")),
-        queue_depth=samples.count("queue_depth_files", gpu=gpu),
-        queue_residues=samples.count("queue_depth_residues", gpu=gpu),
-        inflight_files=inflight,
-        files_completed=samples.count("files_completed_total", gpu=gpu),
-        file_failures=samples.count("file_failures_total", gpu=gpu),
-        sequences_processed=samples.count("sequences_processed_total", gpu=gpu),
-        residues_processed=samples.count("residues_processed_total", gpu=gpu),
-        throughput=get("throughput_sequences_per_second"),
-        busy_seconds=get("worker_busy_seconds_total") or 0.0,
-        starved_seconds=starved,
-        last_progress_time=get("worker_last_progress_timestamp_seconds"),
-        stalls=samples.count("worker_stalls_total", gpu=gpu),
-        restarts=samples.count("worker_restarts_total", gpu=gpu),
-        work_stolen_from=sum(int(value) for pair, value in steals if pair["victim"] == gpu),
-        work_stolen_to=sum(int(value) for pair, value in steals if pair["thief"] == gpu),
-    )
+def _lost(run: RunSnapshot) -> set[str]:
+    return {worker.gpu for worker in run.workers if worker.state is WorkerState.LOST}
 
 
-def _sample(samples: Samples, gpu: str, taken: float) -> GpuSample:
-    throttled = [
-        (labels, on) for labels, on in samples.all("gpu_throttled") if labels["gpu"] == gpu
-    ]
-    return GpuSample(
-        timestamp=taken,
-        utilization_ratio=samples.get("gpu_utilization_ratio", gpu=gpu),
-        memory_used_bytes=samples.whole("gpu_memory_used_bytes", gpu=gpu),
-        memory_size_bytes=samples.whole("gpu_memory_size_bytes", gpu=gpu),
-        temperature_celsius=samples.get("gpu_temperature_celsius", gpu=gpu),
-        power_watts=samples.get("gpu_power_watts", gpu=gpu),
-        power_limit_watts=samples.get("gpu_power_limit_watts", gpu=gpu),
-        energy_joules=samples.get("gpu_energy_joules_total", gpu=gpu),
-        sm_clock_hertz=samples.get("gpu_sm_clock_hertz", gpu=gpu),
-        throttle_reasons=frozenset(labels["reason"] for labels, on in throttled if on)
-        if throttled
-        else None,
-        foreign_processes=samples.whole("gpu_foreign_processes", gpu=gpu),
-    )
-
-
-def _run_samples(text: str) -> Samples:
-    samples = Samples(text)
-    if "run_state" not in samples:
-        raise ValueError("it answers, but not with the metrics of a run")
-    return samples
-
-
-def _run_state(samples: Samples) -> RunState:
-    for labels, value in samples.all("run_state"):
-        if value:
-            return RunState(labels["state"])
-    return RunState.STARTING
-
-
-def _metrics_url(url: str) -> str:
+def _metrics_url(url: str) -> tuple[str, str | None]:
+    """The address to ask, and the name and password that were written into it."""
     parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        is_usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # the port
+        is_usable = False
+    if not is_usable:
         raise UsageError(f"{url} is not an http or https address")
-    return parts._replace(path=parts.path if parts.path.strip("/") else "/metrics").geturl()
+    user, _, host = parts.netloc.rpartition("@")
+    path = parts.path if parts.path.strip("/") else "/metrics"
+    return parts._replace(netloc=host, path=path).geturl(), urllib.parse.unquote(user) or None
 
 
 def _opener(options: HttpOptions) -> urllib.request.OpenerDirector:
+    if options.key is not None and options.cert is None:
+        raise UsageError("--key needs --cert")
+    asked = options.cacert
     try:
         context = ssl.create_default_context(cafile=options.cacert)
         if options.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if options.cert is not None:
-            context.load_cert_chain(options.cert, options.key)
+            asked = options.cert
+            # A key with a passphrase is refused; OpenSSL would ask for it beneath the table.
+            context.load_cert_chain(options.cert, options.key, password=lambda: b"")
     except OSError as error:
-        raise UsageError(f"a certificate cannot be read: {error}") from error
+        raise UsageError(f"{str(asked)!r} cannot be used: {_reason(error)}") from error
     return urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
-        return str(error.reason)
+        return _reason(error.reason) if isinstance(error.reason, OSError) else str(error.reason)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error) or type(error).__name__

@@ -6,49 +6,26 @@ ones, so they suit light and dark themes, and no fact is told by colour alone.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import NamedTuple
 
-from rich.console import Group, OverflowMethod, RenderableType
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
-from virnucpro_exporter.snapshot import (
-    GpuDevice,
-    GpuSnapshot,
-    RunSnapshot,
-    RunState,
-    StealEvent,
-    WorkerSnapshot,
-    WorkerState,
-)
+from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, RunState, StealEvent
+from virnucpro_exporter.terminal.worker_table import OVER, WRONG, Row, worker_rows, worker_table
 from virnucpro_exporter.text import (
     clean,
     format_clock,
     format_duration,
     format_number,
-    format_percent,
+    format_time,
 )
 
 STALE_SECONDS = 15.0  # a snapshot older than this is said to be old
 MAX_STEALS, MIN_STEALS = 10, 5
-NAME_FROM_WIDTH = 76  # narrower terminals drop the GPU's name before anything else
-ROOMY_WIDTH = 110
-
-# What a person must see first when not all rows fit.
-URGENCY = ("STALLED", "lost", "GPU down", "starved", "busy", "starting", "idle")
-STATE_STYLES = {
-    "STALLED": "bold red",
-    "lost": "bold red",
-    "GPU down": "bold red",
-    "starved": "yellow",
-    "busy": "",
-    "starting": "dim",
-    "idle": "dim",
-}
+MAX_NAMED = 8  # GPUs in one warning
 RUN_STYLES = {RunState.COMPLETED: "bold green", RunState.FAILED: "bold red"}
 
 
@@ -72,14 +49,6 @@ class ViewOptions:
     endpoint: str = ""
 
 
-class Row(NamedTuple):
-    """A worker beside its GPU, and the word for what it does."""
-
-    worker: WorkerSnapshot
-    device: GpuDevice | None
-    label: str
-
-
 def run_view(
     run: RunSnapshot,
     gpus: GpuSnapshot,
@@ -97,12 +66,13 @@ def run_view(
         options: How to draw.
     """
     chosen = options or ViewOptions()
-    head = _head(run, now, size, chosen)
-    rows = _rows(run, gpus)
+    rows = worker_rows(run, gpus)
+    head = _head(run, rows, now, size, chosen)
     row_lines, steal_lines = share_lines(
         size.height - len(head) - 1, len(rows), len(run.recent_steals)
     )
-    parts: list[RenderableType] = [*head, *_table(rows, row_lines, size, chosen)]
+    table = worker_table(rows, row_lines, size.width, ascii_only=chosen.ascii_only)
+    parts: list[RenderableType] = [*head, *table]
     if steal_lines:
         parts += ["", *_steals(run.recent_steals, steal_lines, chosen)]
     return Group(*parts)
@@ -149,27 +119,6 @@ def share_lines(room: int, rows: int, steals: int) -> tuple[int, int]:
     return min(room, max(rows, 1)), max(0, min(wanted, left))
 
 
-def utilization_style(ratio: float | None) -> str:
-    """Green from 80 %, yellow from 50 %, red below; dim when not known."""
-    if ratio is None:
-        return "dim"
-    if ratio >= 0.8:
-        return "green"
-    return "yellow" if ratio >= 0.5 else "red"
-
-
-def worker_label(worker: WorkerSnapshot, device: GpuDevice | None) -> str:
-    """The word for what a worker does, the worst news first."""
-    if worker.is_stalled:
-        return "STALLED"
-    if worker.state is WorkerState.LOST:
-        return "lost"
-    if device is not None and not device.up:
-        return "GPU down"
-    state: str = worker.state.value
-    return state
-
-
 def _line(*parts: tuple[str, str]) -> Text:
     text = Text(no_wrap=True, overflow="crop")
     for content, style in parts:
@@ -178,35 +127,43 @@ def _line(*parts: tuple[str, str]) -> Text:
 
 
 def _spread(left: list[tuple[str, str]], right: str, width: int) -> Text:
-    """One line with `right` at the right edge, left out when it does not fit."""
+    """One line with `right` at the right edge; it is shortened, then left out, where need be."""
     text = _line(*left)
-    gap = width - text.cell_len - len(right)
+    room = width - text.cell_len - 2
+    if len(right) > room:
+        right = right.partition("://")[2].removesuffix("/metrics")
+    gap = room + 2 - len(right)
     if right and gap >= 2:
         text.append(" " * gap + right, "dim")
     return text
 
 
-def _head(run: RunSnapshot, now: float, size: Size, options: ViewOptions) -> list[RenderableType]:
+def _head(
+    run: RunSnapshot, rows: Sequence[Row], now: float, size: Size, options: ViewOptions
+) -> list[RenderableType]:
     lines: list[RenderableType] = [
-        _title(run, size.width, options),
+        _title(run, now, size.width, options),
         _progress(run, size.width, options),
     ]
-    warnings = _warnings(run, now)
-    if warnings:
-        lines.append(_line((", ".join(warnings), "bold red")))
+    wrong = warnings(run, rows, now)
+    if wrong:
+        told = clean("; ".join(wrong), ascii_only=options.ascii_only)
+        lines.append(_line((f" {told} ", "bold red reverse")))
     if size.height >= 16:
         lines.append("")
     return lines
 
 
-def _title(run: RunSnapshot, width: int, options: ViewOptions) -> Text:
-    over = run.state in RUN_STYLES
+def _title(run: RunSnapshot, now: float, width: int, options: ViewOptions) -> Text:
+    over = run.state in OVER
     left = [
         (run.state.value, RUN_STYLES.get(run.state, "bold")),
         (f"  {'took' if over else 'for'} {format_duration(run.elapsed_seconds)}", ""),
     ]
     if not over:
         left.append((f"  ETA {format_duration(run.eta_seconds)}", ""))
+        if run.estimated_completion_timestamp is not None:
+            left.append((f" ({format_time(run.estimated_completion_timestamp, now)})", ""))
     left.append((f"  {format_number(run.throughput)} seq/s", ""))
     return _spread(left, clean(options.endpoint, ascii_only=options.ascii_only), width)
 
@@ -233,95 +190,33 @@ def _progress(run: RunSnapshot, width: int, options: ViewOptions) -> Text:
     )
 
 
-def _warnings(run: RunSnapshot, now: float) -> list[str]:
-    found = []
-    if now - run.timestamp > STALE_SECONDS and run.state not in RUN_STYLES:
-        found.append(f"values are {format_duration(now - run.timestamp)} old")
-    if run.stalled:
-        found.append(f"{len(run.stalled)} STALLED")
+def warnings(run: RunSnapshot, rows: Sequence[Row], now: float) -> list[str]:
+    """What somebody should look at, the worst first; nothing once the run is over.
+
+    Args:
+        run: The run.
+        rows: Its workers.
+        now: Unix seconds, to tell how old the snapshot is.
+    """
+    if run.state in OVER:
+        return []
+    found = [
+        f"{label.removeprefix('GPU ')}: GPU "
+        f"{_ids([row.worker.gpu for row in rows if row.label == label])}"
+        for label in WRONG
+        if any(row.label == label for row in rows)
+    ]
+    if now - run.timestamp > STALE_SECONDS:
+        found.append(f"VALUES {format_duration(now - run.timestamp)} OLD")
     if run.load_imbalanced:
-        found.append("queues IMBALANCED")
+        depths = [worker.queue_depth for worker in run.workers if worker.is_alive] or [0]
+        found.append(f"QUEUES IMBALANCED: {min(depths)} to {max(depths)} files")
     return found
 
 
-def _rows(run: RunSnapshot, gpus: GpuSnapshot) -> list[Row]:
-    devices = {device.gpu: device for device in gpus.devices}
-    return [
-        Row(worker, devices.get(worker.gpu), worker_label(worker, devices.get(worker.gpu)))
-        for worker in run.workers
-    ]
-
-
-def _table(
-    rows: Sequence[Row], lines: int, size: Size, options: ViewOptions
-) -> list[RenderableType]:
-    shown, hidden = list(rows), list[Row]()
-    if len(rows) > lines:
-        urgent = sorted(rows, key=lambda row: URGENCY.index(row.label))
-        shown, hidden = urgent[: lines - 1], urgent[lines - 1 :]
-    named = size.width >= NAME_FROM_WIDTH
-    table = _columns(size.width, named=named, ascii_only=options.ascii_only)
-    for row in shown:
-        cells = _cells(row, options)
-        table.add_row(*(cells if named else cells[:1] + cells[2:]))
-    if not rows:
-        return [table, _line(("no workers yet", "dim"))]
-    if not hidden:
-        return [table]
-    kinds = Counter(row.label for row in hidden)
-    told = ", ".join(f"{count} {label}" for label, count in kinds.items())
-    return [table, _line((f"+{len(hidden)} more: {told}", "dim"))]
-
-
-def _columns(width: int, *, named: bool, ascii_only: bool) -> Table:
-    roomy = width >= ROOMY_WIDTH
-    overflow: OverflowMethod = "crop" if ascii_only else "ellipsis"
-    table = Table(
-        box=None, padding=(0, 2 if roomy else 1, 0, 0), pad_edge=False, expand=True, width=width
-    )
-    table.header_style = "bold"
-    table.add_column("GPU", no_wrap=True, min_width=3)
-    if named:
-        table.add_column(
-            "Name", no_wrap=True, overflow=overflow, min_width=10, max_width=30 if roomy else 12
-        )
-    short = ("Comp%", "Mem%", "Seq/s", "Queue", "Done", "By/From")
-    long = ("Compute %", "Memory %", "Seq/s", "Queue", "Done", "Stolen by/from")
-    for heading in long if roomy else short:
-        table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
-    table.add_column("State", no_wrap=True, overflow=overflow, ratio=1)
-    return table
-
-
-def _cells(row: Row, options: ViewOptions) -> list[Text]:
-    worker, device, label = row
-    sample = device.sample if device is not None and device.up else None
-    compute = sample.utilization_ratio if sample else None
-    memory = sample.memory_ratio if sample else None
-    name = (worker.name or (device.name if device else "") or "-").removeprefix("NVIDIA ")
-    return [
-        Text(clean(worker.gpu, ascii_only=options.ascii_only)),
-        Text(clean(name.removeprefix("GeForce "), ascii_only=options.ascii_only)),
-        Text(format_percent(compute), utilization_style(compute)),
-        Text(format_percent(memory), "dim" if memory is None else ""),
-        Text(format_number(worker.throughput)),
-        Text(str(worker.queue_depth)),
-        Text(str(worker.files_completed)),
-        Text(f"{worker.work_stolen_to}/{worker.work_stolen_from}"),
-        _state(worker, label, options),
-    ]
-
-
-def _state(worker: WorkerSnapshot, label: str, options: ViewOptions) -> Text:
-    """State, time and file in that order: a narrow column cuts off the file's name only."""
-    text = Text(label, STATE_STYLES[label])
-    if worker.current_seconds is not None:
-        text.append(f" {format_duration(worker.current_seconds)}", "")
-    if worker.current_file is not None:
-        text.append(
-            f" {clean(PurePath(worker.current_file).name, ascii_only=options.ascii_only)}", ""
-        )
-    return text
+def _ids(gpus: Sequence[str]) -> str:
+    more = len(gpus) - MAX_NAMED
+    return ", ".join(gpus[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _steals(events: Sequence[StealEvent], count: int, options: ViewOptions) -> list[RenderableType]:

@@ -1,0 +1,203 @@
+"""The rows of the dashboard: one worker each, beside its GPU."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import PurePath
+from typing import NamedTuple
+
+from rich.console import OverflowMethod, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from virnucpro_exporter.snapshot import (
+    GpuDevice,
+    GpuSample,
+    GpuSnapshot,
+    RunSnapshot,
+    RunState,
+    WorkerSnapshot,
+    WorkerState,
+)
+from virnucpro_exporter.text import clean, format_duration, format_number, format_percent
+
+ROOMY_WIDTH = 110
+OVER = (RunState.COMPLETED, RunState.FAILED)
+
+# What a person must see first when not all rows fit. What is wrong is in capitals and inverted:
+# it catches the eye without colours, too.
+STALLED, LOST, DOWN = "STALLED", "LOST", "GPU DOWN"
+WRONG = (STALLED, LOST, DOWN)
+URGENCY = (*WRONG, "starved", "busy", "starting", "idle")
+STATE_STYLES = {
+    **dict.fromkeys(WRONG, "bold red reverse"),
+    "starved": "yellow",
+    "busy": "",
+    "starting": "dim",
+    "idle": "dim",
+}
+
+
+class Row(NamedTuple):
+    """A worker beside its GPU, and the word for what it does."""
+
+    worker: WorkerSnapshot
+    device: GpuDevice | None
+    label: str
+
+    @property
+    def sample(self) -> GpuSample | None:
+        """What the GPU answered, if it did."""
+        return self.device.sample if self.device is not None and self.device.up else None
+
+
+class Column(NamedTuple):
+    """One column of numbers.
+
+    Attributes:
+        short: Its heading.
+        long: The same where there is room.
+        from_width: Narrower terminals leave it out.
+        cell: What it shows of a row.
+    """
+
+    short: str
+    long: str
+    from_width: int
+    cell: Callable[[Row], Text]
+
+
+def _compute(row: Row) -> Text:
+    ratio = row.sample.utilization_ratio if row.sample else None
+    return Text(format_percent(ratio), utilization_style(ratio))
+
+
+def _memory(row: Row) -> Text:
+    ratio = row.sample.memory_ratio if row.sample else None
+    return Text(format_percent(ratio), "dim" if ratio is None else "")
+
+
+def _stolen(row: Row) -> Text:
+    return Text(f"{row.worker.work_stolen_to}/{row.worker.work_stolen_from}")
+
+
+COLUMNS = (
+    Column("Comp%", "Compute %", 0, _compute),
+    Column("Mem%", "Memory %", 56, _memory),
+    Column("Seq/s", "Seq/s", 0, lambda row: Text(format_number(row.worker.throughput))),
+    Column("Queue", "Queue", 48, lambda row: Text(str(row.worker.queue_depth))),
+    Column("Done", "Done", 40, lambda row: Text(str(row.worker.files_completed))),
+    Column("By/From", "Stolen by/from", 60, _stolen),
+)
+NAME_FROM_WIDTH = 76
+
+
+def utilization_style(ratio: float | None) -> str:
+    """Green from 80 %, yellow from 50 %, red below; dim when not known."""
+    if ratio is None:
+        return "dim"
+    if ratio >= 0.8:
+        return "green"
+    return "yellow" if ratio >= 0.5 else "red"
+
+
+def worker_rows(run: RunSnapshot, gpus: GpuSnapshot) -> list[Row]:
+    """Every worker of the run beside its GPU, in their order."""
+    devices = {device.gpu: device for device in gpus.devices}
+    return [
+        Row(worker, devices.get(worker.gpu), worker_label(worker, devices.get(worker.gpu), run))
+        for worker in run.workers
+    ]
+
+
+def worker_label(worker: WorkerSnapshot, device: GpuDevice | None, run: RunSnapshot) -> str:
+    """The word for what a worker does, the worst news first."""
+    if run.state in OVER:
+        return "idle"
+    if worker.is_stalled:
+        return STALLED
+    if worker.state is WorkerState.LOST:
+        return LOST
+    if device is not None and not device.up:
+        return DOWN
+    state: str = worker.state.value
+    return state
+
+
+def current_work(worker: WorkerSnapshot) -> str:
+    """How long it has been at which file, `12s reads.fa`; empty without a file."""
+    parts = []
+    if worker.current_seconds is not None:
+        parts.append(format_duration(worker.current_seconds))
+    if worker.current_file is not None:
+        parts.append(clean(PurePath(worker.current_file).name))
+    return " ".join(parts)
+
+
+def worker_table(
+    rows: Sequence[Row], lines: int, width: int, *, ascii_only: bool
+) -> list[RenderableType]:
+    """The table, and a line that counts the rows that did not fit.
+
+    Args:
+        rows: All workers.
+        lines: How many lines may follow the heading.
+        width: Columns of the terminal.
+        ascii_only: The terminal cannot show anything but ASCII.
+    """
+    shown, hidden = list(rows), list[Row]()
+    if len(rows) > lines:
+        urgent = sorted(rows, key=lambda row: URGENCY.index(row.label))
+        shown, hidden = urgent[: lines - 1], urgent[lines - 1 :]
+    table = _empty_table(width, ascii_only=ascii_only)
+    for row in shown:
+        table.add_row(*_cells(row, width, ascii_only=ascii_only))
+    if not rows:
+        return [table, Text("no workers yet", "dim")]
+    if not hidden:
+        return [table]
+    kinds = Counter(row.label for row in hidden)
+    told = ", ".join(f"{count} {label}" for label, count in kinds.items())
+    style = "bold" if any(label in WRONG for label in kinds) else "dim"
+    more = Text(f"+{len(hidden)} more: {told}", style, no_wrap=True, overflow="crop")
+    return [table, more]
+
+
+def _empty_table(width: int, *, ascii_only: bool) -> Table:
+    roomy = width >= ROOMY_WIDTH
+    overflow: OverflowMethod = "crop" if ascii_only else "ellipsis"
+    table = Table(
+        box=None, padding=(0, 2 if roomy else 1, 0, 0), pad_edge=False, expand=True, width=width
+    )
+    table.header_style = "bold"
+    table.add_column("GPU", no_wrap=True, min_width=3)
+    if width >= NAME_FROM_WIDTH:
+        table.add_column(
+            "Name", no_wrap=True, overflow=overflow, min_width=10, max_width=30 if roomy else 12
+        )
+    for column in COLUMNS:
+        if width >= column.from_width:
+            heading = column.long if roomy else column.short
+            table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
+    table.add_column("State", no_wrap=True, overflow=overflow, ratio=1)
+    return table
+
+
+def _cells(row: Row, width: int, *, ascii_only: bool) -> list[Text]:
+    worker, device, _ = row
+    cells = [Text(clean(worker.gpu, ascii_only=ascii_only))]
+    if width >= NAME_FROM_WIDTH:
+        name = (worker.name or (device.name if device else "") or "-").removeprefix("NVIDIA ")
+        cells.append(Text(clean(name.removeprefix("GeForce "), ascii_only=ascii_only)))
+    cells += [column.cell(row) for column in COLUMNS if width >= column.from_width]
+    return [*cells, _state(row, ascii_only=ascii_only)]
+
+
+def _state(row: Row, *, ascii_only: bool) -> Text:
+    """State, time and file in that order: a narrow column cuts off the file's name only."""
+    text = Text(row.label, STATE_STYLES[row.label])
+    work = current_work(row.worker)
+    if work:
+        text.append(f" {clean(work, ascii_only=ascii_only)}", "")
+    return text

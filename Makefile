@@ -3,8 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MODELS_VENV := .venv-models
 
-.PHONY: run test lint bench dashboards clean
+.PHONY: run test test-models lint bench dashboards clean
 
 run: $(VENV)/run.stamp ## Translate the sample sequences on every CPU core or GPU
 	$(BIN)/virnucpro-exporter run examples --output results --linger 0
@@ -12,6 +13,9 @@ run: $(VENV)/run.stamp ## Translate the sample sequences on every CPU core or GP
 test: $(VENV)/test.stamp ## Set up and pass the tests
 	sh tests/install_prometheus.sh
 	$(BIN)/python -m pytest
+
+test-models: $(MODELS_VENV)/stamp ## Pass the tests that need PyTorch, in a virtual environment of their own
+	$(MODELS_VENV)/bin/python -m pytest tests/models
 
 lint: $(VENV)/dev.stamp ## Style, types and import contracts
 	$(BIN)/ruff check .
@@ -31,7 +35,7 @@ dashboards: $(VENV)/dev.stamp ## Write grafana/dashboards anew; needs Python 3.1
 	$(BIN)/python -m grafana.build
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) results
+	rm -rf $(VENV) $(MODELS_VENV) results
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -42,4 +46,9 @@ $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
 
 $(VENV)/%.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+$(MODELS_VENV)/stamp: pyproject.toml
+	$(PYTHON) -m venv $(MODELS_VENV)
+	$(MODELS_VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test-models]'
 	touch $@

@@ -47,6 +47,9 @@ class RunConfig(ViewConfig):
     processor: str = "translate"
     command: tuple[str, ...] = Field(default=(), strict=False)
     chunk_size: Literal[300, 500] = 500
+    model: str | None = None
+    tokens_per_batch: Annotated[int, Field(ge=1)] = 8192
+    trust_remote_code: bool = False
     output_suffix: str = ".out"
     balancer: Literal["stealing", "static"] = "stealing"
     gpu_weighted: bool = True

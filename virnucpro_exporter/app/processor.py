@@ -8,34 +8,64 @@ from typing import Any
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import ProcessorError
 from virnucpro_exporter.processors.command import CommandProcessor
+from virnucpro_exporter.processors.models import DEFAULT_MODELS, find_model
 
 FACTORY = "virnucpro_exporter.processors:build"
+
+# A resumed run may change these: its results would differ in their rounding at most.
+_FREE = {"tokens_per_batch", "trust_remote_code"}
 
 
 def processor_spec(config: RunConfig) -> dict[str, Any]:
     """What a worker needs to make its processor.
 
     Raises:
-        ProcessorError: There is no such processor.
+        ProcessorError: There is no such processor, or what it needs is missing.
     """
     name = config.processor
     if config.command and name != "command":
         raise ProcessorError(f"a command was given, but the processor is {name!r}; leave one out")
-    if name == "translate":
-        return {"kind": "translate", "chunk_size": config.chunk_size}
-    if name == "command":
-        if not config.command:
-            raise ProcessorError("write the command after `--`: -- PROGRAM {input} {output}")
-        CommandProcessor(config.command, config.output_suffix).check()
-        argv = list(config.command)
-        return {"kind": "command", "argv": argv, "output_suffix": config.output_suffix}
+    if config.model and name not in DEFAULT_MODELS:
+        raise ProcessorError(f"a model was given, but the processor is {name!r}, which takes none")
     if ":" in name:
         return {"kind": "python", "target": name, "output_suffix": config.output_suffix}
-    raise ProcessorError(f"{name!r} is none: use translate, command or package.module:name")
+    if name not in _SPECS:
+        known = ", ".join(_SPECS)
+        raise ProcessorError(f"{name!r} is none: use {known} or package.module:name")
+    return {"kind": name, **_SPECS[name](config)}
 
 
 def describe(spec: Mapping[str, Any]) -> str:
     """A processor with all that its results depend on, in one line."""
-    options = {name: value for name, value in spec.items() if name != "kind"}
-    shown = ", ".join(f"{name} {value!r}" for name, value in options.items())
+    options = [name for name in spec if name != "kind" and name not in _FREE]
+    shown = ", ".join(f"{name} {spec[name]!r}" for name in options)
     return f"{spec['kind']} ({shown})"
+
+
+def _translate(config: RunConfig) -> dict[str, Any]:
+    return {"chunk_size": config.chunk_size}
+
+
+def _embedding(config: RunConfig) -> dict[str, Any]:
+    trust = config.trust_remote_code
+    folder = find_model(config.processor, config.model, trust_remote_code=trust)
+    return {
+        "model": str(folder),
+        "tokens_per_batch": config.tokens_per_batch,
+        "trust_remote_code": trust,
+    }
+
+
+def _command(config: RunConfig) -> dict[str, Any]:
+    if not config.command:
+        raise ProcessorError("write the command after `--`: -- PROGRAM {input} {output}")
+    CommandProcessor(config.command, config.output_suffix).check()
+    return {"argv": list(config.command), "output_suffix": config.output_suffix}
+
+
+_SPECS = {
+    "translate": _translate,
+    "esm2": _embedding,
+    "dnabert": _embedding,
+    "command": _command,
+}

@@ -23,10 +23,23 @@ _RUN_OPTIONS = [
     ),
     click.option(
         "--processor",
-        metavar="translate|command|MODULE:NAME",
+        metavar="translate|esm2|dnabert|command|MODULE:NAME",
         help="What is done to a file; default: translate, or command after `--`.",
     ),
     click.option("--chunk-size", type=choice("300", "500"), help="For translate; default: 500."),
+    click.option(
+        "--model",
+        metavar="NAME|DIR",
+        help="For esm2 and dnabert; default: the models of VirNucPro.",
+    ),
+    click.option(
+        "--tokens-per-batch", type=int, metavar="N", help="For esm2 and dnabert; default: 8192."
+    ),
+    click.option(
+        "--trust-remote-code/--no-trust-remote-code",
+        default=None,
+        help="For dnabert: run the Python code that comes with the model.",
+    ),
     click.option("--output-suffix", metavar="TEXT", help="For commands and Python; default: .out"),
     click.option("--balancer", type=choice("stealing", "static"), help="Default: stealing."),
     click.option("--gpu-weighted/--no-gpu-weighted", default=None, help="Expect faster models."),

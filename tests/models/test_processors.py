@@ -1,0 +1,238 @@
+"""The embedding processors on tiny models, on the CPU."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.models.tiny import bert_means, esm2_means, write_fasta
+from virnucpro_exporter.errors import ProcessorError, SequenceFileError
+from virnucpro_exporter.processors import build, embedding
+from virnucpro_exporter.processors.base import Processed
+from virnucpro_exporter.processors.embedding import EmbeddingProcessor
+from virnucpro_exporter.processors.transformer import Model
+
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+LENGTHS = [7, 300, 1, 64, 64, 12, 150, 2, 33, 5, 90, 64]
+
+
+def random_sequences(letters: str, lengths: Sequence[int] = LENGTHS) -> dict[str, str]:
+    source = random.Random(3)
+    return {
+        f"chunk_{i}F1": "".join(source.choices(letters, k=length))
+        for i, length in enumerate(lengths)
+    }
+
+
+def processor(kind: str, folder: Path, tokens_per_batch: int = 200, **options: Any) -> Any:
+    made = build(
+        {"kind": kind, "model": str(folder), "tokens_per_batch": tokens_per_batch, **options}
+    )
+    assert isinstance(made, EmbeddingProcessor)
+    made.setup("cpu0")
+    return made
+
+
+class Run:
+    """What one file became."""
+
+    def __init__(self, made: Any, tmp_path: Path, sequences: dict[str, str]) -> None:
+        self.reports: list[tuple[int, int | None]] = []
+        file = write_fasta(tmp_path / "part_1.fa", sequences)
+        output = tmp_path / made.output_names(file)[0]
+        self.processed: Processed = made.process(file, output, self._report)
+        self.result = torch.load(output)
+
+    def _report(self, sequences: int, residues: int | None = None) -> None:
+        self.reports.append((sequences, residues))
+
+
+def test_esm2_equals_one_sequence_at_a_time(esm2: Path, tmp_path: Path) -> None:
+    """Every protein gets its own vector, in the order of the file, however batches are cut."""
+    sequences = random_sequences(AMINO_ACIDS + "X")
+    expected = torch.stack(esm2_means(esm2, list(sequences.values())))
+    for tokens_per_batch in (1, 200, 100_000):
+        result = Run(processor("esm2", esm2, tokens_per_batch), tmp_path, sequences).result
+        assert set(result) == {"proteins", "data"}
+        assert result["proteins"] == list(sequences)
+        assert {(vector.dtype, vector.shape) for vector in result["data"]} == {
+            (torch.float32, (32,))
+        }
+        torch.testing.assert_close(torch.stack(result["data"]), expected, rtol=0, atol=1e-5)
+
+
+def test_vectors_share_no_memory(esm2: Path, tmp_path: Path) -> None:
+    """Whoever keeps one vector of a file does not keep them all."""
+    result = Run(processor("esm2", esm2), tmp_path, random_sequences(AMINO_ACIDS)).result
+    assert {vector.untyped_storage().nbytes() for vector in result["data"]} == {32 * 4}
+
+
+def test_dnabert_equals_one_sequence_at_a_time(bert: Path, tmp_path: Path) -> None:
+    """The mean is over all tokens of a sequence, special ones included, and never over padding."""
+    sequences = random_sequences("ACGT")
+    expected = torch.stack(bert_means(bert, list(sequences.values())))
+    result = Run(processor("dnabert", bert), tmp_path, sequences).result
+    assert set(result) == {"nucleotide", "data"}
+    assert result["nucleotide"] == list(sequences)
+    assert [entry["label"] for entry in result["data"]] == list(sequences)
+    means = [entry["mean_representation"] for entry in result["data"]]
+    assert all(type(value) is float for value in means[0])
+    torch.testing.assert_close(torch.tensor(means), expected, rtol=0, atol=1e-5)
+
+
+def test_case_does_not_matter_and_odd_letters_count_one(esm2: Path, tmp_path: Path) -> None:
+    """Lower case means the same residues; an unknown letter is one token, wherever it stands."""
+    made = processor("esm2", esm2)
+    run = Run(made, tmp_path, {"upper": "MKV", "lower": "mkv", "odd": "MJJ*"})
+    upper, lower, odd = run.result["data"]
+    assert torch.equal(upper, lower)
+    assert made._model.encode([b"MJJ*"]) == [[0, 20, 3, 3, 3, 2]]
+    assert odd.isfinite().all()
+
+
+def test_long_proteins_are_cut(esm2: Path, tmp_path: Path) -> None:
+    """No more than 1,024 residues are embedded; the progress counts those of the file."""
+    whole = "".join(random.Random(4).choices(AMINO_ACIDS, k=1100))
+    run = Run(processor("esm2", esm2, 4000), tmp_path, {"long": whole, "cut": whole[:1024]})
+    long, cut = run.result["data"]
+    assert torch.equal(long, cut)
+    assert run.processed == Processed(2, 1100 + 1024)
+
+
+def test_progress_follows_every_batch(
+    esm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch is reported, across windows, up to the numbers of the whole file."""
+    monkeypatch.setattr(embedding, "WINDOW", 5)
+    sequences = random_sequences(AMINO_ACIDS)
+    whole = Run(processor("esm2", esm2, 1), tmp_path, sequences)
+    assert [count for count, _ in whole.reports] == list(range(1, len(sequences) + 1))
+    assert whole.reports[-1] == (len(sequences), sum(LENGTHS))
+    assert whole.processed == Processed(*whole.reports[-1])
+    assert whole.result["proteins"] == list(sequences)
+    expected = torch.stack(esm2_means(esm2, list(sequences.values())))
+    torch.testing.assert_close(torch.stack(whole.result["data"]), expected, rtol=0, atol=1e-5)
+
+
+class Limited:
+    """Runs out of the GPU's memory as soon as a batch has too many tokens."""
+
+    def __init__(self, model: Any, tokens: int) -> None:
+        self._model = model
+        self._tokens = tokens
+        self.failures = 0
+
+    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+        if input_ids.numel() > self._tokens:
+            self.failures += 1
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return self._model(input_ids=input_ids, attention_mask=attention_mask)
+
+
+def test_too_large_batches_are_halved(esm2: Path, tmp_path: Path) -> None:
+    """Without memory for a batch, half of it goes next, and no batch is as large again."""
+    sequences = random_sequences(AMINO_ACIDS)
+    made = processor("esm2", esm2, 2000)
+    limited = made._model._model = Limited(made._model._model, 700)
+    result = Run(made, tmp_path, sequences).result
+    first_file = limited.failures
+    expected = torch.stack(esm2_means(esm2, list(sequences.values())))
+    torch.testing.assert_close(torch.stack(result["data"]), expected, rtol=0, atol=1e-5)
+    assert first_file >= 1
+    Run(made, tmp_path, sequences)
+    assert limited.failures == first_file
+
+
+def test_sequence_that_does_not_fit_alone_fails(esm2: Path, tmp_path: Path) -> None:
+    """An attempt fails when even one sequence is too large, and says why."""
+    made = processor("esm2", esm2)
+    made._model._model = Limited(made._model._model, 100)
+    with pytest.raises(MemoryError, match="CUDA out of memory"):
+        Run(made, tmp_path, random_sequences(AMINO_ACIDS))
+
+
+@pytest.mark.parametrize(
+    ("sequences", "fault"),
+    [
+        ({"a": "MKV", "b": ""}, "sequence 'b' is empty"),
+        ({"a": "MKV", "a second": "MKV"}, "sequence 'a' is there twice"),
+        ({"a": "ACGT" * 100, "b": "NNNN" * 200}, "it holds nucleotides"),
+    ],
+)
+def test_esm2_refuses(esm2: Path, tmp_path: Path, sequences: dict[str, str], fault: str) -> None:
+    """What has no vector, or no name of its own, or is no protein, fails the file for good."""
+    with pytest.raises(SequenceFileError, match=fault):
+        Run(processor("esm2", esm2), tmp_path, sequences)
+
+
+def test_esm2_takes_short_proteins_of_any_letters(esm2: Path, tmp_path: Path) -> None:
+    """A few residues that could be bases are proteins."""
+    assert Run(processor("esm2", esm2), tmp_path, {"a": "GATTACA"}).processed == Processed(1, 7)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "fault"),
+    [
+        ({"a": "ACGT", "b": "MKVLE"}, "sequence 'b' is a protein"),
+        ({"a": "ACGT" * 150}, "sequence 'a' makes 602 tokens; the model takes 600"),
+    ],
+)
+def test_dnabert_refuses(bert: Path, tmp_path: Path, sequences: dict[str, str], fault: str) -> None:
+    """Proteins, and what is longer than the model can take, fail the file for good."""
+    with pytest.raises(SequenceFileError, match=fault):
+        Run(processor("dnabert", bert), tmp_path, sequences)
+
+
+def test_own_code_of_a_model_runs(bert_with_code: Path, bert: Path, tmp_path: Path) -> None:
+    """With the user's word, the code that comes with a model is run, without its kernel."""
+    made = processor("dnabert", bert_with_code, trust_remote_code=True)
+    result = Run(made, tmp_path, {"a": "ACGT"}).result
+    (plain,) = bert_means(bert, ["ACGT"])
+    found = torch.tensor(result["data"][0]["mean_representation"])
+    torch.testing.assert_close(found, plain + 1, rtol=0, atol=1e-5)
+
+
+def test_rounded_weights_change_nothing(esm2: Path) -> None:
+    """In bfloat16, weights that were rounded once give the very bits that autocast gives."""
+    made = processor("esm2", esm2)
+    batch = made._model.encode([b"MKVLAAGIVGL", b"MK"])
+    options: dict[str, Any] = {"padding": 1, "edges": 1, "device": torch.device("cpu")}
+    network = made._model._model
+    rounding = Model(network, made._model.encode, bfloat16=False, **options)
+    rounding._bfloat16 = True
+    by_autocast = rounding.embed(batch)
+    rounded = Model(network, made._model.encode, bfloat16=True, **options).embed(batch)
+    assert all(map(torch.equal, by_autocast, rounded))
+    assert rounded[0].dtype is torch.float32
+
+
+def test_incomplete_model_is_refused(esm2: Path, tmp_path: Path) -> None:
+    """Weights that are missing are never made up."""
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415 - comes with transformers
+
+    weights = load_file(esm2 / "model.safetensors")
+    name = "encoder.layer.1.output.dense.weight"
+    del weights[name]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in esm2.iterdir():
+        if path.suffix != ".safetensors":
+            (folder / path.name).write_bytes(path.read_bytes())
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ProcessorError, match=f"lacks weights, '{name}' for one"):
+        processor("esm2", folder)
+
+
+def test_gpu_that_pytorch_cannot_use_is_an_error(
+    esm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of a GPU never falls back to the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    made = build({"kind": "esm2", "model": str(esm2), "tokens_per_batch": 100})
+    with pytest.raises(ProcessorError, match="cannot use GPU 0"):
+        made.setup("0")

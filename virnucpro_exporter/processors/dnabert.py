@@ -1,0 +1,48 @@
+"""VirNucPro's nucleotide stage: DNABERT-S vectors of open frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from virnucpro_exporter.errors import SequenceFileError
+from virnucpro_exporter.processors.embedding import EmbeddingProcessor, shown
+from virnucpro_exporter.sequences import Record
+
+if TYPE_CHECKING:
+    from virnucpro_exporter.processors.transformer import Model
+
+# The amino acids whose letters stand for no nucleotide, not even for an ambiguous one.
+ONLY_PROTEIN = b"EFILPQefilpq"
+
+
+class DnabertProcessor(EmbeddingProcessor):
+    """Embeds nucleotides: the mean of the last hidden layer over all tokens of a sequence."""
+
+    suffix = "_DNABERT_S.pt"
+
+    def load(self, gpu: str) -> Model:
+        """A BERT for nucleotides."""
+        from virnucpro_exporter.processors.transformer import load_dnabert  # noqa: PLC0415 - PyTorch
+
+        return load_dnabert(self.folder, gpu, trust_remote_code=self.trust_remote_code)
+
+    def check(self, window: Sequence[Record]) -> None:
+        """Refuse proteins.
+
+        Raises:
+            SequenceFileError: A sequence has letters that stand for no nucleotide.
+        """
+        for record in window:
+            if len(record.sequence.translate(None, ONLY_PROTEIN)) < len(record.sequence):
+                raise SequenceFileError(
+                    f"{shown(record)} is a protein, and dnabert embeds nucleotides"
+                )
+
+    def result(self, names: list[str], vectors: list[Any]) -> dict[str, Any]:
+        """`nucleotide`: the names; `data`: name and vector of each, the latter as a list."""
+        data = [
+            {"label": name, "mean_representation": vector.tolist()}
+            for name, vector in zip(names, vectors, strict=True)
+        ]
+        return {"nucleotide": names, "data": data}

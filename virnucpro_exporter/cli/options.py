@@ -26,7 +26,9 @@ VIEW_OPTIONS = [
         default=None,
         help="A live table, or log lines; default: the table on a terminal.",
     ),
-    click.option("--metrics-log", metavar="FILE", help="CSV log; default: DIR/gpu_metrics.log."),
+    click.option(
+        "--metrics-log", metavar="FILE", help="CSV log; default of run: DIR/gpu_metrics.log."
+    ),
     click.option("--metrics-log-interval", type=float, metavar="SECONDS", help="Default: 5."),
     click.option("--metrics-log-max-bytes", type=int, metavar="N", help="Default: 50000000."),
     click.option("--web/--no-web", default=None, help="Serve metrics; default: yes."),

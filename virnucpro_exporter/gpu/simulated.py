@@ -112,6 +112,7 @@ class _Gpu:
     def values(self, activity: Activity, now: float) -> dict[str, Any]:
         """All values at `now`, which never goes back."""
         noise = random.Random(f"{self._seed}/{now}")  # noqa: S311 - a flicker, no secret
+        flicker = noise.uniform(0.96, 1.0) if activity.compute < 1.0 else 1.0
         idle = 0.08 * self._limit
         share = min(1.0, activity.power * noise.uniform(0.92, 1.04))
         power = idle + share * (self._limit - idle)
@@ -125,7 +126,7 @@ class _Gpu:
             temperature, energy = self._temperature, self._energy
         size = self._memory_gib * _GIB
         return {
-            "utilization_ratio": round(activity.compute * noise.uniform(0.96, 1.0), 2),
+            "utilization_ratio": round(activity.compute * flicker, 2),
             "memory_used_bytes": int(size * activity.memory),
             "memory_size_bytes": size,
             "temperature_celsius": float(round(temperature)),

@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from virnucpro_exporter.metrics.server import MetricsServer
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest
 from virnucpro_exporter.terminal.dashboard import LoadBalancingDashboard
 
@@ -53,6 +54,7 @@ ROUNDS = 3
 GAP_FILES = 2000
 PATHS = [f"/nowhere/{index:06}.fa" for index in range(FILES)]
 SPAWN = multiprocessing.get_context("spawn")
+Watch = Callable[[WorkStealingCoordinator, str], AbstractContextManager[None]]
 
 
 class Noop:
@@ -141,9 +143,18 @@ def this_package(
     folder: str,
     *,
     is_journaled: bool = False,
-    is_watched: bool = False,
+    beside: Watch | None = None,
+    settings: SchedulerSettings | None = None,
 ) -> float:
-    """Seconds for planning and running the files.
+    """Seconds for planning and running the files, in a folder.
+
+    Args:
+        target: The class of the processor, in this module.
+        paths: The names of the files.
+        folder: For all that a run writes.
+        is_journaled: With a journal.
+        beside: What watches the run meanwhile.
+        settings: Those of `run` where none are given.
 
     Raises:
         RuntimeError: Not all files were completed.
@@ -151,10 +162,12 @@ def this_package(
     files = [SequenceFile(path, 1, 1) for path in paths]
     outputs = Outputs(folder)
     outputs.prepare()
-    coordinator = WorkStealingCoordinator(WORKERS, settings=RunConfig().scheduler_settings())
+    coordinator = WorkStealingCoordinator(
+        WORKERS, settings=settings or RunConfig().scheduler_settings()
+    )
     with ExitStack() as stack:
-        if is_watched:
-            stack.enter_context(watched(coordinator, folder))
+        if beside is not None:
+            stack.enter_context(beside(coordinator, folder))
         journal = None
         if is_journaled:
             journal = stack.enter_context(closing(Journal(outputs, fresh=True)))
@@ -250,7 +263,7 @@ def idle_gaps() -> list[float]:
     """Seconds between the end of a file and the begin of the next one, sorted."""
     gaps: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        this_package("FiveMilliseconds", PATHS[:GAP_FILES], folder, is_watched=True)
+        this_package("FiveMilliseconds", PATHS[:GAP_FILES], folder, beside=watched)
         for log in Outputs(folder).logs.glob("worker-*.log"):
             gaps += map(float, log.read_text().splitlines())
     return sorted(gaps)

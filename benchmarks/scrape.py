@@ -1,111 +1,51 @@
-"""What a scrape costs, beside nvitop-exporter and prometheus_client's own server, in one run.
+"""What a scrape costs: the endpoint beside nvitop-exporter and prometheus_client's own server.
 
-Run: python benchmarks/scrape.py [--scrapes 100000]
+Every server is a process of its own. Where nothing else is said the client asks as Prometheus does,
+for OpenMetrics and gzip, on one kept connection. It takes about five minutes.
 
-Every server is a process of its own; the client asks as Prometheus does, for OpenMetrics and gzip,
-on one kept connection. Times are medians over 100 scrapes after 10.
+Run: python -m benchmarks.scrape [PART...]
 """
 
 from __future__ import annotations
 
-import argparse
-import ctypes
 import gzip
-import importlib
 import os
+import resource
 import selectors
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from prometheus_client import CollectorRegistry, Gauge, start_http_server  # noqa: E402 - after the path
-
-from tests import builders  # noqa: E402 - after the path
-from tests.nvml_stub.stub import build  # noqa: E402 - after the path
-from virnucpro_exporter.gpu.monitor import GPUMonitor  # noqa: E402 - after the path
-from virnucpro_exporter.metrics import MetricsServer  # noqa: E402 - after the path
-from virnucpro_exporter.snapshot import GpuSnapshot, Latest, RunSnapshot  # noqa: E402 - after the path
+from benchmarks import dispatch
+from benchmarks.servers import free_port, server
+from tests.monitoring.programs import Prometheus, eventually
+from tests.nvml_stub.stub import build
+from virnucpro_exporter.app.run import SWITCH_SECONDS
+from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
+from virnucpro_exporter.metrics.server import MetricsServer
+from virnucpro_exporter.scheduling.settings import SchedulerSettings
 
 REQUEST = (
     b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text;version=1.0.0,"
     b"text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\nAccept-Encoding: gzip\r\n\r\n"
 )
+PLAIN = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 MIB = 1024 * 1024
+MANY_SCRAPES = 100_000
+REAL_SCRAPES = 15  # by Prometheus, one a second
+PAIRS = 25
+DISPATCH_FILES = 50_000
 
 
-class Changing:
-    """A source with a newer snapshot at every look."""
-
-    def __init__(self, run: RunSnapshot) -> None:
-        self._run = run
-
-    def latest(self) -> RunSnapshot:
-        """The same values in a new snapshot."""
-        return replace(self._run)
-
-
-def serve_ours(port: int, gpus: int, kind: str) -> None:
-    """Our server, of snapshots that never change or always do, or on the stand-in NVML."""
-    run = builders.running(gpus)
-    with ExitStack() as stack:
-        source = Changing(run) if kind == "changing" else Latest(run)
-        monitor: Latest[GpuSnapshot] | GPUMonitor = Latest(builders.gpus_up(gpus))
-        if "NVML_STUB_STATE" in os.environ:
-            monitor = stack.enter_context(GPUMonitor())
-            monitor.wait()
-        stack.enter_context(MetricsServer(source, monitor, listen=[f"127.0.0.1:{port}"]))
-        threading.Event().wait()
-
-
-def serve_gauges(port: int, series: int) -> None:
-    """prometheus_client's own server of plain gauges, forty to a GPU."""
-    registry = CollectorRegistry()
-    names = [Gauge(f"gauge_{i}", "A gauge.", ["gpu"], registry=registry) for i in range(48)]
-    for number in range(series):
-        names[number % 48].labels(str(number // 48)).set(number * 1.5)
-    start_http_server(port, "127.0.0.1", registry)
-    threading.Event().wait()
-
-
-def serve_nvitop(port: int) -> None:
-    """nvitop-exporter as its command starts it."""
-    sys.argv = ["nvitop-exporter", "--bind-address", "127.0.0.1", "--port", str(port)]
-    importlib.import_module("nvitop_exporter.cli").main()
-
-
-@contextmanager
-def server(*arguments: object, **environment: str) -> Iterator[tuple[int, psutil.Process]]:
-    """One of the servers above, in a process of its own: its port and the process."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, __file__, "--serve", *map(str, (arguments[0], port, *arguments[1:]))]
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=quiet, stderr=quiet
-    ) as process:
-        try:
-            while process.poll() is None:
-                try:
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                except ConnectionError:
-                    time.sleep(0.1)
-            yield port, psutil.Process(process.pid)
-        finally:
-            process.kill()
+def judge(what: str, value: float, limit: float, unit: str = "") -> None:
+    """Print a figure beside its goal."""
+    verdict = "" if value <= limit else "MISSED"
+    print(f"  {what:<52} {value:9.3g}{unit:<4} goal {limit:g}{unit} {verdict}".rstrip(), flush=True)
 
 
 def connect(port: int) -> socket.socket:
@@ -113,9 +53,9 @@ def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=120)
 
 
-def scrape(client: socket.socket) -> tuple[bytes, bool]:
+def scrape(client: socket.socket, request: bytes = REQUEST) -> tuple[bytes, bool]:
     """One scrape: the body as it was sent, and whether the server keeps the connection."""
-    client.sendall(REQUEST)
+    client.sendall(request)
     with client.makefile("rb") as stream:
         kept, length = stream.readline().startswith(b"HTTP/1.1"), -1
         while (line := stream.readline().lower()) not in (b"\r\n", b""):
@@ -124,12 +64,12 @@ def scrape(client: socket.socket) -> tuple[bytes, bool]:
         return stream.read(length), kept
 
 
-def measure(port: int, times: int = 100) -> tuple[float, bytes]:
+def measure(port: int, times: int = 100, request: bytes = REQUEST) -> tuple[float, bytes]:
     """The median of some scrapes in ms, connecting included where needed, and the last text."""
     seconds, body, client = [], b"", connect(port)
     for _ in range(times + max(1, times // 10)):
         begin = time.perf_counter()
-        body, kept = scrape(client)
+        body, kept = scrape(client, request)
         if not kept:
             client.close()
             client = connect(port)
@@ -139,124 +79,219 @@ def measure(port: int, times: int = 100) -> tuple[float, bytes]:
     return 1000 * statistics.median(seconds[-times:]), text
 
 
-def row(name: str, port: int, times: int = 100) -> float:
-    """Measure one server and print its line."""
-    median, text = measure(port, times)
-    samples = sum(not line.startswith(b"#") for line in text.splitlines())
-    print(f"  {name:<44} {median:8.2f} ms {len(text) / 1000:9.1f} kB {samples:7} samples")
-    return median
+def series(text: bytes) -> int:
+    """How many samples a page holds."""
+    return sum(not line.startswith(b"#") for line in text.splitlines())
 
 
-def eight_gpus(stub: dict[str, str]) -> None:
+def show(name: str, milliseconds: float, text: bytes) -> None:
+    """Print what a scrape took and brought."""
+    size = f"{len(text) / 1000:9.1f} kB {series(text):7} samples" if text else ""
+    print(f"  {name:<44} {milliseconds:8.2f} ms {size}".rstrip(), flush=True)
+
+
+def eight_gpus() -> None:
     """All families of 8 GPUs, beside nvitop-exporter on the same stand-in NVML."""
-    print("8 GPUs on one stand-in NVML")
-    with server("ours", 8, "changing", **stub) as (port, _):
-        first = row("ours, each a new snapshot", port)
-    with server("ours", 8, "still", **stub) as (port, _):
-        again = row("ours, within one snapshot", port)
-    with server("nvitop", **stub) as (port, _):
-        time.sleep(3.0)  # it has no families before its first samples
-        peer = row("nvitop-exporter", port)
-    print(f"  ratio: new snapshot {first / peer:.2f}, within one {again / peer:.2f}")
+    print("8 GPUs on one stand-in NVML, median of 3 x 100 scrapes in turns")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "state").write_text("count 8\n")
+        stub = {"NVML_STUB_STATE": str(folder / "state"), "STAND_IN": str(build(folder))}
+        contenders = {
+            "ours, each a new snapshot": ("ours", 8, "changing"),
+            "ours, within one snapshot": ("ours", 8, "still"),
+            "nvitop-exporter": ("nvitop",),
+        }
+        ports = {
+            name: stack.enter_context(server(*words, **stub))[0]
+            for name, words in contenders.items()
+        }
+        eventually(lambda: b"nvitop_" in measure(ports["nvitop-exporter"], 1)[1])
+        taken: dict[str, list[float]] = {name: [] for name in ports}
+        texts = {}
+        for _ in range(3):
+            for name, port in ports.items():
+                median, texts[name] = measure(port)
+                taken[name].append(median)
+    medians = {name: statistics.median(times) for name, times in taken.items()}
+    for name, median in medians.items():
+        show(name, median, texts[name])
+    first, again, peer = medians.values()
+    judge("payload", len(texts["ours, each a new snapshot"]) / 1000, 60, " kB")
+    judge("new snapshot / nvitop-exporter", first / peer, 0.5)
+    judge("within one snapshot / nvitop-exporter", again / peer, 0.1)
+
+
+def by_prometheus(port: int) -> float:
+    """The median of Prometheus' `scrape_duration_seconds`, in ms; its first scrape is left out."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Prometheus(Path(folder), {"x": [f"127.0.0.1:{port}"]}) as prometheus,
+    ):
+        query = "scrape_duration_seconds[10m]"
+
+        def durations() -> list[float]:
+            found = prometheus.get("query", query=query)["result"]
+            return [float(value) for _, value in found[0]["values"][1:]] if found else []
+
+        eventually(lambda: len(durations()) >= REAL_SCRAPES)
+        return 1000 * statistics.median(durations())
 
 
 def many_gpus() -> None:
-    """1,024 GPUs, beside as many plain gauges of prometheus_client."""
-    print("1,024 GPUs")
+    """1,024 GPUs scraped by a real Prometheus, beside as many plain gauges of prometheus_client."""
+    print(f"1,024 GPUs, scrape_duration_seconds of Prometheus, median of {REAL_SCRAPES}")
     with server("ours", 1024, "changing") as (port, _):
-        first = row("ours, each a new snapshot", port, 10)
-        series = sum(not line.startswith(b"#") for line in measure(port, 1)[1].splitlines())
-    with server("ours", 1024, "still") as (port, _):
-        row("ours, within one snapshot", port, 10)
-    with server("gauges", series) as (port, _):
-        peer = row("prometheus_client, as many gauges", port, 10)
-    print(f"  ratio: {first / peer:.2f}")
+        _, text = measure(port, 3)
+        ours = by_prometheus(port)
+        show("ours, each a new snapshot", ours, text)
+    with server("gauges", series(text)) as (port, _):
+        _, text = measure(port, 1)
+        peer = by_prometheus(port)
+        show("prometheus_client, as many gauges", peer, text)
+    judge("ours / prometheus_client", ours / peer, 0.5)
 
 
-def flat_memory(scrapes: int) -> None:
-    """Resident memory over many scrapes."""
+def dispatch_rate() -> None:
+    """How much slower files that take no time are done while Prometheus scrapes every second.
+
+    Prometheus itself runs in both halves of a pair; in one of them nothing listens where it looks.
+    """
+    print(f"dispatch of {DISPATCH_FILES:,} files, {PAIRS} pairs with and without scrapes")
+    sys.setswitchinterval(SWITCH_SECONDS)
+    port = free_port()
+    # Second attempts at the last files replace a worker in some runs, and not in others.
+    settings = SchedulerSettings(second_attempts=False)
+    paths = [f"/nowhere/{number:06}.fa" for number in range(DISPATCH_FILES)]
+
+    @contextmanager
+    def scraped(coordinator: WorkStealingCoordinator, _folder: str) -> Iterator[None]:
+        with MetricsServer(coordinator, listen=[f"127.0.0.1:{port}"]):
+            yield
+
+    def seconds(watch: dispatch.Watch | None) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            return dispatch.this_package("Noop", paths, folder, beside=watch, settings=settings)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Prometheus(Path(folder), {"x": [f"127.0.0.1:{port}"]}) as prometheus,
+    ):
+        kept = []
+        for pair in range(PAIRS):
+            order = [None, scraped] if pair % 2 else [scraped, None]
+            taken = {watch: seconds(watch) for watch in order}
+            kept.append(taken[None] / taken[scraped])
+        scrapes = prometheus.query("sum(sum_over_time(up[1h]))")[0][1]
+    low, middle, high = (100 * (1 - rate) for rate in statistics.quantiles(kept, n=4)[::-1])
+    print(
+        f"  loss in the middle half of all pairs: {low:.1f} to {high:.1f} %; {scrapes:.0f} scrapes"
+    )
+    judge("median loss", middle, 2, " %")
+
+
+def flat_memory() -> None:
+    """Resident memory over many scrapes, a new page each second."""
     with server("ours", 8, "still") as (port, process):
         client = connect(port)
         begin, points = time.perf_counter(), []
-        for number in range(scrapes + 1):
+        for number in range(MANY_SCRAPES + 1):
             scrape(client)
-            if number % (scrapes // 4) == 0:
+            if number % (MANY_SCRAPES // 10) == 0:
                 points.append(process.memory_info().rss / MIB)
-        rate = scrapes / (time.perf_counter() - begin)
+        rate = MANY_SCRAPES / (time.perf_counter() - begin)
         client.close()
-    shown = ", ".join(f"{point:.1f}" for point in points)
-    print(f"memory over {scrapes:,} scrapes ({rate:,.0f}/s): {shown} MiB")
+    print(f"memory over {MANY_SCRAPES:,} scrapes ({rate:,.0f} a second)")
+    print(f"  MiB: {', '.join(f'{point:.1f}' for point in points)}")
+    judge("growth after the first tenth", points[-1] - points[1], 1, " MiB")
 
 
 def slow_readers() -> None:
     """40 clients that ask for a large scrape and do not read it."""
-    print("40 readers of 1,024 GPUs that do not read")
-    for name, arguments in (
+    print("40 readers of 1,024 GPUs, not compressed, that do not read for 8 s")
+    growths = {}
+    for name, words in (
         ("ours", ("ours", 1024, "still")),
-        ("prometheus_client", ("gauges", 44_000)),
+        ("prometheus_client", ("gauges", 49_000)),
     ):
-        with server(*arguments) as (port, process), ExitStack() as stack:
-            measure(port, 1)
-            before = process.memory_info().rss
+        with server(*words) as (port, process), ExitStack() as stack:
+            _, text = measure(port, 10, PLAIN)  # all that making the page itself needs is there now
+            before = peak = process.memory_info().rss
             for _ in range(40):
-                client = stack.enter_context(connect(port))
-                # Without gzip: the larger answer.
-                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-            deadline, peak = time.monotonic() + 12.0, before
+                stack.enter_context(connect(port)).sendall(PLAIN)
+            deadline = time.monotonic() + 8.0
             while time.monotonic() < deadline:
                 peak = max(peak, process.memory_info().rss)
                 time.sleep(0.05)
+            growths[name] = (peak - before) / MIB
             print(f"  {name:<20} from {before / MIB:.0f} to {peak / MIB:.0f} MiB at most")
+            if name == "ours":
+                page = len(text) / MIB
+    judge("growth of ours, goal the size of the page", growths["ours"], round(page, 2), " MiB")
 
 
 def half_open() -> None:
     """400 clients that never end their request."""
     print("400 half-open connections")
-    for name, arguments in (("ours", ("ours", 8, "still")), ("prometheus_client", ("gauges", 500))):
-        with server(*arguments) as (port, process), ExitStack() as stack:
+    for name, words in (("ours", ("ours", 8, "still")), ("prometheus_client", ("gauges", 500))):
+        with server(*words) as (port, process), ExitStack() as stack:
             clients = [stack.enter_context(connect(port)) for _ in range(400)]
             for client in clients:
                 client.sendall(b"GET /metr")
-            time.sleep(1.0)
-            threads, begin = process.num_threads(), time.monotonic()
+            begin = time.monotonic()
             selector = stack.enter_context(selectors.DefaultSelector())
             for client in clients:
                 selector.register(client, selectors.EVENT_READ)
-            left = len(clients)
+            left, threads = len(clients), 0
             while left and time.monotonic() < begin + 15.0:
+                threads = max(threads, process.num_threads())
                 for key, _ in selector.select(0.5):
                     selector.unregister(key.fileobj)
                     left -= 1
-            seconds = time.monotonic() - begin + 1.0
+            seconds = time.monotonic() - begin
             print(f"  {name:<20} {left:4} held after {seconds:4.1f} s, {threads} threads")
+            if name == "ours":
+                freed = seconds
+    judge("until ours has freed them", freed, 10, " s")
+
+
+def no_descriptors() -> None:
+    """A server whose file descriptors are all held by idle clients."""
+    print("no file descriptor left")
+    with server("ours", 8, "still") as (port, process), ExitStack() as stack:
+        limit = process.num_fds() + 20
+        process.rlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        for _ in range(60):
+            stack.enter_context(connect(port))
+        time.sleep(0.5)
+        begin = time.monotonic()
+        scrape(stack.enter_context(connect(port)))
+        judge("a scrape among 60 idle clients", time.monotonic() - begin, 1, " s")
+        used = process.cpu_times()
+        time.sleep(2.0)
+        now = process.cpu_times()
+        busy = (now.user + now.system - used.user - used.system) / 2.0
+        judge("share of a core while they wait", busy, 0.05)
+
+
+PARTS: dict[str, Callable[[], None]] = {
+    "eight": eight_gpus,
+    "many": many_gpus,
+    "dispatch": dispatch_rate,
+    "memory": flat_memory,
+    "slow": slow_readers,
+    "half": half_open,
+    "descriptors": no_descriptors,
+}
 
 
 def main() -> None:
-    """Serve, or print the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--scrapes", type=int, default=100_000)
-    parser.add_argument("--serve", nargs="+")
-    options = parser.parse_args()
-    if options.serve:
-        kind, port, *rest = options.serve
-        if library := os.environ.get("STAND_IN"):
-            ctypes.CDLL(library)
-        servers: dict[str, Callable[[], None]] = {
-            "ours": lambda: serve_ours(int(port), int(rest[0]), rest[1]),
-            "gauges": lambda: serve_gauges(int(port), int(rest[0])),
-            "nvitop": lambda: serve_nvitop(int(port)),
-        }
-        servers[kind]()
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        state = Path(folder) / "state"
-        state.write_text("count 8\n")
-        library = str(build(Path(folder)))
-        eight_gpus({"NVML_STUB_STATE": str(state), "STAND_IN": library})
-    many_gpus()
-    flat_memory(options.scrapes)
-    slow_readers()
-    half_open()
+    """Print the tables of the parts that are asked for, of all by default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    for name in sys.argv[1:] or PARTS:
+        PARTS[name]()
 
 
 if __name__ == "__main__":

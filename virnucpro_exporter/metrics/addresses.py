@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from virnucpro_exporter.errors import UsageError
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\[\]:]*)):(?P<port>\d{1,5})")
-_BACKLOG = 128
+_BACKLOG = 1024  # a flood of connections must not keep a scrape from being accepted
 # What the kernel may hold of an answer that its reader leaves there (it takes up to three times as
 # much for the purpose); connections inherit it.
 _SEND_BUFFER = 32768  # bytes

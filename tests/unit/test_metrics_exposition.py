@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import os
-import random
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +22,7 @@ from virnucpro_exporter.metrics.catalog import CATALOG, PROCESS_METRICS
 from virnucpro_exporter.metrics.exposition import Format, render
 from virnucpro_exporter.metrics.health import GpuHealth, RunHealth
 from virnucpro_exporter.metrics.reference import reference
-from virnucpro_exporter.snapshot import DurationHistogram, GpuSnapshot, Latest, RunSnapshot
+from virnucpro_exporter.snapshot import GpuSnapshot, Latest, RunSnapshot
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -168,40 +166,6 @@ def test_exemplars_name_files_in_openmetrics_alone() -> None:
     found = families(*SCENES["running"])
     assert b'# {file="reads_00.fa"} 8.0 ' in render(found, Format.OPENMETRICS)
     assert b"reads_00.fa" not in render(found, Format.TEXT)
-
-
-def _history(seed: int) -> Iterator[tuple[RunSnapshot, GpuSnapshot]]:
-    """A run whose counters grow while workers restart and GPUs come and go."""
-    rng = random.Random(seed)
-    run, up, lost = builders.running(3), builders.gpus_up(3), builders.gpu_lost(3)
-    for _ in range(30):
-        grown = (
-            replace(
-                w,
-                is_alive=rng.random() < 0.8,
-                restarts=w.restarts + rng.randrange(2),
-                files_completed=w.files_completed + rng.randrange(3),
-                busy_seconds=w.busy_seconds + rng.random(),
-                durations=DurationHistogram(
-                    tuple(n + rng.randrange(2) for n in w.durations.counts),
-                    w.durations.total_seconds + rng.random(),
-                ),
-            )
-            for w in run.workers
-        )
-        run = replace(run, workers=tuple(grown), resteals=run.resteals + rng.randrange(2))
-        yield run, rng.choice((up, lost))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_counters_never_go_down(seed: int) -> None:
-    """Restarted workers and lost GPUs never make a counter smaller."""
-    rising = re.compile(r".*_(total|bucket|count|sum)")
-    highest: Values = {}
-    for run, gpus in _history(seed):
-        found = {key: v for key, v in values(run, gpus).items() if rising.fullmatch(key[0])}
-        assert all(value >= highest.get(key, 0) for key, value in found.items())
-        highest.update(found)
 
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

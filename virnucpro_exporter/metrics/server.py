@@ -168,19 +168,20 @@ class MetricsServer:
 
     async def _watch(self, path: Path, connections: Connections) -> None:
         """Read the web configuration again when it changes; keep the last one that was good."""
-        seen = self._web.signature()
+        told = ""
         while True:
             await asyncio.sleep(_RELOAD_EVERY)
-            signature = self._web.signature()
-            if signature == seen:
+            # Once it could not be read, any file may be the one that makes it readable again.
+            if not told and not self._web.has_changed():
                 continue
-            seen = signature
             try:
                 self._web = WebConfig(path)
             except ConfigError as error:
-                _log.error("the web configuration stays as it was: %s", error)
+                if str(error) != told:
+                    told = str(error)
+                    _log.error("the web configuration stays as it was: %s", told)
                 continue
-            seen = self._web.signature()
+            told = ""
             connections.drop_idle()  # a certificate may have been withdrawn
             _log.info("read the web configuration again: %s", path)
 

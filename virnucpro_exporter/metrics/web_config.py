@@ -68,22 +68,28 @@ class WebConfig:
         self.tls: ssl.SSLContext | None = None
         self.users: dict[str, bytes] = {}
         self.files: tuple[Path, ...] = ()
+        self._signatures: tuple[object, ...] = ()
         if path is not None:
             self._read(path)
 
     def _read(self, path: Path) -> None:
+        self._note(path)
         config = _parse(path)
         self.users = {user: text.encode() for user, text in config.basic_auth_users.items()}
-        self.files = (path,)
         tls = config.tls_server_config
         if tls is not None:
             named = [f for f in (tls.cert_file, tls.key_file, tls.client_ca_file) if f is not None]
-            self.files += tuple(path.parent / file for file in named)
+            self._note(*(path.parent / file for file in named))
             self.tls = _context(path, tls)
 
-    def signature(self) -> tuple[object, ...]:
-        """Changes when one of the files does; a missing file has a signature too."""
-        return tuple(_signature(file) for file in self.files)
+    def _note(self, *files: Path) -> None:
+        """Remember how the files are, before they are read."""
+        self.files += files
+        self._signatures += tuple(map(_signature, files))
+
+    def has_changed(self) -> bool:
+        """Whether one of the files is no longer what it was, or has gone."""
+        return tuple(map(_signature, self.files)) != self._signatures
 
 
 def _signature(file: Path) -> tuple[int, ...] | None:
@@ -100,12 +106,14 @@ def _parse(path: Path) -> _File:
         return _File.model_validate({} if data is None else data)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "the file"
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "there is no such key here"
         raise ConfigError(f"{path}: {key}: {message}") from error
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from benchmarks.scrape import server
+from benchmarks.servers import server
 from tests.nvml_stub.stub import build
 from virnucpro_exporter.gpu import state
 from virnucpro_exporter.gpu.board import Board, Gpu

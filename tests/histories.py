@@ -63,9 +63,7 @@ def history(gpus: int = 4, files: int = 60, *, resumed: bool = False) -> RunHist
                 period.run_id,
                 str(gpu),
                 NAMES[gpu % len(NAMES)],
-                0.93 * (period.ended - period.started),
                 30.0 * gpu,
-                900.0 if gpu == 1 and period.run_id == "r1" else 0.0,
                 int(gpu == 2),
             )
             for period in periods

@@ -69,24 +69,20 @@ class StallSpan:
 
 @dataclass(frozen=True, slots=True)
 class WorkerTotals:
-    """What one worker did in one run.
+    """What one run knows of a worker beside its attempts.
 
     Attributes:
         run_id: The run.
         gpu: The worker.
         name: The device's model name.
-        busy_seconds: Time with a file in process.
         starved_seconds: Time idle while files waited in another queue.
-        stalled_seconds: Time spent stalled.
         restarts: How often its process was replaced.
     """
 
     run_id: str
     gpu: str
     name: str
-    busy_seconds: float
     starved_seconds: float
-    stalled_seconds: float
     restarts: int
 
 

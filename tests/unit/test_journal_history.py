@@ -68,7 +68,7 @@ def test_everything_that_took_time_is_remembered(journal: Journal, outputs: Outp
         75.0,
     )
     journal.record([StallEnded("1", 5.0)], 80.0)
-    worker = replace(builders.worker(0), stalled_seconds=6.0, restarts=2)
+    worker = replace(builders.worker(0), starved_seconds=6.0, restarts=2)
     journal.note_workers(replace(builders.running(), workers=(worker,)), 70.0)
     journal.note_workers(replace(builders.running(), workers=(worker,)), 90.0)
     journal.finish("completed", 95.0)
@@ -81,9 +81,7 @@ def test_everything_that_took_time_is_remembered(journal: Journal, outputs: Outp
     }
     assert found.steals == (StealEvent(60.0, "1", "0", "a.fa"),)
     assert set(found.stalls) == {StallSpan("1", 75.0, 80.0), StallSpan("0", 75.0, 95.0)}
-    assert found.workers == (
-        WorkerTotals("run 1", "0", "NVIDIA A100-SXM4-80GB", 58.5, 0.0, 6.0, 2),
-    )
+    assert found.workers == (WorkerTotals("run 1", "0", "NVIDIA A100-SXM4-80GB", 6.0, 2),)
     assert found.counts == {"completed": 1, "queued": 2}
 
 

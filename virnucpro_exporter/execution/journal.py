@@ -231,7 +231,7 @@ class Journal:
             )
 
     def note_workers(self, run: RunSnapshot, now: float) -> None:
-        """Keep what each worker's time has gone into so far; `now` is Unix time, in seconds."""
+        """Keep how long each worker has starved so far; `now` is Unix time, in seconds."""
         with self._transaction() as database:
             database.executemany(NOTE_WORKER, worker_rows(self._run_id, run, now))
 

@@ -60,9 +60,7 @@ def _history(
         ),
         workers=tuple(
             WorkerTotals(*row)
-            for row in _rows(
-                database, "workers", "run_id, gpu, name, busy, starved, stalled, restarts"
-            )
+            for row in _rows(database, "workers", "run_id, gpu, name, starved, restarts")
         ),
         counts=dict(database.execute("SELECT state, count(*) FROM files GROUP BY state")),
         failed=tuple((os.fsdecode(path), error or "") for path, error in failed),

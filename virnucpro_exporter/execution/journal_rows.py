@@ -20,7 +20,7 @@ from virnucpro_exporter.scheduling.events import (
 )
 from virnucpro_exporter.snapshot import RunSnapshot
 
-# 2: attempts without a result, stalls, and what each worker's time went into.
+# 2: attempts without a result, stalls, and workers.
 SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value);
@@ -36,9 +36,7 @@ CREATE TABLE IF NOT EXISTS attempts (
     error TEXT);
 CREATE TABLE IF NOT EXISTS stalls (gpu TEXT, started REAL, ended REAL);
 CREATE TABLE IF NOT EXISTS workers (
-    run_id TEXT, gpu TEXT, name TEXT, updated REAL, files INTEGER, failures INTEGER,
-    sequences INTEGER, residues INTEGER, busy REAL, starved REAL, stalled REAL, stalls INTEGER,
-    restarts INTEGER, stolen_to INTEGER, stolen_from INTEGER,
+    run_id TEXT, gpu TEXT, name TEXT, updated REAL, starved REAL, restarts INTEGER,
     PRIMARY KEY (run_id, gpu)) WITHOUT ROWID;
 """
 HISTORY = ("files", "steals", "attempts", "stalls", "workers")  # tables that `fresh` empties
@@ -72,30 +70,15 @@ Change = (
 )
 
 
-NOTE_WORKER = f"INSERT OR REPLACE INTO workers VALUES ({', '.join('?' * 15)})"  # noqa: S608 - question marks
+NOTE_WORKER = """INSERT OR REPLACE INTO workers (run_id, gpu, name, updated, starved, restarts)
+    VALUES (?, ?, ?, ?, ?, ?)"""
 
 
 def worker_rows(run_id: str, run: RunSnapshot, now: float) -> list[tuple[Any, ...]]:
-    """What each worker's time has gone into so far; `now` is Unix time, in seconds."""
+    """What the journal cannot tell from files, attempts and stalls; `now` is Unix time, in s."""
     return [
-        (
-            run_id,
-            w.gpu,
-            w.name,
-            now,
-            w.files_completed,
-            w.file_failures,
-            w.sequences_processed,
-            w.residues_processed,
-            w.busy_seconds,
-            w.starved_seconds,
-            w.stalled_seconds,
-            w.stalls,
-            w.restarts,
-            w.work_stolen_to,
-            w.work_stolen_from,
-        )
-        for w in run.workers
+        (run_id, worker.gpu, worker.name, now, worker.starved_seconds, worker.restarts)
+        for worker in run.workers
     ]
 
 

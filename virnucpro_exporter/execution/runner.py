@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 # The loop looks around at least this often, in seconds, so that a reader never sees an old state.
 _LONGEST_WAIT = 0.5
 
-# What the workers' time went into is written down this often, in seconds.
+# How long the workers have starved is written down this often, in seconds.
 _NOTE_EVERY = 10.0
 
 _JOURNALED = (

@@ -16,7 +16,6 @@ from virnucpro_exporter.history import (
     Outcome,
     RunHistory,
     StallSpan,
-    WorkerTotals,
 )
 from virnucpro_exporter.report.running_time import RunningTime, periods_of_log
 from virnucpro_exporter.snapshot import StealEvent
@@ -36,7 +35,7 @@ class GpuSummary:
         wasted: Attempts of its own that failed or were lost with the worker.
         sequences: Sequences of the files it completed.
         rate: Sequences per second of running time.
-        busy_seconds: Time with a file in process.
+        busy_seconds: Time with a file in process, whatever came of it.
         starved_seconds: Time idle while files waited in another queue.
         stalled_seconds: Time spent stalled.
         wasted_seconds: Time spent on attempts that brought no result.
@@ -188,6 +187,7 @@ def _from_history(
     wasted = [a for a in attempts if a.outcome in (Outcome.FAILED, Outcome.LOST)]
     fruitless = [a for a in attempts if a.outcome not in (Outcome.COMPLETED, Outcome.RUNNING)]
     totals = [w for w in history.workers if w.gpu == gpu]
+    stalls = [s for s in history.stalls if s.gpu == gpu]
     sequences = _sequences(completed)
     return GpuSummary(
         gpu=gpu,
@@ -196,20 +196,16 @@ def _from_history(
         wasted=len(wasted) if has_totals else None,
         sequences=sequences,
         rate=_rate(sequences, seconds),
-        busy_seconds=_busy(totals) if has_totals else sum(a.ended - a.started for a in completed),
+        busy_seconds=sum(a.ended - a.started for a in attempts),
         starved_seconds=sum(w.starved_seconds for w in totals) if has_totals else None,
-        stalled_seconds=sum(w.stalled_seconds for w in totals) if has_totals else None,
+        stalled_seconds=sum(s.ended - s.started for s in stalls) if has_totals else None,
         wasted_seconds=sum(a.ended - a.started for a in fruitless) if has_totals else None,
-        stalls=sum(s.gpu == gpu for s in history.stalls) if has_totals else None,
+        stalls=len(stalls) if has_totals else None,
         restarts=sum(w.restarts for w in totals) if has_totals else None,
         stolen_to=sum(s.dest_gpu == gpu for s in history.steals),
         stolen_from=sum(s.source_gpu == gpu for s in history.steals),
         ended=max((a.ended for a in attempts), default=None),
     )
-
-
-def _busy(totals: Iterable[WorkerTotals]) -> float:
-    return sum(worker.busy_seconds for worker in totals)
 
 
 def _sequences(completed: Sequence[AttemptSpan]) -> int | None:

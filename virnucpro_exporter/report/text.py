@@ -15,7 +15,7 @@ MOST_PAIRS = 10
 MOST_FAILED = 20
 
 COLUMNS = (
-    "GPU", "Name", "Files", "Failed", "Sequences", "Seq/s", "Busy", "Starved", "Stalled",
+    "GPU", "Name", "Files", "Failures", "Sequences", "Seq/s", "Busy", "Starved", "Stalled",
     "Stolen by/from", "Compute", "Memory",
 )  # fmt: skip
 LEFT_ALIGNED = 2  # columns

@@ -42,7 +42,7 @@ def _rows(file: Path) -> Iterator[list[str]]:
     try:
         with file.open(encoding="utf-8", newline="") as text:
             if text.readline(len(HEADER) + 1).rstrip("\r\n") != HEADER.strip():
-                raise LogError(f"{str(file)!r} is no metrics log: its first line is not {HEADER!r}")
+                raise LogError(f"{str(file)!r} is no metrics log: its first line is another")
             yield from csv.reader(text)
     except OSError as error:
         raise LogError(f"{str(file)!r}: {error.strerror}") from error

@@ -14,8 +14,9 @@ import pytest
 from tests.gpu_sources import Watch, until
 from tests.nvml_stub.stub import NvmlStub
 from virnucpro_exporter.gpu.describe import rows
+from virnucpro_exporter.gpu.guard import Guard
 from virnucpro_exporter.gpu.nvml import NvmlSource
-from virnucpro_exporter.gpu.sources import CORE, SourceError
+from virnucpro_exporter.gpu.sources import CORE, TIMEOUT, SourceError
 
 FUNCTIONS = {
     "utilization_ratio": "nvmlDeviceGetUtilizationRates",
@@ -225,6 +226,25 @@ def test_a_gpu_that_hangs_costs_only_itself(nvml_here: NvmlStub, watch: Watch) -
     until(lambda: watched.is_up(0, 1, 2))
 
 
+def test_a_gpu_that_hangs_when_it_is_opened(
+    nvml_here: NvmlStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are listed and read, and NVML is left alone until that call has returned."""
+    monkeypatch.setattr("virnucpro_exporter.gpu.nvml._IDENTIFY_SECONDS", 0.5)
+    nvml_here.set(count=2, g1_delay_ms=3_600_000)
+    guard = Guard(NvmlSource())
+    one, other = guard.open(patience=0.0) or ()
+    assert (other.gpu, other.uuid, other.code) == ("1", "", TIMEOUT)
+    assert guard.open(patience=0.0) is None
+    reading = guard.read(one.uuid, CORE)
+    assert reading is not None
+    assert not reading.faults
+    nvml_here.set(g1_delay_ms=None)
+    monkeypatch.setattr("virnucpro_exporter.gpu.nvml._IDENTIFY_SECONDS", 60.0)
+    until(lambda: all(found.uuid for found in guard.open(patience=0.0) or [other]))
+    guard.close()
+
+
 def test_sixteen_gpus_and_slices(nvml_here: NvmlStub, watch: Watch) -> None:
     """Slices have ids, uuids and memory of their own, and no utilisation, as NVML has none."""
     nvml_here.set(count=16, g1_mig=2)
@@ -298,6 +318,7 @@ pynvml.CDLL = missing
 os.environ["PATH"] = ""
 snapshot = monitor.wait(60)
 while not said: time.sleep(0.01)
+from virnucpro_exporter.gpu.guard import Guard
 from virnucpro_exporter.gpu.nvml import NvmlSource
 for _ in range(3):
     try: NvmlSource().open()

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import UsageError
+from virnucpro_exporter.gpu.describe import why_no_gpus
 from virnucpro_exporter.gpu.identity import cuda_visible_devices, resolve
 from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.scheduling.weights import GPU_WEIGHTS, get_gpu_weight, is_known_gpu
-from virnucpro_exporter.snapshot import GpuSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def devices(config: RunConfig) -> Iterator[tuple[list[Device], GPUMonitor | None
         snapshot = monitor.wait()
         if wanted is None and not any(device.up for device in snapshot.devices):
             slots = os.cpu_count() or 1
-            log.info("no GPU is used (%s); %d CPU slots instead", _reason(snapshot), slots)
+            log.info("no GPU is used (%s); %d CPU slots instead", why_no_gpus(snapshot), slots)
             yield _cpu_slots(f"cpu:{slots}"), None
             return
         found = resolve(wanted or "all", snapshot)
@@ -55,10 +55,6 @@ def devices(config: RunConfig) -> Iterator[tuple[list[Device], GPUMonitor | None
                 log.warning("GPU %s is in use by %d other processes", device.gpu, busy)
         pins = {d.gpu: {"CUDA_VISIBLE_DEVICES": cuda_visible_devices(d)} for d in found}
         yield [Device(d.gpu, d.name, _weight(d.name, config), pins[d.gpu]) for d in found], monitor
-
-
-def _reason(snapshot: GpuSnapshot) -> str:
-    return snapshot.health.reason or "the driver lists none"
 
 
 def _cpu_slots(wanted: str) -> list[Device]:

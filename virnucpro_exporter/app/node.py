@@ -7,14 +7,17 @@ from collections.abc import Sequence
 
 from virnucpro_exporter.app.signals import until_signal
 from virnucpro_exporter.gpu.monitor import GPUMonitor
+from virnucpro_exporter.gpu.sources import Source
 from virnucpro_exporter.metrics.server import MetricsServer
 
 log = logging.getLogger(__name__)
 
 
-def serve(listen: Sequence[str], path: str, web_config: str | None) -> int:
-    """Serve GPU metrics until a signal comes."""
-    with GPUMonitor() as monitor:
+def serve(
+    listen: Sequence[str], path: str, web_config: str | None, source: Source | None = None
+) -> int:
+    """Serve GPU metrics until a signal comes; of this machine's GPUs, or of another source."""
+    with GPUMonitor(source=source) as monitor:
         server = MetricsServer(
             None, monitor, listen=listen, telemetry_path=path, web_config=web_config
         )

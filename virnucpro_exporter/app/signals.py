@@ -55,15 +55,21 @@ class RunSignals:
         self._over.wait(seconds)
 
 
+def ending() -> threading.Event:
+    """An event that SIGINT or SIGTERM sets, in the place of what they did before."""
+    over = threading.Event()
+    for number in NUMBERS:
+        signal.signal(number, lambda *_: over.set())
+    return over
+
+
 def until_signal(start: Callable[[], object], stop: Callable[[], object]) -> int:
     """Start something, and stop it at SIGINT or SIGTERM.
 
     Returns:
         0: whoever sends the signal wants it to end.
     """
-    over = threading.Event()
-    for number in NUMBERS:
-        signal.signal(number, lambda *_: over.set())
+    over = ending()
     start()
     try:
         over.wait()

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from virnucpro_exporter.gpu.simulated import demonstration
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -18,6 +20,15 @@ def choice(*values: str) -> click.Choice[str]:
     """One of these words."""
     return click.Choice(values)
 
+
+# Hidden: to look at a command where there is no GPU.
+simulated_gpus = click.option(
+    "--simulate-gpus",
+    "source",
+    type=click.IntRange(1, 64),
+    callback=lambda _context, _option, count: None if count is None else demonstration(count),
+    hidden=True,
+)
 
 VIEW_OPTIONS = [
     click.option(

@@ -7,6 +7,8 @@ import logging
 import click
 
 from virnucpro_exporter.app import node
+from virnucpro_exporter.cli.options import simulated_gpus
+from virnucpro_exporter.gpu.sources import Source
 from virnucpro_exporter.metrics.server import DEFAULT_LISTEN
 
 
@@ -14,9 +16,13 @@ from virnucpro_exporter.metrics.server import DEFAULT_LISTEN
 @click.option("--web-listen-address", multiple=True, default=DEFAULT_LISTEN, show_default=True)
 @click.option("--web-telemetry-path", default="/metrics", show_default=True)
 @click.option("--web-config-file", default=None, metavar="FILE")
+@simulated_gpus
 def serve(
-    web_listen_address: tuple[str, ...], web_telemetry_path: str, web_config_file: str | None
+    web_listen_address: tuple[str, ...],
+    web_telemetry_path: str,
+    web_config_file: str | None,
+    source: Source | None,
 ) -> int:
     """Serve the metrics of this node's GPUs, until Ctrl-C or SIGTERM."""
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
-    return node.serve(web_listen_address, web_telemetry_path, web_config_file)
+    return node.serve(web_listen_address, web_telemetry_path, web_config_file, source)

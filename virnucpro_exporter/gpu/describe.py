@@ -35,7 +35,11 @@ def _row(device: GpuDevice) -> dict[str, Any]:
 
 
 def why_no_gpus(snapshot: GpuSnapshot) -> str:
-    """In one line why there are no GPUs; empty when there are."""
-    if snapshot.devices:
+    """In one line why no GPU works; empty when one does."""
+    if any(device.up for device in snapshot.devices):
         return ""
-    return snapshot.health.reason or "the NVIDIA driver lists no GPU"
+    if snapshot.health.reason:
+        return snapshot.health.reason
+    if not snapshot.devices:
+        return "the NVIDIA driver does not answer"
+    return "; ".join(f"GPU {d.gpu} is down ({dict(d.reasons)['']})" for d in snapshot.devices)

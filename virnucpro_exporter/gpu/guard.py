@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from virnucpro_exporter.gpu.sources import Found, Reading, Source
+from virnucpro_exporter.gpu.sources import Found, Reading, Source, SourceBusyError
 
 
 class Guard:
@@ -42,11 +42,15 @@ class Guard:
         Returns:
             What it lists, or None when somebody stayed inside, and nothing was done.
         """
+        was_open = self._open
         if not self._empty(patience):
             return None
-        found = self.source.open()
-        with self._changed:
-            self._open = True
+        try:
+            found = self.source.open()
+        except SourceBusyError:
+            self._open = was_open
+            return None
+        self._open = True
         return found
 
     def close(self) -> None:

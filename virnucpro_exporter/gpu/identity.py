@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from virnucpro_exporter.errors import NoDeviceError, UsageError
+from virnucpro_exporter.gpu.describe import why_no_gpus
 from virnucpro_exporter.snapshot import GpuDevice, GpuSnapshot
 
 
@@ -18,7 +19,7 @@ def resolve(spec: str, snapshot: GpuSnapshot) -> list[GpuDevice]:
         UsageError: A named GPU does not exist, is down or is named twice.
     """
     if not snapshot.devices:
-        raise NoDeviceError(snapshot.health.reason or "the driver lists no GPU")
+        raise NoDeviceError(why_no_gpus(snapshot))
     if spec.strip() == "all":
         return _all(snapshot)
     chosen = [_one(word.strip(), snapshot) for word in spec.split(",")]
@@ -36,7 +37,7 @@ def _all(snapshot: GpuSnapshot) -> list[GpuDevice]:
     cut = {d.gpu.partition(":")[0] for d in snapshot.devices if ":" in d.gpu}
     working = [d for d in snapshot.devices if d.up and d.gpu not in cut]
     if not working:
-        raise NoDeviceError(_why_down(snapshot.devices[0]))
+        raise NoDeviceError(why_no_gpus(snapshot))
     return working
 
 

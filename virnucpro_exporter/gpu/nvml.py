@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -10,9 +12,11 @@ from typing import Any
 from virnucpro_exporter.gpu.sources import (
     FUNCTION_NOT_FOUND,
     INVALID_ARGUMENT,
+    TIMEOUT,
     UNKNOWN,
     Found,
     Reading,
+    SourceBusyError,
     SourceError,
     Verdict,
     classify,
@@ -41,6 +45,7 @@ _THROTTLE = (
     (0x40, "hw_thermal_slowdown"),
     (0x80, "hw_power_brake_slowdown"),
 )
+_IDENTIFY_SECONDS = 3.0  # for all GPUs together; a GPU that takes longer is left for later
 _SHUTDOWNS = 64  # how often others in this process may have initialised NVML, generously
 
 # Called directly and not through nvitop's `nvmlQuery`, which costs more than the questions do and
@@ -117,13 +122,17 @@ class NvmlSource:
     def __init__(self) -> None:
         self._handles: dict[str, Any] = {}
         self._initialised = False
+        self._identifying: list[_Identification] = []
 
     def open(self) -> tuple[Found, ...]:
         """Initialise NVML anew and list its GPUs.
 
         Raises:
             SourceError: There is no library, no driver, no permission or no GPU.
+            SourceBusyError: A GPU of the last time has not yet told who it is.
         """
+        if self._is_stuck():
+            raise SourceBusyError
         self.close()
         try:
             pynvml.nvmlInit()
@@ -136,10 +145,15 @@ class NvmlSource:
             self.close()  # a GPU that appears later is not seen without a new initialisation
             raise SourceError("the NVIDIA driver lists no GPU")
         driver = _text(pynvml.nvmlSystemGetDriverVersion)
-        handles: dict[str, Any] = {}
-        found = tuple(f for i in range(count) for f in _identify(i, driver, handles))
-        self._handles = handles
-        return found
+        # In a thread for each: a GPU that hangs or cannot be opened must not hide the others.
+        self._identifying = [_Identification(index, driver) for index in range(count)]
+        deadline = time.monotonic() + _IDENTIFY_SECONDS
+        found: list[Found] = []
+        for thread in self._identifying:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            found.extend(item for item, _ in thread.result)
+            self._handles.update((item.uuid, handle) for item, handle in thread.result if handle)
+        return tuple(found)
 
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
         """Ask one GPU. The first answer that it is lost ends the asking."""
@@ -162,31 +176,53 @@ class NvmlSource:
     def close(self) -> None:
         """Shut NVML down, if this initialised it: as often as it takes to be really down."""
         self._handles = {}
-        if self._initialised:
+        if self._initialised and not self._is_stuck():
             self._initialised = False
             with suppress(pynvml.NVMLError):  # UNINITIALIZED is how it says that it is done
                 for _ in range(_SHUTDOWNS):
                     pynvml.nvmlShutdown()
 
+    def _is_stuck(self) -> bool:
+        return any(thread.is_alive() for thread in self._identifying)
 
-def _identify(index: int, driver: str, handles: dict[str, Any]) -> Iterator[Found]:
-    # One by one: a GPU that cannot be opened must not hide the others.
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        uuid = str(pynvml.nvmlDeviceGetUUID(handle))
-    except (pynvml.NVMLError, UnicodeDecodeError) as error:
-        yield Found(str(index), "", driver_version=driver, code=getattr(error, "value", UNKNOWN))
-        return
-    handles[uuid] = handle
-    bus = _text(lambda handle: pynvml.nvmlDeviceGetPciInfo(handle).busId, handle)
-    name = _text(pynvml.nvmlDeviceGetName, handle)
-    yield Found(str(index), uuid, name, bus, driver)
-    for slot, piece in _slices(handle):
-        uuid = _text(pynvml.nvmlDeviceGetUUID, piece)
-        if uuid:  # a slice being destroyed has none
-            handles[uuid] = piece
-            slice_name = _text(pynvml.nvmlDeviceGetName, piece) or name
-            yield Found(f"{index}:{slot}", uuid, slice_name, bus, driver)
+
+class _Identification(threading.Thread):
+    """Asks one GPU who it is, and which slices it is cut into.
+
+    Attributes:
+        result: Everything found, each with its handle; a timeout until it is known.
+    """
+
+    def __init__(self, index: int, driver: str) -> None:
+        super().__init__(name=f"gpu-identify-{index}", daemon=True)
+        self._index = index
+        self._driver = driver
+        self.result = self._unknown(TIMEOUT)
+        self.start()
+
+    def run(self) -> None:
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(self._index)
+            uuid = str(pynvml.nvmlDeviceGetUUID(handle))
+        except pynvml.NVMLError as error:
+            self.result = self._unknown(error.value)
+        except UnicodeDecodeError:
+            self.result = self._unknown(UNKNOWN)
+        else:
+            self.result = list(self._all(handle, uuid))
+
+    def _unknown(self, code: int) -> list[tuple[Found, Any]]:
+        return [(Found(str(self._index), "", driver_version=self._driver, code=code), None)]
+
+    def _all(self, handle: Any, uuid: str) -> Iterator[tuple[Found, Any]]:
+        bus = _text(lambda handle: pynvml.nvmlDeviceGetPciInfo(handle).busId, handle)
+        name = _text(pynvml.nvmlDeviceGetName, handle)
+        yield Found(str(self._index), uuid, name, bus, self._driver), handle
+        for slot, piece in _slices(handle):
+            uuid = _text(pynvml.nvmlDeviceGetUUID, piece)
+            if uuid:  # a slice being destroyed has none
+                slice_name = _text(pynvml.nvmlDeviceGetName, piece) or name
+                yield Found(f"{self._index}:{slot}", uuid, slice_name, bus, self._driver), piece
 
 
 def _text(ask: Callable[..., Any], *handle: Any) -> str:

@@ -96,6 +96,18 @@ class SimulatedSource:
         """Nothing is held."""
 
 
+def demonstration(count: int) -> SimulatedSource:
+    """Some virtual GPUs that compute in slow waves, to look at the program without a real one."""
+    models = ("NVIDIA GeForce RTX 3090", "NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3")
+    names = [models[index % len(models)] for index in range(count)]
+
+    def wave(gpu: str) -> Activity:
+        share = 0.6 + 0.35 * math.sin(time.time() / 20 + 1.7 * int(gpu))
+        return Activity(share, share, 0.1 + 0.6 * share)
+
+    return SimulatedSource(names, wave)
+
+
 class _Gpu:
     """One virtual GPU: its temperature lags behind, and its energy adds up."""
 

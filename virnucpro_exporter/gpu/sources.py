@@ -106,6 +106,10 @@ class SourceError(Exception):
     """A source as a whole cannot be used; the message is one line for a user."""
 
 
+class SourceBusyError(Exception):
+    """A source cannot be opened anew for now, because a call into it has not returned."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A GPU that a source lists.
@@ -150,7 +154,12 @@ class Source(Protocol):
     backend: str
 
     def open(self) -> tuple[Found, ...]:
-        """List the GPUs, one at least, initialising afresh. Raises SourceError."""
+        """List the GPUs, one at least, initialising afresh.
+
+        Raises:
+            SourceError: The source cannot be used.
+            SourceBusyError: Not now. What was open stays open.
+        """
 
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
         """Ask a GPU; may hang, never raises for what a GPU answers. Raises SourceError."""

@@ -11,31 +11,48 @@ from virnucpro_exporter.terminal.worker_table import utilization_style
 from virnucpro_exporter.text import clean, format_percent
 
 GIB = 2**30
-HEADINGS = ("Util", "Memory GiB", "Temp", "Power W", "Clock", "Throttle", "Foreign")
+_WIDE = 110  # columns, from which there is room for everything
+_WIDE_ONLY = ("UUID", "Clock")
+_NAME = "Name"
+_GAP = 2
+
+# Throttle reasons, as short as a column needs.
+_THROTTLE = {
+    "sw_power_cap": "power",
+    "sw_thermal_slowdown": "heat",
+    "hw_thermal_slowdown": "hw-heat",
+    "hw_power_brake_slowdown": "brake",
+}
+_UNITS = ("ratio", "bytes", "celsius", "watts", "joules", "hertz")
 
 
-def gpus_view(gpus: GpuSnapshot, *, ascii_only: bool = False) -> RenderableType:
+def gpus_view(gpus: GpuSnapshot, *, width: int = _WIDE, ascii_only: bool = False) -> RenderableType:
     """A table of all GPUs, and below it why a value is missing.
 
     Args:
         gpus: What they answered.
+        width: Columns of the terminal. On a narrow one identity and clock are left out.
         ascii_only: The terminal cannot show anything but ASCII.
     """
     if not gpus.devices:
         why = clean(gpus.health.reason, ascii_only=ascii_only)
         return Text(f"No GPU found (backend {gpus.backend}){': ' + why if why else ''}")
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for heading in ("GPU", "Name", "UUID"):
-        table.add_column(heading, no_wrap=True, overflow="crop" if ascii_only else "ellipsis")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for device in gpus.devices:
-        table.add_row(
-            clean(device.gpu, ascii_only=ascii_only),
-            clean(device.name or "-", ascii_only=ascii_only),
-            short_uuid(device.uuid),
-            *_values(device.sample if device.up else None),
+    lines = [_cells(device, ascii_only=ascii_only) for device in gpus.devices]
+    headings = [name for name in lines[0] if width >= _WIDE or name not in _WIDE_ONLY]
+    widths = {h: max(len(h), *(line[h].cell_len for line in lines)) for h in headings}
+    others = sum(size + _GAP for name, size in widths.items() if name != _NAME)
+    widths[_NAME] = max(len(_NAME), min(widths[_NAME], width - others))
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(
+            heading,
+            justify="left" if heading in {"GPU", _NAME, "UUID", "Throttle"} else "right",
+            no_wrap=True,
+            width=widths[heading],
+            overflow="crop" if ascii_only else "ellipsis",
         )
+    for line in lines:
+        table.add_row(*(line[heading] for heading in headings))
     reasons: list[RenderableType] = [
         Text(clean(line, ascii_only=ascii_only), "dim")
         for device in gpus.devices
@@ -44,35 +61,55 @@ def gpus_view(gpus: GpuSnapshot, *, ascii_only: bool = False) -> RenderableType:
     return Group(table, "", *reasons) if reasons else table
 
 
+def missing_reasons(device: GpuDevice) -> list[str]:
+    """Why values of this GPU are missing, one line each."""
+    return [
+        f"GPU {device.gpu} has no {_words(name)}: {reason}"
+        if name
+        else f"GPU {device.gpu} is down: {reason}"
+        for name, reason in device.reasons
+    ]
+
+
+def _words(name: str) -> str:
+    """The name of a value without its unit; memory is one value for whoever looks for it."""
+    words = [word for word in name.split("_") if word not in _UNITS]
+    return "memory" if words[0] == "memory" else " ".join(words)
+
+
 def short_uuid(uuid: str) -> str:
     """The part of an NVML identity that tells GPUs apart, for example `GPU-1a2b3c4d`."""
     return "-".join(uuid.split("-")[:2]) or "-"
 
 
-def missing_reasons(device: GpuDevice) -> list[str]:
-    """Why values of this GPU are missing, one line each."""
-    return [
-        f"GPU {device.gpu}{' ' + field.replace('_', ' ') if field else ' is down'}: {reason}"
-        for field, reason in device.reasons
-    ]
-
-
-def _values(sample: GpuSample | None) -> list[Text]:
-    if sample is None:
-        return [Text("-", "dim")] * len(HEADINGS)
+def _cells(device: GpuDevice, *, ascii_only: bool) -> dict[str, Text]:
+    unknown = GpuSample(0.0)
+    sample = (device.sample if device.up else None) or unknown
     throttle = sample.throttle_reasons
-    return [
-        Text(format_percent(sample.utilization_ratio), utilization_style(sample.utilization_ratio)),
-        Text(f"{_gib(sample.memory_used_bytes)}/{_gib(sample.memory_size_bytes)}"),
-        Text(_unit(sample.temperature_celsius, " C")),
-        Text(f"{_unit(sample.power_watts)}/{_unit(sample.power_limit_watts)}"),
-        Text(_unit(sample.sm_clock_hertz, " MHz", 1e-6)),
-        Text(
-            "-" if throttle is None else ", ".join(sorted(throttle)) or "none",
-            "yellow" if throttle else "",
-        ),
-        Text(_unit(sample.foreign_processes)),
-    ]
+    slow = "-" if throttle is None else ",".join(_THROTTLE.get(r, r) for r in sorted(throttle))
+    busy = sample.utilization_ratio
+    name = device.name.removeprefix("NVIDIA ") or "-"
+    cells = {
+        "GPU": Text(clean(device.gpu, ascii_only=ascii_only)),
+        _NAME: Text(clean(name, ascii_only=ascii_only)),
+        "UUID": Text(short_uuid(device.uuid)),
+        "Util": Text(format_percent(busy), utilization_style(busy)),
+        "Mem GiB": Text(_pair(_gib(sample.memory_used_bytes), _gib(sample.memory_size_bytes))),
+        "Temp": Text(_unit(sample.temperature_celsius, " C")),
+        "Power W": Text(_pair(_unit(sample.power_watts), _unit(sample.power_limit_watts))),
+        "Clock": Text(_unit(sample.sm_clock_hertz, " MHz", 1e-6)),
+        "Throttle": Text(slow or "none", "yellow" if throttle else ""),
+        "Foreign": Text(_unit(sample.foreign_processes)),
+    }
+    return cells if sample is not unknown else {**cells, **_dashes(cells)}
+
+
+def _dashes(cells: dict[str, Text]) -> dict[str, Text]:
+    return {name: Text("-", "dim") for name in cells if name not in {"GPU", _NAME, "UUID"}}
+
+
+def _pair(part: str, whole: str) -> str:
+    return "-" if part == whole == "-" else f"{part}/{whole}"
 
 
 def _gib(value: int | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
-from virnucpro_exporter.terminal.views import warnings
+from virnucpro_exporter.terminal.views import notices, warnings
 from virnucpro_exporter.terminal.worker_table import Row, current_work, worker_rows
 from virnucpro_exporter.text import (
     clean,
@@ -33,6 +33,7 @@ def describe_run(run: RunSnapshot, gpus: GpuSnapshot, now: float) -> list[str]:
         f"{format_number(run.throughput)} seq/s",
         f"ETA {eta}",
         *map(clean, warnings(run, rows, now)),
+        *notices(run),
     ]
     return [", ".join(head), *map(_describe, rows)]
 

@@ -145,10 +145,11 @@ def _head(
         _title(run, now, size.width, options),
         _progress(run, size.width, options),
     ]
-    wrong = warnings(run, rows, now)
-    if wrong:
+    wrong, unusual = warnings(run, rows, now), notices(run)
+    if wrong or unusual:
         told = clean("; ".join(wrong), ascii_only=options.ascii_only)
-        lines.append(_line((f" {told} ", "bold red reverse")))
+        parts = [(f" {told} ", "bold red reverse"), ("  ", "")] if wrong else []
+        lines.append(_line(*parts, ("; ".join(unusual), "yellow")))
     if size.height >= 16:
         lines.append("")
     return lines
@@ -208,10 +209,15 @@ def warnings(run: RunSnapshot, rows: Sequence[Row], now: float) -> list[str]:
     ]
     if now - run.timestamp > STALE_SECONDS:
         found.append(f"VALUES {format_duration(now - run.timestamp)} OLD")
-    if run.load_imbalanced:
-        depths = [worker.queue_depth for worker in run.workers if worker.is_alive] or [0]
-        found.append(f"QUEUES IMBALANCED: {min(depths)} to {max(depths)} files")
     return found
+
+
+def notices(run: RunSnapshot) -> list[str]:
+    """What is worth knowing, and calls for nobody: stealing sees to it."""
+    if run.state in OVER or not run.load_imbalanced:
+        return []
+    depths = [worker.queue_depth for worker in run.workers if worker.is_alive] or [0]
+    return [f"queues imbalanced: {min(depths)} to {max(depths)} files"]
 
 
 def _ids(gpus: Sequence[str]) -> str:

@@ -28,10 +28,17 @@ class Gpus:
         return builders.gpus_up(4)
 
 
+def fail(*_: object) -> None:
+    """What a fault in the run would do."""
+    raise RuntimeError("a fault in the run")
+
+
 def main() -> None:
-    """Run until a signal; argv: the log file."""
+    """Run until a signal; argv: the log file, and `bare` to leave SIGTERM to the dashboard."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if sys.argv[2:] != ["bare"]:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGUSR1, fail)
     dashboard = LoadBalancingDashboard(
         Source(), Gpus(), 0.05, sys.argv[1], log_interval=0.05, plain_interval=0.05
     )

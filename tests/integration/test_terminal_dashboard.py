@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyte
@@ -33,7 +33,9 @@ COLOR = re.compile(rb"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])(?:;[0-9;]*)?m"
 class Terminal:
     """A program on a pseudo-terminal, and the screen a person would see."""
 
-    def __init__(self, log: Path, columns: int, lines: int, **environment: str) -> None:
+    def __init__(
+        self, log: Path, columns: int, lines: int, words: Sequence[str] = (), **environment: str
+    ) -> None:
         self._set_screen(columns, lines)
         self.written = b""
         self.master, slave = pty.openpty()
@@ -41,7 +43,7 @@ class Terminal:
         self.modes = termios.tcgetattr(slave)
         self._set_size(columns, lines)
         self.process = subprocess.Popen(
-            [*PROGRAM, str(log)], cwd=ROOT, env=ENVIRONMENT | environment,
+            [*PROGRAM, str(log), *words], cwd=ROOT, env=ENVIRONMENT | environment,
             stdin=slave, stdout=slave, stderr=slave,
         )  # fmt: skip
 
@@ -136,16 +138,32 @@ def test_resizing_leaves_one_whole_table(terminal: Terminal) -> None:
         terminal.wait_for(terminal.has_whole_table)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_terminal_is_given_back(terminal: Terminal, number: signal.Signals) -> None:
-    """After a signal the cursor shows again and the modes are what they were."""
-    terminal.wait_for(terminal.has_whole_table)
-    assert is_hidden(terminal)
-    terminal.process.send_signal(number)
-    terminal.wait_for(lambda: terminal.process.poll() is not None)
-    terminal.read(0.05)
-    assert not is_hidden(terminal)
-    assert termios.tcgetattr(terminal.slave) == terminal.modes
+@pytest.mark.parametrize(
+    ("number", "words", "status"),
+    [
+        (signal.SIGTERM, (), 143),
+        (signal.SIGTERM, ("bare",), -signal.SIGTERM),
+        (signal.SIGINT, (), -signal.SIGINT),
+        (signal.SIGUSR1, (), 1),
+    ],
+    ids=["SIGTERM", "SIGTERM without a handler", "Ctrl-C", "an exception"],
+)
+def test_the_terminal_is_given_back(
+    tmp_path: Path, number: signal.Signals, words: tuple[str, ...], status: int
+) -> None:
+    """However the program ends, the cursor shows again and the modes are what they were."""
+    terminal = Terminal(tmp_path / "log.csv", 100, 30, words)
+    try:
+        terminal.wait_for(terminal.has_whole_table)
+        assert is_hidden(terminal)
+        terminal.process.send_signal(number)
+        terminal.wait_for(lambda: terminal.process.poll() is not None)
+        terminal.read(0.05)
+        assert not is_hidden(terminal)
+        assert termios.tcgetattr(terminal.slave) == terminal.modes
+        assert terminal.process.returncode == status
+    finally:
+        terminal.close()
 
 
 def test_neither_colours_nor_unicode_where_they_are_not_wanted(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapsho
 from virnucpro_exporter.terminal.log_capture import LogCapture
 from virnucpro_exporter.terminal.metrics_log import MetricsLog
 from virnucpro_exporter.terminal.plain import describe_run, describe_steals
+from virnucpro_exporter.terminal.sigterm import SigtermGuard
 from virnucpro_exporter.terminal.sources import GpuLatest, RunLatest, RunNow, SourceSilentError
 from virnucpro_exporter.terminal.views import Size, ViewOptions, run_view, silence_view
 from virnucpro_exporter.text import is_ascii_only
@@ -122,6 +123,7 @@ class LoadBalancingDashboard:
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._lines: deque[str] = deque(maxlen=HELD_LINES)
         self._capture = LogCapture(self._lines, self._wake, ascii_only=self._options.ascii_only)
+        self._guard = SigtermGuard(self.stop)
         self._size: Size | None = None
         self._shown: RunSnapshot | None = None
         self._fault = ""
@@ -138,6 +140,7 @@ class LoadBalancingDashboard:
             )
             self._live.start()
             self._capture.install()
+            self._guard.install()
         self._thread = threading.Thread(target=self._update_loop, name="dashboard", daemon=True)
         self._thread.start()
 
@@ -151,6 +154,9 @@ class LoadBalancingDashboard:
         self._wake.set()
         thread.join(STOP_SECONDS)
         self._capture.remove()
+        self._guard.remove()
+        if not thread.is_alive():
+            self._print_lines()  # those that came after its last look
         live, self._live = self._live, None
         if live is not None:
             live.stop()

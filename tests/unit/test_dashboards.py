@@ -11,12 +11,14 @@ import yaml
 
 from tests.monitoring.dashboards import (
     DASHBOARDS,
+    DATASOURCE,
     FOLDER,
     load,
     panels,
     selectors,
     targets,
 )
+from tests.monitoring.rules import FOLDER as PROMETHEUS
 from virnucpro_exporter.metrics.catalog import CATALOG, PROCESS_METRICS
 
 SCHEMA_VERSION = 42  # of Grafana 12.4, which docker-compose.yml starts
@@ -202,6 +204,15 @@ def test_links_lead_to_dashboards_that_exist(dashboard: dict[str, Any]) -> None:
             found = re.match(r"/d/([\w-]+)\?\$\{datasource:queryparam\}&\$\{job:queryparam\}", url)
             assert found, url
             assert found[1] in UIDS
+
+
+def test_the_datasource_knows_the_scrape_interval() -> None:
+    """Otherwise `$__rate_interval` would be too short, and rates empty."""
+    (source,) = yaml.safe_load(DATASOURCE.read_text())["datasources"]
+    assert source["uid"] == "virnucpro-prometheus"
+    scraped = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    assert source["jsonData"]["timeInterval"] == scraped["global"]["scrape_interval"]
+    assert not any("scrape_interval" in config for config in scraped["scrape_configs"])
 
 
 def test_dashboards_are_provisioned_read_only() -> None:

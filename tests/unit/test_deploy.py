@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import yaml
+
+from virnucpro_exporter import __version__
+from virnucpro_exporter.cli import cli
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "docker-compose.yml"
+UNIT = ROOT / "deploy" / "virnucpro-exporter.service"
+SETTINGS = dict(re.findall(r"^#(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+(?:-[\w.-]+)?")
+
+
+def filled(text: str, settings: Mapping[str, str]) -> str:
+    """A text with its variables replaced, as Compose does."""
+
+    def value(found: re.Match[str]) -> str:
+        name, kind, other = found.groups()
+        given = settings.get(name, "")
+        if kind == ":+":
+            return other if given else ""
+        return given or other
+
+    done = re.sub(r"\$\{(\w+)(:[-+])([^}]*)\}", value, text)
+    assert "$" not in done, done
+    return done
+
+
+def compose(settings: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """The content of the Compose file with these settings."""
+    content: dict[str, Any] = yaml.safe_load(filled(COMPOSE.read_text(), settings))
+    return content
+
+
+SYSTEMD = shutil.which("systemd-analyze")
+SERVICES = compose()["services"]
+every_service = pytest.mark.parametrize("name", sorted(SERVICES))
+
+
+def test_compose_file_is_of_the_specification() -> None:
+    """The schema of the Compose specification, as check-jsonschema carries it, accepts the file."""
+    checked = subprocess.run(
+        [
+            sys.executable,
+            *("-W", "ignore", "-m", "check_jsonschema"),
+            *("--builtin-schema", "vendor.compose-spec", str(COMPOSE)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@every_service
+def test_a_service_is_confined(name: str) -> None:
+    """No root, no rights, nothing writable but what it needs; an image that never changes."""
+    service = SERVICES[name]
+    assert PINNED.fullmatch(service["image"])
+    assert int(service["user"].partition(":")[0]) > 0
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+    assert "healthcheck" in service or "build" in service  # the Dockerfile has one
+
+
+def test_our_image_is_this_version() -> None:
+    """An old image is not taken for the present program."""
+    ours = {service["image"] for service in SERVICES.values() if "build" in service}
+    assert ours == {f"virnucpro-exporter:{__version__}"}
+
+
+@pytest.mark.parametrize("profiles", ["", "gpu"])
+def test_everything_mounted_exists(profiles: str) -> None:
+    """A path that is missing would become an empty folder. All of ours are read-only."""
+    content = compose({"COMPOSE_PROFILES": profiles})
+    for service in content["services"].values():
+        for volume in service.get("volumes", ()):
+            source, _, rest = volume.partition(":")
+            if source.startswith("."):
+                assert (ROOT / source).exists(), source
+                assert rest.endswith(":ro"), volume
+            else:
+                assert source in content["volumes"]
+    nodes = yaml.safe_load((ROOT / "deploy/targets" / profiles / "nodes-here.yml").read_text())
+    assert nodes == [{"targets": ["node:9877"] if profiles else []}]
+
+
+def test_targets_are_services_that_listen_there() -> None:
+    """Prometheus finds the exporters and Alertmanager under these names."""
+    addresses = {
+        address
+        for path in (ROOT / "deploy/targets").rglob("*.yml")
+        for group in yaml.safe_load(path.read_text())
+        for address in group["targets"]
+    }
+    assert addresses == {
+        "exporter:9877",
+        "node:9877",
+        "alertmanager:9093",
+        "host.docker.internal:9877",
+    }
+    assert SERVICES["prometheus"]["extra_hosts"] == ["host.docker.internal:host-gateway"]
+
+
+def test_there_is_no_password_by_default() -> None:
+    """Without one that the user set there is no account; with one there is a login."""
+    ini = configparser.ConfigParser()
+    ini.read(ROOT / "deploy" / "grafana.ini")
+    assert ini.getboolean("security", "disable_initial_admin_creation")
+    assert ini.getboolean("auth", "disable_login_form")
+    assert ini["auth.anonymous"]["org_role"] == "Viewer"
+    # Grafana takes no notice of a variable that is empty.
+    assert not any(SERVICES["grafana"]["environment"].values())
+    given = compose({"GRAFANA_ADMIN_PASSWORD": "from the user"})["services"]["grafana"][
+        "environment"
+    ]
+    assert given == {
+        "GF_SECURITY_ADMIN_PASSWORD": "from the user",
+        "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION": False,
+        "GF_AUTH_DISABLE_LOGIN_FORM": False,
+    }
+
+
+def test_settings_are_those_of_the_example() -> None:
+    """`.env.example` lists every variable, with its default, and no secret."""
+    used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE.read_text()))
+    assert set(SETTINGS) == set(used)
+    assert {n: v for n, v in SETTINGS.items() if n != "COMPOSE_PROFILES"} == {
+        n: v for n, v in used.items() if n != "COMPOSE_PROFILES"
+    }
+
+
+def test_grafana_finds_what_is_mounted() -> None:
+    """The provider of dashboards and the home page name files that the container has."""
+    provider = yaml.safe_load((ROOT / "grafana/provisioning/dashboards/virnucpro.yml").read_text())[
+        "providers"
+    ][0]
+    folder = provider["options"]["path"]
+    assert f"./grafana/dashboards:{folder}:ro" in SERVICES["grafana"]["volumes"]
+    ini = configparser.ConfigParser()
+    ini.read(ROOT / "deploy" / "grafana.ini")
+    home = Path(ini["dashboards"]["default_home_dashboard_path"])
+    assert str(home.parent) == folder
+    assert (ROOT / "grafana/dashboards" / home.name).exists()
+
+
+def test_dockerfile_is_pinned_and_without_rights() -> None:
+    """Its bases never change, it is no root, and it tells its health."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    bases = [line.split()[1] for line in lines if line.startswith("FROM")]
+    assert len(set(bases)) == 1
+    assert PINNED.fullmatch(bases[0])
+    assert "USER 10001:10001" in lines
+    assert any("/-/healthy" in line for line in lines)
+    assert SERVICES["exporter"]["user"] == SERVICES["node"]["user"] == "10001:10001"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(SERVICES[name]["command"] for name in ("exporter", "node")),
+        shlex.split(re.findall(r'OPTIONS=(--[^"\n]*)', UNIT.read_text())[0]),
+    ],
+    ids=["exporter", "node", "unit"],
+)
+def test_commands_are_those_of_the_program(command: list[str]) -> None:
+    """Every option exists."""
+    name, *options = command if not command[0].startswith("-") else ["serve", *command]
+    cli.commands[name].make_context(name, options)
+
+
+@pytest.mark.skipif(SYSTEMD is None, reason="there is no systemd here")
+def test_systemd_accepts_the_unit_and_finds_it_confined(tmp_path: Path) -> None:
+    """No unknown setting, and an exposure that systemd calls OK."""
+    copy = tmp_path / UNIT.name
+    copy.write_text(
+        UNIT.read_text().replace("/opt/virnucpro-exporter/bin/virnucpro-exporter", "/bin/true")
+    )
+
+    def said(*command: str) -> str:
+        done = subprocess.run(
+            [str(SYSTEMD), *command, str(copy)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert said("verify") == ""
+    level = re.search(r"exposure level .*: ([\d.]+)", said("security", "--offline=true"))
+    assert level
+    assert float(level[1]) <= 2.0

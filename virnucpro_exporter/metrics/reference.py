@@ -16,6 +16,10 @@ A series that is absent is unknown; 0 was measured. A GPU that does not answer k
 `virnucpro_gpu_up 0` and loses its values. The label `gpu` is the NVML index (`0`), a MIG slice
 (`0:1`) or a CPU slot (`cpu0`). Counters that rules read exist at 0 from the start; those of steals
 for all pairs of up to 16 GPUs, beyond that for the pairs that happened.
+
+The collector `gpu` is there where GPUs are watched: in `serve`, in a run that uses GPUs, and where
+a program of yours passes a `GPUMonitor`. It fails while no driver answers, or none lists a GPU. A
+run on CPU slots watches none, and has neither that collector nor GPU values.
 """
 _TAIL = """
 ## Process

@@ -10,13 +10,27 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.scheduling.laws import check_invariants
+from virnucpro_exporter.scheduling.laws import check_invariants, check_nobody_idles
 from virnucpro_exporter.scheduling.policy import EarliestFinish, NoStealing
 from virnucpro_exporter.scheduling.reporting import RunFacts, take_snapshot
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+from virnucpro_exporter.snapshot import WorkerSnapshot
 
-GPUS = ("0", "1", "2")
+# What a worker's snapshot says that may go down.
+_NOT_COUNTERS = {"weight", "queue_depth", "queue_residues", "inflight_files", "current_seconds"}
+
+
+def counters(worker: WorkerSnapshot) -> dict[str, float]:
+    """All that a worker's life adds up to."""
+    values = {name: getattr(worker, name) for name in WorkerSnapshot.__dataclass_fields__}
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, int | float)
+        and name not in _NOT_COUNTERS
+        and not name.startswith(("is_", "throughput", "residues_per", "last_"))
+    }
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -25,6 +39,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
         on_stall=st.sampled_from(OnStall),
         is_static=st.booleans(),
+        is_pull=st.booleans(),
         timeout=st.sampled_from([None, 40.0]),
         first=st.integers(1, 1000),
     )
@@ -32,30 +47,42 @@ class SchedulerMachine(RuleBasedStateMachine):
         self,
         on_stall: OnStall,
         is_static: bool,
+        is_pull: bool,
         timeout: float | None,
         first: int,
     ) -> None:
         self.now = 0.0
+        self.is_pull = is_pull
         self.scheduler = Scheduler(
             {"0": 1.0, "1": 2.5, "2": 0.5},
             settings=SchedulerSettings(
-                stall_threshold=30.0, on_stall=on_stall, max_attempts=2, file_timeout=timeout
+                stall_threshold=30.0,
+                on_stall=on_stall,
+                max_attempts=2,
+                file_timeout=timeout,
+                second_attempts=not is_pull,
             ),
             policy=NoStealing() if is_static else EarliestFinish(),
             first_attempt=first,
         )
         self.submitted = 0
-        self.held: dict[str, list[int]] = {gpu: [] for gpu in GPUS}
-        self.up: set[str] = set()
-        self.startable = set(GPUS)
+        self.held: dict[str, list[int]] = {gpu: [] for gpu in ("0", "1", "2")}
+        self.up: set[str] = set(self.held) if is_pull else set()
+        self.startable = set() if is_pull else set(self.held)
         self.results: Counter[str] = Counter()
-        self.totals: dict[str, tuple[float, ...]] = {}
+        self.given: Counter[int] = Counter()
+        self.totals: dict[str, dict[str, float]] = {}
 
     def tell(self, event: ev.Event) -> None:
+        ledger = self.scheduler.ledger
+        is_drained, looks = ledger.is_draining, self.now >= ledger.next_rethink
         for action in self.scheduler.handle(event, self.now):
             if isinstance(action, ev.StartAttempt):
                 assert action.gpu in self.up, "a file was given to a worker that is not up"
+                assert not is_drained, "a file was started after a drain"
                 self.held[action.gpu].append(action.attempt)
+                self.given[action.attempt] += 1
+                assert self.given[action.attempt] == 1, "an attempt has a number of its own"
             elif isinstance(action, ev.RestartWorker | ev.RetireWorker):
                 self.up.discard(action.gpu)
                 self.held[action.gpu].clear()
@@ -63,12 +90,17 @@ class SchedulerMachine(RuleBasedStateMachine):
                     self.startable.add(action.gpu)
             elif isinstance(action, ev.FileCompleted | ev.FileFailed):
                 self.results[action.file.path] += 1
+            elif isinstance(action, ev.RunFinished):
+                assert not ledger.processing, "the run ended with a file in process"
+        if isinstance(event, ev.TimePassed) and looks:
+            check_nobody_idles(self.scheduler, self.now)
 
-    @rule(costs=st.lists(st.integers(1, 10_000), min_size=1, max_size=8))
-    def submit(self, costs: list[int]) -> None:
+    @rule(costs=st.lists(st.integers(1, 10_000), min_size=1, max_size=8), again=st.booleans())
+    def submit(self, costs: list[int], *, again: bool) -> None:
         files = [SequenceFile(f"/{self.submitted + i}.fa", 10, c) for i, c in enumerate(costs)]
         self.submitted += len(files)
-        self.tell(ev.FilesSubmitted(tuple(files)))
+        known = list(self.scheduler.ledger.files.values())[:1] if again else []
+        self.tell(ev.FilesSubmitted((*files, *(record.file for record in known))))
 
     @rule(seconds=st.sampled_from([0.0, 0.001, 1.0, 12.5, 31.0]))
     def wait(self, seconds: float) -> None:
@@ -87,40 +119,69 @@ class SchedulerMachine(RuleBasedStateMachine):
         gpu = data.draw(st.sampled_from(sorted(self.startable)))
         self.startable.discard(gpu)
         self.up.add(gpu)
-        self.tell(ev.WorkerReady(gpu))
+        if not self.is_pull:
+            self.tell(ev.WorkerReady(gpu))
 
-    def draw_holder(self, data: st.DataObject) -> tuple[str, int]:
-        gpu = data.draw(st.sampled_from(sorted(g for g in self.up if self.held[g])))
-        return gpu, self.held[gpu][0]
+    @precondition(lambda self: len(self.held) < 5)
+    @rule(weight=st.sampled_from([0.3, 1.0, 4.0]))
+    def join(self, weight: float) -> None:
+        gpu = str(len(self.held))
+        self.held[gpu] = []
+        self.startable.add(gpu)
+        self.tell(ev.WorkerJoined(gpu, "a model", weight))
+
+    @precondition(lambda self: self.is_pull and self.up)
+    @rule(data=st.data())
+    def ask(self, data: st.DataObject) -> None:
+        self.tell(ev.WorkRequested(data.draw(st.sampled_from(sorted(self.up)))))
 
     @precondition(lambda self: any(self.held[g] for g in self.up))
     @rule(data=st.data(), outcome=st.sampled_from(["start", "progress", "done", "fail", "bad"]))
     def report(self, data: st.DataObject, outcome: str) -> None:
-        gpu, number = self.draw_holder(data)
+        gpu = data.draw(st.sampled_from(sorted(g for g in self.up if self.held[g])))
+        number = self.held[gpu][0]
         if outcome == "start":
             self.tell(ev.AttemptStarted(gpu, number))
         elif outcome == "progress":
-            sequences = data.draw(st.integers(0, 20))
-            self.tell(ev.Progress(gpu, number, sequences, sequences * 100))
+            done = data.draw(st.integers(0, 20))
+            grown = data.draw(st.sampled_from([None, done * 100, done]))
+            self.tell(ev.Progress(gpu, number, done, grown))
         else:
             self.held[gpu].pop(0)
             if outcome == "done":
-                self.tell(ev.AttemptCompleted(gpu, number, 10, 100, 1.0))
+                known = data.draw(st.booleans())
+                sequences, residues = (10, 100) if known else (None, None)
+                self.tell(ev.AttemptCompleted(gpu, number, sequences, residues, 1.0))
             else:
                 self.tell(ev.AttemptFailed(gpu, number, "no", permanent=outcome == "bad"))
 
     @precondition(lambda self: self.up)
-    @rule(data=st.data(), restart=st.booleans(), blame=st.booleans())
-    def die(self, data: st.DataObject, *, restart: bool, blame: bool) -> None:
+    @rule(data=st.data(), restart=st.booleans(), blame=st.booleans(), told=st.booleans())
+    def die(self, data: st.DataObject, *, restart: bool, blame: bool, told: bool) -> None:
         gpu = data.draw(st.sampled_from(sorted(self.up)))
+        running = data.draw(st.sampled_from(self.held[gpu])) if told and self.held[gpu] else None
         self.up.discard(gpu)
         self.held[gpu].clear()
-        self.tell(ev.WorkerLost(gpu, "killed", restart=restart, blame=blame))
+        before = self.failures()
+        self.tell(ev.WorkerLost(gpu, "killed", restart=restart, blame=blame, running=running))
+        assert self.failures() - before <= blame, "a loss is charged to one file, or to none"
 
-    @rule(number=st.integers(1, 50), gpu=st.sampled_from(GPUS))
-    def late(self, number: int, gpu: str) -> None:
+    def failures(self) -> int:
+        return sum(record.failures for record in self.scheduler.ledger.files.values())
+
+    @rule(number=st.integers(1, 50), data=st.data())
+    def late(self, number: int, data: st.DataObject) -> None:
+        gpu = data.draw(st.sampled_from(sorted(self.held)))
         if number not in self.held[gpu]:
+            before = self.scheduler.ledger.late_results
             self.tell(ev.AttemptCompleted(gpu, number, 10, 100, 1.0))
+            self.tell(ev.Progress(gpu, number, 10, 100))
+            assert self.scheduler.ledger.late_results == before + 1
+
+    @precondition(lambda self: len(self.results) > 5)
+    @rule()
+    def drain(self) -> None:
+        self.tell(ev.DrainRequested())
 
     @invariant()
     def laws_hold(self) -> None:
@@ -132,22 +193,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         snapshot = take_snapshot(self.scheduler, RunFacts(), self.now)
         assert snapshot.files_total == self.submitted
         assert snapshot.files_completed + snapshot.files_failed == len(self.results)
+        assert 0 <= snapshot.residues_done <= snapshot.residues_total
         for worker in snapshot.workers:
-            totals = (
-                worker.files_completed,
-                worker.file_failures,
-                worker.sequences_processed,
-                worker.residues_processed,
-                worker.busy_seconds,
-                worker.starved_seconds,
-                worker.stalled_seconds,
-                worker.restarts,
-                worker.stalls,
-            )
-            before = self.totals.get(worker.gpu, (0,) * len(totals))
-            grown = zip(totals, before, strict=True)
-            assert all(a >= b - 1e-9 for a, b in grown), f"a counter went down: {before}, {totals}"
-            self.totals[worker.gpu] = totals
+            now = counters(worker)
+            before = self.totals.get(worker.gpu, now)
+            fallen = {name: now[name] for name in now if now[name] < before[name] - 1e-9}
+            assert not fallen, f"counters of {worker.gpu} went down: {before}, {fallen}"
+            self.totals[worker.gpu] = now
 
     def teardown(self) -> None:
         """Whatever happened, healthy workers bring the run to its end."""
@@ -157,8 +209,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             for gpu in sorted(self.startable):
                 self.startable.discard(gpu)
                 self.up.add(gpu)
-                self.tell(ev.WorkerReady(gpu))
-            for gpu in GPUS:
+                if not self.is_pull:
+                    self.tell(ev.WorkerReady(gpu))
+            for gpu in sorted(self.up):
+                if self.is_pull:
+                    self.tell(ev.WorkRequested(gpu))
                 if self.held[gpu]:
                     self.tell(ev.AttemptCompleted(gpu, self.held[gpu].pop(0), 10, 100, 1.0))
             self.wait(1.0)
@@ -168,4 +223,4 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestScheduler.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)

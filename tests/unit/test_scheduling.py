@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from virnucpro_exporter.errors import SchedulingError
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.assignment import assign_files_weighted
+from virnucpro_exporter.scheduling.diagram import diagram
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.lifecycle import TRANSITIONS
 from virnucpro_exporter.scheduling.policy import NoStealing
 from virnucpro_exporter.scheduling.rates import Throughput
 from virnucpro_exporter.scheduling.scheduler import Scheduler
@@ -138,6 +141,67 @@ def test_a_poison_file_is_given_up_and_the_others_are_done() -> None:
                 pending += scheduler.handle(event, 1.0)
     assert given_up == [("/poison", 2, "was killed by SIGKILL")]
     assert scheduler.ledger.completed_files == 1
+
+
+def test_the_picture_of_the_states_is_current() -> None:
+    """docs/states.svg is what the table of transitions gives, with every cause in it."""
+    picture = Path(__file__).parents[2] / "docs" / "states.svg"
+    assert picture.read_text(encoding="utf-8") == diagram()
+    for _, cause in TRANSITIONS:
+        assert f">{cause.__name__}<" in diagram()
+
+
+def test_a_worker_that_stalls_again_is_noticed_again() -> None:
+    """After the end of a stall, the next one has its own deadline, start and end."""
+    scheduler = Scheduler({"0": 1.0})
+    scheduler.handle(ev.FilesSubmitted((SequenceFile("/a", 1, 100),)), 0.0)
+    scheduler.handle(ev.WorkerReady("0"), 0.0)
+    told = []
+    for now in (300.0, 310.0, 610.0):
+        event = ev.Progress("0", 1, 0, 1) if now == 310.0 else ev.TimePassed()
+        told += scheduler.handle(event, now)
+        deadline = scheduler.next_deadline()
+        assert deadline is None or deadline > now
+    assert told == [
+        ev.StallStarted("0", "/a", 300.0),
+        ev.StallEnded("0", 10.0),
+        ev.StallStarted("0", "/a", 300.0),
+    ]
+    assert scheduler.ledger.workers["0"].counters.stalls == 2
+
+
+def test_the_limit_for_a_file_holds_on_a_stalled_worker() -> None:
+    """A worker that is only reported as stalled loses its file when the time for it is over."""
+    limits = SchedulerSettings(stall_threshold=30.0, file_timeout=100.0, max_attempts=1)
+    scheduler = Scheduler({"0": 1.0}, settings=limits)
+    scheduler.handle(ev.FilesSubmitted((SequenceFile("/a", 1, 100),)), 0.0)
+    scheduler.handle(ev.WorkerReady("0"), 0.0)
+    scheduler.handle(ev.AttemptStarted("0", 1), 0.0)
+    told: list[ev.Action] = []
+    while (deadline := scheduler.next_deadline()) is not None:
+        told += scheduler.handle(ev.TimePassed(), deadline)
+    assert ev.StallStarted("0", "/a", 30.0) in told
+    assert ev.CancelAttempt("0", 1) in told
+    assert (
+        ev.FileFailed(SequenceFile("/a", 1, 100), "0", 1, "took longer than the limit of 100 s")
+        in told
+    )
+
+
+def test_nobody_is_starved_after_a_drain() -> None:
+    """A file that comes back after a drain is not waited for."""
+    settings = SchedulerSettings(second_attempts=False)
+    scheduler = Scheduler({"0": 1.0, "1": 1.0, "2": 1.0}, settings=settings)
+    files = (SequenceFile("/a", 1, 100), SequenceFile("/b", 1, 99))
+    scheduler.handle(ev.FilesSubmitted(files), 0.0)
+    for gpu in ("0", "1", "2"):
+        scheduler.handle(ev.WorkerReady(gpu), 0.0)
+    scheduler.handle(ev.DrainRequested(), 6.0)
+    scheduler.handle(ev.AttemptFailed("0", 1, "no"), 7.0)
+    ledger = scheduler.ledger
+    assert ledger.queued_files == 1
+    assert not scheduler.is_finished
+    assert ledger.starved_now(ledger.workers["2"], 40.0) == 0.0
 
 
 def test_an_unknown_worker_is_refused() -> None:

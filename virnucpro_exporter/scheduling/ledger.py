@@ -49,7 +49,7 @@ class Ledger:
         self.residues_total = self.residues_done = 0
         self.failures: deque[tuple[str, str]] = deque(maxlen=RECENT_FAILURES)
         # What happened
-        self.last_number = self._number_before = first_attempt - 1
+        self.last_number = self.number_before = first_attempt - 1
         self.steals: dict[tuple[str, str], int] = {}
         self.stolen_residues: dict[tuple[str, str], int] = {}
         self.recent_steals: deque[tuple[float, str, str, str]] = deque(maxlen=RECENT_STEALS)
@@ -72,7 +72,7 @@ class Ledger:
     @property
     def has_begun(self) -> bool:
         """Whether any file was ever handed out."""
-        return self.last_number > self._number_before
+        return self.last_number > self.number_before
 
     # -- workers --
 

@@ -77,3 +77,4 @@ class ProgressBook:
             worker.counters.stalled_seconds += seconds
             worker.stalled_since = None
             self._ledger.actions.append(ev.StallEnded(worker.gpu, seconds))
+            self._ledger.look_by(now + self._ledger.settings.stall_threshold)

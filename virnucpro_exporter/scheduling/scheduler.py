@@ -257,5 +257,5 @@ class Scheduler:
     def _on_drain(self, event: ev.DrainRequested, now: float) -> None:
         del event
         self.ledger.is_draining = True
-        self.ledger.waiting.stop(now)
+        self.ledger.waiting.close(now)
         self.ledger.finish_if_done(now)

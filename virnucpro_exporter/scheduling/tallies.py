@@ -62,10 +62,11 @@ class WaitingClock:
     readings, whatever the number of workers.
     """
 
-    __slots__ = ("_seconds", "_since", "files")
+    __slots__ = ("_is_closed", "_seconds", "_since", "files")
 
     def __init__(self) -> None:
         self.files = 0
+        self._is_closed = False
         self._seconds = 0.0
         self._since: float | None = None
 
@@ -73,7 +74,7 @@ class WaitingClock:
         """So many files more wait now."""
         self.files += change
         if self._since is None:
-            if self.files > 0:
+            if self.files > 0 and not self._is_closed:
                 self._since = now
         elif self.files == 0:
             self.stop(now)
@@ -82,6 +83,11 @@ class WaitingClock:
         """Nobody waits for a file any more."""
         self._seconds = self.read(now)
         self._since = None
+
+    def close(self, now: float) -> None:
+        """Nobody will wait for a file any more, whatever happens."""
+        self.stop(now)
+        self._is_closed = True
 
     def read(self, now: float) -> float:
         """Seconds so far."""

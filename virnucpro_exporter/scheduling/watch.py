@@ -30,12 +30,11 @@ class Watch:
         ledger.next_look = NEVER
         threshold = ledger.settings.stall_threshold
         for worker in ledger.fleet:
-            if not self._can_stall(worker):
-                continue
-            if now >= worker.touched_at + threshold:
-                self._stall(worker, now)
-            else:
-                ledger.look_by(worker.touched_at + threshold)
+            if self._can_stall(worker):
+                if now >= worker.touched_at + threshold:
+                    self._stall(worker, now)
+                else:
+                    ledger.look_by(worker.touched_at + threshold)
             if ledger.settings.file_timeout is not None:
                 self._check_timeout(worker, ledger.settings.file_timeout, now)
 

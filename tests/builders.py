@@ -228,7 +228,7 @@ def gpu_lost(gpus: int = 2, now: float = NOW) -> GpuSnapshot:
         up=False,
         sample=None,
         reasons=(("", "GPU is lost"),),
-        errors=(("NVML_ERROR_GPU_IS_LOST", 3),),
+        errors=(("GPU_IS_LOST", 3),),
     )
     return replace(up, devices=(*up.devices[:-1], gone))
 

@@ -16,14 +16,21 @@ log = logging.getLogger(__name__)
 def serve(
     listen: Sequence[str], path: str, web_config: str | None, source: Source | None = None
 ) -> int:
-    """Serve GPU metrics until a signal comes; of this machine's GPUs, or of another source."""
-    with GPUMonitor(source=source) as monitor:
-        server = MetricsServer(
-            None, monitor, listen=listen, telemetry_path=path, web_config=web_config
-        )
+    """Serve GPU metrics until a signal comes; of this machine's GPUs, or of another source.
 
-        def start() -> None:
-            server.start()
-            log.info("metrics: %s", ", ".join(server.urls))
+    Raises:
+        UsageError: The endpoint cannot be where it is wanted.
+    """
+    monitor = GPUMonitor(source=source)
+    server = MetricsServer(None, monitor, listen=listen, telemetry_path=path, web_config=web_config)
 
-        return until_signal(start, server.stop)
+    def start() -> None:
+        server.start()
+        log.info("metrics: %s", ", ".join(server.urls))
+        monitor.start()
+
+    def stop() -> None:
+        monitor.stop()
+        server.stop()
+
+    return until_signal(start, stop)

@@ -13,9 +13,15 @@ from virnucpro_exporter.metrics.server import DEFAULT_LISTEN
 
 
 @click.command()
-@click.option("--web-listen-address", multiple=True, default=DEFAULT_LISTEN, show_default=True)
-@click.option("--web-telemetry-path", default="/metrics", show_default=True)
-@click.option("--web-config-file", default=None, metavar="FILE")
+@click.option(
+    "--web-listen-address",
+    multiple=True,
+    default=DEFAULT_LISTEN,
+    metavar="HOST:PORT",
+    help="Repeatable; default: :9877 (all addresses).",
+)
+@click.option("--web-telemetry-path", default="/metrics", metavar="PATH", help="Default: /metrics.")
+@click.option("--web-config-file", metavar="FILE", help="TLS and basic authentication.")
 @simulated_gpus
 def serve(
     web_listen_address: tuple[str, ...],

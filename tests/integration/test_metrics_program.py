@@ -8,16 +8,19 @@ import shutil
 import signal
 import socket
 import subprocess
-import urllib.request
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.gateway import Gateway
 from tests.monitoring.programs import Prometheus, eventually, program
 from tests.run_program import DEADLINE, PROGRAM, READS, ROOT, run, start, until
 
+read_openmetrics: Callable[[str], Iterable[Family]] = openmetrics.text_string_to_metric_families
 LOCAL = "--web-listen-address=127.0.0.1:0"
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -31,19 +34,14 @@ def address(process: subprocess.Popen[str]) -> str:
     raise AssertionError("no address was told")
 
 
-def scraped(where: str) -> str:
-    """What the endpoint serves."""
-    with urllib.request.urlopen(f"http://{where}/metrics", timeout=DEADLINE) as response:
-        return str(response.read().decode())
-
-
-def status(where: str, path: str) -> int:
-    """The status of a page."""
+def ask(where: str, path: str, **headers: str) -> tuple[int, str]:
+    """The status and the body of an answer."""
     client = http.client.HTTPConnection(where, timeout=DEADLINE)
-    client.request("GET", path)
-    found = client.getresponse().status
+    client.request("GET", path, headers=headers)
+    response = client.getresponse()
+    body = response.read().decode()
     client.close()
-    return found
+    return response.status, body
 
 
 def values(page: str) -> Values:
@@ -65,18 +63,30 @@ def stored(prometheus: Prometheus) -> Values:
     }
 
 
+ODD_NAMES = (b'quo"te.fa', b"new\nline.fa", b"back\\slash.fa", b"not\xff\xfetext.fa")
+
+
 def test_a_run_is_scraped_to_its_end(tmp_path: Path) -> None:
     """Prometheus holds what was served at the end, and Ctrl-C ends the lingering."""
-    with start("--web", LOCAL, "--linger=3600", READS, output=tmp_path / "out") as process:
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    for name in ODD_NAMES:
+        (odd / os.fsdecode(name)).write_bytes(b">a\nACGTACGTACGT\n")
+    with start("--web", LOCAL, "--linger=3600", odd, output=tmp_path / "out") as process:
         where = address(process)
         with Prometheus(tmp_path / "prometheus", {"virnucpro": [where]}) as prometheus:
             eventually(lambda: prometheus.query('virnucpro_run_state{state="completed"} == 1'))
-            files = len(list(READS.iterdir()))
+            files = len(ODD_NAMES)
             total = prometheus.query("sum(virnucpro_files_completed_total)")
             assert [value for _, value in total] == [files]
-            page = scraped(where)
+            page = ask(where, "/metrics")[1]
+            strictly = read_openmetrics(
+                ask(where, "/metrics", Accept="application/openmetrics-text")[1]
+            )
+            names = {e.labels["file"] for f in strictly for s in f.samples if (e := s.exemplar)}
+            assert names, "files are named"
             eventually(
-                lambda: stored(prometheus) == values(page),
+                lambda: stored(prometheus) == values(ask(where, "/metrics")[1]),
                 lambda: set(stored(prometheus).items()) ^ set(values(page).items()),
             )
         checked = subprocess.run(
@@ -144,13 +154,13 @@ def test_a_node_finds_its_gpus_when_the_driver_comes(tmp_path: Path, nvml_librar
         [*PROGRAM, "serve", LOCAL], cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE
     ) as process:
         where = address(process)
-        assert 'virnucpro_gpu_monitor_info{backend="none"} 1.0' in scraped(where)
-        assert status(where, "/-/ready") == 503
-        assert status(where, "/-/healthy") == 200
+        assert 'virnucpro_gpu_monitor_info{backend="none"} 1.0' in ask(where, "/metrics")[1]
+        assert ask(where, "/-/ready")[0] == 503
+        assert ask(where, "/-/healthy")[0] == 200
         shutil.copy(nvml_library, driver / "copied")
         (driver / "copied").rename(driver / nvml_library.name)
-        until(lambda: status(where, "/-/ready") == 200)
-        until(lambda: scraped(where).count("\nvirnucpro_gpu_utilization_ratio{") == 2)
+        until(lambda: ask(where, "/-/ready")[0] == 200)
+        until(lambda: ask(where, "/metrics")[1].count("\nvirnucpro_gpu_utilization_ratio{") == 2)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0

@@ -84,6 +84,7 @@ def page(summary: Summary) -> str:
         _gpus(summary),
         "<h2>Over time</h2>",
         f"<p class=dim>{HINT}</p>",
+        "<noscript><p>This picture needs JavaScript.</p></noscript>",
         picture,
         *_steals(summary),
         *_failed(summary),

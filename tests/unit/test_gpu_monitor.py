@@ -256,3 +256,10 @@ def test_stopped_stays_stopped() -> None:
     assert source.opened == -1
     monitor.start()
     assert source.opened == -1
+
+
+@pytest.mark.parametrize("interval", [0.0, -1.0, float("nan")])
+def test_an_interval_that_makes_no_sense(interval: float) -> None:
+    """It is refused at once."""
+    with pytest.raises(ValueError, match="above 0 seconds"):
+        GPUMonitor(interval)

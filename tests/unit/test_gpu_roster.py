@@ -41,6 +41,14 @@ def test_one_that_can_be_identified_at_last() -> None:
     assert uuids({"0": "", "1": "b"}, "b", "a") == {"0": "a", "1": "b"}
 
 
+def test_a_slice_takes_no_id_of_a_whole_gpu() -> None:
+    """A slice that is cut while another GPU cannot be identified has an id of its own."""
+    now = [Found("0", "a"), Found("0:0", "m"), Found("1", "", code=15)]
+    result = assign({"0": "a", "1": ""}, now)
+    assert {gpu: found.uuid for gpu, found in result.items()} == {"0": "a", "0:0": "m", "1": ""}
+    assert set(assign({"0": "a", "1": ""}, now[:2])) == {"0", "0:0"}
+
+
 def test_a_new_gpu_at_a_known_index() -> None:
     """It gets a free id, and the missing one keeps its own."""
     assert uuids({"0": "a", "1": "b"}, "a", "x") == {"0": "a", "2": "x"}

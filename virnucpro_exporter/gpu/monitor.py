@@ -22,11 +22,16 @@ class GPUMonitor:
         interval: Seconds between two samples of a GPU; a value is shown for at most three.
         source: Where values come from; NVML, then `nvidia-smi`, when None.
         reopen_after: Seconds between two initialisations of a source, at least.
+
+    Raises:
+        ValueError: The interval is not above 0.
     """
 
     def __init__(
         self, interval: float = 1.0, source: Source | None = None, reopen_after: float = 30.0
     ) -> None:
+        if not interval > 0:
+            raise ValueError(f"the interval is {interval}; it has to be above 0 seconds")
         # A little less than an interval, so that nvidia-smi runs once in each.
         sources: list[Source] = [NvmlSource(), NvidiaSmiSource(max_age=0.8 * interval)]
         if source is not None:

@@ -21,20 +21,19 @@ def assign(known: Mapping[str, str], listed: Sequence[Found]) -> dict[str, Found
         a new id only if none is missing from the list: it may well be the missing one.
     """
     ids = {uuid: gpu for gpu, uuid in known.items() if uuid}
-    taken = dict(known)
-    result: dict[str, Found] = {}
-    for item in listed:
-        if item.uuid in ids:
-            result[ids[item.uuid]] = item
-    gone = [gpu for uuid, gpu in ids.items() if gpu not in result]
+    result = {ids[item.uuid]: item for item in listed if item.uuid in ids}
+    is_one_gone = len(result) < len(ids)
+    rest = [item for item in listed if item.uuid not in ids]
+    places = {item.gpu for item in rest}
     nameless = [gpu for gpu, uuid in known.items() if not uuid]
-    for item in listed:
-        if item.uuid in ids:
-            continue
-        gpu = item.gpu if item.gpu in nameless else next(iter(nameless), "")
-        if gpu and (item.uuid or item.gpu == gpu):
-            nameless.remove(gpu)
-        elif item.uuid or not gone:
+    moved = [gpu for gpu in nameless if gpu not in places]  # there is another one in their place
+    taken = dict(known)
+    for item in rest:
+        if item.gpu in nameless:
+            gpu = item.gpu
+        elif item.uuid and moved and ":" not in item.gpu:
+            gpu = moved.pop(0)
+        elif item.uuid or not is_one_gone:
             gpu = _free(item.gpu, taken)
         else:
             continue

@@ -12,7 +12,7 @@ from tests.monitoring.rules import shorter
 Rule = Mapping[str, Any]
 Mutant = tuple[str, dict[str, Any]]
 
-_OPPOSITE = {">": "<=", ">=": "<", "<": ">=", "==": "!="}
+_OTHERS = {">": ("<=", ">="), ">=": ("<", ">"), "<": (">=", "<="), "==": ("!=",)}
 _OTHER_FUNCTION = {
     "max": "min",
     "min": "max",
@@ -46,7 +46,7 @@ def mutants(rule: Rule) -> Iterator[Mutant]:
 
 def _expressions(expression: str) -> Iterator[tuple[str, str]]:
     for pattern, others in (
-        (_COMPARISON, lambda found: [_OPPOSITE[found]]),
+        (_COMPARISON, lambda found: _OTHERS[found]),
         (_FUNCTION, lambda found: [_OTHER_FUNCTION[found]]),
         (_NUMBER, _other_numbers),
         (_RANGE, lambda found: [shorter(found, 2), shorter(found, 0.5)]),

@@ -47,6 +47,10 @@ class ReportError(UsageError):
     """The report cannot be made."""
 
 
+class AssetsError(UsageError):
+    """The files cannot be written."""
+
+
 class ProcessorError(UsageError):
     """The processor cannot be started."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from virnucpro_exporter import __version__
+from virnucpro_exporter.cli.assets import assets
 from virnucpro_exporter.cli.gpus import gpus
 from virnucpro_exporter.cli.report import report
 from virnucpro_exporter.cli.run import run
@@ -22,5 +23,5 @@ def cli() -> None:
     """Run sequence files across GPUs with work stealing, and show what every GPU really does."""
 
 
-for _command in (run, status, report, gpus, serve, watch, simulate):
+for _command in (run, status, report, gpus, serve, watch, simulate, assets):
     cli.add_command(_command)

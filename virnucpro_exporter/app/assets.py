@@ -1,0 +1,96 @@
+"""What comes with the program for Prometheus, Alertmanager, Grafana and Docker, as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import virnucpro_exporter
+from virnucpro_exporter.errors import AssetsError
+
+_PACKAGE = Path(virnucpro_exporter.__file__).parent
+
+# In a wheel they lie within the package, in a checkout beside it; pyproject.toml names them, too.
+_PACKAGED = _PACKAGE / "assets"
+
+NAMES = (
+    ".dockerignore",
+    ".env.example",
+    "Dockerfile",
+    "LICENSE",
+    "README.md",
+    "deploy",
+    "docker-compose.yml",
+    "docs/alerting.md",
+    "docs/deploy.md",
+    "docs/runbook.md",
+    "grafana/README.md",
+    "grafana/dashboards",
+    "grafana/provisioning",
+    "prometheus/alertmanager.yml",
+    "prometheus/prometheus.yml",
+    "prometheus/rules",
+    "prometheus/targets",
+    "pyproject.toml",
+)
+
+
+def write(folder: Path, *, force: bool = False) -> tuple[int, int]:
+    """Write all files into a folder, laid out as in the repository.
+
+    The code of the program itself is among them, because its container image is built from it.
+
+    Args:
+        folder: Made if there is none.
+        force: Replace files that are there and have another content.
+
+    Returns:
+        How many files were written, and how many were there already, the same.
+
+    Raises:
+        AssetsError: A file is there with another content, or cannot be read or written.
+    """
+    contents: dict[Path, bytes] = {}
+    try:
+        for name, source in _sources():
+            contents[folder / name] = source.read_bytes()
+        same = {path for path, data in contents.items() if _is(path, data)}
+        if not force:
+            _refuse_changed([path for path in contents if path not in same and path.exists()])
+        for path, data in contents.items():
+            if path not in same:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+    except OSError as error:
+        raise AssetsError(f"{str(error.filename)!r}: {error.strerror}") from error
+    return len(contents) - len(same), len(same)
+
+
+def _is(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == data
+
+
+def _refuse_changed(changed: list[Path]) -> None:
+    if changed:
+        others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise AssetsError(
+            f"{str(changed[0])!r}{others} are there with another content; name another folder, or"
+            " replace them with --force"
+        )
+
+
+def _sources() -> Iterator[tuple[Path, Path]]:
+    """Where each file goes, and where it comes from."""
+    root = _PACKAGED if _PACKAGED.is_dir() else _PACKAGE.parent
+    for name in NAMES:
+        for path in _files(root / name):
+            yield path.relative_to(root), path
+    for path in _files(_PACKAGE):
+        if _PACKAGED not in path.parents and path.suffix != ".pyc":
+            yield path.relative_to(_PACKAGE.parent), path
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(found for found in path.rglob("*") if found.is_file())
+    return [path]

@@ -1,85 +1,50 @@
+"""Every query of every dashboard, sent to a real Prometheus that scrapes simulated runs."""
+
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
 
-from tests import builders
 from tests.monitoring.dashboards import Target, as_sent, chosen, selectors, targets
 from tests.monitoring.programs import Prometheus, eventually
-from virnucpro_exporter.metrics import MetricsServer
+from tests.monitoring.simulated import Simulated
 from virnucpro_exporter.metrics.catalog import CATALOG
-from virnucpro_exporter.snapshot import GpuSnapshot, Latest, RunSnapshot
 
 SHOWN = 3600.0  # seconds
+# Batches of some seconds, one after the other: all that can happen happens again and again.
+RUNS = [
+    ("--forever", "--gpus=3", "--files=12", "--speed=300", f"--scenario={scenario}")
+    for scenario in ("stall", "lost-gpu")
+]
 ALERT = """
 groups:
   - name: test
     rules:
       - alert: VirnucproTest
-        expr: virnucpro_gpu_up == 0
-        labels: {severity: critical}
+        expr: virnucpro_build_info
+        labels: {severity: info}
 """
-
-
-class Going:
-    """A run that goes on: everything that can be counted grows with the time."""
-
-    def __init__(self) -> None:
-        self._start = time.time()
-
-    def latest(self) -> RunSnapshot:
-        now = time.time()
-        run = builders.stalled(now=now)
-        more = int(10 * (now - self._start))
-        workers = tuple(
-            replace(
-                w,
-                files_completed=more,
-                sequences_processed=more,
-                residues_processed=more,
-                steal_attempts=more,
-                busy_seconds=float(more),
-                durations=builders.durations(*[8.0] * more, now=now),
-            )
-            for w in run.workers
-        )
-        return replace(run, workers=workers)
-
-
-class Measured:
-    """GPUs of which one is lost; the other uses energy."""
-
-    def __init__(self) -> None:
-        self._start = time.time()
-
-    def latest(self) -> GpuSnapshot:
-        now = time.time()
-        gpus = builders.gpu_lost(now=now)
-        first = gpus.devices[0]
-        assert first.sample
-        used = replace(first.sample, energy_joules=100 * (now - self._start))
-        return replace(gpus, devices=(replace(first, sample=used), *gpus.devices[1:]))
 
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes a run in which all goes wrong, and one that has ended."""
-    folder = tmp_path_factory.mktemp("prometheus")
+    """A Prometheus that scrapes a run with a GPU that hangs, and one with a GPU that is lost."""
+    folder = tmp_path_factory.mktemp("dashboards")
     rules = folder / "rules.yml"
     rules.write_text(ALERT)
-    with (
-        MetricsServer(Going(), Measured(), listen=["127.0.0.1:0"]) as going,
-        MetricsServer(Latest(builders.finished()), listen=["127.0.0.1:0"]) as ended,
-        Prometheus(
-            folder, {"virnucpro": [*going.addresses, *ended.addresses]}, rules=[rules]
-        ) as started,
-    ):
-        eventually(lambda: started.query("virnucpro_gpu_up"))
+    with contextlib.ExitStack() as parts:
+        runs = [
+            parts.enter_context(Simulated(folder / str(number), *options))
+            for number, options in enumerate(RUNS)
+        ]
+        jobs = {"virnucpro": [run.wait() for run in runs]}
+        started = parts.enter_context(Prometheus(folder / "prometheus", jobs, rules=[rules]))
+        eventually(lambda: len(started.query("virnucpro_build_info")) == len(runs))
         yield started
 
 

@@ -215,18 +215,29 @@ def _stealing() -> Shelf:
                 missing="no steals seen",
                 limits=(None, None),
             ),
-            chart(
-                "Steal success",
-                "Share of the requests with an empty queue that got a file. Near the end "
-                "of a run it falls to 0, because nothing waits any more.",
-                Query(
-                    f"1 - {by} (rate(virnucpro_steal_failures_total[$__rate_interval]))"
-                    f" / ({by} (rate(virnucpro_steal_attempts_total[$__rate_interval])) > 0)",
-                    GPU,
+            dashed(
+                chart(
+                    "Steal success",
+                    "Share of the requests with an empty queue that got a file. Dashed are the "
+                    "shares of all requests that got none: empty, as nothing waited, which is how "
+                    "a run ends; declined, as a faster GPU would end the file sooner.",
+                    Query(
+                        f"1 - {by} (rate(virnucpro_steal_failures_total[$__rate_interval]))"
+                        f" / ({by} (rate(virnucpro_steal_attempts_total[$__rate_interval])) > 0)",
+                        GPU,
+                    ),
+                    Query(
+                        "sum by (reason)"
+                        " (rate(virnucpro_steal_failures_total[$__rate_interval]))"
+                        " / on () group_left ()"
+                        " (sum(rate(virnucpro_steal_attempts_total[$__rate_interval])) > 0)",
+                        "all GPUs, {{reason}}",
+                    ),
+                    unit="percentunit",
+                    limits=(0, 1),
+                    missing="nobody asked for work",
                 ),
-                unit="percentunit",
-                limits=(0, 1),
-                missing="nobody asked for work",
+                "/^all GPUs/",
             ),
         ],
         title="Work stealing",

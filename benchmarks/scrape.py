@@ -1,7 +1,7 @@
 """What a scrape costs: the endpoint beside nvitop-exporter and prometheus_client's own server.
 
 Every server is a process of its own. Where nothing else is said the client asks as Prometheus does,
-for OpenMetrics and gzip, on one kept connection. It takes about five minutes.
+for OpenMetrics and gzip, on one kept connection. It takes about four minutes.
 
 Run: python -m benchmarks.scrape [PART...]
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.laws import check_invariants
+from virnucpro_exporter.scheduling.planning import MOST_MOVES
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 
@@ -106,3 +107,12 @@ def test_callers_that_come_and_ask_are_never_interrupted() -> None:
     run.now = 10.0
     run.progress(3, 10, 10)
     assert run.taken_back() == []
+
+
+def test_a_file_is_not_moved_again_and_again() -> None:
+    """However bad its workers seem, it stays in the end, so that the run ends."""
+    run = Run()
+    run.scheduler.ledger.files[LARGE].moves = MOST_MOVES
+    run.now = 10.0
+    run.progress(3, 10, 10)
+    assert LARGE not in run.taken_back()

@@ -1,0 +1,227 @@
+"""Workers that fail, stall, leave and join."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pytest
+
+from virnucpro_exporter.errors import SchedulingError
+from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.laws import check_invariants
+from virnucpro_exporter.scheduling.policy import NoStealing, StealPolicy
+from virnucpro_exporter.scheduling.scheduler import Scheduler
+from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+
+A = TypeVar("A", bound=ev.Action)
+
+
+class Run:
+    """A scheduler, its time and what it asked for."""
+
+    def __init__(
+        self,
+        weights: dict[str, float],
+        *costs: int,
+        policy: StealPolicy | None = None,
+        settings: SchedulerSettings | None = None,
+    ) -> None:
+        settings = settings or SchedulerSettings(second_attempts=False)
+        self.scheduler = Scheduler(weights, policy=policy, settings=settings)
+        self.ledger = self.scheduler.ledger
+        self.now = 0.0
+        self.running: dict[str, list[ev.StartAttempt]] = {gpu: [] for gpu in weights}
+        self.files = [SequenceFile(f"/{i}", 1, cost) for i, cost in enumerate(costs)]
+        self.tell(ev.FilesSubmitted(tuple(self.files)))
+
+    def tell(self, event: ev.Event, *, after: float = 0.0) -> list[ev.Action]:
+        self.now += after
+        actions = self.scheduler.handle(event, self.now)
+        for action in actions:
+            if isinstance(action, ev.StartAttempt):
+                self.running.setdefault(action.gpu, []).append(action)
+            elif isinstance(action, ev.RestartWorker | ev.RetireWorker):
+                self.running[action.gpu].clear()
+        check_invariants(self.scheduler)
+        return actions
+
+    def ready(self, *gpus: str) -> None:
+        for gpu in gpus:
+            self.tell(ev.WorkerReady(gpu))
+
+    def complete(self, gpu: str, seconds: float) -> list[ev.Action]:
+        start = self.running[gpu].pop(0)
+        residues = start.file.residues
+        event = ev.AttemptCompleted(gpu, start.attempt, 1, residues, seconds)
+        return self.tell(event, after=seconds)
+
+    def fail(self, gpu: str, error: str = "no") -> list[ev.Action]:
+        return self.tell(ev.AttemptFailed(gpu, self.running[gpu].pop(0).attempt, error))
+
+    def current(self, gpu: str) -> str:
+        return self.running[gpu][0].file.path
+
+
+def only(kind: type[A], actions: list[ev.Action]) -> list[A]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def test_a_failed_file_goes_to_an_idle_worker_at_once() -> None:
+    """Nobody waits for a deadline, and the worker on which it failed is the last choice."""
+    run = Run({"0": 1.0, "1": 1.0}, 100)
+    run.ready("0", "1")
+    assert run.current("0") == "/0"
+    assert [start.gpu for start in only(ev.StartAttempt, run.fail("0"))] == ["1"]
+
+
+def test_a_file_that_failed_everywhere_may_be_tried_anywhere() -> None:
+    """When the only worker that has not failed on a file leaves, the others may try again."""
+    run = Run({"0": 1.0, "1": 1.0}, 100, 90)
+    run.ready("0", "1")
+    run.fail("1")
+    assert run.running["1"] == []
+    actions = run.tell(ev.WorkerLost("0", "gone", restart=False, blame=False))
+    assert only(ev.RetireWorker, actions) == [ev.RetireWorker("0", "gone")]
+    assert only(ev.RestartWorker, actions) == []
+    run.complete("1", 1.0)
+    assert run.complete("1", 1.0)[-1] == ev.RunFinished()
+    assert run.ledger.completed_files == 2
+
+
+@pytest.mark.parametrize("blame", [True, False])
+def test_a_worker_that_leaves_hands_everything_to_the_others(*, blame: bool) -> None:
+    """Its file is charged with an attempt or not, as the loss says; its queue is done by others."""
+    run = Run({"0": 1.0, "1": 1.0}, *range(100, 92, -1))
+    run.ready("0", "1")
+    lost = run.ledger.files[run.current("0")]
+    run.tell(ev.WorkerLost("0", "the node left", restart=False, blame=blame))
+    assert lost.failures == blame
+    while not run.scheduler.is_finished:
+        run.complete("1", 1.0)
+    assert run.ledger.completed_files == 8
+    assert run.ledger.workers["1"].counters.completed == 8
+    assert run.ledger.retries == blame
+
+
+def test_the_static_balancer_takes_over_from_workers_that_are_gone() -> None:
+    """Without stealing, only what a lost worker leaves is done by others, and at once."""
+    run = Run({"0": 1.0, "1": 1.0}, 100, 90, 80, 70, policy=NoStealing())
+    run.ready("1")
+    run.complete("1", 1.0)
+    run.complete("1", 1.0)
+    assert run.running["1"] == []
+    actions = run.tell(ev.WorkerLost("0", "setup failed", restart=False))
+    assert [start.gpu for start in only(ev.StartAttempt, actions)] == ["1"]
+
+
+def test_a_worker_that_joins_is_believed_as_fast_as_it_declares() -> None:
+    """Its speed is its weight beside those whose speed is known, and it steals when it is ready."""
+    run = Run({"0": 1.0}, *[1000] * 8)
+    run.ready("0")
+    run.complete("0", 10.0)
+    assert only(ev.StartAttempt, run.tell(ev.WorkerJoined("node-2", "H100", 2.5))) == []
+    worker = run.ledger.workers["node-2"]
+    assert worker.speed == pytest.approx(250.0)
+    actions = run.tell(ev.WorkerReady("node-2"))
+    assert [(s.victim, s.thief) for s in only(ev.FileStolen, actions)] == [("0", "node-2")]
+    assert worker.name == "H100"
+    with pytest.raises(SchedulingError, match="worker node-2 is there already"):
+        run.tell(ev.WorkerJoined("node-2"))
+
+
+def test_files_that_come_later_are_spread_over_those_who_joined() -> None:
+    """The assignment knows every worker that is there, and none that is gone."""
+    run = Run({"0": 1.0, "1": 1.0}, 10)
+    run.tell(ev.WorkerJoined("2", "", 1.0))
+    run.tell(ev.WorkerLost("1", "gone", restart=False))
+    run.tell(ev.FilesSubmitted(tuple(SequenceFile(f"/more{i}", 1, 100) for i in range(6))))
+    # Worker 1 left one file of its own, which nobody has asked for yet.
+    assert [len(worker.queue) for worker in run.ledger.fleet] == [3 + 1, 0, 3]
+
+
+def test_only_the_file_in_process_is_charged_when_a_batch_is_lost() -> None:
+    """A worker that held several short files was busy with the one it names."""
+    run = Run({"0": 1.0}, *[10] * 200)
+    run.ready("0")
+    for _ in range(120):
+        run.complete("0", 0.001)
+    held = [start.attempt for start in run.running["0"]]
+    assert len(held) > 2
+    guilty = run.running["0"][1].file.path
+    run.tell(ev.WorkerLost("0", "killed", running=held[1]))
+    charged = {path for path, record in run.ledger.files.items() if record.failures}
+    assert charged == {guilty}
+    assert run.ledger.queued_files == 200 - 120
+
+
+def test_the_file_of_a_stalled_worker_gets_a_second_attempt_at_once() -> None:
+    """With `retry` an idle worker repeats it; the first to complete wins, the other stops."""
+    settings = SchedulerSettings(30.0, OnStall.RETRY, second_attempts=False)
+    run = Run({"0": 1.0, "1": 1.0}, 100, 99, settings=settings)
+    run.ready("0", "1")
+    path = run.current("0")
+    run.complete("1", 1.0)
+    actions = run.tell(ev.TimePassed(), after=29.5)
+    assert only(ev.StallStarted, actions) == [ev.StallStarted("0", path, 30.5)]
+    assert [(s.gpu, s.file.path) for s in only(ev.StartAttempt, actions)] == [("1", path)]
+    assert only(ev.CancelAttempt, actions) == []
+    actions = run.complete("1", 1.0)
+    assert only(ev.CancelAttempt, actions) == [ev.CancelAttempt("0", 1)]
+    assert run.ledger.workers["1"].counters.seconds_won == 1
+
+
+def test_a_slow_worker_leaves_the_last_large_file_to_a_fast_one() -> None:
+    """It declines what its victim would end sooner, and takes what it would end sooner itself."""
+    run = Run({"0": 10.0, "1": 1.0}, 100, 100)
+    run.ready("0", "1")
+    slow = run.ledger.workers["1"]
+    assert run.running["1"] == []
+    assert (slow.counters.steals_declined, slow.counters.stolen_to) == (1, 0)
+    run.tell(ev.FilesSubmitted((SequenceFile("/small", 1, 5),)))
+    run.tell(ev.FilesSubmitted(tuple(SequenceFile(f"/{i}/more", 1, 5) for i in range(60))))
+    assert run.current("1").endswith(("small", "more"))
+
+
+def test_busy_time_ends_with_the_last_file() -> None:
+    """A worker without a file is not busy, however long the run goes on."""
+    run = Run({"0": 1.0}, 100, 90)
+    run.ready("0")
+    run.complete("0", 4.0)
+    run.complete("0", 6.0)
+    assert run.ledger.workers["0"].busy_since is None
+    assert run.ledger.workers["0"].counters.busy_seconds == pytest.approx(10.0)
+
+
+def test_a_process_on_which_file_after_file_fails_is_replaced() -> None:
+    """Three different files in a row: its GPU context may be gone."""
+    run = Run({"0": 1.0, "1": 1.0}, *range(100, 80, -1))
+    run.ready("0")
+    assert only(ev.RestartWorker, [*run.fail("0"), *run.fail("0")]) == []
+    assert only(ev.RestartWorker, run.fail("0", "CUDA error")) == [
+        ev.RestartWorker("0", "CUDA error")
+    ]
+
+
+def test_a_worker_that_never_gets_well_is_given_up_while_another_is_left() -> None:
+    """It takes six different files in a row; each of them is done by the other worker."""
+    settings = SchedulerSettings(second_attempts=False, max_attempts=10)
+    run = Run({"0": 1.0, "1": 1.0}, *range(100, 60, -1), settings=settings)
+    run.ready("1")
+    for _ in range(5):
+        run.ready("0")
+        assert only(ev.RestartWorker, run.tell(ev.WorkerLost("0", "killed")))
+    run.ready("0")
+    assert only(ev.RetireWorker, run.tell(ev.WorkerLost("0", "killed")))
+    while not run.scheduler.is_finished:
+        run.complete("1", 1.0)
+    assert run.ledger.completed_files == 40
+
+
+def test_nothing_is_expected_of_workers_that_are_gone_or_stalled() -> None:
+    """No file is left to them because they would be free first."""
+    run = Run({"0": 1.0, "1": 1.0}, 100, 90)
+    gone = run.ledger.workers["0"]
+    assert gone.would_end(10, 5.0) < float("inf")
+    run.tell(ev.WorkerLost("0", "gone", restart=False))
+    assert gone.free_at(5.0) == gone.would_end(10, 5.0) == float("inf")

@@ -10,6 +10,7 @@ from grafana.panels import PLAIN, Column, chart, dashed, named, stacked, stat, t
 from grafana.queries import GPU, RUNNING, Query
 from grafana.style import (
     BAD,
+    CLEAR,
     GOOD,
     NEUTRAL,
     RUN_STATES,
@@ -119,7 +120,7 @@ def _problems() -> Shelf:
         Column("Series", "sum by (job, instance, gpu, name) (virnucpro_gpu_info)", hidden=True),
         Column("State", WORKER_STATE, states=WORKER_STATES),
         Column(
-            "Since progress", SINCE_PROGRESS, "s", thresholds(NEUTRAL, (120, WARNING), (300, BAD))
+            "Since progress", SINCE_PROGRESS, "s", thresholds(CLEAR, (120, WARNING), (300, BAD))
         ),
         Column(
             "Busy",
@@ -130,7 +131,7 @@ def _problems() -> Shelf:
             "Starved",
             f"{by} (rate(virnucpro_worker_starved_seconds_total[$__rate_interval]))",
             "percentunit",
-            thresholds(NEUTRAL, (0.25, WARNING)),
+            thresholds(CLEAR, (0.25, WARNING)),
         ),
         Column("Sequences/s", f"{by} (virnucpro_throughput_sequences_per_second)"),
         Column("Waiting", f"{by} (virnucpro_queue_depth_files)"),
@@ -138,12 +139,12 @@ def _problems() -> Shelf:
         Column(
             "Failed attempts",
             f"{by} (virnucpro_file_failures_total)",
-            colours=thresholds(NEUTRAL, (1, WARNING)),
+            colours=thresholds(CLEAR, (1, WARNING)),
         ),
         Column(
             "Restarts",
             f"{by} (virnucpro_worker_restarts_total)",
-            colours=thresholds(NEUTRAL, (1, WARNING)),
+            colours=thresholds(CLEAR, (1, WARNING)),
         ),
     ]
     alerts = (

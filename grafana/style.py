@@ -23,6 +23,7 @@ GOOD = "#0072B2"  # blue
 WARNING = "#B98000"  # dark orange
 BAD = "#D55E00"  # vermilion
 NEUTRAL = "#7F7F7F"
+CLEAR = "transparent"  # a cell of a table in which nothing is wrong
 # Of the GPUs, by their number; the ninth has the colour of the first.
 GPU_COLOURS = (
     "#0072B2",

@@ -1,3 +1,5 @@
+"""What docker-compose.yml and docs/deploy.md say, given to the programs that would read it."""
+
 from __future__ import annotations
 
 import json
@@ -13,11 +15,14 @@ import yaml
 from tests import builders
 from tests.monitoring.programs import PATIENCE, Alertmanager, program
 from tests.monitoring.rules import ALERTMANAGER, load
+from virnucpro_exporter.cli import cli
 from virnucpro_exporter.metrics import MetricsServer
 from virnucpro_exporter.snapshot import Latest
 
 ROOT = Path(__file__).parents[2]
 SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+# The examples of the page: language and text.
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
 
 
 def mounted(service: str, folder: Path, profile: str) -> Path:
@@ -74,3 +79,34 @@ def test_health_of_the_exporter_is_seen() -> None:
         check = [a.replace("127.0.0.1:9877", server.addresses[0]) for a in rest]
         assert exit_status([sys.executable, *check]) == 0
     assert exit_status([sys.executable, *check]) != 0
+
+
+@pytest.mark.parametrize("config", [b for k, b in BLOCKS if "scrape_configs" in b and k == "yaml"])
+def test_prometheus_accepts_what_the_page_shows(tmp_path: Path, config: str) -> None:
+    """A configuration can be copied from docs/deploy.md."""
+    path = tmp_path / "prometheus.yml"
+    path.write_text(config)
+    assert exit_status([program("promtool"), "check", "config", "--syntax-only", str(path)]) == 0
+
+
+@pytest.mark.parametrize("script", [b for k, b in BLOCKS if k == "shell"])
+def test_the_shell_accepts_what_the_page_shows(script: str) -> None:
+    """A script can be copied, and so can its options for the program."""
+    assert exit_status(["/bin/bash", "-n", "-c", script]) == 0
+    options = re.findall(r"(?<=[ \n])--[a-z-]+", script)
+    known = {name for p in cli.commands["run"].params for name in (*p.opts, *p.secondary_opts)}
+    assert set(options) <= known
+
+
+def test_kubernetes_objects_are_yaml() -> None:
+    """Each is of one kind, and its probes and monitor name a port that it has."""
+    objects = [yaml.safe_load(b) for k, b in BLOCKS if k == "yaml" and "apiVersion" in b]
+    daemon, monitor = objects
+    (container,) = daemon["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"] for port in container["ports"]}
+    used = {container[probe]["httpGet"]["port"] for probe in ("livenessProbe", "readinessProbe")}
+    used |= {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
+    assert used == ports
+    labels = daemon["spec"]["template"]["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"] == labels
+    assert daemon["spec"]["selector"]["matchLabels"] == labels

@@ -169,7 +169,8 @@ def run_files(
     Args:
         inputs: Files, folders and patterns.
         output: Folder for the results.
-        processor: `translate`, `command`, or `package.module:name` of a class or function.
+        processor: `translate`, `esm2`, `dnabert`, `command`, or `package.module:name` of a class or
+            function.
         options: Any other setting of `virnucpro-exporter run`, with `_` for `-`.
 
     Returns:

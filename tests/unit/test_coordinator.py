@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -116,6 +117,93 @@ def test_a_file_that_was_not_given_out_cannot_end() -> None:
     run.submit(files(100))
     with pytest.raises(SchedulingError, match=r"/in/0\.fa was not given to 0"):
         run.record_file_completion("0", "/in/0.fa", 1, 0.1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda run: run.next_file("9"),
+        lambda run: run.record_file_start("9", "/in/0.fa"),
+        lambda run: run.record_progress("9", 5),
+        lambda run: run.record_file_completion("9", "/in/0.fa", 1, 0.1),
+        lambda run: run.record_file_failure("9", "/in/0.fa", "no"),
+    ],
+)
+def test_a_gpu_that_is_not_known_is_refused(
+    call: Callable[[WorkStealingCoordinator], object],
+) -> None:
+    """Whatever is told about it, the error says that it does not exist."""
+    run = coordinator(Clock())
+    run.submit(files(100))
+    with pytest.raises(SchedulingError, match="there is no worker 9"):
+        call(run)
+
+
+def test_own_files_come_first_then_a_steal_then_none() -> None:
+    """Largest first from the own queue; the steal is counted on both sides; then there is None."""
+    run = coordinator(Clock())
+    run.submit(files(400, 390, 300, 290))
+    own = [run.next_file("0"), run.next_file("0")]
+    assert [file.residues for file in own if file] == [400, 290]
+    assert run.get_recent_steal_events() == []
+    stolen = run.next_file("0")
+    assert stolen is not None
+    assert stolen.residues == 390
+    assert [s.file_name for s in run.get_recent_steal_events()] == [stolen.name]
+    metrics = run.get_gpu_metrics()
+    assert metrics["1"]["work_stolen_from"] == metrics["0"]["work_stolen_to"] == 1
+    assert run.next_file("1") is not None
+    assert run.next_file("1") is None
+
+
+def test_a_failed_file_is_given_out_again_until_it_is_given_up() -> None:
+    """Three attempts by default, on another GPU where there is one; then it is reported."""
+    run = coordinator(Clock())
+    run.submit(files(100))
+    gpus = []
+    for attempt in range(3):
+        gpu = next(gpu for gpu in ("0", "1", "0") if run.next_file(gpu) is not None)
+        gpus.append(gpu)
+        run.record_file_failure(gpu, "/in/0.fa", f"error {attempt}")
+        with pytest.raises(SchedulingError, match=r"/in/0\.fa was not given to"):
+            run.record_file_completion(gpu, "/in/0.fa", 1, 0.1)
+    assert gpus[:2] == ["0", "1"]
+    assert run.next_file("0") is run.next_file("1") is None
+    assert run.snapshot().failures == (("/in/0.fa", "error 2"),)
+    assert run.snapshot().retries == 2
+
+
+def test_the_threshold_of_the_question_counts() -> None:
+    """A caller may ask with another threshold than that of the run's own warnings."""
+    clock = Clock()
+    run = coordinator(clock)
+    run.submit(files(100))
+    file = run.next_file("0")
+    assert file is not None
+    run.record_file_start("0", file.path)
+    clock.now += 61
+    assert run.detect_stalled_workers(stall_threshold=60) == ["0"]
+    assert run.detect_stalled_workers(stall_threshold=62) == []
+    assert not run.snapshot().workers[0].is_stalled
+
+
+def test_progress_within_a_file_is_activity_and_throughput() -> None:
+    """Progress moves the time of the last activity and counts before the file ends."""
+    clock = Clock()
+    run = coordinator(clock)
+    run.submit([SequenceFile("/in/long.fa", 1000, 100_000)])
+    run.next_file("0")
+    run.record_file_start("0", "/in/long.fa")
+    clock.now += 10
+    run.record_progress("0", 500)
+    clock.now += 2
+    metrics = run.get_gpu_metrics()["0"]
+    assert metrics["last_activity_time"] == pytest.approx(clock.now - 2 + 1_000_000)
+    assert metrics["timestamp"] == pytest.approx(clock.now + 1_000_000)
+    assert metrics["throughput"] == pytest.approx(500 / 12)
+    assert run.snapshot().residues_done == 50_000
+    with pytest.raises(SchedulingError, match="1 has no file in process"):
+        run.record_progress("1", 5)
 
 
 def test_threads_share_all_files_and_none_twice() -> None:

@@ -165,6 +165,7 @@ class WorkStealingCoordinator:
 
     def _attempt(self, gpu_id: str, path: str, *, is_over: bool = False) -> int:
         with self._lock:
+            self._scheduler.ledger.worker(gpu_id)
             get = self._attempts.pop if is_over else self._attempts.get
             number = get((gpu_id, path), None)
         if number is None:
@@ -178,6 +179,7 @@ class WorkStealingCoordinator:
     def record_progress(self, gpu_id: str, sequences: int) -> None:
         """The GPU has done so many sequences of its present file."""
         with self._lock:
+            self._scheduler.ledger.worker(gpu_id)
             numbers = [n for (gpu, _), n in self._attempts.items() if gpu == gpu_id]
         if not numbers:
             raise SchedulingError(f"{gpu_id} has no file in process")

@@ -39,7 +39,7 @@ _MEAN_FILE_SECONDS = 240
 _PROGRESS_SECONDS = 10.0
 
 # An outage begins and ends at these shares of the time that a batch is expected to take.
-_OUTAGE_FROM, _OUTAGE_TO = 0.15, 0.6
+_OUTAGE_FROM, _OUTAGE_TO = 0.15, 0.75
 # It lasts at least so many stall thresholds, however short the batch is.
 _OUTAGE_THRESHOLDS = 3.0
 

@@ -15,6 +15,7 @@ from virnucpro_exporter.errors import ProcessorError
 from virnucpro_exporter.processors.batching import Tokens
 
 AMPERE = (8, 0)  # the first GPUs that compute in bfloat16
+UNUSED = ("pooler.", "contact_head.")
 
 
 class Model:
@@ -185,8 +186,8 @@ def _round_weights(model: Any) -> None:
 
 
 def _check_weights(folder: str, missing: Sequence[str]) -> None:
-    """Refuse a model of which transformers has made up a part; the pooler is not used."""
-    needed = sorted(name for name in missing if "pooler" not in name)
+    """Refuse a model of which transformers has made up a part that is used."""
+    needed = sorted(name for name in missing if not name.startswith(UNUSED))
     if needed:
         raise ProcessorError(f"the model in {folder!r} lacks weights, {needed[0]!r} for one")
 

@@ -103,6 +103,18 @@ def test_what_is_wrong_is_named_on_top_until_the_run_is_over() -> None:
     assert warnings(over, worker_rows(over, builders.gpus_up()), builders.NOW + 99) == []
 
 
+@pytest.mark.parametrize(
+    ("queued", "failed", "label"), [(3, 1, "ended with 3 left"), (0, 1, "ended with failures")]
+)
+def test_a_run_that_was_ended_is_not_told_to_have_failed(
+    queued: int, failed: int, label: str
+) -> None:
+    """After a drain files are left; only files that were given up are failures."""
+    run = RunSnapshot(0.0, state=RunState.FAILED, files_queued=queued, files_failed=failed)
+    assert run.state_label == label
+    assert RunSnapshot(0.0, state=RunState.DRAINING).state_label == "draining"
+
+
 def test_log_lines_have_the_facts_of_the_table() -> None:
     """One line for the run and one for each worker, so that each can be searched for."""
     head, *workers = describe_run(builders.stalled(), builders.gpu_lost(), builders.NOW)

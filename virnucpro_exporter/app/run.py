@@ -87,6 +87,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         )
         journal.agree(describe(spec), keep=config.fresh is False)
         coordinator, files = _prepare(config, journal, paths, found)
+        log.info("%d files to do on %d workers, into %s", len(files), len(found), outputs.folder)
         dashboard = show(config, reserved, views, coordinator, monitor, outputs.folder)
         stack.enter_context(_tidied(outputs))
         pool = LocalPool(

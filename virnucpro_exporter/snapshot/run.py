@@ -209,6 +209,15 @@ class RunSnapshot:
         return None if self.eta_seconds is None else self.timestamp + self.eta_seconds
 
     @property
+    def state_label(self) -> str:
+        """The state in words for people: only files that failed are told to have failed."""
+        state: str = self.state.value
+        if self.state is not RunState.FAILED:
+            return state
+        left = self.files_queued + self.files_processing
+        return f"ended with {left} left" if left else "ended with failures"
+
+    @property
     def stalled(self) -> tuple[str, ...]:
         """The ids of the workers that are stalled."""
         return tuple(w.gpu for w in self.workers if w.is_stalled)

@@ -234,7 +234,7 @@ class LoadBalancingDashboard:
         elif self._plain:
             for line in describe_steals(self._shown, metrics.run):
                 logger.info("%s", line)
-            if plain:
+            if plain and metrics.run.files_total:
                 for line in describe_run(metrics.run, metrics.gpus, metrics.now):
                     logger.info("%s", line)
         self._shown = metrics.run

@@ -28,7 +28,7 @@ def describe_run(run: RunSnapshot, gpus: GpuSnapshot, now: float) -> list[str]:
     if run.estimated_completion_timestamp is not None:
         eta += f" ({format_time(run.estimated_completion_timestamp, now)})"
     head = [
-        f"{run.state.value}: {ended}/{run.files_total} files",
+        f"{run.state_label}: {ended}/{run.files_total} files",
         f"{run.files_failed} failed",
         f"{format_number(run.throughput)} seq/s",
         f"ETA {eta}",

@@ -158,7 +158,7 @@ def _head(
 def _title(run: RunSnapshot, now: float, width: int, options: ViewOptions) -> Text:
     over = run.state in OVER
     left = [
-        (run.state.value, RUN_STYLES.get(run.state, "bold")),
+        (run.state_label, RUN_STYLES.get(run.state, "bold")),
         (f"  {'took' if over else 'for'} {format_duration(run.elapsed_seconds)}", ""),
     ]
     if not over:

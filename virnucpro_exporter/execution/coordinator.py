@@ -291,7 +291,7 @@ _LINES: dict[type[ev.Action], tuple[int, Callable[..., str]]] = {
     ev.RetireWorker: (logging.ERROR, lambda a: f"GPU {a.gpu} is given up: {a.reason}"),
     ev.PlanChanged: (
         logging.INFO,
-        lambda a: f"the plan was changed: {a.files} files moved to faster GPUs",
+        lambda a: f"the plan was changed: {a.files} files moved to other workers",
     ),
     ev.FileStolen: (
         logging.DEBUG,

@@ -113,6 +113,16 @@ def test_counters_of_endless_simulations_never_go_down(name: str) -> None:
         assert after.starved_seconds >= before.starved_seconds
 
 
+def test_a_signal_ends_waiting() -> None:
+    """Whoever wakes the pool need not wait, and no time passes in the simulation."""
+    plan = Simulation(SCENARIOS["balanced"])
+    pool = VirtualPool(VirtualWorkers(plan.virtual_gpus), sleep=lambda _: pool.wake())
+    assert not pool.rest(1e9)
+    assert pool.poll(1e9) == []
+    assert pool.now() == 0.0
+    assert pool.rest(0.0)
+
+
 def test_a_virtual_gpu_shows_what_its_worker_does() -> None:
     """A hung worker shows full utilisation, and a lost GPU nothing."""
     for name, expected in (

@@ -104,12 +104,10 @@ def simulate(
         dashboard = show(config, reserved, stack, coordinator, monitor, Path())
         runner = Runner(coordinator, pool, list(plan.names), NoResults(), None)
         signals = stack.enter_context(RunSignals(runner.stop, runner.stop))
-        runner.run(begin(plan, 0, workers))
-        for number in itertools.count(1) if config.forever else ():
-            pool.rest(_REST_SECONDS)
-            if runner.was_stopped:
-                break
+        for number in itertools.count():
             runner.run(begin(plan, number, workers))
+            if runner.was_stopped or not config.forever or not pool.rest(_REST_SECONDS):
+                break
         signals.detach()
         snapshot = coordinator.snapshot()
         dashboard.stop()

@@ -76,11 +76,13 @@ class VirtualPool:
         event = workers.pop()
         return [] if event is None else [event]
 
-    def rest(self, seconds: float) -> None:
-        """Let time pass in which nothing happens."""
+    def rest(self, seconds: float) -> bool:
+        """Let time pass in which nothing happens; False when woken before it is over."""
         until = self._workers.now + seconds
-        if self._wait_until(until):
+        is_over = self._wait_until(until)
+        if is_over:
             self._workers.now = until
+        return is_over
 
     def wake(self) -> None:
         """End a `poll` early; may be called from any thread and signal handler."""

@@ -225,3 +225,13 @@ def test_nothing_is_expected_of_workers_that_are_gone_or_stalled() -> None:
     assert gone.would_end(10, 5.0) < float("inf")
     run.tell(ev.WorkerLost("0", "gone", restart=False))
     assert gone.free_at(5.0) == gone.would_end(10, 5.0) == float("inf")
+
+
+@pytest.mark.parametrize(("slow", "starts"), [(1.0, 1), (2.0, 0)])
+def test_a_second_attempt_saves_half_a_second_or_is_not_made(slow: float, starts: int) -> None:
+    """Who would end a file a moment sooner leaves it: a lost attempt may cost a process."""
+    settings = SchedulerSettings(second_attempts=True)
+    run = Run({"slow": slow, "fast": 8.0}, 1, settings=settings)  # 1 or 0.5 s beside 0.125 s
+    run.tell(ev.WorkerReady("slow"))  # the first to come takes the file
+    actions = run.tell(ev.WorkerReady("fast"))
+    assert sum(isinstance(action, ev.StartAttempt) for action in actions) == starts

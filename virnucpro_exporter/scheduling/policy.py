@@ -30,6 +30,9 @@ from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
 # A second attempt must be expected to end this much sooner than the first one.
 _CLEARLY_SOONER = 1.25
 
+# And at least so many seconds: the one that loses may cost its worker the process.
+_WORTH_SECONDS = 0.5
+
 # A thief looks at so many victims, and a ranking of them serves this long, in seconds.
 _VICTIMS = 4
 _RANKING_SECONDS = 0.05
@@ -149,7 +152,7 @@ class EarliestFinish:
                     continue
                 remaining = attempt.remaining(now)
                 own = record.file.residues / thief.speed
-                if remaining > latest and own * _CLEARLY_SOONER < remaining:
+                if remaining > latest and _is_clearly_sooner(own, remaining):
                     best, latest = attempt, remaining
         return best
 
@@ -175,7 +178,7 @@ class EarliestFinish:
         """Whether it would end clearly sooner, and no other would end even sooner once free."""
         record, cost = attempt.record, attempt.record.file.residues
         own = cost / worker.speed
-        if worker.gpu in record.avoid or own * _CLEARLY_SOONER >= attempt.remaining(now):
+        if worker.gpu in record.avoid or not _is_clearly_sooner(own, attempt.remaining(now)):
             return False
         return not any(
             other.free_at(now) + cost / other.speed < now + own
@@ -192,7 +195,12 @@ def _ends_sooner_elsewhere(attempt: Attempt, workers: Sequence[Worker], now: flo
         for worker in workers
         if worker is not attempt.worker and worker.gpu not in record.avoid
     )
-    return min(ends, default=float("inf")) * _CLEARLY_SOONER < attempt.remaining(now)
+    return _is_clearly_sooner(min(ends, default=float("inf")), attempt.remaining(now))
+
+
+def _is_clearly_sooner(seconds: float, remaining: float) -> bool:
+    """Whether a second attempt of so many seconds is worth it, beside what remains of the first."""
+    return seconds * _CLEARLY_SOONER < remaining and remaining - seconds >= _WORTH_SECONDS
 
 
 class _Ranking:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.gpu.describe import why_no_gpus
 from virnucpro_exporter.gpu.identity import cuda_visible_devices, resolve
 from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.scheduling.weights import GPU_WEIGHTS, get_gpu_weight, is_known_gpu
@@ -45,7 +44,7 @@ def devices(config: RunConfig) -> Iterator[tuple[list[Device], GPUMonitor | None
         snapshot = monitor.wait()
         if wanted is None and not any(device.up for device in snapshot.devices):
             slots = os.cpu_count() or 1
-            log.info("no GPU is used (%s); %d CPU slots instead", why_no_gpus(snapshot), slots)
+            log.info("%d CPU slots are used instead of GPUs", slots)  # the monitor said why
             yield _cpu_slots(f"cpu:{slots}"), None
             return
         found = resolve(wanted or "all", snapshot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
 from virnucpro_exporter.terminal.views import notices, warnings
-from virnucpro_exporter.terminal.worker_table import Row, current_work, worker_rows
+from virnucpro_exporter.terminal.worker_table import Row, worker_rows
 from virnucpro_exporter.text import (
     clean,
     format_duration,
@@ -40,9 +40,8 @@ def describe_run(run: RunSnapshot, gpus: GpuSnapshot, now: float) -> list[str]:
 
 def _describe(row: Row) -> str:
     worker, sample = row.worker, row.sample
-    work = current_work(worker)
     return (
-        f"  GPU {clean(worker.gpu)}: {row.label}{' ' + work if work else ''}, "
+        f"  GPU {clean(worker.gpu)}: {row.label}{' ' + row.work if row.work else ''}, "
         f"compute {format_percent(sample.utilization_ratio if sample else None)}, "
         f"memory {format_percent(sample.memory_ratio if sample else None)}, "
         f"{format_number(worker.throughput)} seq/s, {worker.queue_depth} queued, "

@@ -40,11 +40,12 @@ STATE_STYLES = {
 
 
 class Row(NamedTuple):
-    """A worker beside its GPU, and the word for what it does."""
+    """A worker beside its GPU, the word for what it does, and at what and for how long."""
 
     worker: WorkerSnapshot
     device: GpuDevice | None
     label: str
+    work: str
 
     @property
     def sample(self) -> GpuSample | None:
@@ -105,10 +106,12 @@ def utilization_style(ratio: float | None) -> str:
 def worker_rows(run: RunSnapshot, gpus: GpuSnapshot) -> list[Row]:
     """Every worker of the run beside its GPU, in their order."""
     devices = {device.gpu: device for device in gpus.devices}
-    return [
-        Row(worker, devices.get(worker.gpu), worker_label(worker, devices.get(worker.gpu), run))
-        for worker in run.workers
-    ]
+    rows = []
+    for worker in run.workers:
+        label = worker_label(worker, devices.get(worker.gpu), run)
+        work = current_work(worker, label, run.timestamp)
+        rows.append(Row(worker, devices.get(worker.gpu), label, work))
+    return rows
 
 
 def worker_label(worker: WorkerSnapshot, device: GpuDevice | None, run: RunSnapshot) -> str:
@@ -125,11 +128,13 @@ def worker_label(worker: WorkerSnapshot, device: GpuDevice | None, run: RunSnaps
     return state
 
 
-def current_work(worker: WorkerSnapshot) -> str:
-    """How long it has been at which file, `12s reads.fa`; empty without a file."""
-    parts = []
-    if worker.current_seconds is not None:
-        parts.append(format_duration(worker.current_seconds))
+def current_work(worker: WorkerSnapshot, label: str, now: float) -> str:
+    """How long it has been at which file, `12s reads.fa`; of one that stalls, how long silent."""
+    seconds, parts = worker.current_seconds, []
+    if label == STALLED and worker.last_progress_time is not None:
+        seconds = now - worker.last_progress_time
+    if seconds is not None:
+        parts.append(format_duration(seconds))
     if worker.current_file is not None:
         parts.append(clean(PurePath(worker.current_file).name))
     return " ".join(parts)
@@ -185,7 +190,7 @@ def _empty_table(width: int, *, ascii_only: bool) -> Table:
 
 
 def _cells(row: Row, width: int, *, ascii_only: bool) -> list[Text]:
-    worker, device, _ = row
+    worker, device = row.worker, row.device
     cells = [Text(clean(worker.gpu, ascii_only=ascii_only))]
     if width >= NAME_FROM_WIDTH:
         name = (worker.name or (device.name if device else "") or "-").removeprefix("NVIDIA ")
@@ -197,7 +202,6 @@ def _cells(row: Row, width: int, *, ascii_only: bool) -> list[Text]:
 def _state(row: Row, *, ascii_only: bool) -> Text:
     """State, time and file in that order: a narrow column cuts off the file's name only."""
     text = Text(row.label, STATE_STYLES[row.label])
-    work = current_work(row.worker)
-    if work:
-        text.append(f" {clean(work, ascii_only=ascii_only)}", "")
+    if row.work:
+        text.append(f" {clean(row.work, ascii_only=ascii_only)}", "")
     return text

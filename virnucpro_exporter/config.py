@@ -44,6 +44,9 @@ class RunConfig(ViewConfig):
     inputs: tuple[str, ...] = Field(default=(), strict=False)
     output: str | None = None
     gpus: str | None = None
+    dask: str | None = None
+    dask_scheduler_file: str | None = None
+    dask_local: Annotated[int, Field(ge=1)] | None = None
     processor: str = "translate"
     command: tuple[str, ...] = Field(default=(), strict=False)
     chunk_size: Literal[300, 500] = 500
@@ -66,6 +69,15 @@ class RunConfig(ViewConfig):
     def _command_is_meant(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Whoever gives a command and names no processor means the command."""
         return {"processor": "command", **values} if values.get("command") else values
+
+    @property
+    def is_on_dask(self) -> bool:
+        """Whether a Dask cluster does the work."""
+        named = (self.dask, self.dask_scheduler_file, self.dask_local)
+        given = sum(value is not None for value in named)
+        if given > 1:
+            raise UsageError("--dask, --dask-scheduler-file and --dask-local: use one of them")
+        return given == 1
 
     def scheduler_settings(self) -> SchedulerSettings:
         """The part that the scheduler needs."""

@@ -61,6 +61,10 @@ class NoDeviceError(VirnucproError):
     exit_code = 3
 
 
+class ClusterError(VirnucproError):
+    """The Dask cluster cannot be used."""
+
+
 class SequenceFileError(VirnucproError):
     """This file cannot be processed."""
 

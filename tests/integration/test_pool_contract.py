@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.dask_cluster import DaskCluster
 from tests.fakes import FakePool
+from virnucpro_exporter.execution.dask_pool import DaskPool
 from virnucpro_exporter.execution.pool import LocalPool, WorkerPool
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
@@ -39,10 +42,55 @@ def make_fake(spec: dict[str, Any], folder: Path) -> WorkerPool:
     return FakePool(spec, folder)
 
 
-@pytest.fixture(params=[make_fake, make_local])
+@pytest.fixture(params=["fake", "local", "dask"])
 def make(request: pytest.FixtureRequest) -> MakePool:
-    made: MakePool = request.param
-    return made
+    if request.param == "dask":
+        cluster: DaskCluster = request.getfixturevalue("cluster")
+        return lambda spec, folder: renamed(cluster, spec, folder)
+    return make_fake if request.param == "fake" else make_local
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[DaskCluster]:
+    with DaskCluster() as cluster:
+        cluster.add_worker()
+        cluster.add_worker()
+        yield cluster
+
+
+def renamed(cluster: DaskCluster, spec: dict[str, Any], folder: Path) -> WorkerPool:
+    """Dask workers, as `a` and `b`."""
+    pool = cluster.pool(spec, folder)
+    return Renamed(pool, {"a": "here/cpu0", "b": "here/cpu1"})
+
+
+class Renamed:
+    """A pool whose workers are called otherwise."""
+
+    def __init__(self, pool: DaskPool, names: dict[str, str]) -> None:
+        self.pool = pool
+        self.names = names
+        self.back = {real: name for name, real in names.items()}
+        joined: list[Any] = [*pool.wait_for_workers()]
+        while {event.gpu for event in joined} != set(self.back):
+            joined += pool.poll(0.1)
+        self.wake, self.close_idle, self.close = pool.wake, pool.close_idle, pool.close
+
+    def spawn(self, gpu: str) -> None:
+        self.pool.spawn(self.names[gpu])
+
+    def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
+        self.pool.start(self.names[gpu], actions)
+
+    def cancel(self, gpu: str, attempt: int) -> None:
+        self.pool.cancel(self.names[gpu], attempt)
+
+    def kill(self, gpu: str) -> None:
+        self.pool.kill(self.names[gpu])
+
+    def poll(self, timeout: float | None) -> list[Event]:
+        told: list[Any] = self.pool.poll(timeout)
+        return [replace(event, gpu=self.back[event.gpu]) for event in told]
 
 
 class Driver:

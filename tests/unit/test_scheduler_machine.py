@@ -130,6 +130,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.startable.add(gpu)
         self.tell(ev.WorkerJoined(gpu, "a model", weight))
 
+    @precondition(lambda self: self.gone())
+    @rule(data=st.data())
+    def return_(self, data: st.DataObject) -> None:
+        gpu = data.draw(st.sampled_from(self.gone()))
+        self.startable.add(gpu)
+        self.tell(ev.WorkerJoined(gpu, "a model", 1.0))
+
+    def gone(self) -> list[str]:
+        return [worker.gpu for worker in self.scheduler.ledger.fleet if worker.is_retired]
+
     @precondition(lambda self: self.is_pull and self.up)
     @rule(data=st.data())
     def ask(self, data: st.DataObject) -> None:

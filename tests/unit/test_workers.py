@@ -130,6 +130,19 @@ def test_a_worker_that_joins_is_believed_as_fast_as_it_declares() -> None:
         run.tell(ev.WorkerJoined("node-2"))
 
 
+def test_a_worker_that_was_given_up_may_come_back() -> None:
+    """Its file went elsewhere without blame; when its node is back, it takes its queue up again."""
+    run = Run({"0": 1.0, "1": 1.0}, 40, 30, 20, 10)
+    run.ready("0", "1")
+    run.tell(ev.WorkerLost("0", "node gone", restart=False, blame=False))
+    assert [worker.gpu for worker in run.ledger.usable()] == ["1"]
+    assert run.ledger.files["/0"].failures == 0
+    run.tell(ev.WorkerJoined("0", "", 1.0))
+    assert [worker.gpu for worker in run.ledger.usable()] == ["0", "1"]
+    run.tell(ev.WorkerReady("0"))
+    assert run.current("0") == "/0"
+
+
 def test_files_that_come_later_are_spread_over_those_who_joined() -> None:
     """The assignment knows every worker that is there, and none that is gone."""
     run = Run({"0": 1.0, "1": 1.0}, 10)

@@ -28,8 +28,14 @@ class Device:
 
 
 @contextlib.contextmanager
-def devices(config: RunConfig) -> Iterator[tuple[list[Device], GPUMonitor | None]]:
+def devices(
+    config: RunConfig, slots: int | None = None
+) -> Iterator[tuple[list[Device], GPUMonitor | None]]:
     """The devices to use, and the monitor that watches them while the context lasts.
+
+    Args:
+        config: Which ones.
+        slots: How many CPU slots there are where no GPU is used; one per core when None.
 
     Raises:
         NoDeviceError: The GPUs that were asked for are not there.
@@ -43,7 +49,7 @@ def devices(config: RunConfig) -> Iterator[tuple[list[Device], GPUMonitor | None
     with monitor:
         snapshot = monitor.wait()
         if wanted is None and not any(device.up for device in snapshot.devices):
-            slots = os.cpu_count() or 1
+            slots = slots or os.cpu_count() or 1
             log.info("%d CPU slots are used instead of GPUs", slots)  # the monitor said why
             yield _cpu_slots(f"cpu:{slots}"), None
             return
@@ -53,7 +59,7 @@ def devices(config: RunConfig) -> Iterator[tuple[list[Device], GPUMonitor | None
             if busy:
                 log.warning("GPU %s is in use by %d other processes", device.gpu, busy)
         pins = {d.gpu: {"CUDA_VISIBLE_DEVICES": cuda_visible_devices(d)} for d in found}
-        yield [Device(d.gpu, d.name, _weight(d.name, config), pins[d.gpu]) for d in found], monitor
+        yield [Device(d.gpu, d.name, weigh(d.name, config), pins[d.gpu]) for d in found], monitor
 
 
 def _cpu_slots(wanted: str) -> list[Device]:
@@ -64,8 +70,9 @@ def _cpu_slots(wanted: str) -> list[Device]:
     return [Device(f"cpu{index}", "CPU", 1.0, pin) for index in range(int(number))]
 
 
-def _weight(name: str, config: RunConfig) -> float:
-    if not config.gpu_weighted:
+def weigh(name: str, config: RunConfig) -> float:
+    """The expected speed of a GPU, by its model name; that of an RTX 3090 is 1."""
+    if not config.gpu_weighted or name == "CPU":
         return 1.0
     table = {**GPU_WEIGHTS, **config.gpu_weights}
     if not is_known_gpu(name, table):

@@ -13,16 +13,16 @@ from typing import Any
 
 from virnucpro_exporter.app.devices import Device, devices
 from virnucpro_exporter.app.inputs import find_files, measure, output_folder, source
-from virnucpro_exporter.app.processor import FACTORY, describe, processor_spec
+from virnucpro_exporter.app.processor import describe, processor_spec
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.views import reserve, show
+from virnucpro_exporter.app.workforce import workforce
 from virnucpro_exporter.config import RunConfig
-from virnucpro_exporter.errors import ProcessorError
+from virnucpro_exporter.errors import ProcessorError, UsageError
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.journal import Journal
 from virnucpro_exporter.execution.lock import RunLock
 from virnucpro_exporter.execution.outputs import Outputs
-from virnucpro_exporter.execution.pool import LocalPool
 from virnucpro_exporter.execution.runner import Runner, stamped
 from virnucpro_exporter.scheduling.assignment import assign_files_weighted
 from virnucpro_exporter.scheduling.files import SequenceFile
@@ -54,6 +54,8 @@ class Finished:
 
 def plan(config: RunConfig) -> dict[Device, list[SequenceFile]]:
     """What each device would be given at the start, for `--dry-run`."""
+    if config.is_on_dask:
+        raise UsageError("--dry-run asks no Dask cluster; leave one of the two out")
     spec = processor_spec(config)
     paths = find_files(config, output_folder(config), spec)
     with devices(config) as (found, _):
@@ -81,25 +83,22 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         outputs.prepare()
         stack.enter_context(contextlib.closing(RunLock(outputs.lock)))
         paths = find_files(config, outputs, spec)
-        found, monitor = views.enter_context(devices(config))
+        stack.enter_context(_tidied(outputs))
+        work = workforce(config, spec, outputs, views, stack)
         journal = stack.enter_context(
             contextlib.closing(Journal(outputs, fresh=bool(config.fresh)))
         )
         journal.agree(describe(spec), keep=config.fresh is False)
-        coordinator, files = _prepare(config, journal, paths, found)
-        log.info("%d files to do on %d workers, into %s", len(files), len(found), outputs.folder)
-        dashboard = show(config, reserved, views, coordinator, monitor, outputs.folder)
-        stack.enter_context(_tidied(outputs))
-        pool = LocalPool(
-            spec, FACTORY, outputs.attempts, outputs.logs, {d.gpu: d.environment for d in found}
-        )
-        stack.callback(pool.close)
-        runner = Runner(coordinator, pool, [d.gpu for d in found], outputs, journal)
+        coordinator, files = _prepare(config, journal, paths, work.devices)
+        gpus = [device.gpu for device in work.devices]
+        log.info("%d files to do on %d workers, into %s", len(files), len(gpus), outputs.folder)
+        dashboard = show(config, reserved, views, coordinator, work.monitor, outputs.folder)
+        runner = Runner(coordinator, work.pool, gpus, outputs, journal)
         signals = views.enter_context(RunSignals(runner.drain, runner.stop))
         stack.callback(signals.detach)
         runner.run(files)
         if not runner.was_stopped:
-            pool.close_idle(_CLOSE_SECONDS)
+            work.pool.close_idle(_CLOSE_SECONDS)
         snapshot = coordinator.snapshot()
         finished = _outcome(snapshot, runner, signals)
         journal.finish(snapshot.state.value if not signals.caught else "interrupted", time.time())

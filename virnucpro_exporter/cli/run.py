@@ -22,6 +22,15 @@ _RUN_OPTIONS = [
         help="Which GPUs; default: all, or one CPU slot per core where there is none.",
     ),
     click.option(
+        "--dask", metavar="ADDRESS", help="Work on a Dask cluster: its scheduler, tcp://HOST:8786."
+    ),
+    click.option(
+        "--dask-scheduler-file", metavar="FILE", help="Likewise, by the scheduler's file."
+    ),
+    click.option(
+        "--dask-local", type=int, metavar="N", help="A Dask cluster of N workers here, to try it."
+    ),
+    click.option(
         "--processor",
         metavar="translate|esm2|dnabert|command|MODULE:NAME",
         help="What is done to a file; default: translate, or command after `--`.",

@@ -93,6 +93,7 @@ class LocalPool:
         attempts: Folder in which each attempt gets its own.
         logs: Folder of the workers' logs, one per worker.
         devices: Extra environment of each worker, which pins its GPU.
+        folder: Working directory of the workers; the program's own when None.
     """
 
     def __init__(
@@ -102,7 +103,9 @@ class LocalPool:
         attempts: Path,
         logs: Path,
         devices: Mapping[str, Mapping[str, str]],
+        folder: str | None = None,
     ) -> None:
+        self._folder = folder
         self._spec = dict(spec)
         self._factory = factory
         self._attempts = attempts
@@ -161,6 +164,7 @@ class LocalPool:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                cwd=self._folder,
                 env={**os.environ, **self._devices.get(gpu, {})},
                 pass_fds=(remote.fileno(), descriptor),
                 start_new_session=True,

@@ -142,6 +142,8 @@ class Runner:
             self._commit(result)
         for event in events:
             self._clear(event)
+            if isinstance(event, ev.WorkerJoined):
+                self._pool.spawn(event.gpu)
 
     def _checked(self, event: ev.Event) -> ev.Event:
         """A result whose output another input of this run owns is a failure."""

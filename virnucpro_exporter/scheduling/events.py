@@ -117,7 +117,7 @@ class WorkerLost:
 
 @dataclass(frozen=True, slots=True)
 class WorkerJoined:
-    """A worker that was not there at the start (a node that joined the cluster)."""
+    """A worker that was not there before, or that was given up and is back (its node joined)."""
 
     gpu: str
     name: str = ""

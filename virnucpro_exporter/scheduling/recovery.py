@@ -61,6 +61,14 @@ class Recovery:
         else:
             self._restart(worker, reason, now)
 
+    def come_back(self, worker: Worker, now: float) -> None:
+        """A worker that was given up is there again: its node has returned."""
+        worker.is_retired = False
+        worker.touched_at = worker.spawned_at = now
+        worker.troubles.clear()
+        if worker.has_work:
+            self._ledger.look_by(now + self._ledger.settings.stall_threshold)
+
     def _is_hopeless(self, worker: Worker) -> bool:
         is_bad = len(set(worker.troubles)) >= 2 * _LOSSES_BEFORE_RETIRING
         return is_bad and self._ledger.has_others(worker)

@@ -172,10 +172,14 @@ class Scheduler:
         worker.queued_residues += sum(file.residues for file in files)
 
     def _on_joined(self, event: ev.WorkerJoined, now: float) -> None:
-        if event.gpu in self.ledger.workers:
+        known = self.ledger.workers.get(event.gpu)
+        if known is None:
+            known = self.ledger.add_worker(event.gpu, event.name, event.weight, now)
+        elif known.is_retired:
+            self._recovery.come_back(known, now)
+        else:
             raise SchedulingError(f"worker {event.gpu} is there already")
-        worker = self.ledger.add_worker(event.gpu, event.name, event.weight, now)
-        self._progress.expect(worker)
+        self._progress.expect(known)
 
     def _on_ready(self, event: ev.WorkerReady, now: float) -> None:
         worker = self.ledger.worker(event.gpu)

@@ -1,0 +1,99 @@
+"""A Dask scheduler and workers in processes of their own, on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.run_program import ROOT, until
+from virnucpro_exporter.execution.dask_agent import Job
+from virnucpro_exporter.execution.dask_pool import DaskPool, existing
+
+PLACE = "tests.dask_cluster:cpu_slot"
+
+
+def cpu_slot() -> tuple[None, str, str, str]:
+    """What a Dask worker without a GPU tells of its device."""
+    return None, "CPU", "", ""
+
+
+class DaskCluster:
+    """A scheduler, and workers to be added; all are gone at the end of the context.
+
+    Attributes:
+        address: Of the scheduler.
+        workers: The processes.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="dask-")
+        self.file = Path(self._folder.name) / "scheduler.json"
+        self.workers: list[subprocess.Popen[bytes]] = []
+        options = [
+            "--host=127.0.0.1",
+            "--port=0",
+            "--no-dashboard",
+            f"--scheduler-file={self.file}",
+        ]
+        self.scheduler = self._start("distributed.cli.dask_scheduler", *options)
+        until(self.file.exists)
+
+    def _start(self, module: str, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *options],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def add_worker(self, node: str = "here") -> subprocess.Popen[bytes]:
+        """Start a worker, which joins when it is up."""
+        options = [f"--scheduler-file={self.file}", "--nthreads=1", "--no-nanny", "--no-dashboard"]
+        worker = self._start(
+            "distributed.cli.dask_worker",
+            *options,
+            "--memory-limit=0",
+            f"--local-directory={self._folder.name}",
+            VIRNUCPRO_NODE_NAME=node,
+            CUDA_VISIBLE_DEVICES="",
+        )
+        self.workers.append(worker)
+        return worker
+
+    def pool(
+        self, spec: dict[str, Any], folder: Path, probe: str | None = None, **options: Any
+    ) -> DaskPool:
+        """A pool on this cluster, of the processors for tests."""
+        seen = folder / ".virnucpro" / "probe"
+        seen.parent.mkdir(exist_ok=True)
+        seen.write_text("here")
+        job = Job(
+            spec=spec,
+            factory="tests.processors_for_tests:scripted",
+            place=PLACE,
+            attempts=str(folder),
+            logs=str(folder),
+            folder=str(ROOT),
+            probe=probe or str(seen),
+            token="here",  # noqa: S106 - no secret
+            lease=60.0,
+        )
+        return DaskPool(lambda: existing(None, str(self.file)), job, **options)
+
+    def __enter__(self) -> DaskCluster:  # noqa: PYI034 - typing.Self needs Python 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (*self.workers, self.scheduler):
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()
+        self._folder.cleanup()

@@ -1,0 +1,198 @@
+"""Whole runs on a Dask scheduler and Dask workers in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import pytest
+
+from tests.dask_cluster import DaskCluster
+from tests.run_program import DEADLINE, PROGRAM, QUIET, READS, ROOT, call, results, run, until
+from virnucpro_exporter.errors import ClusterError
+from virnucpro_exporter.execution.dask_pool import DaskPool
+from virnucpro_exporter.scheduling.events import Event, WorkerJoined, WorkerLost
+
+E = TypeVar("E", WorkerJoined, WorkerLost)
+
+WAITING = ["--processor=tests.run_processors:waiting", "--log-level=info"]
+
+
+@pytest.fixture
+def cluster() -> Iterator[DaskCluster]:
+    with DaskCluster() as cluster:
+        yield cluster
+
+
+def command(cluster: DaskCluster, *words: str | Path, output: Path) -> list[str | Path]:
+    file = f"--dask-scheduler-file={cluster.file}"
+    return [*PROGRAM, "run", *QUIET, file, "--output", output, *words]
+
+
+def start(cluster: DaskCluster, *words: str | Path, output: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(cluster, *words, output=output),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def inputs_of(tmp_path: Path, count: int) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}.fa").write_text(f">{number}\nACGT\n")
+    return folder
+
+
+def begun(folder: Path) -> int:
+    return len(list(folder.glob("*.begun")))
+
+
+def test_outputs_are_those_of_one_machine(cluster: DaskCluster, tmp_path: Path) -> None:
+    """Whoever did the files, wherever: the same bytes."""
+    cluster.add_worker("one")
+    cluster.add_worker("two")
+    done = call(command(cluster, READS, output=tmp_path / "dask"))
+    assert done.returncode == 0, done.stderr
+    assert run(READS, output=tmp_path / "here").returncode == 0
+    assert results(tmp_path / "dask") == results(tmp_path / "here") != {}
+
+
+def test_the_file_of_a_killed_node_is_done_elsewhere(cluster: DaskCluster, tmp_path: Path) -> None:
+    """A Dask worker that is killed takes its child process along, and no file."""
+    workers = [cluster.add_worker("one"), cluster.add_worker("two")]
+    inputs = inputs_of(tmp_path, 4)
+    going = start(cluster, inputs, *WAITING, output=tmp_path / "out")
+    # The run may begin with the first worker alone; the other one joins it.
+    until(lambda: begun(inputs) == 2)
+    children = psutil.Process(workers[0].pid).children(recursive=True)
+    workers[0].kill()
+    psutil.wait_procs(children, timeout=DEADLINE)
+    (inputs / "go").touch()
+    out, err = going.communicate(timeout=DEADLINE)
+    assert going.returncode == 0, err
+    assert "4 files done, 0 failed" in out
+    assert len(results(tmp_path / "out")) == 4
+    assert "its Dask worker has left" in err
+    assert "Traceback" not in err
+
+
+def wait_for(pool: DaskPool, heard: list[Event], kind: type[E], gpu: str) -> E:
+    """The event of this kind about a worker, among those heard or to be heard."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        for event in heard:
+            if isinstance(event, kind) and event.gpu == gpu:
+                return event
+        heard += pool.poll(0.05)
+    raise AssertionError(heard)
+
+
+def test_a_stopped_node_is_noticed_and_may_return(cluster: DaskCluster, tmp_path: Path) -> None:
+    """A node that does not answer is lost, without blame; when it answers again, it joins."""
+    cluster.add_worker("one")
+    stopped = cluster.add_worker("two")
+    pool = cluster.pool({}, tmp_path, silence=8.0)
+    try:
+        heard: list[Event] = [*pool.wait_for_workers()]
+        wait_for(pool, heard, WorkerJoined, "two/cpu0")
+        stopped.send_signal(signal.SIGSTOP)
+        lost = wait_for(pool, heard, WorkerLost, "two/cpu0")
+        assert not lost.blame
+        assert "has not answered" in lost.reason
+        heard.clear()
+        stopped.send_signal(signal.SIGCONT)
+        wait_for(pool, heard, WorkerJoined, "two/cpu0")
+    finally:
+        pool.close()
+
+
+def test_a_worker_that_joins_late_gets_work(cluster: DaskCluster, tmp_path: Path) -> None:
+    """It takes files that wait for others."""
+    cluster.add_worker("one")
+    inputs = inputs_of(tmp_path, 4)
+    going = start(cluster, inputs, *WAITING, output=tmp_path / "out")
+    until(lambda: begun(inputs) == 1)
+    cluster.add_worker("two")
+    until(lambda: begun(inputs) == 2)
+    (inputs / "go").touch()
+    out, err = going.communicate(timeout=DEADLINE)
+    assert (going.returncode, "4 files done" in out) == (0, True), err
+    assert "two/cpu0" in out
+
+
+def test_a_run_whose_scheduler_is_gone_resumes_on_one_machine(
+    cluster: DaskCluster, tmp_path: Path
+) -> None:
+    """It ends with one line; what was done stays done, here and on another cluster."""
+    cluster.add_worker("one")
+    inputs = inputs_of(tmp_path, 4)
+    (inputs / "go").touch()
+    first = call(command(cluster, inputs / "0.fa", *WAITING, output=tmp_path / "out"))
+    assert first.returncode == 0, first.stderr
+    (inputs / "go").unlink()
+    (inputs / "0.fa.begun").unlink()
+    going = start(cluster, inputs, *WAITING, output=tmp_path / "out")
+    until(lambda: begun(inputs) == 1)
+    cluster.scheduler.kill()
+    out, err = going.communicate(timeout=DEADLINE)
+    assert going.returncode == 1, (out, err)
+    lines = [line for line in err.splitlines() if line.startswith("virnucpro-exporter: ")]
+    assert len(lines) == 1, err
+    assert "is gone; the same command resumes the run" in lines[0]
+    assert "Traceback" not in err
+    (inputs / "go").touch()
+    done = run(inputs, *WAITING, output=tmp_path / "out")
+    assert "3 files done, 0 failed, 1 skipped, 0 left" in done.stdout
+    with DaskCluster() as another:
+        another.add_worker("one")
+        again = call(command(another, inputs, *WAITING, "--fresh", output=tmp_path / "out"))
+    assert "4 files done" in again.stdout, again.stderr
+
+
+def test_a_node_without_the_output_folder_is_named(cluster: DaskCluster, tmp_path: Path) -> None:
+    """One line tells which node does not see the folder."""
+    cluster.add_worker("blind")
+    (tmp_path / "here").mkdir()
+    pool = cluster.pool({}, tmp_path, probe=str(tmp_path / "there" / ".virnucpro" / "probe"))
+    try:
+        with pytest.raises(ClusterError, match=r"node blind: it does not see '.*there'"):
+            pool.wait_for_workers()
+    finally:
+        pool.close()
+
+
+def test_a_cluster_of_its_own(tmp_path: Path) -> None:
+    """`--dask-local` needs no scheduler, and leaves no process behind."""
+    words: list[str | Path] = ["run", *QUIET, "--dask-local=2", "--output", tmp_path / "out"]
+    done = call([*PROGRAM, *words, READS])
+    assert done.returncode == 0, done.stderr
+    assert "12 files done, 0 failed" in done.stdout
+    assert os.uname().nodename.partition(".")[0] + "/cpu1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (["--dask=tcp://127.0.0.1:1"], "tcp://127.0.0.1:1"),
+        (["--dask-scheduler-file=/nowhere.json"], "/nowhere.json"),
+        (["--dask-local=2", "--dask=x"], "use one of them"),
+        (["--dask=tcp://127.0.0.1:1", "--gpus=0"], "--gpus is for this machine"),
+    ],
+)
+def test_what_cannot_be_a_cluster(options: list[str | Path], fault: str, tmp_path: Path) -> None:
+    """One line says what is wrong."""
+    done = call([*PROGRAM, "run", *QUIET, *options, "--output", tmp_path / "out", READS])
+    lines = [line for line in done.stderr.splitlines() if line.startswith("virnucpro-exporter: ")]
+    assert done.returncode in (1, 2)
+    assert len(lines) == 1, done.stderr
+    assert fault in lines[0]

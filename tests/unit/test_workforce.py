@@ -1,0 +1,49 @@
+"""Who does the work of a run."""
+
+from __future__ import annotations
+
+from importlib import util
+
+import pytest
+
+from virnucpro_exporter.app.cluster_node import choose
+from virnucpro_exporter.app.run import run
+from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.errors import UsageError
+from virnucpro_exporter.snapshot import GpuDevice
+
+GPUS = [GpuDevice("0", uuid="GPU-aa", name="A100"), GpuDevice("1", uuid="GPU-bb", name="H100")]
+
+
+def test_dask_that_is_missing_is_told_with_its_cure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Without the extra, the options say what to install."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "a.fa").write_text(">a\nACGT\n")
+    monkeypatch.setattr(util, "find_spec", lambda _: None)
+    config = RunConfig(
+        inputs=(str(folder / "a.fa"),), output=str(folder / "out"), web=False, dask="tcp://x:1"
+    )
+    with pytest.raises(UsageError, match=r"pip install 'virnucpro-exporter\[dask\]'"):
+        run(config)
+
+
+@pytest.mark.parametrize(("visible", "gpu"), [("1", "1"), ("GPU-bb", "1"), ("GPU-a", "0")])
+def test_a_dask_worker_has_the_gpu_it_shows(visible: str, gpu: str) -> None:
+    """An index, a uuid, or the beginning of one; the process is pinned by the uuid."""
+    index, name, pin, trouble = choose(visible, GPUS)
+    assert (index, trouble) == (gpu, "")
+    assert (name, pin) == {"0": ("A100", "GPU-aa"), "1": ("H100", "GPU-bb")}[gpu]
+
+
+def test_the_only_gpu_need_not_be_named() -> None:
+    """Where a node has one GPU, that is it."""
+    assert choose(None, GPUS[:1]) == ("0", "A100", "GPU-aa", "")
+
+
+@pytest.mark.parametrize("visible", [None, "0,1", "2", "GPU-"])
+def test_a_dask_worker_without_one_gpu_is_not_used(visible: str | None) -> None:
+    """Several, or none of those that are there: the reason tells what to do."""
+    *_, trouble = choose(visible, GPUS)
+    assert "start one worker per GPU" in trouble

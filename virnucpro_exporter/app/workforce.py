@@ -1,0 +1,121 @@
+"""Who does the work of a run: processes of this machine, or of a Dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import util
+from typing import TYPE_CHECKING, Any
+
+from virnucpro_exporter.app.devices import Device, devices, weigh
+from virnucpro_exporter.app.processor import FACTORY
+from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.errors import UsageError
+from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.execution.pool import LocalPool, WorkerPool
+from virnucpro_exporter.gpu.monitor import GPUMonitor
+
+if TYPE_CHECKING:
+    from virnucpro_exporter.execution.dask_pool import Connect
+
+_PLACE = "virnucpro_exporter.app.cluster_node:place"
+
+
+@dataclass(frozen=True, slots=True)
+class Workforce:
+    """What a run works with.
+
+    Attributes:
+        devices: Those that are there at the start.
+        pool: Their processes.
+        monitor: Watches the GPUs, or None.
+    """
+
+    devices: list[Device]
+    pool: WorkerPool
+    monitor: GPUMonitor | None
+
+
+def workforce(
+    config: RunConfig,
+    spec: Mapping[str, Any],
+    outputs: Outputs,
+    views: contextlib.ExitStack,
+    stack: contextlib.ExitStack,
+) -> Workforce:
+    """Take the devices and make their pool.
+
+    Args:
+        config: Which devices, and where.
+        spec: The processor.
+        outputs: The output folder, prepared.
+        views: Closes what the views need.
+        stack: Closes the pool, before the views.
+
+    Raises:
+        ClusterError: The Dask cluster cannot be used.
+        NoDeviceError: The GPUs that were asked for are not there.
+        UsageError: The options cannot be used.
+    """
+    if config.is_on_dask:
+        found, pool = stack.enter_context(_on_dask(config, spec, outputs))
+        return Workforce(found, pool, None)
+    found, monitor = views.enter_context(devices(config))
+    pins = {device.gpu: device.environment for device in found}
+    local = LocalPool(spec, FACTORY, outputs.attempts, outputs.logs, pins)
+    stack.callback(local.close)
+    return Workforce(found, local, monitor)
+
+
+@contextlib.contextmanager
+def _on_dask(
+    config: RunConfig, spec: Mapping[str, Any], outputs: Outputs
+) -> Iterator[tuple[list[Device], WorkerPool]]:
+    connect = _connection(config)
+    from virnucpro_exporter.execution.dask_agent import Job  # noqa: PLC0415 - needs an extra
+    from virnucpro_exporter.execution.dask_pool import DaskPool  # noqa: PLC0415 - likewise
+
+    token = secrets.token_hex(16)
+    probe = outputs.hidden / f"probe-{token}"
+    probe.write_text(token, encoding="ascii")
+    job = Job(
+        spec=spec,
+        factory=FACTORY,
+        place=_PLACE,
+        attempts=str(outputs.attempts),
+        logs=str(outputs.logs),
+        folder=os.getcwd(),  # noqa: PTH109 - a plain text is wanted
+        probe=str(probe),
+        token=token,
+        lease=60.0,
+    )
+    pool = DaskPool(connect, job, lambda name: weigh(name, config))
+    try:
+        joined = pool.wait_for_workers()
+        yield [Device(e.gpu, e.name, e.weight, {}) for e in joined], pool
+    finally:
+        pool.close()
+        probe.unlink(missing_ok=True)
+
+
+def _connection(config: RunConfig) -> Connect:
+    """How to reach the cluster that the options name."""
+    if util.find_spec("distributed") is None:
+        raise UsageError(
+            "Dask is not installed; install it with: pip install 'virnucpro-exporter[dask]'"
+        )
+    from virnucpro_exporter.execution import dask_pool  # noqa: PLC0415 - needs an extra
+
+    if config.dask_local is None:
+        if config.gpus is not None:
+            raise UsageError("--gpus is for this machine; each Dask worker has the GPU it shows")
+        return lambda: dask_pool.existing(config.dask, config.dask_scheduler_file)
+    wanted = config.dask_local
+    with devices(config, slots=wanted) as (found, _):
+        if len(found) < wanted:
+            raise UsageError(f"--dask-local {wanted}: there are {len(found)} GPUs or slots to use")
+        pins = [device.environment["CUDA_VISIBLE_DEVICES"] for device in found[:wanted]]
+    return lambda: dask_pool.local(pins)

@@ -1,0 +1,231 @@
+"""What runs inside a Dask worker: a thin agent that owns one worker process of ours.
+
+A task of Dask cannot be stopped from within Python, and a file that kills its process would take
+the Dask worker along. So the agent lets the same child process do the files as on one machine, and
+passes commands and events on. It is a Dask actor: the coordinator calls it, and it never calls.
+
+An agent that hears nothing of its coordinator for a while kills its process and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from distributed import get_worker
+
+from virnucpro_exporter import __version__
+from virnucpro_exporter.errors import VirnucproError
+from virnucpro_exporter.execution.pool import LocalPool
+from virnucpro_exporter.scheduling.events import Event, WorkerLost
+
+# An agent answers at least this often, in seconds, so that its silence means something.
+ANSWER_SECONDS = 5.0
+
+# The environment variable that names the node where its host name does not (in Kubernetes).
+NODE_VARIABLE = "VIRNUCPRO_NODE_NAME"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an agent needs to know, as plain values.
+
+    Attributes:
+        spec: The processor, as the factory takes it.
+        factory: `package.module:function` that makes a processor of the spec.
+        place: `package.module:function` that tells which device this Dask worker has, and watches
+            those of the node; called with no argument.
+        attempts: Folder in which each attempt gets its own.
+        logs: Folder of the workers' logs.
+        folder: The coordinator's working directory; that of the workers where it exists there.
+        probe: A file that every node has to see.
+        token: What is in that file.
+        lease: Seconds without a call after which an agent ends.
+    """
+
+    spec: Mapping[str, Any]
+    factory: str
+    place: str
+    attempts: str
+    logs: str
+    folder: str
+    probe: str
+    token: str
+    lease: float
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What an agent tells of itself.
+
+    Attributes:
+        version: Of this program, there.
+        node: Name of the node.
+        device: Index of its GPU on the node, or None for a CPU slot.
+        name: Model name of the GPU, or `CPU`.
+        pin: The CUDA_VISIBLE_DEVICES of its worker process.
+        trouble: Why it cannot be used, in one line, or empty.
+    """
+
+    version: str
+    node: str
+    device: str | None
+    name: str
+    pin: str
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What the agent's pool shall do.
+
+    Attributes:
+        name: A method of `LocalPool` that takes the id of the worker first.
+        arguments: All of them.
+        generation: How many processes the worker has had; events carry it.
+    """
+
+    name: str
+    arguments: tuple[Any, ...]
+    generation: int
+
+
+Told = tuple[int, Event]
+
+
+class Agent:
+    """Drives one worker process in a thread of its own, and collects what it tells.
+
+    Args:
+        job: What it works for.
+    """
+
+    # A coordinator that comes after one that was killed must not wait for its agent's lease.
+    _present: Agent | None = None
+    _lock = threading.Lock()
+
+    def __init__(self, job: Job) -> None:
+        with Agent._lock:
+            before, Agent._present = Agent._present, self
+        if before is not None:
+            before.end()
+        self._job = job
+        self._loop: asyncio.AbstractEventLoop = get_worker().loop.asyncio_loop
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._told: list[Told] = []
+        self._news = asyncio.Event()
+        self._is_idle_closed = asyncio.Event()
+        self._heard_at = time.monotonic()
+        self._generation = 0
+        self._pool: LocalPool | None = None
+        self._is_over = False
+        self._thread: threading.Thread | None = None
+
+    # -- called by the coordinator --
+
+    def about(self) -> About:
+        """Who and where this is, and whether it can be used."""
+        module, _, name = self._job.place.partition(":")
+        device, model, pin, trouble = getattr(import_module(module), name)()
+        node = os.environ.get(NODE_VARIABLE) or os.uname().nodename.partition(".")[0]
+        return About(__version__, node, device, model, pin, trouble or self._blindness())
+
+    def begin(self, gpu: str, pin: str) -> None:
+        """Be ready for commands.
+
+        Args:
+            gpu: The id of the worker.
+            pin: The CUDA_VISIBLE_DEVICES of its process.
+        """
+        folder = self._job.folder if Path(self._job.folder).is_dir() else None
+        pool = LocalPool(
+            self._job.spec,
+            self._job.factory,
+            Path(self._job.attempts),
+            Path(self._job.logs),
+            {gpu: {"CUDA_VISIBLE_DEVICES": pin}},
+            folder,
+        )
+        self._heard_at = time.monotonic()
+        self._pool = pool
+        self._thread = threading.Thread(
+            target=self._live, args=(pool,), name="virnucpro-agent", daemon=True
+        )
+        self._thread.start()
+
+    def _blindness(self) -> str:
+        try:
+            is_seen = Path(self._job.probe).read_text(encoding="ascii") == self._job.token
+        except OSError:
+            is_seen = False
+        return "" if is_seen else f"it does not see {str(Path(self._job.probe).parents[1])!r}"
+
+    async def tell(self, commands: Sequence[Command]) -> None:
+        """Carry out commands, in this order."""
+        for command in commands:
+            self._commands.put(command)
+        if self._pool is not None and not self._is_over:
+            self._pool.wake()
+
+    async def listen(self) -> list[Told]:
+        """What happened since the last call; waits for something, but not for long."""
+        self._heard_at = time.monotonic()
+        if not self._told:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), ANSWER_SECONDS)
+        self._news.clear()
+        told, self._told = self._told, []
+        return told
+
+    async def idle_closed(self) -> None:
+        """Wait until `close_idle` has been carried out."""
+        await self._is_idle_closed.wait()
+
+    def end(self) -> None:
+        """Kill the process, and wait until it is dead."""
+        self._is_over = True
+        if self._pool is not None and self._thread is not None:
+            with contextlib.suppress(OSError):  # the thread has closed it
+                self._pool.wake()
+            self._thread.join()
+
+    # -- the thread --
+
+    def _live(self, pool: LocalPool) -> None:
+        try:
+            while not self._is_over and time.monotonic() - self._heard_at < self._job.lease:
+                while not self._commands.empty():
+                    self._obey(pool, self._commands.get())
+                if told := [(self._generation, event) for event in pool.poll(ANSWER_SECONDS)]:
+                    self._publish(told)
+        finally:
+            self._is_over = True
+            pool.close()
+
+    def _obey(self, pool: LocalPool, command: Command) -> None:
+        if command.name == "close_idle":
+            pool.close_idle(*command.arguments)
+            self._loop.call_soon_threadsafe(self._is_idle_closed.set)
+            return
+        self._generation = command.generation
+        try:
+            getattr(pool, command.name)(*command.arguments)
+        except VirnucproError as error:
+            lost = WorkerLost(command.arguments[0], str(error), restart=False, blame=False)
+            self._publish([(self._generation, lost)])
+
+    def _publish(self, told: list[Told]) -> None:
+        self._loop.call_soon_threadsafe(self._hand_over, told)
+
+    def _hand_over(self, told: list[Told]) -> None:
+        self._told += told
+        self._news.set()

@@ -180,6 +180,28 @@ def test_a_cluster_of_its_own(tmp_path: Path) -> None:
     assert os.uname().nodename.partition(".")[0] + "/cpu1" in done.stdout
 
 
+def test_ctrl_c_ends_a_cluster_of_its_own_after_the_files_in_process(tmp_path: Path) -> None:
+    """All processes of the terminal are sent it; the files in process end well all the same."""
+    inputs = inputs_of(tmp_path, 6)
+    words: list[str | Path] = ["run", *QUIET, "--dask-local=2", "--output", tmp_path / "out"]
+    going = subprocess.Popen(
+        [*PROGRAM, *words, *WAITING, inputs],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    until(lambda: begun(inputs) == 2)
+    os.killpg(going.pid, signal.SIGINT)
+    time.sleep(1)  # whoever dies of it is then dead, and the test can fail
+    (inputs / "go").touch()
+    out, err = going.communicate(timeout=DEADLINE)
+    assert going.returncode == 130, err
+    assert "2 files done, 0 failed, 0 skipped, 4 left; 0 retries" in out
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [

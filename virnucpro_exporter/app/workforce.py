@@ -95,6 +95,7 @@ def _on_dask(
     pool = DaskPool(connect, job, lambda name: weigh(name, config))
     try:
         joined = pool.wait_for_workers()
+        joined.sort(key=lambda event: event.gpu)
         yield [Device(e.gpu, e.name, e.weight, {}) for e in joined], pool
     finally:
         pool.close()

@@ -23,6 +23,7 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.errors import ClusterError
+from virnucpro_exporter.execution import dask_preload
 from virnucpro_exporter.execution.dask_agent import About, Agent, Command, Job
 from virnucpro_exporter.scheduling.events import Event, StartAttempt, WorkerJoined, WorkerLost
 
@@ -444,6 +445,7 @@ async def local(pins: Sequence[str]) -> AsyncIterator[Client]:
         "memory_limit": 0,
         "dashboard": False,
         "silence_logs": logging.CRITICAL,
+        "preload": [dask_preload.__name__],
     }
     workers = {
         index: {"cls": Nanny, "options": {**options, "env": {"CUDA_VISIBLE_DEVICES": pin}}}

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro_exporter.execution import counting
-from virnucpro_exporter.execution.counting import Tally, count, count_files, estimate
+from virnucpro_exporter.execution import counting, counting_many
+from virnucpro_exporter.execution.counting import Tally, count, estimate
+from virnucpro_exporter.execution.counting_many import count_files
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.sequences import BLOCK_BYTES
 
@@ -133,7 +134,7 @@ def test_count_files(tmp_path: Path, parallel_bytes: int) -> None:
     for path, content in zip(paths, contents, strict=False):
         path.write_bytes(content)
     seen: list[int] = []
-    with patch.object(counting, "PARALLEL_BYTES", parallel_bytes):
+    with patch.object(counting_many, "PARALLEL_BYTES", parallel_bytes):
         found = count_files(paths, 2, seen.append)
     assert [(f.sequences, f.residues) for f in found] == [(1, 4), (None, 1), (2, 3), (None, 1)]
     assert seen == sorted(seen)

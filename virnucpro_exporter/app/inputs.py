@@ -9,7 +9,8 @@ from typing import Any
 
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import InputError, UsageError
-from virnucpro_exporter.execution.counting import count_files, estimate
+from virnucpro_exporter.execution.counting import estimate
+from virnucpro_exporter.execution.counting_many import count_files
 from virnucpro_exporter.execution.inputs import discover
 from virnucpro_exporter.execution.journal import Source
 from virnucpro_exporter.execution.outputs import Outputs

@@ -10,15 +10,13 @@ start of a large gzip file, which cannot be entered in the middle.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from virnucpro_exporter.errors import SequenceFileError
 from virnucpro_exporter.scheduling.files import SequenceFile
@@ -34,12 +32,9 @@ from virnucpro_exporter.sequences import (
 HEADER = re.compile(rb">[^\n]*")
 HEAD_BYTES = 4 << 20
 SAMPLES = 64
-# Below this much input, starting processes takes longer than counting in this one.
-PARALLEL_BYTES = 256 << 20
 
-# Progress is told after so many bytes of a file, and looked at so often, in seconds.
+# Progress is told after so many bytes of a file.
 REPORT_BYTES = 16 << 20
-TICK_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -249,89 +244,3 @@ class _Metered:
         """Report what has not been reported yet."""
         self._report(self._untold)
         self._untold = 0
-
-
-def count_files(
-    paths: Sequence[Path], processes: int, on_progress: Callable[[int], None]
-) -> list[SequenceFile]:
-    """Count many files exactly, in parallel.
-
-    A file that cannot be counted costs 1: it fails later, on its own, in its own attempt.
-
-    Args:
-        paths: What to count.
-        processes: How many processes may count at the same time.
-        on_progress: Told in this thread, several times a second, how many bytes of all files have
-            been read.
-
-    Returns:
-        The counted files, in the order of `paths`.
-    """
-    sizes = {path: _size(path) for path in paths}
-    if processes <= 1 or len(sizes) <= 1 or sum(sizes.values()) < PARALLEL_BYTES:
-        counted = _count_here(list(sizes), on_progress)
-    else:
-        largest_first = sorted(sizes, key=sizes.__getitem__, reverse=True)
-        counted = _count_apart(largest_first, min(processes, len(sizes)), on_progress)
-    return [counted[path] for path in paths]
-
-
-def _count_here(
-    paths: Sequence[Path], on_progress: Callable[[int], None]
-) -> dict[Path, SequenceFile]:
-    done = 0
-
-    def report(size: int) -> None:
-        nonlocal done
-        done += size
-        on_progress(done)
-
-    return {path: _count_or_one(path, report) for path in paths}
-
-
-def _count_apart(
-    paths: Sequence[Path], processes: int, on_progress: Callable[[int], None]
-) -> dict[Path, SequenceFile]:
-    # Spawned, since a fork of a process with threads may deadlock.
-    context = multiprocessing.get_context("spawn")
-    total = context.Value("q", 0)
-    with ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_share, initargs=(total,)
-    ) as pool:
-        futures = {path: pool.submit(_count_sharing, path) for path in paths}
-        left = set(futures.values())
-        while left:
-            _, left = wait(left, timeout=TICK_SECONDS)
-            on_progress(total.value)
-        return {path: future.result() for path, future in futures.items()}
-
-
-_total: Any = None  # in a counting process: the bytes that all of them have read
-
-
-def _share(total: Any) -> None:
-    global _total  # noqa: PLW0603 - an initializer has no other way to hand it on
-    _total = total
-
-
-def _count_sharing(path: Path) -> SequenceFile:
-    return _count_or_one(path, _add_to_total)
-
-
-def _add_to_total(size: int) -> None:
-    with _total.get_lock():
-        _total.value += size
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _count_or_one(path: Path, report: Callable[[int], None]) -> SequenceFile:
-    try:
-        return count(path, report)
-    except (OSError, SequenceFileError):
-        return SequenceFile(os.fspath(path))

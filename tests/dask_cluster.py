@@ -8,19 +8,30 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from tests.run_program import ROOT, until
 from virnucpro_exporter.execution.dask_agent import Job
 from virnucpro_exporter.execution.dask_pool import DaskPool, existing
+from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
 
-PLACE = "tests.dask_cluster:cpu_slot"
 
+class FakeNode:
+    """A node with one GPU, on which the Dask workers are CPU slots all the same."""
 
-def cpu_slot() -> tuple[None, str, str, str]:
-    """What a Dask worker without a GPU tells of its device."""
-    return None, "CPU", "", ""
+    def place(self) -> tuple[str | None, str, str, str]:
+        """A CPU slot."""
+        return None, "CPU", "", ""
+
+    def gpus(self) -> GpuSnapshot:
+        """A GPU that was read a second ago, on a clock of its own."""
+        sample = GpuSample(time.time() - 1.0, utilization_ratio=0.5)
+        return GpuSnapshot(time.time(), "nvitop", (GpuDevice("0", up=True, sample=sample),))
+
+    def close(self) -> None:
+        """Nothing is watched."""
 
 
 class DaskCluster:
@@ -77,7 +88,7 @@ class DaskCluster:
         job = Job(
             spec=spec,
             factory="tests.processors_for_tests:scripted",
-            place=PLACE,
+            node="tests.dask_cluster:FakeNode",
             attempts=str(folder),
             logs=str(folder),
             folder=str(ROOT),

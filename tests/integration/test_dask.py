@@ -17,6 +17,7 @@ from tests.dask_cluster import DaskCluster
 from tests.run_program import DEADLINE, PROGRAM, QUIET, READS, ROOT, call, results, run, until
 from virnucpro_exporter.errors import ClusterError
 from virnucpro_exporter.execution.dask_pool import DaskPool
+from virnucpro_exporter.gpu.nodes import NodeGpus
 from virnucpro_exporter.scheduling.events import Event, WorkerJoined, WorkerLost
 
 E = TypeVar("E", WorkerJoined, WorkerLost)
@@ -112,6 +113,25 @@ def test_a_stopped_node_is_noticed_and_may_return(cluster: DaskCluster, tmp_path
         heard.clear()
         stopped.send_signal(signal.SIGCONT)
         wait_for(pool, heard, WorkerJoined, "two/cpu0")
+    finally:
+        pool.close()
+
+
+def test_the_gpus_of_every_node_are_seen(cluster: DaskCluster, tmp_path: Path) -> None:
+    """Each as `node/index`, and down when its node has left."""
+    cluster.add_worker("one")
+    leaving = cluster.add_worker("two")
+    gpus = NodeGpus()
+    pool = cluster.pool({}, tmp_path, gpus=gpus)
+    try:
+        until(
+            lambda: [(d.gpu, d.up) for d in gpus.latest().devices] == [("one/0", 1), ("two/0", 1)]
+        )
+        leaving.kill()
+        until(
+            lambda: [(d.gpu, d.up) for d in gpus.latest().devices] == [("one/0", 1), ("two/0", 0)]
+        )
+        assert gpus.latest().health.success
     finally:
         pool.close()
 

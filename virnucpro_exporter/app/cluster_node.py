@@ -7,30 +7,46 @@ import os
 from virnucpro_exporter.gpu.describe import why_no_gpus
 from virnucpro_exporter.gpu.identity import cuda_visible_devices
 from virnucpro_exporter.gpu.monitor import GPUMonitor
-from virnucpro_exporter.snapshot import GpuDevice
+from virnucpro_exporter.snapshot import GpuDevice, GpuSnapshot
 
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 Place = tuple["str | None", str, str, str]
 
 
-def place() -> Place:
-    """The device of this process.
+class ClusterNode:
+    """The GPUs of the node of this process."""
 
-    Returns:
-        Its index on the node (None for a CPU slot), its model name, the CUDA_VISIBLE_DEVICES that
-        pins a process to it, and why it cannot be used (or an empty text).
-    """
-    visible = os.environ.get(_VARIABLE)
-    if visible == "":
-        return _cpu()
-    with GPUMonitor() as monitor:
-        snapshot = monitor.wait()
-    there = [device for device in snapshot.devices if device.up]
-    if not there:
-        why = why_no_gpus(snapshot)
-        return _cpu() if visible is None else _unusable(f"{_VARIABLE} is {visible!r}, but {why}")
-    return choose(visible, there)
+    def __init__(self) -> None:
+        self._monitor = GPUMonitor()
+
+    def place(self) -> Place:
+        """The device of this process.
+
+        Returns:
+            Its index on the node (None for a CPU slot), its model name, the CUDA_VISIBLE_DEVICES
+            that pins a process to it, and why it cannot be used (or an empty text).
+        """
+        visible = os.environ.get(_VARIABLE)
+        if visible == "":
+            return _cpu()
+        with GPUMonitor() as monitor:
+            snapshot = monitor.wait()
+        there = [device for device in snapshot.devices if device.up]
+        if there:
+            return choose(visible, there)
+        if visible is None:
+            return _cpu()
+        return _unusable(f"{_VARIABLE} is {visible!r}, but {why_no_gpus(snapshot)}")
+
+    def gpus(self) -> GpuSnapshot:
+        """All of them, watched from the first call on."""
+        self._monitor.start()
+        return self._monitor.latest()
+
+    def close(self) -> None:
+        """Watch them no longer."""
+        self._monitor.stop()
 
 
 def choose(visible: str | None, there: list[GpuDevice]) -> Place:

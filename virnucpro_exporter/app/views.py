@@ -12,8 +12,8 @@ from pathlib import Path
 
 from virnucpro_exporter.config import ViewConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.metrics.addresses import bind
+from virnucpro_exporter.metrics.collectors import Source
 from virnucpro_exporter.metrics.push import GatewayPusher, Periodic, TextfileWriter
 from virnucpro_exporter.metrics.registry import build_registry
 from virnucpro_exporter.metrics.server import MetricsServer, check_path
@@ -67,7 +67,7 @@ def show(
     reserved: Reserved,
     stack: contextlib.ExitStack,
     coordinator: WorkStealingCoordinator,
-    monitor: GPUMonitor | None,
+    monitor: Source[GpuSnapshot] | None,
     folder: Path,
 ) -> LoadBalancingDashboard:
     """Start what shows the run.

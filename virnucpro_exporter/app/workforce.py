@@ -16,12 +16,14 @@ from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.execution.pool import LocalPool, WorkerPool
-from virnucpro_exporter.gpu.monitor import GPUMonitor
+from virnucpro_exporter.gpu.nodes import NodeGpus
+from virnucpro_exporter.metrics.collectors import Source
+from virnucpro_exporter.snapshot import GpuSnapshot
 
 if TYPE_CHECKING:
     from virnucpro_exporter.execution.dask_pool import Connect
 
-_PLACE = "virnucpro_exporter.app.cluster_node:place"
+_NODE = "virnucpro_exporter.app.cluster_node:ClusterNode"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Workforce:
 
     devices: list[Device]
     pool: WorkerPool
-    monitor: GPUMonitor | None
+    monitor: Source[GpuSnapshot] | None
 
 
 def workforce(
@@ -61,8 +63,7 @@ def workforce(
         UsageError: The options cannot be used.
     """
     if config.is_on_dask:
-        found, pool = stack.enter_context(_on_dask(config, spec, outputs))
-        return Workforce(found, pool, None)
+        return stack.enter_context(_on_dask(config, spec, outputs))
     found, monitor = views.enter_context(devices(config))
     pins = {device.gpu: device.environment for device in found}
     local = LocalPool(spec, FACTORY, outputs.attempts, outputs.logs, pins)
@@ -71,9 +72,7 @@ def workforce(
 
 
 @contextlib.contextmanager
-def _on_dask(
-    config: RunConfig, spec: Mapping[str, Any], outputs: Outputs
-) -> Iterator[tuple[list[Device], WorkerPool]]:
+def _on_dask(config: RunConfig, spec: Mapping[str, Any], outputs: Outputs) -> Iterator[Workforce]:
     connect = _connection(config)
     from virnucpro_exporter.execution.dask_agent import Job  # noqa: PLC0415 - needs an extra
     from virnucpro_exporter.execution.dask_pool import DaskPool  # noqa: PLC0415 - likewise
@@ -84,7 +83,7 @@ def _on_dask(
     job = Job(
         spec=spec,
         factory=FACTORY,
-        place=_PLACE,
+        node=_NODE,
         attempts=str(outputs.attempts),
         logs=str(outputs.logs),
         folder=os.getcwd(),  # noqa: PTH109 - a plain text is wanted
@@ -92,12 +91,14 @@ def _on_dask(
         token=token,
         lease=60.0,
     )
-    pool = DaskPool(connect, job, lambda name: weigh(name, config))
+    gpus = NodeGpus()
+    pool = DaskPool(connect, job, lambda name: weigh(name, config), gpus)
     try:
         joined = pool.wait_for_workers()
         joined.sort(key=lambda event: event.gpu)
-        yield [Device(e.gpu, e.name, e.weight, {}) for e in joined], pool
+        yield Workforce([Device(e.gpu, e.name, e.weight, {}) for e in joined], pool, gpus)
     finally:
+        gpus.close()
         pool.close()
         probe.unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from distributed import get_worker
 
@@ -27,6 +27,7 @@ from virnucpro_exporter import __version__
 from virnucpro_exporter.errors import VirnucproError
 from virnucpro_exporter.execution.pool import LocalPool
 from virnucpro_exporter.scheduling.events import Event, WorkerLost
+from virnucpro_exporter.snapshot import GpuSnapshot
 
 # An agent answers at least this often, in seconds, so that its silence means something.
 ANSWER_SECONDS = 5.0
@@ -42,8 +43,7 @@ class Job:
     Attributes:
         spec: The processor, as the factory takes it.
         factory: `package.module:function` that makes a processor of the spec.
-        place: `package.module:function` that tells which device this Dask worker has, and watches
-            those of the node; called with no argument.
+        node: `package.module:class` of a `Node`, made with no argument.
         attempts: Folder in which each attempt gets its own.
         logs: Folder of the workers' logs.
         folder: The coordinator's working directory; that of the workers where it exists there.
@@ -54,13 +54,26 @@ class Job:
 
     spec: Mapping[str, Any]
     factory: str
-    place: str
+    node: str
     attempts: str
     logs: str
     folder: str
     probe: str
     token: str
     lease: float
+
+
+class Node(Protocol):
+    """What a Dask worker knows of the devices of its node."""
+
+    def place(self) -> tuple[str | None, str, str, str]:
+        """Its own device: index (None: CPU), model, CUDA_VISIBLE_DEVICES, why it is of no use."""
+
+    def gpus(self) -> GpuSnapshot:
+        """All GPUs of the node; never waits."""
+
+    def close(self) -> None:
+        """Watch them no longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +132,8 @@ class Agent:
         if before is not None:
             before.end()
         self._job = job
+        module, _, name = job.node.partition(":")
+        self._node: Node = getattr(import_module(module), name)()
         self._loop: asyncio.AbstractEventLoop = get_worker().loop.asyncio_loop
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._told: list[Told] = []
@@ -134,8 +149,7 @@ class Agent:
 
     def about(self) -> About:
         """Who and where this is, and whether it can be used."""
-        module, _, name = self._job.place.partition(":")
-        device, model, pin, trouble = getattr(import_module(module), name)()
+        device, model, pin, trouble = self._node.place()
         node = os.environ.get(NODE_VARIABLE) or os.uname().nodename.partition(".")[0]
         return About(__version__, node, device, model, pin, trouble or self._blindness())
 
@@ -186,6 +200,11 @@ class Agent:
         told, self._told = self._told, []
         return told
 
+    async def gpus(self) -> tuple[float, GpuSnapshot]:
+        """The present time of this node's clock, in Unix seconds, and the node's GPUs."""
+        snapshot = self._node.gpus()
+        return time.time(), snapshot
+
     async def idle_closed(self) -> None:
         """Wait until `close_idle` has been carried out."""
         await self._is_idle_closed.wait()
@@ -209,6 +228,7 @@ class Agent:
                     self._publish(told)
         finally:
             self._is_over = True
+            self._node.close()
             pool.close()
 
     def _obey(self, pool: LocalPool, command: Command) -> None:

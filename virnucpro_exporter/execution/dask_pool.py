@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
@@ -26,6 +26,7 @@ from virnucpro_exporter.errors import ClusterError
 from virnucpro_exporter.execution import dask_preload
 from virnucpro_exporter.execution.dask_agent import About, Agent, Command, Job
 from virnucpro_exporter.scheduling.events import Event, StartAttempt, WorkerJoined, WorkerLost
+from virnucpro_exporter.snapshot import GpuSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ _LOOK_SECONDS = 0.5
 # A scheduler that does not answer for so long is not there.
 _CONNECT_SECONDS = 10.0
 
+# How often a node is asked about its GPUs, in seconds.
+_WATCH_SECONDS = 1.0
+
 # Agents get so long to end at the close.
 _END_SECONDS = 10.0
 
@@ -47,10 +51,21 @@ _ALL_LEFT = "the last Dask worker has left; the run ends unless another joins wi
 Connect = Callable[[], AbstractAsyncContextManager[Client]]
 
 
+class Gpus(Protocol):
+    """Takes what nodes say of their GPUs."""
+
+    def take(self, node: str, now_there: float, snapshot: GpuSnapshot) -> None:
+        """A node has answered; both times are on its clock."""
+
+    def leave(self, node: str) -> None:
+        """A node has no worker any more."""
+
+
 @dataclass(eq=False, slots=True)
 class _Member:
     """A Dask worker with an agent: one worker of ours."""
 
+    node: str
     gpu: str
     name: str  # of the device's model
     address: str
@@ -71,6 +86,7 @@ class DaskPool:
         connect: Makes the client, within the event loop, and closes it.
         job: What the agents are told.
         weigh: The expected speed of a device, by its model name.
+        gpus: Is told what each node says of its GPUs, about every second; or None.
         silence: Seconds without an answer after which a node counts as lost.
         patience: Seconds for which a run without any worker waits for one to join.
     """
@@ -80,12 +96,14 @@ class DaskPool:
         connect: Connect,
         job: Job,
         weigh: Callable[[str], float] = lambda _: 1.0,
+        gpus: Gpus | None = None,
         silence: float = 60.0,
         patience: float = 60.0,
     ) -> None:
         self._connect = connect
         self._job = job
         self._weigh = weigh
+        self._gpus = gpus
         self._silence = silence
         self._patience = patience
         self._inbox: queue.SimpleQueue[_Told | BaseException | None] = queue.SimpleQueue()
@@ -93,6 +111,7 @@ class DaskPool:
         self._has_looked = threading.Event()
         # The rest belongs to the event loop.
         self._members: dict[str, _Member] = {}  # by the id of the worker
+        self._watched: set[str] = set()  # nodes whose GPUs are asked about
         self._known: set[str] = set()  # addresses that have an agent, or are asked for one
         self._troubles: dict[str, str] = {}  # why a node cannot be used
         self._last_lost: WorkerLost | None = None  # held back while another may join
@@ -265,7 +284,7 @@ class DaskPool:
             if gpu in self._members:
                 self._complain(about.node, f"several Dask workers of node {about.node} use {gpu}")
                 return
-            member = _Member(gpu, about.name, address, agent)
+            member = _Member(about.node, gpu, about.name, address, agent)
             self._members[gpu] = member
             await agent.begin(gpu, about.pin)
         except Exception as error:  # noqa: BLE001 - whatever is wrong there must not end the run
@@ -294,6 +313,9 @@ class DaskPool:
             asyncio.create_task(self._listen(member)),
             asyncio.create_task(self._speak(member)),
         ]
+        if self._gpus is not None and member.node not in self._watched:
+            self._watched.add(member.node)
+            self._start(self._watch(member.node, self._gpus))
         lost, self._last_lost = self._last_lost, None
         if lost is not None and lost.gpu == member.gpu:
             self._tell(WorkerLost(lost.gpu, lost.reason, restart=True, blame=False))
@@ -351,6 +373,16 @@ class DaskPool:
                     self._inbox.put((event, generation))
         except Exception as error:  # noqa: BLE001 - Dask tells a lost node in many ways
             self._lose(member, _why(error, self._silence))
+
+    async def _watch(self, node: str, gpus: Gpus) -> None:
+        """Ask a node about its GPUs, through any of its Dask workers, as long as it has one."""
+        while members := [m for m in self._members.values() if m.node == node]:
+            with contextlib.suppress(Exception):  # a silent node is noticed by its silence
+                now, snapshot = await asyncio.wait_for(members[0].agent.gpus(), self._silence)
+                gpus.take(node, now, snapshot)
+            await asyncio.sleep(_WATCH_SECONDS)
+        self._watched.discard(node)
+        gpus.leave(node)
 
     async def _close_idle(self, seconds: float) -> None:
         members = list(self._members.values())

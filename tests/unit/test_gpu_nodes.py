@@ -1,0 +1,74 @@
+"""The GPUs of many nodes, whose clocks do not agree."""
+
+from __future__ import annotations
+
+from virnucpro_exporter.gpu.nodes import MAX_AGE, NodeGpus
+from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
+
+NOW = 1_000_000.0
+
+
+class Watch:
+    """Node GPUs on a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        self.gpus = NodeGpus(lambda: 50.0 + self.passed, lambda: NOW + self.passed)
+
+    def hear(self, node: str, ahead: float, age: float = 1.0, *ids: str) -> None:
+        there = NOW + self.passed + ahead
+        sample = GpuSample(there - age, utilization_ratio=0.5, foreign_processes=2)
+        devices = tuple(GpuDevice(i, uuid=f"GPU-{node}{i}", up=True, sample=sample) for i in ids)
+        self.gpus.take(node, there, GpuSnapshot(there - age, "nvitop", devices))
+
+
+def test_ages_do_not_depend_on_the_clocks_of_nodes() -> None:
+    """A value is as old as its node says, whether its clock is ahead or behind."""
+    watch = Watch()
+    watch.hear("a", 7200.0, 1.5, "0")
+    watch.hear("b", -7200.0, 1.5, "0", "1")
+    snapshot = watch.gpus.latest()
+    assert [device.gpu for device in snapshot.devices] == ["a/0", "b/0", "b/1"]
+    assert {d.sample.timestamp for d in snapshot.devices if d.sample} == {NOW - 1.5}
+    assert {d.sample.foreign_processes for d in snapshot.devices if d.sample} == {None}
+    assert (snapshot.backend, snapshot.health.success) == ("nvitop", True)
+    assert snapshot.health.last_success_timestamp == NOW
+
+
+def test_a_node_that_is_silent_is_down_and_told() -> None:
+    """Its GPUs have no values any more; the others keep theirs."""
+    watch = Watch()
+    watch.hear("a", 0.0, 1.0, "0")
+    watch.passed = MAX_AGE - 1.0
+    watch.hear("b", 0.0, 1.0, "0")
+    assert watch.gpus.latest() is watch.gpus.latest()
+    watch.passed = MAX_AGE
+    snapshot = watch.gpus.latest()
+    assert [(d.gpu, d.up, d.sample is None) for d in snapshot.devices] == [
+        ("a/0", False, True),
+        ("b/0", True, False),
+    ]
+    assert dict(snapshot.devices[0].reasons)[""] == "node a does not answer"
+    assert not snapshot.health.success
+    assert snapshot.health.reason == "nodes that do not answer: a"
+
+
+def test_a_node_that_has_left_is_no_failure_of_the_watch() -> None:
+    """Its GPUs are down; when it returns, they are up again."""
+    watch = Watch()
+    watch.hear("a", 0.0, 1.0, "0")
+    watch.gpus.leave("a")
+    snapshot = watch.gpus.latest()
+    assert [device.up for device in snapshot.devices] == [False]
+    assert snapshot.health.success
+    watch.hear("a", 0.0, 1.0, "0")
+    assert [device.up for device in watch.gpus.latest().devices] == [True]
+
+
+def test_nothing_is_known_after_the_run() -> None:
+    """GPUs that nobody watches are absent; they are not down."""
+    watch = Watch()
+    watch.hear("a", 0.0, 1.0, "0")
+    watch.gpus.close()
+    assert watch.gpus.latest().devices == ()
+    assert watch.gpus.latest().health.success is None

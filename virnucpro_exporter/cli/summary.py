@@ -38,9 +38,12 @@ def print_summary(run: RunSnapshot) -> None:
     )
     rate = f"{sequences / seconds:,.0f} sequences/s" if seconds > 0 else "no time"
     click.echo(f"{seconds:.1f} s, {sequences:,} sequences, {rate}{_against_bound(run)}")
+    width = max((len(worker.gpu) + 1 for worker in run.workers), default=0)
     for worker in run.workers:
         busy = worker.busy_seconds / seconds if seconds > 0 else 0.0
-        click.echo(f"  {worker.gpu:<8}{worker.files_completed:>7} files, busy {busy:>4.0%}")
+        click.echo(
+            f"  {worker.gpu:<{max(width, 8)}}{worker.files_completed:>7} files, busy {busy:>4.0%}"
+        )
     for path, error in run.failures:
         click.echo(f"failed: {path!r}: {error}", err=True)
 

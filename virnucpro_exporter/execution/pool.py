@@ -12,29 +12,19 @@ import json
 import mmap
 import os
 import selectors
-import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from virnucpro_exporter.errors import OutputError
 from virnucpro_exporter.execution import sentinel, wire
-from virnucpro_exporter.scheduling.events import (
-    AttemptCompleted,
-    AttemptFailed,
-    AttemptStarted,
-    Event,
-    Progress,
-    StartAttempt,
-    WorkerLost,
-    WorkerReady,
-)
+from virnucpro_exporter.execution.child import Child
+from virnucpro_exporter.scheduling.events import Event, StartAttempt, WorkerLost
 
 # A worker whose channel is closed is on its way out; one that is still there then is killed.
 LEAVE_SECONDS = 1.0
@@ -68,22 +58,6 @@ class WorkerPool(Protocol):
         """Kill every worker."""
 
 
-class _Worker:
-    """The pool's end of one worker."""
-
-    def __init__(self, gpu: str, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
-        self.gpu = gpu
-        self.process = process
-        self.channel = channel
-        self.death = os.pidfd_open(process.pid)
-        self.outgoing: deque[bytes] = deque()
-        self.ready = False
-        self.closed_at: float | None = None  # when its end of the channel was closed
-        self.is_expelled = False
-        self.cancellable = False
-        self.setup_error: str | None = None
-
-
 class LocalPool:
     """Workers on this machine.
 
@@ -111,7 +85,7 @@ class LocalPool:
         self._attempts = attempts
         self._logs = logs
         self._devices = devices
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, Child] = {}
         self._slots: dict[str, tuple[int, mmap.mmap]] = {}
         self._events: list[Event] = []
         self._selector = selectors.DefaultSelector()
@@ -170,7 +144,7 @@ class LocalPool:
                 start_new_session=True,
             )
         self._tell_sentinel("+", process.pid)
-        worker = self._workers[gpu] = _Worker(gpu, process, channel)
+        worker = self._workers[gpu] = Child(gpu, process, channel)
         self._selector.register(channel, selectors.EVENT_READ, worker)
         self._selector.register(worker.death, selectors.EVENT_READ, worker)
 
@@ -266,7 +240,7 @@ class LocalPool:
             self._slots[gpu] = descriptor, mmap.mmap(descriptor, mmap.PAGESIZE)
         return self._slots[gpu]
 
-    def _running(self, worker: _Worker) -> int | None:
+    def _running(self, worker: Child) -> int | None:
         """The attempt that a worker processes, or None."""
         (number,) = struct.unpack("q", self._slots[worker.gpu][1][:8])
         return number - 1 if number else None
@@ -277,11 +251,11 @@ class LocalPool:
             if stdin is not None:
                 stdin.write(f"{sign}{pid}\n".encode())
 
-    def _send(self, worker: _Worker, packet: bytes) -> None:
+    def _send(self, worker: Child, packet: bytes) -> None:
         worker.outgoing.append(packet)
         self._flush(worker)
 
-    def _flush(self, worker: _Worker) -> None:
+    def _flush(self, worker: Child) -> None:
         """Send what the worker takes now; the rest when it reads again."""
         wanted = selectors.EVENT_READ
         try:
@@ -296,7 +270,7 @@ class LocalPool:
         if known is not None and known.events != wanted:
             self._selector.modify(worker.channel, wanted, worker)
 
-    def _serve(self, worker: _Worker, descriptor: int, mask: int) -> None:
+    def _serve(self, worker: Child, descriptor: int, mask: int) -> None:
         if descriptor == worker.death:
             while self._receive(worker):
                 pass
@@ -307,7 +281,7 @@ class LocalPool:
         if mask & selectors.EVENT_READ:
             self._receive(worker)
 
-    def _receive(self, worker: _Worker) -> bool:
+    def _receive(self, worker: Child) -> bool:
         """Take one packet; False when there is none."""
         try:
             packet = worker.channel.recv(wire.RECEIVE_BYTES)
@@ -320,62 +294,24 @@ class LocalPool:
             if worker.channel in self._selector.get_map():
                 self._selector.unregister(worker.channel)
             return False
-        for message in wire.decode(packet):
-            self._hear(worker, message)
+        heard = map(worker.hear, wire.decode(packet))
+        self._events += [event for event in heard if event is not None]
         return True
 
-    def _expel(self, worker: _Worker) -> None:
+    def _expel(self, worker: Child) -> None:
         """Kill a worker that lives on without a channel, once it had the time to leave."""
         since = worker.closed_at
         if since is not None and time.monotonic() - since >= LEAVE_SECONDS:
             worker.is_expelled = True
             worker.process.kill()
 
-    def _hear(self, worker: _Worker, message: wire.Message) -> None:
-        tag, *values = message
-        if tag == wire.COMPLETED:
-            attempt, sequences, residues, duration, found = values
-            outputs = tuple(map(os.fsdecode, found)) if found else ()
-            self._events.append(
-                AttemptCompleted(worker.gpu, attempt, sequences, residues, duration, outputs)
-            )
-        elif tag == wire.STARTED:
-            self._events.append(AttemptStarted(worker.gpu, *values))
-        elif tag == wire.PROGRESS:
-            self._events.append(Progress(worker.gpu, *values))
-        elif tag == wire.FAILED:
-            self._events.append(AttemptFailed(worker.gpu, *values))
-        elif tag == wire.READY:
-            worker.ready = True
-            (worker.cancellable,) = values
-            self._events.append(WorkerReady(worker.gpu))
-        else:
-            (worker.setup_error,) = values
-
-    def _lose(self, worker: _Worker) -> None:
+    def _lose(self, worker: Child) -> None:
         """Tell how a worker died, once all it said has been heard."""
         running = self._running(worker)
         self._bury(worker)
-        if worker.setup_error is not None:
-            reason = f"processor setup failed: {worker.setup_error}"
-        else:
-            reason = describe_end(worker.process.returncode)
-            if worker.is_expelled:
-                reason = "closed its channel to the program, and was killed"
-            if not worker.ready:
-                reason = f"processor setup failed: the worker {reason}"
-        # One that dies before it is ready would do so for ever.
-        self._events.append(
-            WorkerLost(
-                worker.gpu,
-                reason,
-                restart=worker.ready,
-                blame=worker.ready,
-                running=running,
-            )
-        )
+        self._events.append(worker.loss(running))
 
-    def _bury(self, worker: _Worker) -> None:
+    def _bury(self, worker: Child) -> None:
         """Kill a worker's whole session, reap it and forget it."""
         pid = worker.process.pid
         sentinel.kill_session(pid)  # before it is reaped: the number cannot have a new owner
@@ -387,15 +323,3 @@ class LocalPool:
         worker.channel.close()
         os.close(worker.death)
         del self._workers[worker.gpu]
-
-
-def describe_end(status: int) -> str:
-    """How a process ended, from its return code (negative: killed by that signal)."""
-    if status >= 0:
-        return f"exited with status {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:  # real-time signals have no names
-        name = f"signal {-status}"
-    hint = " (out of memory?)" if -status == signal.SIGKILL else ""
-    return f"was killed by {name}{hint}"

@@ -6,7 +6,7 @@ Each is a context manager that is ready when it is entered and gone when it is l
     with Alertmanager(tmp_path / "alertmanager", config) as alertmanager, Prometheus(
         tmp_path / "prometheus",
         {"virnucpro": [address]},
-        rules=faster_rules(tmp_path / "rules", 60),
+        rules=faster_rules(tmp_path / "rules", 20),
         alertmanager=alertmanager.address,
     ) as prometheus:
         eventually(lambda: prometheus.firing("VirnucproGpuStalled"))

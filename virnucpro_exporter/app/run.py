@@ -15,7 +15,7 @@ from virnucpro_exporter.app.devices import Device, devices
 from virnucpro_exporter.app.inputs import find_files, measure, output_folder, source
 from virnucpro_exporter.app.processor import describe, processor_spec
 from virnucpro_exporter.app.signals import RunSignals
-from virnucpro_exporter.app.views import reserve, show
+from virnucpro_exporter.app.views import linger, reserve, show
 from virnucpro_exporter.app.workforce import workforce
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import ProcessorError, UsageError
@@ -105,9 +105,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         stack.close()
         dashboard.stop()
         tell(finished)
-        if config.web and config.linger and not signals.caught:
-            log.info("the last values stay for %g s (Ctrl-C ends this)", config.linger)
-            signals.wait(config.linger)
+        linger(config, signals)
         return finished
 
 

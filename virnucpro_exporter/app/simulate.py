@@ -16,7 +16,7 @@ from pathlib import Path
 
 from virnucpro_exporter.app.run import SWITCH_SECONDS
 from virnucpro_exporter.app.signals import RunSignals
-from virnucpro_exporter.app.views import reserve, show
+from virnucpro_exporter.app.views import linger, reserve, show
 from virnucpro_exporter.config import SimulateConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
@@ -33,7 +33,6 @@ _REST_SECONDS = 5.0
 
 # A lost virtual GPU that came back is found this soon, for `--speed` shortens its absence too.
 _REOPEN_SECONDS = 2.0
-
 
 # Share of the memory that a loaded model fills, whether or not it computes.
 _MODEL_MEMORY = 0.62
@@ -112,9 +111,7 @@ def simulate(
         snapshot = coordinator.snapshot()
         dashboard.stop()
         tell(snapshot)
-        if config.web and config.linger and not signals.caught:
-            log.info("the last values stay for %g s (Ctrl-C ends this)", config.linger)
-            signals.wait(config.linger)
+        linger(config, signals)
         return snapshot
 
 

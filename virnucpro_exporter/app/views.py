@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.config import ViewConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.metrics.addresses import bind
@@ -112,6 +113,13 @@ def show(
     dashboard.start()
     stack.callback(dashboard.stop)
     return dashboard
+
+
+def linger(config: ViewConfig, signals: RunSignals) -> None:
+    """Keep serving the last values for a while, so that the last scrape sees the end of a run."""
+    if config.web and config.linger and not signals.caught:
+        log.info("the last values stay for %g s (Ctrl-C ends this)", config.linger)
+        signals.wait(config.linger)
 
 
 class _Health:

@@ -70,11 +70,6 @@ class Fault:
     retry_after: float = 0.0
     counted: bool = True
 
-    @property
-    def is_fatal(self) -> bool:
-        """Whether it concerns the whole GPU."""
-        return self.verdict in {Verdict.LOST, Verdict.STALE}
-
 
 UNSUPPORTED = Fault(Verdict.UNSUPPORTED, 600.0, counted=False)
 

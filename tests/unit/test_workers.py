@@ -248,3 +248,18 @@ def test_a_second_attempt_saves_half_a_second_or_is_not_made(slow: float, starts
     run.tell(ev.WorkerReady("slow"))  # the first to come takes the file
     actions = run.tell(ev.WorkerReady("fast"))
     assert sum(isinstance(action, ev.StartAttempt) for action in actions) == starts
+
+
+def test_a_run_without_workers_goes_on_when_one_joins() -> None:
+    """Files that nobody could do are done by whoever joins, and the run ends then."""
+    run = Run({"0": 1.0}, settings=SchedulerSettings())
+    run.tell(ev.WorkerLost("0", "gone", restart=False, blame=False))
+    file = SequenceFile("/late", 1, 1)
+    assert ev.RunFinished() in run.tell(ev.FilesSubmitted((file,)))
+    run.tell(ev.WorkerJoined("1"))
+    assert not run.ledger.is_finished
+    (start,) = [a for a in run.tell(ev.WorkerReady("1")) if isinstance(a, ev.StartAttempt)]
+    check_invariants(run.scheduler)
+    done = run.tell(ev.AttemptCompleted("1", start.attempt, 1, 1, 1.0))
+    assert ev.RunFinished() in done
+    check_invariants(run.scheduler)

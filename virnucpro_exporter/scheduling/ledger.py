@@ -124,6 +124,13 @@ class Ledger:
         """Look for stalls and limits at `when` at the latest."""
         self.next_look = min(self.next_look, when)
 
+    def reopen_if_stuck(self, now: float) -> None:
+        """Go on with a run that had ended with files left, because nobody could do them."""
+        if self.is_finished and self.waiting.files and not self.is_draining:
+            self.is_finished = False
+            self.finished_at = None
+            self.waiting.count(0, now)
+
     def finish_if_done(self, now: float) -> None:
         """End the run if no file is left to do, or none may or can be done any more."""
         if self.is_finished or self.processing:

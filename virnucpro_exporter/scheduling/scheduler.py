@@ -179,6 +179,7 @@ class Scheduler:
             self._recovery.come_back(known, now)
         else:
             raise SchedulingError(f"worker {event.gpu} is there already")
+        self.ledger.reopen_if_stuck(now)
         self._progress.expect(known)
 
     def _on_ready(self, event: ev.WorkerReady, now: float) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 from tests.run_program import ROOT, until
 from virnucpro_exporter.execution.dask_agent import Job
-from virnucpro_exporter.execution.dask_pool import DaskPool, existing
+from virnucpro_exporter.execution.dask_connect import existing
+from virnucpro_exporter.execution.dask_pool import DaskPool
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
 
 

@@ -21,7 +21,7 @@ from virnucpro_exporter.metrics.collectors import Source
 from virnucpro_exporter.snapshot import GpuSnapshot
 
 if TYPE_CHECKING:
-    from virnucpro_exporter.execution.dask_pool import Connect
+    from virnucpro_exporter.execution.dask_connect import Connect
 
 _NODE = "virnucpro_exporter.app.cluster_node:ClusterNode"
 
@@ -109,15 +109,15 @@ def _connection(config: RunConfig) -> Connect:
         raise UsageError(
             "Dask is not installed; install it with: pip install 'virnucpro-exporter[dask]'"
         )
-    from virnucpro_exporter.execution import dask_pool  # noqa: PLC0415 - needs an extra
+    from virnucpro_exporter.execution import dask_connect  # noqa: PLC0415 - needs an extra
 
     if config.dask_local is None:
         if config.gpus is not None:
             raise UsageError("--gpus is for this machine; each Dask worker has the GPU it shows")
-        return lambda: dask_pool.existing(config.dask, config.dask_scheduler_file)
+        return lambda: dask_connect.existing(config.dask, config.dask_scheduler_file)
     wanted = config.dask_local
     with devices(config, slots=wanted) as (found, _):
         if len(found) < wanted:
             raise UsageError(f"--dask-local {wanted}: there are {len(found)} GPUs or slots to use")
         pins = [device.environment["CUDA_VISIBLE_DEVICES"] for device in found[:wanted]]
-    return lambda: dask_pool.local(pins)
+    return lambda: dask_connect.local(pins)

@@ -1,0 +1,104 @@
+"""The conversation with the agent on one Dask worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from virnucpro_exporter.execution.dask_agent import About, Command
+from virnucpro_exporter.scheduling.events import Event
+from virnucpro_exporter.snapshot import GpuSnapshot
+
+# Takes an event, and of which process of its worker it tells; None: of the worker itself.
+Tell = Callable[[Event, "int | None"], None]
+
+
+class Link:
+    """One worker of the run, as the event loop talks to it.
+
+    Args:
+        gpu: The id of the worker.
+        about: What its agent has told.
+        address: Of the Dask worker.
+        agent: The actor: the methods of `Agent`, each to be awaited.
+        silence: Seconds without an answer after which it counts as lost.
+    """
+
+    def __init__(self, gpu: str, about: About, address: str, agent: Any, silence: float) -> None:
+        self.gpu = gpu
+        self.node = about.node
+        self.name = about.name
+        self.address = address
+        self._agent = agent
+        self._silence = silence
+        self._outgoing: list[Command] = []
+        self._has_outgoing = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def begin(self, tell: Tell, lose: Callable[[Link, str], None]) -> None:
+        """Pass commands and events on from now on.
+
+        Args:
+            tell: Takes what the agent tells.
+            lose: Is told, once or twice, why the agent cannot be talked to any more.
+        """
+
+        async def until_lost(talk: Callable[[Tell], Any]) -> None:
+            try:
+                await talk(tell)
+            except Exception as error:  # noqa: BLE001 - Dask tells a lost node in many ways
+                lose(self, _why(error, self._silence))
+
+        self._tasks = [
+            asyncio.create_task(until_lost(talk)) for talk in (self._listen, self._speak)
+        ]
+
+    def send(self, command: Command) -> None:
+        """Have the agent carry out a command, after those before it."""
+        self._outgoing.append(command)
+        self._has_outgoing.set()
+
+    async def gpus(self) -> tuple[float, GpuSnapshot]:
+        """The present time of the node's clock, in Unix seconds, and the node's GPUs."""
+        answer: tuple[float, GpuSnapshot] = await self._in_time(self._agent.gpus())
+        return answer
+
+    async def idle_closed(self) -> None:
+        """Wait until `close_idle` has been carried out."""
+        await self._agent.idle_closed()
+
+    def cut(self) -> None:
+        """Talk no more."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def end(self) -> None:
+        """End the agent and its process, and talk no more."""
+        with contextlib.suppress(OSError):  # it is gone
+            await self._agent.end()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _speak(self, _tell: Tell) -> None:
+        """Send the commands, those that have gathered together, one message at a time."""
+        while True:
+            await self._has_outgoing.wait()
+            self._has_outgoing.clear()
+            commands, self._outgoing = self._outgoing, []
+            await self._in_time(self._agent.tell(commands))
+
+    async def _listen(self, tell: Tell) -> None:
+        while True:
+            for generation, event in await self._in_time(self._agent.listen()):
+                tell(event, generation)
+
+    async def _in_time(self, answer: Any) -> Any:
+        return await asyncio.wait_for(answer, self._silence)
+
+
+def _why(error: Exception, silence: float) -> str:
+    if isinstance(error, asyncio.TimeoutError):
+        return f"its node has not answered for {silence:g} s"
+    return "its Dask worker has left"

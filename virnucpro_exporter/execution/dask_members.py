@@ -1,0 +1,236 @@
+"""The Dask workers of a run, as they come and go; all of it belongs to one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from distributed import Client
+
+from virnucpro_exporter import __version__
+from virnucpro_exporter.execution.dask_agent import About, Agent, Command, Job
+from virnucpro_exporter.execution.dask_link import Link
+from virnucpro_exporter.scheduling.events import WorkerJoined, WorkerLost
+from virnucpro_exporter.snapshot import GpuSnapshot
+
+log = logging.getLogger(__name__)
+
+# How often a node is asked about its GPUs, in seconds.
+_WATCH_SECONDS = 1.0
+
+# Agents get so long to end at the close.
+_END_SECONDS = 10.0
+
+_ALL_LEFT = "the last Dask worker has left; the run ends unless another joins within %g s"
+
+
+class Gpus(Protocol):
+    """Takes what nodes say of their GPUs."""
+
+    def take(self, node: str, now_there: float, snapshot: GpuSnapshot) -> None:
+        """A node has answered; both times are on its clock."""
+
+    def leave(self, node: str) -> None:
+        """A node has no worker any more."""
+
+
+class Listener(Protocol):
+    """Hears what happens to the members."""
+
+    def tell(self, event: Any, generation: int | None = None) -> None:
+        """An event of a worker, and of which of its processes; None: of the worker itself."""
+
+    def complain(self, trouble: str) -> None:
+        """Why a node cannot be used, in one line."""
+
+    def fail(self, error: BaseException) -> None:
+        """This program has made a mistake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a run deals with Dask workers.
+
+    Attributes:
+        job: What the agents are told.
+        weigh: The expected speed of a device, by its model name.
+        gpus: Is told what each node says of its GPUs, about every second; or None.
+        silence: Seconds without an answer after which a node counts as lost.
+        patience: Seconds for which a run without any worker waits for one to join.
+    """
+
+    job: Job
+    weigh: Callable[[str], float]
+    gpus: Gpus | None
+    silence: float
+    patience: float
+
+
+class Members:
+    """The Dask workers with an agent: each is one worker of the run.
+
+    Args:
+        client: Of the cluster.
+        terms: How to deal with them.
+        listener: Hears what happens.
+    """
+
+    def __init__(self, client: Client, terms: Terms, listener: Listener) -> None:
+        self._client = client
+        self._terms = terms
+        self._listener = listener
+        self._links: dict[str, Link] = {}  # by the id of the worker
+        self._known: set[str] = set()  # addresses that have an agent, or are asked for one
+        self._watched: set[str] = set()  # nodes whose GPUs are asked about
+        self._accused: set[str] = set()  # nodes that cannot be used, as was told
+        self._last_lost: WorkerLost | None = None  # held back while another may join
+        self._is_leaving = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def look(self) -> list[asyncio.Task[None]]:
+        """Compare the workers that are there with those that are known.
+
+        Returns:
+            What ends when those that are new have joined.
+        """
+        try:
+            ask = self._client.scheduler.ncores()
+            there = set(await asyncio.wait_for(ask, self._terms.silence))
+        except (OSError, asyncio.TimeoutError):
+            return []  # the client's own connection tells whether the scheduler is gone
+        for link in [link for link in self._links.values() if link.address not in there]:
+            self._lose(link, "its Dask worker has left")
+        self._known &= there
+        new = [self._start(self._adopt(address)) for address in there - self._known]
+        self._known |= there
+        return new
+
+    def send(self, gpu: str, command: Command) -> None:
+        """Have a worker carry out a command; that one has left was told."""
+        if link := self._links.get(gpu):
+            link.send(command)
+
+    async def close_idle(self, seconds: float) -> None:
+        """Let the workers that process nothing close their processors and leave."""
+        links = list(self._links.values())
+        for link in links:
+            link.send(Command("close_idle", (seconds,), -1))
+        await asyncio.gather(*(link.idle_closed() for link in links), return_exceptions=True)
+
+    async def leave(self) -> None:
+        """End the agents and all that is under way."""
+        self._is_leaving = True
+        ends = [asyncio.ensure_future(link.end()) for link in self._links.values()]
+        if ends:
+            await asyncio.wait(ends, timeout=_END_SECONDS)
+        for link in self._links.values():
+            link.cut()
+        tasks = [*ends, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._has_ended)
+        return task
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._listener.fail(error)
+
+    async def _adopt(self, address: str) -> None:
+        """Put an agent on a Dask worker."""
+        try:
+            agent = await self._client.submit(
+                Agent,
+                self._terms.job,
+                workers=[address],
+                allow_other_workers=False,
+                actor=True,
+                pure=False,
+            )
+            about: About = await agent.about()
+            if trouble := _trouble(about):
+                self._complain(about.node, trouble)
+                return
+            gpu = self._id(about)
+            if gpu in self._links:
+                self._complain(about.node, f"several Dask workers of node {about.node} use {gpu}")
+                return
+            link = Link(gpu, about, address, agent, self._terms.silence)
+            self._links[gpu] = link
+            await agent.begin(gpu, about.pin)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong there must not end the run
+            if address in self._known:
+                self._complain(address, f"the Dask worker at {address} cannot be used: {error}")
+            return
+        self._welcome(link)
+
+    def _complain(self, node: str, trouble: str) -> None:
+        if node not in self._accused:
+            self._accused.add(node)
+            self._listener.complain(trouble)
+
+    def _id(self, about: About) -> str:
+        """The id of the worker: node and index, of a GPU or of the first free CPU slot."""
+        if about.device is not None:
+            return f"{about.node}/{about.device}"
+        number = 0
+        while f"{about.node}/cpu{number}" in self._links:
+            number += 1
+        return f"{about.node}/cpu{number}"
+
+    def _welcome(self, link: Link) -> None:
+        link.begin(self._listener.tell, self._lose)
+        if self._terms.gpus is not None and link.node not in self._watched:
+            self._watched.add(link.node)
+            self._start(self._watch(link.node, self._terms.gpus))
+        lost, self._last_lost = self._last_lost, None
+        if lost is not None and lost.gpu == link.gpu:
+            self._listener.tell(WorkerLost(lost.gpu, lost.reason, restart=True, blame=False))
+            return
+        self._listener.tell(WorkerJoined(link.gpu, link.name, self._terms.weigh(link.name)))
+        if lost is not None:
+            self._listener.tell(lost)
+
+    def _lose(self, link: Link, reason: str) -> None:
+        """A Dask worker is gone, or does not answer."""
+        if self._links.get(link.gpu) is not link:
+            return
+        del self._links[link.gpu]
+        self._known.discard(link.address)
+        link.cut()
+        lost = WorkerLost(link.gpu, reason, restart=False, blame=False)
+        if self._links or self._is_leaving:
+            self._listener.tell(lost)
+        else:
+            log.warning(_ALL_LEFT, self._terms.patience)
+            self._last_lost = lost
+            asyncio.get_running_loop().call_later(self._terms.patience, self._give_up, lost)
+
+    def _give_up(self, lost: WorkerLost) -> None:
+        if self._last_lost is lost:
+            self._last_lost = None
+            self._listener.tell(lost)
+
+    async def _watch(self, node: str, gpus: Gpus) -> None:
+        """Ask a node about its GPUs, through any of its Dask workers, as long as it has one."""
+        while links := [link for link in self._links.values() if link.node == node]:
+            with contextlib.suppress(Exception):  # a silent node is noticed by its silence
+                gpus.take(node, *await links[0].gpus())
+            await asyncio.sleep(_WATCH_SECONDS)
+        self._watched.discard(node)
+        gpus.leave(node)
+
+
+def _trouble(about: About) -> str:
+    if about.version != __version__:
+        return f"node {about.node} has version {about.version} of this program, not {__version__}"
+    return f"node {about.node}: {about.trouble}" if about.trouble else ""

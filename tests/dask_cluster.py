@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tests.run_program import ROOT, until
 from virnucpro_exporter.execution.dask_agent import Job
@@ -35,15 +36,28 @@ class FakeNode:
         """Nothing is watched."""
 
 
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that descend from it; none when it has ended."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
 class DaskCluster:
     """A scheduler, and workers to be added; all are gone at the end of the context.
+
+    Args:
+        environment: Of all its processes.
 
     Attributes:
         address: Of the scheduler.
         workers: The processes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
+        self._environment = environment
         self._folder = tempfile.TemporaryDirectory(prefix="dask-")
         self.file = Path(self._folder.name) / "scheduler.json"
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -60,21 +74,31 @@ class DaskCluster:
         return subprocess.Popen(
             [sys.executable, "-m", module, *options],
             cwd=ROOT,
-            env={**os.environ, **environment},
+            env={**os.environ, **self._environment, **environment},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
 
-    def add_worker(self, node: str = "here") -> subprocess.Popen[bytes]:
-        """Start a worker, which joins when it is up."""
-        options = [f"--scheduler-file={self.file}", "--nthreads=1", "--no-nanny", "--no-dashboard"]
+    def add_worker(
+        self, node: str = "here", *, nanny: bool = False, threads: int = 1, **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker, which joins when it is up.
+
+        Args:
+            node: What it calls its node.
+            nanny: Whether another process starts it, and starts it again when it dies.
+            threads: How many it has.
+            environment: More of it.
+        """
         worker = self._start(
             "distributed.cli.dask_worker",
-            *options,
+            f"--scheduler-file={self.file}",
+            f"--nthreads={threads}",
+            "--nanny" if nanny else "--no-nanny",
+            "--no-dashboard",
             "--memory-limit=0",
             f"--local-directory={self._folder.name}",
-            VIRNUCPRO_NODE_NAME=node,
-            CUDA_VISIBLE_DEVICES="",
+            **{"VIRNUCPRO_NODE_NAME": node, "CUDA_VISIBLE_DEVICES": "", **environment},
         )
         self.workers.append(worker)
         return worker
@@ -82,7 +106,7 @@ class DaskCluster:
     def pool(
         self, spec: dict[str, Any], folder: Path, probe: str | None = None, **options: Any
     ) -> DaskPool:
-        """A pool on this cluster, of the processors for tests."""
+        """A pool on this cluster, of the processors for tests; options as `DaskPool` has them."""
         seen = folder / ".virnucpro" / "probe"
         seen.parent.mkdir(exist_ok=True)
         seen.write_text("here")
@@ -95,7 +119,7 @@ class DaskCluster:
             folder=str(ROOT),
             probe=probe or str(seen),
             token="here",  # noqa: S106 - no secret
-            lease=60.0,
+            lease=options.get("silence", 60.0),
         )
         return DaskPool(lambda: existing(None, str(self.file)), job, **options)
 
@@ -104,8 +128,8 @@ class DaskCluster:
 
     def __exit__(self, *_: object) -> None:
         for process in (*self.workers, self.scheduler):
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGCONT)
-            process.kill()
+            for member in family(process.pid):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
             process.wait()
         self._folder.cleanup()

@@ -27,11 +27,14 @@ def poisoned(file: Path, output: Path, _progress: ProgressCallback) -> None:
 
 
 def waiting(file: Path, output: Path, _progress: ProgressCallback) -> None:
-    """Tell that the file has begun, and end when the test allows it."""
-    Path(f"{file}.begun").touch()
-    while not file.with_name("go").exists():
+    """Write half, tell that the file has begun, and end when the test allows it."""
+    content = file.read_bytes()
+    output.write_bytes(content[: len(content) // 2])
+    with Path(f"{file}.begun").open("a") as begun:
+        begun.write("once\n")
+    while not (file.with_name("go").exists() or Path(f"{file}.go").exists()):
         time.sleep(0.01)
-    output.write_bytes(file.read_bytes())
+    output.write_bytes(content[::-1])
 
 
 class Broken:

@@ -47,6 +47,7 @@ class RunConfig(ViewConfig):
     dask: str | None = None
     dask_scheduler_file: str | None = None
     dask_local: Annotated[int, Field(ge=1)] | None = None
+    dask_timeout: Annotated[float, Field(ge=1)] = 60.0
     processor: str = "translate"
     command: tuple[str, ...] = Field(default=(), strict=False)
     chunk_size: Literal[300, 500] = 500

@@ -89,10 +89,11 @@ def _on_dask(config: RunConfig, spec: Mapping[str, Any], outputs: Outputs) -> It
         folder=os.getcwd(),  # noqa: PTH109 - a plain text is wanted
         probe=str(probe),
         token=token,
-        lease=60.0,
+        lease=config.dask_timeout,
     )
     gpus = NodeGpus()
-    pool = DaskPool(connect, job, lambda name: weigh(name, config), gpus)
+    limits = {"silence": config.dask_timeout, "patience": config.dask_timeout}
+    pool = DaskPool(connect, job, lambda name: weigh(name, config), gpus, **limits)
     try:
         joined = pool.wait_for_workers()
         joined.sort(key=lambda event: event.gpu)

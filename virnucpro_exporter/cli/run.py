@@ -31,6 +31,12 @@ _RUN_OPTIONS = [
         "--dask-local", type=int, metavar="N", help="A Dask cluster of N workers here, to try it."
     ),
     click.option(
+        "--dask-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="How long a node may be silent, or none be there; default: 60.",
+    ),
+    click.option(
         "--processor",
         metavar="translate|esm2|dnabert|command|MODULE:NAME",
         help="What is done to a file; default: translate, or command after `--`.",

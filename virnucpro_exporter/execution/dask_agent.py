@@ -29,8 +29,10 @@ from virnucpro_exporter.execution.pool import LocalPool
 from virnucpro_exporter.scheduling.events import Event, WorkerLost
 from virnucpro_exporter.snapshot import GpuSnapshot
 
-# An agent answers at least this often, in seconds, so that its silence means something.
-ANSWER_SECONDS = 5.0
+# An agent answers at least this often, in seconds, and several times within its lease, so that its
+# silence means something.
+_ANSWER_SECONDS = 5.0
+_ANSWERS_PER_LEASE = 4
 
 # The environment variable that names the node where its host name does not (in Kubernetes).
 NODE_VARIABLE = "VIRNUCPRO_NODE_NAME"
@@ -132,6 +134,7 @@ class Agent:
         if before is not None:
             before.end()
         self._job = job
+        self._answer_seconds = min(_ANSWER_SECONDS, job.lease / _ANSWERS_PER_LEASE)
         module, _, name = job.node.partition(":")
         self._node: Node = getattr(import_module(module), name)()
         self._loop: asyncio.AbstractEventLoop = get_worker().loop.asyncio_loop
@@ -195,7 +198,7 @@ class Agent:
         self._heard_at = time.monotonic()
         if not self._told:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._news.wait(), ANSWER_SECONDS)
+                await asyncio.wait_for(self._news.wait(), self._answer_seconds)
         self._news.clear()
         told, self._told = self._told, []
         return told
@@ -224,7 +227,8 @@ class Agent:
             while not self._is_over and time.monotonic() - self._heard_at < self._job.lease:
                 while not self._commands.empty():
                     self._obey(pool, self._commands.get())
-                if told := [(self._generation, event) for event in pool.poll(ANSWER_SECONDS)]:
+                events = pool.poll(self._answer_seconds)
+                if told := [(self._generation, event) for event in events]:
                     self._publish(told)
         finally:
             self._is_over = True

@@ -1,0 +1,53 @@
+"""Whole runs on a Dask cluster, of files that begin and end as the test wants it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.dask_cluster import DaskCluster
+from tests.run_program import PROGRAM, QUIET, ROOT
+
+WAITING = ["--processor=tests.run_processors:waiting", "--log-level=info"]
+
+Word = str | Path
+
+
+def command(cluster: DaskCluster, *words: Word, output: Path) -> list[Word]:
+    """The command line of a run on a cluster."""
+    file = f"--dask-scheduler-file={cluster.file}"
+    return [*PROGRAM, "run", *QUIET, file, "--output", output, *words]
+
+
+def start(cluster: DaskCluster, *words: Word, output: Path) -> subprocess.Popen[str]:
+    """Start a run on a cluster and return at once."""
+    return subprocess.Popen(
+        command(cluster, *words, output=output),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def inputs_of(tmp_path: Path, count: int) -> Path:
+    """A folder of so many inputs, `0.fa` and so on, which one worker takes in this order."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}.fa").write_text(f">{number}\nA{'CGT' * (count - number)}\n")
+    return folder
+
+
+def begun(folder: Path) -> dict[str, int]:
+    """How often each input was begun, by its name."""
+    marks = folder.glob("*.begun")
+    return {mark.stem: len(mark.read_text().splitlines()) for mark in marks}
+
+
+def fault(stderr: str) -> str:
+    """The one line in which a run told why it failed."""
+    lines = [line for line in stderr.splitlines() if line.startswith("virnucpro-exporter: ")]
+    assert len(lines) == 1, stderr
+    assert "Traceback" not in stderr
+    return lines[0]

@@ -80,12 +80,19 @@ class DaskCluster:
         )
 
     def add_worker(
-        self, node: str = "here", *, nanny: bool = False, threads: int = 1, **environment: str
+        self,
+        node: str = "here",
+        *,
+        host: str = "127.0.0.1",
+        nanny: bool = False,
+        threads: int = 1,
+        **environment: str,
     ) -> subprocess.Popen[bytes]:
         """Start a worker, which joins when it is up.
 
         Args:
             node: What it calls its node.
+            host: The address of the node.
             nanny: Whether another process starts it, and starts it again when it dies.
             threads: How many it has.
             environment: More of it.
@@ -97,6 +104,7 @@ class DaskCluster:
             "--nanny" if nanny else "--no-nanny",
             "--no-dashboard",
             "--memory-limit=0",
+            f"--host={host}",
             f"--local-directory={self._folder.name}",
             **{"VIRNUCPRO_NODE_NAME": node, "CUDA_VISIBLE_DEVICES": "", **environment},
         )

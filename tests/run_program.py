@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import subprocess
 import sys
@@ -69,3 +70,22 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     """The processes alive whose command line names a folder."""
     everyone = psutil.process_iter(["cmdline"])  # those that have just ended have none
     return [p for p in everyone if str(folder) in " ".join(p.info["cmdline"] or ())]
+
+
+def address(process: subprocess.Popen[str]) -> str:
+    """The HOST:PORT that a program tells on standard error."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if " metrics: http://" in line:
+            return line.rpartition("//")[2].removesuffix("/metrics\n")
+    raise AssertionError("no address was told")
+
+
+def ask(where: str, path: str, **headers: str) -> tuple[int, str]:
+    """The status and the body of an answer."""
+    client = http.client.HTTPConnection(where, timeout=DEADLINE)
+    client.request("GET", path, headers=headers)
+    response = client.getresponse()
+    body = response.read().decode()
+    client.close()
+    return response.status, body

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import shutil
 import signal
@@ -18,30 +17,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.gateway import Gateway
 from tests.monitoring.programs import Prometheus, eventually, program
-from tests.run_program import DEADLINE, PROGRAM, READS, ROOT, run, start, until
+from tests.run_program import DEADLINE, PROGRAM, READS, ROOT, address, ask, run, start, until
 
 read_openmetrics: Callable[[str], Iterable[Family]] = openmetrics.text_string_to_metric_families
 LOCAL = "--web-listen-address=127.0.0.1:0"
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-def address(process: subprocess.Popen[str]) -> str:
-    """The HOST:PORT that a program tells on standard error."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if " metrics: http://" in line:
-            return line.rpartition("//")[2].removesuffix("/metrics\n")
-    raise AssertionError("no address was told")
-
-
-def ask(where: str, path: str, **headers: str) -> tuple[int, str]:
-    """The status and the body of an answer."""
-    client = http.client.HTTPConnection(where, timeout=DEADLINE)
-    client.request("GET", path, headers=headers)
-    response = client.getresponse()
-    body = response.read().decode()
-    client.close()
-    return response.status, body
 
 
 def values(page: str) -> Values:

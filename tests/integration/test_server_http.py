@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import json
 import logging
 import os
 import resource
@@ -21,7 +22,8 @@ from tests import builders
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.metrics import MetricsServer
 from virnucpro_exporter.metrics.connections import Limits
-from virnucpro_exporter.snapshot import Latest, RunSnapshot
+from virnucpro_exporter.metrics.discovery import NodeDiscovery
+from virnucpro_exporter.snapshot import Latest, Node, RunSnapshot
 
 PATIENCE = 20.0  # seconds until a test gives up; nothing is expected to take that long
 LOCAL = ["127.0.0.1:0"]
@@ -78,11 +80,18 @@ def run() -> Latest[RunSnapshot]:
 
 
 @pytest.fixture
-def server(run: Latest[RunSnapshot]) -> Iterator[MetricsServer]:
+def nodes() -> Latest[tuple[Node, ...]]:
+    """A run on this machine alone."""
+    return Latest(())
+
+
+@pytest.fixture
+def server(run: Latest[RunSnapshot], nodes: Latest[tuple[Node, ...]]) -> Iterator[MetricsServer]:
     """A server with short limits."""
     gpus = Latest(builders.gpus_up(now=time.time()))
     limits = Limits(head_seconds=0.5, write_seconds=0.5)
-    with MetricsServer(run, gpus, listen=LOCAL, limits=limits) as started:
+    discovery = NodeDiscovery(nodes, 9877)
+    with MetricsServer(run, gpus, listen=LOCAL, limits=limits, nodes=discovery) as started:
         yield started
 
 
@@ -124,13 +133,16 @@ def test_head_tells_the_length_and_sends_no_body(server: MetricsServer) -> None:
         ("GET", "/", 200),
         ("GET", "/-/healthy", 200),
         ("GET", "/-/ready", 200),
+        ("GET", "/sd", 200),
         ("HEAD", "/-/ready", 200),
+        ("HEAD", "/sd", 200),
         ("GET", "/favicon.ico", 404),
         ("GET", "/metrics/", 404),
         ("GET", "/../../etc/passwd", 404),
         ("GET", "/%2e%2e/etc/passwd", 404),
         ("GET", "//etc/passwd", 404),
         ("POST", "/metrics", 405),
+        ("POST", "/sd", 405),
         ("DELETE", "/", 405),
         ("BREW", "/-/healthy", 405),
     ],
@@ -138,10 +150,33 @@ def test_head_tells_the_length_and_sends_no_body(server: MetricsServer) -> None:
 def test_every_path_and_method_has_its_status(
     server: MetricsServer, method: str, path: str, status: int
 ) -> None:
-    """Nothing but the four pages exists, and nothing but GET and HEAD is done to them."""
+    """Nothing but the five pages exists, and nothing but GET and HEAD is done to them."""
     response, _ = ask(server, path, method)
     assert response.status == status
     assert (response.getheader("Allow") == "GET, HEAD") is (status == 405)
+
+
+def test_the_exporters_of_nodes_are_listed_for_prometheus(
+    server: MetricsServer, nodes: Latest[tuple[Node, ...]]
+) -> None:
+    """In the format of its HTTP service discovery; none is an empty list, not an error."""
+    response, body = ask(server, "/sd")
+    assert (response.getheader("Content-Type"), body) == ("application/json", b"[]\n")
+    odd = 'quo"te\\ \n\udcff'
+    nodes.publish((Node("gpu07", "10.0.0.7"), Node("gpu08", "fd00::8"), Node(odd, "gpu09.site")))
+    assert json.loads(ask(server, "/sd")[1].decode("ascii")) == [
+        {"targets": ["10.0.0.7:9877"], "labels": {"node": "gpu07"}},
+        {"targets": ["[fd00::8]:9877"], "labels": {"node": "gpu08"}},
+        {"targets": ["gpu09.site:9877"], "labels": {"node": odd}},
+    ]
+    assert b'href="/sd"' in ask(server, "/")[1]
+
+
+def test_a_machine_has_no_nodes_to_list() -> None:
+    """Whoever asks the exporter of a machine for them gets an error, and no empty list."""
+    with MetricsServer(None, None, listen=LOCAL) as server:
+        assert ask(server, "/sd")[0].status == 404
+        assert b"/sd" not in ask(server, "/")[1]
 
 
 def test_readiness_follows_the_run(server: MetricsServer, run: Latest[RunSnapshot]) -> None:

@@ -148,6 +148,7 @@ class Prometheus(Server):
     Args:
         folder: Its own.
         targets: The addresses to scrape, by job.
+        jobs: Further jobs, as in its configuration file.
         interval: Between two scrapes, and between two evaluations of the rules.
         rules: Files of rules.
         alertmanager: The address of the Alertmanager that is told of alerts.
@@ -158,6 +159,7 @@ class Prometheus(Server):
         folder: Path,
         targets: Mapping[str, Sequence[str]],
         *,
+        jobs: Sequence[Mapping[str, Any]] = (),
         interval: str = "1s",
         rules: Sequence[Path] = (),
         alertmanager: str = "",
@@ -170,8 +172,11 @@ class Prometheus(Server):
             },
             "rule_files": [str(path) for path in rules],
             "scrape_configs": [
-                {"job_name": job, "static_configs": [{"targets": list(addresses)}]}
-                for job, addresses in targets.items()
+                *(
+                    {"job_name": job, "static_configs": [{"targets": list(addresses)}]}
+                    for job, addresses in targets.items()
+                ),
+                *jobs,
             ],
         }
         if alertmanager:

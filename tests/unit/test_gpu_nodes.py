@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from virnucpro_exporter.gpu.nodes import MAX_AGE, NodeGpus
-from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
+from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot, Node
 
 NOW = 1_000_000.0
 
@@ -65,8 +65,18 @@ def test_a_node_that_has_left_is_no_failure_of_the_watch() -> None:
     assert [device.up for device in watch.gpus.latest().devices] == [True]
 
 
-def test_nothing_is_known_after_the_run() -> None:
-    """GPUs that nobody watches are absent; they are not down."""
+def test_nodes_stay_known_when_they_leave() -> None:
+    """Each is there once, where it was last; also after the run."""
+    gpus = NodeGpus()
+    for node, host in (("b", "10.0.0.2"), ("a", "10.0.0.1"), ("b", "fd00::2")):
+        gpus.join(node, host)
+    gpus.leave("a")
+    gpus.close()
+    assert gpus.nodes.latest() == (Node("a", "10.0.0.1"), Node("b", "fd00::2"))
+
+
+def test_nothing_is_known_of_gpus_after_the_run() -> None:
+    """Those that nobody watches are absent; they are not down."""
     watch = Watch()
     watch.hear("a", 0.0, 1.0, "0")
     watch.gpus.close()

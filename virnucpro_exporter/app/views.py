@@ -15,6 +15,7 @@ from virnucpro_exporter.config import ViewConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.metrics.addresses import bind
 from virnucpro_exporter.metrics.collectors import Source
+from virnucpro_exporter.metrics.discovery import NodeDiscovery
 from virnucpro_exporter.metrics.push import GatewayPusher, Periodic, TextfileWriter
 from virnucpro_exporter.metrics.registry import build_registry
 from virnucpro_exporter.metrics.server import MetricsServer, check_path
@@ -70,6 +71,7 @@ def show(
     coordinator: WorkStealingCoordinator,
     monitor: Source[GpuSnapshot] | None,
     folder: Path,
+    nodes: NodeDiscovery | None = None,
 ) -> LoadBalancingDashboard:
     """Start what shows the run.
 
@@ -80,6 +82,7 @@ def show(
         coordinator: The run.
         monitor: The GPUs, or None for a run on CPU slots.
         folder: Where a relative path of the metrics log begins.
+        nodes: Where to scrape those of the run; None where nobody may ask.
 
     Returns:
         The dashboard, for whoever has to write on the terminal before the stack closes.
@@ -101,6 +104,7 @@ def show(
             telemetry_path=config.web_telemetry_path,
             web_config=config.web_config_file,
             health=health,
+            nodes=nodes,
         )
         server.start()
         stack.callback(server.stop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import util
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.execution.pool import LocalPool, WorkerPool
 from virnucpro_exporter.gpu.nodes import NodeGpus
 from virnucpro_exporter.metrics.collectors import Source
-from virnucpro_exporter.snapshot import GpuSnapshot
+from virnucpro_exporter.snapshot import GpuSnapshot, Latest, Node
 
 if TYPE_CHECKING:
     from virnucpro_exporter.execution.dask_connect import Connect
@@ -34,11 +34,13 @@ class Workforce:
         devices: Those that are there at the start.
         pool: Their processes.
         monitor: Watches the GPUs, or None.
+        nodes: The machines of a cluster; none where this machine does the work.
     """
 
     devices: list[Device]
     pool: WorkerPool
     monitor: Source[GpuSnapshot] | None
+    nodes: Source[Sequence[Node]]
 
 
 def workforce(
@@ -68,7 +70,7 @@ def workforce(
     pins = {device.gpu: device.environment for device in found}
     local = LocalPool(spec, FACTORY, outputs.attempts, outputs.logs, pins)
     stack.callback(local.close)
-    return Workforce(found, local, monitor)
+    return Workforce(found, local, monitor, Latest(()))
 
 
 @contextlib.contextmanager
@@ -97,7 +99,8 @@ def _on_dask(config: RunConfig, spec: Mapping[str, Any], outputs: Outputs) -> It
     try:
         joined = pool.wait_for_workers()
         joined.sort(key=lambda event: event.gpu)
-        yield Workforce([Device(e.gpu, e.name, e.weight, {}) for e in joined], pool, gpus)
+        found = [Device(e.gpu, e.name, e.weight, {}) for e in joined]
+        yield Workforce(found, pool, gpus, gpus.nodes)
     finally:
         gpus.close()
         pool.close()

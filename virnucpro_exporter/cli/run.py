@@ -37,6 +37,12 @@ _RUN_OPTIONS = [
         help="How long a node may be silent, or none be there; default: 60.",
     ),
     click.option(
+        "--dask-exporter-port",
+        type=int,
+        metavar="PORT",
+        help="Where `serve` listens on the nodes, for /sd; default: 9877.",
+    ),
+    click.option(
         "--processor",
         metavar="translate|esm2|dnabert|command|MODULE:NAME",
         help="What is done to a file; default: translate, or command after `--`.",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from distributed import Client
+from distributed.comm import get_address_host
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.execution.dask_agent import About, Agent, Command, Job
@@ -29,7 +30,10 @@ _ALL_LEFT = "the last Dask worker has left; the run ends unless another joins wi
 
 
 class Gpus(Protocol):
-    """Takes what nodes say of their GPUs."""
+    """Takes which nodes there are, and what they say of their GPUs."""
+
+    def join(self, node: str, host: str) -> None:
+        """A node has its first worker, at this address in the network."""
 
     def take(self, node: str, now_there: float, snapshot: GpuSnapshot) -> None:
         """A node has answered; both times are on its clock."""
@@ -58,7 +62,7 @@ class Terms:
     Attributes:
         job: What the agents are told.
         weigh: The expected speed of a device, by its model name.
-        gpus: Is told what each node says of its GPUs, about every second; or None.
+        gpus: Is told of each node, and about every second what it says of its GPUs; or None.
         silence: Seconds without an answer after which a node counts as lost.
         patience: Seconds for which a run without any worker waits for one to join.
     """
@@ -191,6 +195,7 @@ class Members:
         link.begin(self._listener.tell, self._lose)
         if self._terms.gpus is not None and link.node not in self._watched:
             self._watched.add(link.node)
+            self._terms.gpus.join(link.node, get_address_host(link.address))
             self._start(self._watch(link.node, self._terms.gpus))
         lost, self._last_lost = self._last_lost, None
         if lost is not None and lost.gpu == link.gpu:

@@ -44,7 +44,7 @@ class DaskPool:
         connect: Makes the client, within the event loop, and closes it.
         job: What the agents are told.
         weigh: The expected speed of a device, by its model name.
-        gpus: Is told what each node says of its GPUs, about every second; or None.
+        gpus: Is told of each node, and about every second what it says of its GPUs; or None.
         silence: Seconds without an answer after which a node counts as lost.
         patience: Seconds for which a run without any worker waits for one to join.
     """

@@ -1,4 +1,4 @@
-"""The GPUs of many nodes as one snapshot."""
+"""The nodes of a run, and their GPUs as one snapshot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from virnucpro_exporter.snapshot import CollectorHealth, GpuDevice, GpuSnapshot
+from virnucpro_exporter.snapshot import CollectorHealth, GpuDevice, GpuSnapshot, Latest, Node
 
 # Nodes are asked about every second; what one said is shown for so many seconds.
 MAX_AGE = 5.0
@@ -31,6 +31,9 @@ class NodeGpus:
     Args:
         clock: Monotonic seconds.
         wall_clock: Unix seconds.
+
+    Attributes:
+        nodes: All that were ever there, in the order of their names.
     """
 
     def __init__(
@@ -44,6 +47,19 @@ class NodeGpus:
         self._heard: dict[str, _Heard] = {}
         self._made = GpuSnapshot(wall_clock())
         self._until = 0.0
+        self.nodes: Latest[tuple[Node, ...]] = Latest(())
+
+    def join(self, node: str, host: str) -> None:
+        """A node has its first worker, or its first one again.
+
+        Args:
+            node: Its name.
+            host: Its address in the network, which may be another than before.
+        """
+        with self._lock:
+            hosts = {known.name: known.host for known in self.nodes.latest()}
+            hosts[node] = host
+            self.nodes.publish(tuple(Node(*known) for known in sorted(hosts.items())))
 
     def take(self, node: str, now_there: float, snapshot: GpuSnapshot) -> None:
         """A node has answered.
@@ -68,7 +84,7 @@ class NodeGpus:
                 self._until = 0.0
 
     def close(self) -> None:
-        """The run is over: nothing is known of the nodes any more."""
+        """The run is over: nothing is known of the GPUs any more."""
         with self._lock:
             self._heard.clear()
             self._until = 0.0

@@ -17,6 +17,7 @@ from virnucpro_exporter.metrics.addresses import bind, shown
 from virnucpro_exporter.metrics.auth import BasicAuth
 from virnucpro_exporter.metrics.collectors import Source
 from virnucpro_exporter.metrics.connections import Connections, Limits
+from virnucpro_exporter.metrics.discovery import NodeDiscovery
 from virnucpro_exporter.metrics.health import why_not_ready
 from virnucpro_exporter.metrics.http import HttpError, Request, Response, plain
 from virnucpro_exporter.metrics.pages import Pages
@@ -26,16 +27,20 @@ from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_LISTEN = (":9877",)
+DEFAULT_PORT = 9877
+DEFAULT_LISTEN = (f":{DEFAULT_PORT}",)
 _RELOAD_EVERY = 1.0  # seconds between two looks at the web configuration
-_OTHER_PATHS = ("/", "/-/healthy", "/-/ready")
+_JSON = (("Content-Type", "application/json"),)
+# The pages beside the metrics, as the landing page calls them.
+_TITLES = {
+    "/-/healthy": "Healthy",
+    "/-/ready": "Ready",
+    "/sd": "Exporters of the nodes, for Prometheus",
+}
 _LANDING = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>virnucpro_exporter</title></head>
 <body><h1>virnucpro_exporter</h1><p>Version {version}</p><ul>
-<li><a href="{metrics}">Metrics</a></li>
-<li><a href="/-/healthy">Healthy</a></li>
-<li><a href="/-/ready">Ready</a></li>
-</ul></body></html>
+{links}</ul></body></html>
 """
 
 
@@ -46,7 +51,7 @@ def check_path(telemetry_path: str) -> None:
         UsageError: They cannot.
     """
     is_plain = telemetry_path.isascii() and telemetry_path.isprintable()
-    if not telemetry_path.startswith("/") or telemetry_path in _OTHER_PATHS or not is_plain:
+    if not telemetry_path.startswith("/") or telemetry_path in ("/", *_TITLES) or not is_plain:
         raise UsageError(f"the metrics cannot be at {telemetry_path!r}: use a path like /metrics")
 
 
@@ -68,6 +73,7 @@ class MetricsServer:
             read again when it changes.
         health: Further sources of `CollectorHealth`, by the name of the collector.
         limits: What one client may take.
+        nodes: Where to scrape the nodes of the run, which `/sd` lists; None: there is no such page.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class MetricsServer:
         web_config: str | Path | None = None,
         health: HealthSources | None = None,
         limits: Limits | None = None,
+        nodes: NodeDiscovery | None = None,
     ) -> None:
         check_path(telemetry_path)
         health = health or {}
@@ -92,6 +99,14 @@ class MetricsServer:
         self._limits = limits or Limits()
         sources = [s for s in (coordinator, gpu_monitor, *health.values()) if s is not None]
         self._pages = Pages(build_registry(coordinator, gpu_monitor, health), sources)
+        self._routes: dict[str, Callable[[Request], Response]] = {
+            "/": self._landing,
+            telemetry_path: self._metrics,
+            "/-/healthy": lambda _: plain(200, "healthy\n"),
+            "/-/ready": self._ready,
+        }
+        if nodes is not None:
+            self._routes["/sd"] = lambda _: Response(200, nodes.targets(), _JSON)
         self._failure = ""
         self._addresses: tuple[str, ...] = ()
         self._auth = BasicAuth()
@@ -208,17 +223,20 @@ class MetricsServer:
         self._failure = failure
 
     def _route(self, request: Request) -> Response:
-        if request.path not in (self._path, *_OTHER_PATHS):
+        page = self._routes.get(request.path)
+        if page is None:
             return plain(404, "there is nothing here; the metrics are at " + self._path + "\n")
         if request.method not in ("GET", "HEAD"):
             return plain(405, "only GET and HEAD are allowed\n", ("Allow", "GET, HEAD"))
-        if request.path == self._path:
-            return self._metrics(request)
-        if request.path == "/-/healthy":
-            return plain(200, "healthy\n")
-        if request.path == "/-/ready":
-            return self._ready()
-        page = _LANDING.format(version=__version__, metrics=html.escape(self._path))
+        return page(request)
+
+    def _landing(self, _request: Request) -> Response:
+        links = "".join(
+            f'<li><a href="{html.escape(path)}">{_TITLES.get(path, "Metrics")}</a></li>\n'
+            for path in self._routes
+            if path != "/"
+        )
+        page = _LANDING.format(version=__version__, links=links)
         return Response(200, page.encode(), (("Content-Type", "text/html; charset=utf-8"),))
 
     def _metrics(self, request: Request) -> Response:
@@ -227,7 +245,7 @@ class MetricsServer:
         headers = (("Content-Type", form.value), ("Vary", "Accept, Accept-Encoding"))
         return Response(200, body, (*headers, ("Content-Encoding", "gzip")) if packed else headers)
 
-    def _ready(self) -> Response:
+    def _ready(self, _request: Request) -> Response:
         run = None if self._coordinator is None else self._coordinator.latest()
         gpus = None if self._gpu_monitor is None else self._gpu_monitor.latest()
         reason = why_not_ready(run, gpus, time.time())

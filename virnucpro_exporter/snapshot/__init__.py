@@ -11,6 +11,7 @@ Import the names from here, whatever module defines them.
 
 from virnucpro_exporter.snapshot.gpu import CollectorHealth, GpuDevice, GpuSample, GpuSnapshot
 from virnucpro_exporter.snapshot.latest import Latest
+from virnucpro_exporter.snapshot.node import Node
 from virnucpro_exporter.snapshot.run import (
     DURATION_BUCKETS,
     DurationHistogram,
@@ -30,6 +31,7 @@ __all__ = [
     "GpuSample",
     "GpuSnapshot",
     "Latest",
+    "Node",
     "RunSnapshot",
     "RunState",
     "StealEvent",

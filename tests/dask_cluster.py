@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ def family(pid: int) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def are_dead(processes: Iterable[psutil.Process]) -> bool:
+    """Whether all have ended, be it that nobody has asked how."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+    return False  # one has just ended; ask again
 
 
 class DaskCluster:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import IO
 
 from tests.dask_cluster import DaskCluster
 from tests.run_program import PROGRAM, QUIET, ROOT
@@ -19,14 +20,16 @@ def command(cluster: DaskCluster, *words: Word, output: Path) -> list[Word]:
     return [*PROGRAM, "run", *QUIET, file, "--output", output, *words]
 
 
-def start(cluster: DaskCluster, *words: Word, output: Path) -> subprocess.Popen[str]:
+def start(
+    cluster: DaskCluster, *words: Word, output: Path, errors: int | IO[str] = subprocess.PIPE
+) -> subprocess.Popen[str]:
     """Start a run on a cluster and return at once."""
     return subprocess.Popen(
         command(cluster, *words, output=output),
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,
     )
 
 
@@ -43,6 +46,11 @@ def begun(folder: Path) -> dict[str, int]:
     """How often each input was begun, by its name."""
     marks = folder.glob("*.begun")
     return {mark.stem: len(mark.read_text().splitlines()) for mark in marks}
+
+
+def whole(inputs: Path) -> dict[bytes, bytes]:
+    """What `waiting` makes of the inputs, by the name of the output."""
+    return {f"{p.name}.out".encode(): p.read_bytes()[::-1] for p in inputs.glob("*.fa")}
 
 
 def fault(stderr: str) -> str:

@@ -10,16 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import psutil
 import pytest
 
 from tests.dask_cluster import DaskCluster
 from tests.dask_runs import WAITING, begun, command, inputs_of, start
 from tests.run_program import DEADLINE, PROGRAM, QUIET, READS, ROOT, call, results, run, until
 from virnucpro_exporter.errors import ClusterError
-from virnucpro_exporter.execution.dask_pool import DaskPool
 from virnucpro_exporter.gpu.nodes import NodeGpus
-from virnucpro_exporter.scheduling.events import Event, WorkerJoined, WorkerLost
+from virnucpro_exporter.scheduling.events import WorkerJoined, WorkerLost
 
 E = TypeVar("E", WorkerJoined, WorkerLost)
 
@@ -38,55 +36,6 @@ def test_outputs_are_those_of_one_machine(cluster: DaskCluster, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert run(READS, output=tmp_path / "here").returncode == 0
     assert results(tmp_path / "dask") == results(tmp_path / "here") != {}
-
-
-def test_the_file_of_a_killed_node_is_done_elsewhere(cluster: DaskCluster, tmp_path: Path) -> None:
-    """A Dask worker that is killed takes its child process along, and no file."""
-    workers = [cluster.add_worker("one"), cluster.add_worker("two")]
-    inputs = inputs_of(tmp_path, 4)
-    going = start(cluster, inputs, *WAITING, output=tmp_path / "out")
-    # The run may begin with the first worker alone; the other one joins it.
-    until(lambda: len(begun(inputs)) == 2)
-    children = psutil.Process(workers[0].pid).children(recursive=True)
-    workers[0].kill()
-    psutil.wait_procs(children, timeout=DEADLINE)
-    (inputs / "go").touch()
-    out, err = going.communicate(timeout=DEADLINE)
-    assert going.returncode == 0, err
-    assert "4 files done, 0 failed" in out
-    assert len(results(tmp_path / "out")) == 4
-    assert "its Dask worker has left" in err
-    assert "Traceback" not in err
-
-
-def wait_for(pool: DaskPool, heard: list[Event], kind: type[E], gpu: str) -> E:
-    """The event of this kind about a worker, among those heard or to be heard."""
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
-        for event in heard:
-            if isinstance(event, kind) and event.gpu == gpu:
-                return event
-        heard += pool.poll(0.05)
-    raise AssertionError(heard)
-
-
-def test_a_stopped_node_is_noticed_and_may_return(cluster: DaskCluster, tmp_path: Path) -> None:
-    """A node that does not answer is lost, without blame; when it answers again, it joins."""
-    cluster.add_worker("one")
-    stopped = cluster.add_worker("two")
-    pool = cluster.pool({}, tmp_path, silence=4.0)
-    try:
-        heard: list[Event] = [*pool.wait_for_workers()]
-        wait_for(pool, heard, WorkerJoined, "two/cpu0")
-        stopped.send_signal(signal.SIGSTOP)
-        lost = wait_for(pool, heard, WorkerLost, "two/cpu0")
-        assert not lost.blame
-        assert "has not answered" in lost.reason
-        heard.clear()
-        stopped.send_signal(signal.SIGCONT)
-        wait_for(pool, heard, WorkerJoined, "two/cpu0")
-    finally:
-        pool.close()
 
 
 def test_the_gpus_of_every_node_are_seen(cluster: DaskCluster, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests import run_program
 from tests.dask_cluster import DaskCluster, family
-from tests.dask_runs import WAITING, begun, command, fault, inputs_of, start
+from tests.dask_runs import WAITING, begun, command, fault, inputs_of, start, whole
 from tests.run_program import DEADLINE, call, processes_of, results, until
 
 FILES = 4
@@ -40,11 +40,6 @@ def end(going: subprocess.Popen[str]) -> str:
     _, errors = going.communicate(timeout=DEADLINE)
     assert going.returncode == 1, errors
     return fault(errors)
-
-
-def whole(inputs: Path) -> dict[bytes, bytes]:
-    """What `waiting` makes of the inputs."""
-    return {f"{p.name}.out".encode(): p.read_bytes()[::-1] for p in inputs.glob("*.fa")}
 
 
 def test_another_cluster_goes_on_where_a_scheduler_was_killed(

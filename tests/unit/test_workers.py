@@ -11,6 +11,7 @@ from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.laws import check_invariants
 from virnucpro_exporter.scheduling.policy import NoStealing, StealPolicy
+from virnucpro_exporter.scheduling.reporting import RunFacts, take_snapshot
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 
@@ -204,6 +205,18 @@ def test_busy_time_ends_with_the_last_file() -> None:
     run.complete("0", 6.0)
     assert run.ledger.workers["0"].busy_since is None
     assert run.ledger.workers["0"].counters.busy_seconds == pytest.approx(10.0)
+
+
+def test_a_worker_that_never_gives_a_file_back_is_busy_until_the_end_of_the_run() -> None:
+    """Another one has done its file; what it does after that is no work of the run."""
+    settings = SchedulerSettings(30.0, OnStall.RETRY, second_attempts=False)
+    run = Run({"0": 1.0, "1": 1.0}, 100, 99, settings=settings)
+    run.ready("0", "1")
+    run.complete("1", 1.0)
+    run.tell(ev.TimePassed(), after=30.0)
+    assert ev.RunFinished() in run.complete("1", 9.0)
+    worker, _ = take_snapshot(run.scheduler, RunFacts(), run.now + 60.0).workers
+    assert (worker.busy_seconds, worker.stalled_seconds) == (40.0, 9.0)
 
 
 def test_a_process_on_which_file_after_file_fails_is_replaced() -> None:

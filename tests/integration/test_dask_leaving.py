@@ -1,0 +1,120 @@
+"""Dask workers that stop, die, leave and come back in the middle of a run."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.dask_cluster import DaskCluster, are_dead, family
+from tests.dask_runs import WAITING, begun, inputs_of, start, whole
+from tests.run_program import DEADLINE, results, until
+
+FILES = 4
+
+
+@pytest.fixture
+def cluster() -> Iterator[DaskCluster]:
+    with DaskCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    return inputs_of(tmp_path, FILES)
+
+
+def finish(going: subprocess.Popen[str], inputs: Path, output: Path) -> str:
+    """Let all files end, see that each was done once, and return what was told on the way."""
+    (inputs / "go").touch()
+    out, errors = going.communicate(timeout=DEADLINE)
+    assert (going.returncode, "4 files done, 0 failed" in out) == (0, True), out + errors
+    assert results(output) == whole(inputs)
+    return errors
+
+
+def one_of(parent: subprocess.Popen[bytes], words: str) -> psutil.Process:
+    """The process among those that descend from another whose command line has these words."""
+    (found,) = (p for p in family(parent.pid) if words in " ".join(p.cmdline()))
+    return found
+
+
+@pytest.mark.parametrize("on_stall", ["retry", "restart"])
+def test_a_process_that_stalls_is_dealt_with_as_on_one_machine(
+    cluster: DaskCluster, inputs: Path, tmp_path: Path, on_stall: str
+) -> None:
+    """Its file is done, here or elsewhere, and the worker gets a new process."""
+    one, _ = cluster.add_worker("one"), cluster.add_worker("two")
+    # Without second attempts nothing but the answer to the stall can save the file.
+    words = [*WAITING, "--balancer=static", f"--on-stall={on_stall}", "--stall-threshold=2"]
+    going = start(cluster, inputs, *words, output=tmp_path / "out")
+    until(lambda: len(begun(inputs)) == 2)
+    one_of(one, "virnucpro_exporter.execution.worker").send_signal(signal.SIGSTOP)
+    told = finish(going, inputs, tmp_path / "out")
+    assert "GPU one/cpu0 has stalled: no progress for 2 s in" in told
+    assert "GPU one/cpu0 gets a new worker" in told
+
+
+def test_a_node_that_stops_loses_its_file_and_may_return(
+    cluster: DaskCluster, inputs: Path, tmp_path: Path
+) -> None:
+    """When it does not answer it is lost without blame; when it answers again, it gets work."""
+    one, _ = cluster.add_worker("one"), cluster.add_worker("two")
+    log = tmp_path / "log"
+    words = [*WAITING, "--balancer=static", "--dask-timeout=3", "--max-attempts=1"]
+    with log.open("w") as errors:
+        going = start(cluster, inputs, *words, output=tmp_path / "out", errors=errors)
+    until(lambda: len(begun(inputs)) == 2)
+    for process in family(one.pid):
+        process.send_signal(signal.SIGSTOP)
+    until(lambda: "GPU one/cpu0 is given up: its node has not answered for 3 s" in log.read_text())
+    for process in family(one.pid):
+        process.send_signal(signal.SIGCONT)
+    until(lambda: sum(begun(inputs).values()) == 3)
+    finish(going, inputs, tmp_path / "out")
+
+
+def test_the_file_of_a_killed_dask_worker_is_done_elsewhere(
+    cluster: DaskCluster, inputs: Path, tmp_path: Path
+) -> None:
+    """It takes its child process along, and no file."""
+    one, _ = cluster.add_worker("one"), cluster.add_worker("two")
+    going = start(cluster, inputs, *WAITING, "--max-attempts=1", output=tmp_path / "out")
+    # The run may begin with the first worker alone; the other one joins it.
+    until(lambda: len(begun(inputs)) == 2)
+    _, *children = family(one.pid)
+    one.kill()
+    until(lambda: are_dead(children))
+    assert "its Dask worker has left" in finish(going, inputs, tmp_path / "out")
+
+
+def test_a_nanny_brings_its_worker_back(cluster: DaskCluster, inputs: Path, tmp_path: Path) -> None:
+    """The lone worker of a run is killed: the one that the nanny starts does the file."""
+    nanny = cluster.add_worker("one", nanny=True)
+    going = start(cluster, inputs, *WAITING, "--max-attempts=1", output=tmp_path / "out")
+    until(lambda: len(begun(inputs)) == 1)
+    one_of(nanny, "multiprocessing.spawn").kill()
+    until(lambda: begun(inputs) == {"0.fa": 2})
+    assert "GPU one/cpu0 gets a new worker" in finish(going, inputs, tmp_path / "out")
+
+
+@pytest.mark.parametrize("nanny", [True, False])
+def test_a_dask_worker_that_is_told_to_leave_takes_no_file_along(
+    cluster: DaskCluster, inputs: Path, tmp_path: Path, nanny: bool
+) -> None:
+    """`dask worker` ends by SIGTERM, with our process; another one that joins does the file."""
+    leaving = cluster.add_worker("one", nanny=nanny)
+    going = start(cluster, inputs, *WAITING, "--max-attempts=1", output=tmp_path / "out")
+    until(lambda: len(begun(inputs)) == 1)
+    members = family(leaving.pid)
+    leaving.terminate()
+    until(lambda: are_dead(members))
+    assert leaving.wait() == 0
+    cluster.add_worker("two")
+    assert "GPU one/cpu0 is given up: its Dask worker has left" in finish(
+        going, inputs, tmp_path / "out"
+    )

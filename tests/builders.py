@@ -239,3 +239,31 @@ def no_gpus(now: float = NOW) -> GpuSnapshot:
         timestamp=now - 0.5,
         health=CollectorHealth(success=False, failures=3, reason="NVML Shared Library Not Found"),
     )
+
+
+def of_nodes(
+    run: RunSnapshot, gpus: GpuSnapshot, nodes: tuple[str, ...] = ("gpu07", "gpu08")
+) -> tuple[RunSnapshot, GpuSnapshot]:
+    """The same, with the GPUs dealt out to many machines."""
+    places = {w.gpu: (nodes[n % len(nodes)], n // len(nodes)) for n, w in enumerate(run.workers)}
+    ids = {gpu: f"{node}/{index}" for gpu, (node, index) in places.items()}
+    run = replace(
+        run,
+        workers=tuple(replace(w, gpu=ids[w.gpu]) for w in run.workers),
+        steals=tuple(((ids[v], ids[t]), n) for (v, t), n in run.steals),
+        stolen_residues=tuple(((ids[v], ids[t]), n) for (v, t), n in run.stolen_residues),
+        recent_steals=tuple(
+            replace(s, source_gpu=ids[s.source_gpu], dest_gpu=ids[s.dest_gpu])
+            for s in run.recent_steals
+        ),
+    )
+    devices = tuple(
+        replace(
+            d,
+            gpu=ids[d.gpu],
+            node=places[d.gpu][0],
+            sample=replace(d.sample, foreign_processes=None) if d.sample else None,
+        )
+        for d in gpus.devices
+    )
+    return run, replace(gpus, devices=devices)

@@ -79,6 +79,19 @@ def clean(text: str, *, ascii_only: bool = False) -> str:
     return shown.encode("ascii", "replace").decode() if ascii_only else shown
 
 
+def tail(text: str, width: int, *, ascii_only: bool = False) -> str:
+    """A text, or where it is too long its end: that of a name tells more than its beginning.
+
+    Args:
+        text: Of printable characters.
+        width: The most characters that there may be.
+        ascii_only: Tell by an ASCII character that something is left out.
+    """
+    if len(text) <= width:
+        return text
+    return ("~" if ascii_only else "…") + text[len(text) - width + 1 :]
+
+
 def is_ascii_only(encoding: str, environment: Mapping[str, str]) -> bool:
     """Whether a terminal should be sent ASCII only.
 

@@ -1,4 +1,5 @@
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from tests import builders
-from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, RunState
+from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, RunState, WorkerState
 from virnucpro_exporter.terminal.dashboard import Every
 from virnucpro_exporter.terminal.gpus_table import gpus_view
 from virnucpro_exporter.terminal.plain import describe_run
@@ -28,6 +29,9 @@ SCENES: dict[str, tuple[RunSnapshot, GpuSnapshot]] = {
     "lost": (builders.lost_worker(4), builders.gpu_lost(4)),
     "64_gpus": (builders.stalled(64), builders.gpu_lost(64)),
     "finished": (builders.finished(), builders.gpus_up()),
+    "nodes": builders.of_nodes(
+        builders.lost_worker(4), builders.gpu_lost(4), ("gpu07", "gpu-worker-a1b2c3d4e5-x7k2p")
+    ),
 }
 
 
@@ -62,6 +66,26 @@ def test_it_fits_every_size(size: Size, gpus: int) -> None:
     assert len(lines) <= size.height
     assert max(map(len, lines)) <= size.width
     assert any("STALLED 6m40s" in line for line in lines)
+
+
+@pytest.mark.parametrize("size", [Size(60, 12), Size(80, 24), Size(120, 24)])
+def test_long_names_of_machines_leave_room_for_the_state(size: Size) -> None:
+    """The end of a name is shown, which tells one GPU from the others."""
+    nodes = tuple(f"a-machine-with-a-very-long-name-{number}" for number in range(4))
+    run, gpus = builders.of_nodes(builders.stalled(8), builders.gpus_up(8), nodes)
+    drawn = draw(run_view(run, gpus, builders.NOW, size), size.width)
+    assert max(map(len, drawn.splitlines())) <= size.width
+    assert re.search(r"^…\S*name-0/0 .* STALLED 6m40s", drawn, re.MULTILINE)
+    assert re.search(r"^…\S*name-3/1 .* busy 12s", drawn, re.MULTILINE)
+
+
+def test_warnings_name_some_gpus_and_count_the_others() -> None:
+    """As many as have room beside each other."""
+    run, gpus = builders.of_nodes(builders.running(24), builders.no_gpus())
+    lost = tuple(replace(w, state=WorkerState.LOST) for w in run.workers)
+    run = replace(run, workers=lost)
+    names = "gpu07/0, gpu08/0, gpu07/1, gpu08/1 and 20 more"
+    assert warnings(run, worker_rows(run, gpus), builders.NOW) == [f"LOST: GPU {names}"]
 
 
 def test_urgent_rows_come_first_when_not_all_fit() -> None:

@@ -14,7 +14,14 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, RunState, StealEvent
-from virnucpro_exporter.terminal.worker_table import OVER, WRONG, Row, worker_rows, worker_table
+from virnucpro_exporter.terminal.worker_table import (
+    OVER,
+    WRONG,
+    Row,
+    short_id,
+    worker_rows,
+    worker_table,
+)
 from virnucpro_exporter.text import (
     clean,
     format_clock,
@@ -25,7 +32,7 @@ from virnucpro_exporter.text import (
 
 STALE_SECONDS = 15.0  # a snapshot older than this is said to be old
 MAX_STEALS, MIN_STEALS = 10, 5
-MAX_NAMED = 8  # GPUs in one warning
+MAX_NAMED, NAMED_WIDTH = 8, 40  # GPUs in one warning, and about how many characters they take
 RUN_STYLES = {RunState.COMPLETED: "bold green", RunState.FAILED: "bold red"}
 
 
@@ -74,7 +81,7 @@ def run_view(
     table = worker_table(rows, row_lines, size.width, ascii_only=chosen.ascii_only)
     parts: list[RenderableType] = [*head, *table]
     if steal_lines:
-        parts += ["", *_steals(run.recent_steals, steal_lines, chosen)]
+        parts += ["", *_steals(run.recent_steals, steal_lines, size.width, chosen)]
     return Group(*parts)
 
 
@@ -221,17 +228,28 @@ def notices(run: RunSnapshot) -> list[str]:
 
 
 def _ids(gpus: Sequence[str]) -> str:
-    more = len(gpus) - MAX_NAMED
-    return ", ".join(gpus[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    named = list(gpus[:1])
+    for gpu in gpus[1:MAX_NAMED]:
+        if len(", ".join([*named, gpu])) > NAMED_WIDTH:
+            break
+        named.append(gpu)
+    more = len(gpus) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
 
 
-def _steals(events: Sequence[StealEvent], count: int, options: ViewOptions) -> list[RenderableType]:
+def _steals(
+    events: Sequence[StealEvent], count: int, width: int, options: ViewOptions
+) -> list[RenderableType]:
     arrow = "->" if options.ascii_only else "→"
     lines: list[RenderableType] = [
         _line(("Last steals", "bold"), (f" (victim {arrow} thief)", "dim"))
     ]
     for event in events[-count:]:
         name = clean(event.file_name, ascii_only=options.ascii_only)
-        route = f"{event.source_gpu:>4} {arrow} {event.dest_gpu:<4}"
+        victim, thief = (
+            short_id(gpu, width, ascii_only=options.ascii_only)
+            for gpu in (event.source_gpu, event.dest_gpu)
+        )
+        route = f"{victim:>4} {arrow} {thief:<4}"
         lines.append(_line((f"{format_clock(event.timestamp)} ", "dim"), (f"{route} {name}", "")))
     return lines

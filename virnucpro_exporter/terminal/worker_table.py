@@ -20,7 +20,7 @@ from virnucpro_exporter.snapshot import (
     WorkerSnapshot,
     WorkerState,
 )
-from virnucpro_exporter.text import clean, format_duration, format_number, format_percent
+from virnucpro_exporter.text import clean, format_duration, format_number, format_percent, tail
 
 ROOMY_WIDTH = 110
 OVER = (RunState.COMPLETED, RunState.FAILED)
@@ -92,6 +92,12 @@ COLUMNS = (
     Column("By/From", "Stolen by/from", 60, _stolen),
 )
 NAME_FROM_WIDTH = 76
+_SHORT_ID = 3  # characters; longer ids, of many machines, leave less room for what may be missing
+
+
+def short_id(gpu: str, width: int, *, ascii_only: bool) -> str:
+    """The id of a GPU, at most a quarter as wide as the terminal: the other columns matter, too."""
+    return tail(clean(gpu, ascii_only=ascii_only), width // 4, ascii_only=ascii_only)
 
 
 def utilization_style(ratio: float | None) -> str:
@@ -155,9 +161,11 @@ def worker_table(
     if len(rows) > lines:
         urgent = sorted(rows, key=lambda row: URGENCY.index(row.label))
         shown, hidden = urgent[: lines - 1], urgent[lines - 1 :]
-    table = _empty_table(width, ascii_only=ascii_only)
-    for row in shown:
-        table.add_row(*_cells(row, width, ascii_only=ascii_only))
+    ids = [short_id(row.worker.gpu, width, ascii_only=ascii_only) for row in shown]
+    room = width - max([_SHORT_ID, *map(len, ids)]) + _SHORT_ID
+    table = _empty_table(width, room, ascii_only=ascii_only)
+    for gpu, row in zip(ids, shown, strict=True):
+        table.add_row(Text(gpu), *_cells(row, room, ascii_only=ascii_only))
     if not rows:
         return [table, Text("no workers yet", "dim")]
     if not hidden:
@@ -169,7 +177,7 @@ def worker_table(
     return [table, more]
 
 
-def _empty_table(width: int, *, ascii_only: bool) -> Table:
+def _empty_table(width: int, room: int, *, ascii_only: bool) -> Table:
     roomy = width >= ROOMY_WIDTH
     overflow: OverflowMethod = "crop" if ascii_only else "ellipsis"
     table = Table(
@@ -177,25 +185,24 @@ def _empty_table(width: int, *, ascii_only: bool) -> Table:
     )
     table.header_style = "bold"
     table.add_column("GPU", no_wrap=True, min_width=3)
-    if width >= NAME_FROM_WIDTH:
+    if room >= NAME_FROM_WIDTH:
         table.add_column(
             "Name", no_wrap=True, overflow=overflow, min_width=10, max_width=30 if roomy else 12
         )
     for column in COLUMNS:
-        if width >= column.from_width:
+        if room >= column.from_width:
             heading = column.long if roomy else column.short
             table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
     table.add_column("State", no_wrap=True, overflow=overflow, ratio=1)
     return table
 
 
-def _cells(row: Row, width: int, *, ascii_only: bool) -> list[Text]:
-    worker, device = row.worker, row.device
-    cells = [Text(clean(worker.gpu, ascii_only=ascii_only))]
-    if width >= NAME_FROM_WIDTH:
+def _cells(row: Row, room: int, *, ascii_only: bool) -> list[Text]:
+    worker, device, cells = row.worker, row.device, list[Text]()
+    if room >= NAME_FROM_WIDTH:
         name = (worker.name or (device.name if device else "") or "-").removeprefix("NVIDIA ")
         cells.append(Text(clean(name.removeprefix("GeForce "), ascii_only=ascii_only)))
-    cells += [column.cell(row) for column in COLUMNS if width >= column.from_width]
+    cells += [column.cell(row) for column in COLUMNS if room >= column.from_width]
     return [*cells, _state(row, ascii_only=ascii_only)]
 
 

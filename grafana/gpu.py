@@ -327,6 +327,7 @@ def _identity() -> Shelf:
     labels = {
         "instance": "Instance",
         "gpu": "GPU",
+        "node": "Node",
         "name": "Model",
         "uuid": "UUID",
         "pci_bus_id": "PCI bus id",
@@ -340,8 +341,8 @@ def _identity() -> Shelf:
         [
             table(
                 "Identity",
-                "Which GPU is which: the id is the one of nvidia-smi, and for a slice of a "
-                "GPU the slice follows the colon.",
+                "Which GPU is which: the id is the one of nvidia-smi, for a slice of a GPU the "
+                "slice follows the colon, and in a run on many machines the node stands before it.",
                 [Column("Answers", answers, states=ANSWERS)],
                 labels,
                 missing=_NO_GPU,

@@ -276,10 +276,14 @@ def _legend() -> VizLegendOptions:
 
 
 def _gpu_colours() -> Iterator[tuple[str, str]]:
-    """Patterns of series and their colours: a GPU has the same colour in all panels."""
+    """Patterns of series and their colours: a GPU has the same colour in all panels.
+
+    Those of many machines, `node/index`, would too often share one: Grafana gives each its own, by
+    its name.
+    """
     for number, colour in enumerate(GPU_COLOURS):
         again = number + len(GPU_COLOURS)
-        yield rf"/^GPU (cpu)?({number}|{again})\b/", colour
+        yield rf"/^GPU (cpu)?({number}|{again})(:\d+)? @/", colour
 
 
 def _background() -> common.TableColoredBackgroundCellOptions:

@@ -16,10 +16,13 @@ import yaml
 from tests.dask_cluster import DaskCluster
 from tests.dask_runs import WAITING, inputs_of, start
 from tests.monitoring.programs import Prometheus, eventually, tool
+from tests.nvml_stub.stub import NvmlStub
 from tests.run_program import PROGRAM, ROOT, address, ask
 
 # Two nodes on one machine: each has an address of its own, and they have the same port.
 HOSTS = {"one": "127.0.0.2", "two": "127.0.0.3"}
+# Dask, too, would ask the stand-in for the NVIDIA library, and things that it does not know.
+WITHOUT_NVML = {"DASK_DISTRIBUTED__DIAGNOSTICS__NVML": "False"}
 PAGE = (ROOT / "docs" / "endpoint.md").read_text()
 CONFIGS = re.findall(r"```yaml\n(scrape_configs:.*?)```", PAGE, re.DOTALL)
 
@@ -42,8 +45,8 @@ def jobs_of(config: str, run: str) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def serving(host: str, port: str = "0") -> Iterator[subprocess.Popen[str]]:
-    """The exporter of a node with one GPU."""
-    words = ["serve", "--simulate-gpus=1", f"--web-listen-address={host}:{port}"]
+    """The exporter of a node."""
+    words = ["serve", f"--web-listen-address={host}:{port}"]
     with subprocess.Popen([*PROGRAM, *words], cwd=ROOT, text=True, stderr=subprocess.PIPE) as node:
         try:
             yield node
@@ -63,11 +66,31 @@ def running(cluster: DaskCluster, port: str, folder: Path) -> Iterator[str]:
             run.kill()
 
 
-def test_prometheus_scrapes_the_nodes_of_a_run(tmp_path: Path) -> None:
-    """A node that joins late is found, and one that is gone is a target that is down."""
+ABOUT_GPUS = {
+    ("virnucpro", "one", "one/0"),
+    ("virnucpro", "two", "two/0"),
+    ("virnucpro-node", "one", "0"),
+    ("virnucpro-node", "two", "0"),
+}
+
+
+def told(prometheus: Prometheus) -> set[tuple[str, str, str]]:
+    """The job, the node and the id of each GPU that is up."""
+    up = "virnucpro_gpu_info and on (job, instance, gpu) virnucpro_gpu_up == 1"
+    return {(labels["job"], labels["node"], labels["gpu"]) for labels, _ in prometheus.query(up)}
+
+
+def test_prometheus_scrapes_the_nodes_of_a_run(
+    tmp_path: Path, nvml_stub: NvmlStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that joins late is found, and one that is gone is a target that is down.
+
+    Each has one GPU. The run and its own exporter call the node alike.
+    """
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(Path(nvml_stub.library).parent))
     with (
         serving(HOSTS["one"]) as exporter,
-        DaskCluster() as cluster,
+        DaskCluster(**WITHOUT_NVML) as cluster,
     ):
         port = address(exporter).rpartition(":")[2]
         gone = cluster.add_worker("one", host=HOSTS["one"])
@@ -85,8 +108,7 @@ def test_prometheus_scrapes_the_nodes_of_a_run(tmp_path: Path) -> None:
             eventually(lambda: up() == {"one": both["one"]}, up)
             cluster.add_worker("two", host=HOSTS["two"])
             eventually(lambda: up() == both, up)
-            gpus = 'count by (node) (virnucpro_gpu_up{job="virnucpro-node"} == 1)'
-            eventually(lambda: len(prometheus.query(gpus)) == 2)
+            eventually(lambda: told(prometheus) == ABOUT_GPUS, lambda: told(prometheus))
             listed = ask(run, "/sd")
             assert [group["labels"]["node"] for group in json.loads(listed[1])] == ["one", "two"]
 

@@ -31,9 +31,31 @@ groups:
 """
 
 
+# As if all GPUs were those of a node of a cluster: `node/index`, and the node where they are told.
+NODE = "gpu-07.a"
+OF_MANY_MACHINES = [
+    {"source_labels": [label], "target_label": label, "regex": "(.+)", "replacement": f"{NODE}/$1"}
+    for label in ("gpu", "victim", "thief")
+] + [
+    {
+        "source_labels": ["__name__"],
+        "regex": "virnucpro_gpu_info",
+        "target_label": "node",
+        "replacement": NODE,
+    }
+]
+
+
+class Seen(NamedTuple):
+    """Two Prometheus that scrape the same runs."""
+
+    as_it_is: Prometheus
+    as_of_many_machines: Prometheus
+
+
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes a run with a GPU that hangs, and one with a GPU that is lost."""
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    """A run with a GPU that hangs, and one with a GPU that is lost."""
     folder = tmp_path_factory.mktemp("dashboards")
     rules = folder / "rules.yml"
     rules.write_text(ALERT)
@@ -42,10 +64,22 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             parts.enter_context(Simulated(folder / str(number), *options))
             for number, options in enumerate(RUNS)
         ]
-        jobs = {"virnucpro": [run.wait() for run in runs]}
-        started = parts.enter_context(Prometheus(folder / "prometheus", jobs, rules=[rules]))
-        eventually(lambda: len(started.query("virnucpro_build_info")) == len(runs))
-        yield started
+        addresses = [run.wait() for run in runs]
+
+        def seeing(name: str, **more: object) -> Prometheus:
+            job = {"job_name": "virnucpro", "static_configs": [{"targets": addresses}], **more}
+            started = Prometheus(folder / name, {}, jobs=[job], rules=[rules])
+            parts.enter_context(started)
+            eventually(lambda: len(started.query("virnucpro_build_info")) == len(runs))
+            return started
+
+        yield Seen(seeing("one"), seeing("many", metric_relabel_configs=OF_MANY_MACHINES))
+
+
+@pytest.fixture
+def prometheus(seen: Seen) -> Prometheus:
+    """The one that sees them as they are."""
+    return seen.as_it_is
 
 
 def variables(prometheus: Prometheus, *, everything: bool) -> dict[str, str]:
@@ -92,6 +126,25 @@ def asked(values: dict[str, str]) -> list[Asked]:
 @pytest.mark.parametrize("everything", [True, False], ids=["all", "chosen"])
 def test_every_query_returns_data(prometheus: Prometheus, everything: bool) -> None:
     """With All in every variable, and with values chosen one by one."""
+    all_return_data(prometheus, everything=everything)
+
+
+def test_every_query_returns_data_of_many_machines(seen: Seen) -> None:
+    """With GPUs called `node/index`, chosen one by one; the table of identities has the node."""
+    prometheus = seen.as_of_many_machines
+    all_return_data(prometheus, everything=False)
+    (identity,) = [
+        as_sent(target, variables(prometheus, everything=False), SHOWN)
+        for target in targets()
+        if target.panel == "Identity"
+    ]
+    found = prometheus.query(identity)
+    assert {labels["node"] for labels, _ in found} == {NODE}
+    assert all(labels["gpu"].startswith(f"{NODE}/") for labels, _ in found)
+
+
+def all_return_data(prometheus: Prometheus, *, everything: bool) -> None:
+    """Wait until each query has data, with the variables as `variables` fills them."""
     missing = asked(variables(prometheus, everything=everything))
 
     def complete() -> bool:

@@ -70,7 +70,7 @@ def test_rules_use_what_the_catalogue_has(rule: dict[str, Any]) -> None:
     assert used <= set(catalogue)
     recorded = {name for name in RECORDS if name in expression}
     assert set(re.findall(r"\w+:virnucpro_\w+:\w+", expression)) == recorded
-    known = {label for metric in CATALOG for label in metric.labels} | {"job"}
+    known = {label for metric in CATALOG for label in metric.labels} | {"job", "exported_node"}
     named = re.findall(r"(?:ignoring|without|group_left) \(([\w, ]*)\)", expression)
     assert {label for found in named for label in found.split(", ") if label} <= known
     for name, matchers in re.findall(r"(\w+)\{([^}]*)\}", expression):

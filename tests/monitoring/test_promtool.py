@@ -44,6 +44,21 @@ def test_the_rules_pass_their_tests(path: Path) -> None:
     assert tested.returncode == 0, tested.stdout
 
 
+def test_the_rules_pass_their_tests_with_the_gpus_of_many_machines(tmp_path: Path) -> None:
+    """All of them: the rules are the same where a GPU is `node/index` and tells its node."""
+    shutil.copytree(FOLDER / "rules", tmp_path / "rules")
+    (tmp_path / "tests").mkdir()
+    for path in TESTS:
+        label = r'\b((?:gpu|victim|thief)(?:="|: "?))(?=\w)'
+        text = re.sub(label, r"\1gpu-07.a/", path.read_text())
+        text = re.sub(r"\b((?:GPU|Worker) )(?=\d|cpu)", r"\1gpu-07.a/", text)  # in messages
+        text = re.sub(r', node="\w+"', "", text)
+        text = text.replace("virnucpro_gpu_info{", 'virnucpro_gpu_info{node="gpu-07.a", ')
+        (tmp_path / "tests" / path.name).write_text(text)
+    tested = tool("promtool", "test", "rules", *(tmp_path / "tests").iterdir())
+    assert tested.returncode == 0, tested.stdout
+
+
 @pytest.mark.parametrize("name", [*ALERTS, *RECORDS])
 def test_the_tests_notice_every_mistake_in_a_rule(name: str, tmp_path: Path) -> None:
     """No rule can be changed without a test that fails, and fails because of what the rule says."""

@@ -28,7 +28,8 @@ def test_ages_do_not_depend_on_the_clocks_of_nodes() -> None:
     watch.hear("a", 7200.0, 1.5, "0")
     watch.hear("b", -7200.0, 1.5, "0", "1")
     snapshot = watch.gpus.latest()
-    assert [device.gpu for device in snapshot.devices] == ["a/0", "b/0", "b/1"]
+    found = [(device.node, device.gpu) for device in snapshot.devices]
+    assert found == [("a", "a/0"), ("b", "b/0"), ("b", "b/1")]
     assert {d.sample.timestamp for d in snapshot.devices if d.sample} == {NOW - 1.5}
     assert {d.sample.foreign_processes for d in snapshot.devices if d.sample} == {None}
     assert (snapshot.backend, snapshot.health.success) == ("nvitop", True)

@@ -33,6 +33,7 @@ SCENES: dict[str, tuple[RunSnapshot, GpuSnapshot]] = {
     "stalled": (builders.stalled(), builders.gpus_up()),
     "lost_gpu": (builders.lost_worker(), builders.gpu_lost()),
     "finished": (builders.finished(), builders.gpus_up()),
+    "nodes": builders.of_nodes(builders.running(), builders.gpus_up()),
 }
 FORMATS = {Format.TEXT: "txt", Format.OPENMETRICS: "openmetrics"}
 _openmetrics: Callable[[object], bytes] = openmetrics.generate_latest
@@ -76,7 +77,7 @@ def test_a_scrape_reads_as_agreed(scene: str, form: Format) -> None:
 
 def test_the_collectors_serve_the_catalogue() -> None:
     """What a scrape can hold is the catalogue and the metrics of the process, nothing else."""
-    run, gpus = SCENES["running"]
+    run, gpus = SCENES["nodes"]
     served = {f.name: f for f in build_registry(Latest(run), Latest(gpus)).collect()}
     for metric in CATALOG:
         family = served.pop(metric.family)

@@ -123,7 +123,7 @@ def _renamed(node: str, device: GpuDevice, ahead: float) -> GpuDevice:
     sample = device.sample
     if sample is not None:
         sample = replace(sample, timestamp=sample.timestamp - ahead, foreign_processes=None)
-    return replace(device, gpu=f"{node}/{device.gpu}", sample=sample)
+    return replace(device, gpu=f"{node}/{device.gpu}", node=node, sample=sample)
 
 
 def _down(node: str, device: GpuDevice) -> GpuDevice:

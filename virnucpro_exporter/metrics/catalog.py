@@ -212,6 +212,7 @@ GPU_INFO = _gpu.gauge(
     "name",
     "pci_bus_id",
     "driver_version",
+    "node",
 )
 GPU_UP = _gpu.gauge("gpu_up", "1 if the GPU answered the latest query.", "gpu")
 GPU_UTILIZATION = _gpu.gauge(

@@ -49,11 +49,13 @@ class GpuDevice:
     """Who a GPU is, and how it fares.
 
     Attributes:
-        gpu: The id used everywhere (`"0"`, `"0:1"` for a MIG slice), fixed when first seen.
+        gpu: The id used everywhere (`"0"`, `"0:1"` for a MIG slice, `"gpu07/0"` for one of many
+            machines), fixed when first seen.
         uuid: NVML's identity of the device.
         name: Model name.
         pci_bus_id: For example `00000000:C3:00.0`.
         driver_version: Of the kernel driver.
+        node: The machine it is in, where there are many; else empty.
         up: It answered the latest query, and that answer is fresh.
         sample: Its values, or None when it is not up.
         reasons: Why a value is missing, by the name of the `GpuSample` field; the key `""` says why
@@ -66,6 +68,7 @@ class GpuDevice:
     name: str = ""
     pci_bus_id: str = ""
     driver_version: str = ""
+    node: str = ""
     up: bool = False
     sample: GpuSample | None = None
     reasons: tuple[tuple[str, str], ...] = ()

@@ -115,6 +115,7 @@ def gpu_snapshot(samples: Samples, now: float) -> GpuSnapshot:
                 name=identity.get("name", ""),
                 pci_bus_id=identity.get("pci_bus_id", ""),
                 driver_version=identity.get("driver_version", ""),
+                node=identity.get("node", ""),
                 up=bool(up),
                 sample=_sample(samples, gpu, taken) if up else None,
             )

@@ -66,12 +66,16 @@ class GpuCollector(Collector):
 
 
 def _identity(device: GpuDevice) -> Labels:
+    # On one machine that would be its host name, which the target of the scrape has already: as
+    # `instance`, and often as a `node` of its own.
+    node = {"node": device.node} if device.node else {}
     return labels(
         gpu=device.gpu,
         uuid=device.uuid,
         name=device.name,
         pci_bus_id=device.pci_bus_id,
         driver_version=device.driver_version,
+        **node,
     )
 
 

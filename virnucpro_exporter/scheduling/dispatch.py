@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import FileState
 from virnucpro_exporter.scheduling.ledger import NEVER, Ledger
@@ -22,13 +24,31 @@ class Dispatcher:
 
     def feed(self, worker: Worker, now: float) -> None:
         """Give a worker that waits for files its next one, or several very short ones."""
-        ledger, inflight = self._ledger, worker.inflight
-        if ledger.is_draining or ledger.is_finished or not (worker.is_ready and ledger.is_push):
+        self._feed([worker], now)
+
+    def feed_waiting(self, now: float) -> None:
+        """Look again at the workers that got nothing, the fastest first."""
+        self._ledger.next_rethink = NEVER
+        waiting = [w for w in self._ledger.fleet if w.is_ready and not w.inflight]
+        self._feed(sorted(waiting, key=lambda w: -w.speed), now)
+
+    def _feed(self, workers: Sequence[Worker], now: float) -> None:
+        ledger = self._ledger
+        if ledger.is_draining or ledger.is_finished or not ledger.is_push:
             return
+        ready = [worker for worker in workers if worker.is_ready]
+        for worker in ready:
+            self._hand_over(worker, now)
+        self._repeat([worker for worker in ready if not worker.inflight], now)
+        for worker in ready:
+            if not worker.inflight:
+                self._wait(worker, now)
+
+    def _hand_over(self, worker: Worker, now: float) -> None:
+        inflight = worker.inflight
         if not inflight:
             record = self._next_record(worker, now, asked=not worker.awaits_work)
             if record is None:
-                self._wait(worker, now)
                 return
             self._start(worker, record, now)
         wanted = self._batch_size(worker)
@@ -36,22 +56,24 @@ class Dispatcher:
             while worker.queue and len(inflight) < wanted:
                 self._start(worker, worker.take(0), now)
 
-    def feed_waiting(self, now: float) -> None:
-        """Look again at the workers that got nothing, the fastest first."""
-        self._ledger.next_rethink = NEVER
-        waiting = [w for w in self._ledger.fleet if w.is_ready and not w.inflight]
-        for worker in sorted(waiting, key=lambda w: -w.speed):
-            self.feed(worker, now)
+    def _repeat(self, idle: Sequence[Worker], now: float) -> None:
+        """Start second attempts, if no file waits."""
+        ledger = self._ledger
+        if idle and ledger.settings.second_attempts and not ledger.waiting.files:
+            for worker, attempt in ledger.policy.repeats(idle, ledger.fleet, now):
+                self._start(worker, attempt.record, now)
 
     def ask(self, worker: Worker, now: float) -> None:
         """Give one file to a worker whose caller came and asked."""
         if self._ledger.is_draining:
             return
         record = self._next_record(worker, now, asked=True)
-        if record is None:
-            self._wait(worker, now)
-        else:
+        if record is not None:
             self._start(worker, record, now)
+            return
+        self._repeat([worker], now)
+        if not worker.inflight:
+            self._wait(worker, now)
 
     def released(self, worker: Worker, now: float) -> None:
         """The worker has one file less in its hands."""
@@ -64,9 +86,9 @@ class Dispatcher:
     def _wait(self, worker: Worker, now: float) -> None:
         ledger = self._ledger
         ledger.begin_idle(worker, now)
-        if ledger.processing or ledger.waiting.files:
-            rethink = now + rethink_interval(ledger, now)
-            ledger.next_rethink = min(ledger.next_rethink, rethink)
+        # All who wait are looked at again together.
+        if ledger.next_rethink == NEVER and (ledger.processing or ledger.waiting.files):
+            ledger.next_rethink = now + rethink_interval(ledger, now)
 
     def _batch_size(self, worker: Worker) -> int:
         settings, longest = self._ledger.settings, worker.longest_recent
@@ -91,11 +113,8 @@ class Dispatcher:
             if choice is not None:
                 return self._steal(choice.victim, worker, choice.position, now)
             counters.steals_declined += asked
-            return None
-        counters.steals_empty += asked
-        if ledger.settings.second_attempts:
-            repeat = ledger.policy.repeat(worker, ledger.fleet, now)
-            return repeat.record if repeat else None
+        else:
+            counters.steals_empty += asked
         return None
 
     def _next_urgent(self, worker: Worker, now: float) -> FileRecord | None:

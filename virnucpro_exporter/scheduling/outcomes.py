@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Sequence
+
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.ledger import Ledger
 from virnucpro_exporter.scheduling.lifecycle import step
 from virnucpro_exporter.scheduling.progress import ProgressBook
 from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
+
+# So many workers are compared when a file goes back into a queue.
+_MOST_ASKED = 64
 
 
 class Outcomes:
@@ -125,8 +131,7 @@ class Outcomes:
         self.forgive(record)
         if target is None:
             allowed = [w for w in ledger.usable() if w.gpu not in record.avoid] or [attempt.worker]
-            cost = record.file.residues
-            target = min(allowed, key=lambda w: (w.would_end(cost, now), w.index))
+            target = _ends_first(allowed, record.file.residues, now)
         if not target.has_work:
             target.touched_at = max(target.touched_at, now)
         target.push(record)
@@ -170,3 +175,14 @@ class Outcomes:
                 self._requeue(attempt, reason, now)
         ledger.finish_if_done(now)
         return running
+
+
+def _ends_first(workers: Sequence[Worker], cost: int, now: float) -> Worker:
+    """The worker that would end a file of this cost first.
+
+    Reading a thousand long queues would take longer than most files. So only those workers are
+    asked that could end it soonest if their queues were empty.
+    """
+    least = [(w.free_at(now) + cost / w.speed, w.index, w) for w in workers]
+    soonest = heapq.nsmallest(_MOST_ASKED, least)
+    return min((w for *_, w in soonest), key=lambda w: (w.would_end(cost, now), w.index))

@@ -14,6 +14,7 @@ anyway, and to move running files must promise more than to leave them where the
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
 from collections.abc import Sequence
@@ -109,11 +110,9 @@ def better_plan(outlook: Outlook, now: float) -> list[Move]:
     """The moves that make the run end clearly sooner; none where it would not."""
     if not _is_at_risk(outlook, now):
         return []
-    waiting = heapq.nlargest(
-        _LARGEST,
-        ((r.file.residues, w.index, i, r, w) for w in outlook.workers for i, r in _heads(w)),
-    )
-    queued = [Move(record, None, worker, worker) for *_, record, worker in waiting]
+    queues = (zip(w.queue, itertools.repeat(w), strict=False) for w in outlook.workers if w.queue)
+    waiting = heapq.merge(*queues, key=lambda pair: -pair[0].file.residues)  # as each is sorted
+    queued = [Move(r, None, w, w) for r, w in itertools.islice(waiting, _LARGEST)]
     loose = [a for w in outlook.workers for a in w.running if is_movable(a)]
     loose = heapq.nlargest(_LARGEST, loose, key=lambda a: a.record.file.residues)
     late = [a for a in loose if a.remaining(now) * (1.0 + _RISK) > outlook.seconds]
@@ -126,11 +125,6 @@ def better_plan(outlook: Outlook, now: float) -> list[Move]:
         if ends * _CLEARLY_SOONER < anyway and ends * _WORTH_MOVING < best:
             best, moves = ends, laid_out
     return moves
-
-
-def _heads(worker: Worker) -> list[tuple[int, FileRecord]]:
-    """The largest files of a queue, with their positions."""
-    return list(itertools.islice(enumerate(worker.queue), _LARGEST))
 
 
 def _is_at_risk(outlook: Outlook, now: float) -> bool:
@@ -169,24 +163,28 @@ def _lay_out(outlook: Outlook, items: list[Move], now: float) -> tuple[float, li
         Seconds until the last of them ends, and the moves that this takes.
     """
     held = {item.source for item in items if item.attempt is not None}
-    free = {w: 0.0 if w in held else w.free_at(now) - now for w in outlook.workers}
-    latest = max(free.values()) * (1.0 + _RISK)
+    free = sorted((0.0 if w in held else w.free_at(now) - now, w.index, w) for w in outlook.workers)
+    fastest = max(w.speed for w in outlook.workers)
+    latest = free[-1][0] * (1.0 + _RISK)
     moves = []
     for item in sorted(items, key=lambda item: -item.record.file.residues):
         cost, source = item.record.file.residues, item.source
-        ends, seconds, target = float("inf"), 0.0, source
+        ends, seconds, begins, target = float("inf"), 0.0, 0.0, source
         if item.attempt is not None and source in held:  # it may go on where it is
             ends = seconds = item.attempt.left / source.speed
-        for worker, since in free.items():
+        for since, _, worker in free:
+            if since + cost / fastest >= ends:  # nor would those that are free later be sooner
+                break
             restart = worker.startup if worker in held else 0.0
             then = since + restart + cost / worker.speed
             if then < ends and worker.gpu not in item.record.avoid:
-                ends, seconds, target = then, cost / worker.speed, worker
+                ends, seconds, begins, target = then, cost / worker.speed, since, worker
         if ends == float("inf"):  # it failed on all of these: others will have to do it
             continue
         goes_on = item.attempt is not None and target is source and source in held
         held.discard(target)
-        free[target] = ends
+        free.pop(bisect.bisect_left(free, (begins, target.index)))
+        bisect.insort(free, (ends, target.index, target))
         latest = max(latest, ends + _RISK * seconds)
         if not goes_on and (target is not source or item.attempt is not None):
             moves.append(Move(item.record, item.attempt, source, target))

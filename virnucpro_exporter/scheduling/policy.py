@@ -58,8 +58,14 @@ class StealPolicy(Protocol):
     def steal(self, thief: Worker, workers: Sequence[Worker], now: float) -> Steal | None:
         """Choose a waiting file of another worker, or None to leave them all where they are."""
 
-    def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Attempt | None:
-        """Choose the running attempt whose file is worth a second one. Asked when no file waits."""
+    def repeats(
+        self, idle: Sequence[Worker], workers: Sequence[Worker], now: float
+    ) -> list[tuple[Worker, Attempt]]:
+        """Choose running attempts whose files are worth a second one, and by which idle worker.
+
+        Asked when no file waits. The fastest of the idle workers come first, and there is at least
+        one.
+        """
 
     def replan(self, outlook: Outlook, now: float) -> list[Move]:
         """Choose files, waiting or in process, that other workers should do, if any."""
@@ -88,10 +94,12 @@ class NoStealing:
                     return Steal(victim, position)
         return None
 
-    def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Attempt | None:
-        """Never."""
-        del thief, workers, now
-        return None
+    def repeats(
+        self, idle: Sequence[Worker], workers: Sequence[Worker], now: float
+    ) -> list[tuple[Worker, Attempt]]:
+        """None."""
+        del idle, workers, now
+        return []
 
     def replan(self, outlook: Outlook, now: float) -> list[Move]:
         """None."""
@@ -141,20 +149,30 @@ class EarliestFinish:
                 break
         return None
 
-    def repeat(self, thief: Worker, workers: Sequence[Worker], now: float) -> Attempt | None:
-        """Choose the running file that ends last, if the thief would end clearly sooner."""
-        best: Attempt | None = None
-        latest = 0.0
-        for worker in workers:
-            for attempt in worker.inflight.values():
-                record = attempt.record
-                if attempt.is_cancelled or len(record.holders) != 1 or thief.gpu in record.avoid:
-                    continue
-                remaining = attempt.remaining(now)
-                own = record.file.residues / thief.speed
-                if remaining > latest and _is_clearly_sooner(own, remaining):
-                    best, latest = attempt, remaining
-        return best
+    def repeats(
+        self, idle: Sequence[Worker], workers: Sequence[Worker], now: float
+    ) -> list[tuple[Worker, Attempt]]:
+        """Give the running files that end last to the fastest workers that end clearly sooner."""
+        fastest = idle[0].speed
+        late = [
+            (remaining, attempt)
+            for worker in workers
+            for attempt in worker.inflight.values()
+            if not attempt.is_cancelled
+            and len(attempt.record.holders) == 1
+            and _is_clearly_sooner(
+                attempt.record.file.residues / fastest, remaining := attempt.remaining(now)
+            )
+        ]
+        free, chosen = list(idle), []
+        for remaining, attempt in sorted(late, key=lambda pair: -pair[0]):
+            record = attempt.record
+            # What the fastest would not end clearly sooner, none of the others would.
+            thief = next((w for w in free if w.gpu not in record.avoid), None)
+            if thief and _is_clearly_sooner(record.file.residues / thief.speed, remaining):
+                free.remove(thief)
+                chosen.append((thief, attempt))
+        return chosen
 
     def replan(self, outlook: Outlook, now: float) -> list[Move]:
         """Lay the large files out anew, if that makes the run end clearly sooner."""

@@ -86,7 +86,9 @@ class Recovery:
         self._progress.end_stall(worker, now)
         ledger = self._ledger
         ledger.actions.append(ev.RetireWorker(worker.gpu, reason))
-        for record in [r for w in ledger.fleet for r in w.queue if r.avoid]:
-            self._outcomes.forgive(record)
+        # A file has failed on fewer workers than it may fail, so it cannot avoid all of many.
+        if len(ledger.usable()) < ledger.settings.max_attempts:
+            for record in [r for w in ledger.fleet for r in w.queue if r.avoid]:
+                self._outcomes.forgive(record)
         ledger.came_back = True
         ledger.finish_if_done(now)

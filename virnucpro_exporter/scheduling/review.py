@@ -17,7 +17,7 @@ _RETHINK_AT_MOST = 1.0
 def rethink_interval(ledger: Ledger, now: float) -> float:
     """After how many seconds estimates have changed enough to be looked at again."""
     ends = [w.finish_at(now) for w in ledger.fleet if w.has_work]
-    left = max((end - now for end in ends if end < NEVER), default=_RETHINK_AT_MOST)
+    left = max((end - now for end in ends if end < NEVER), default=NEVER)
     return min(max(left * _RETHINK_SHARE, _RETHINK_AT_LEAST), _RETHINK_AT_MOST)
 
 

@@ -5,6 +5,7 @@ fast as it can be computed, for benchmarks; and `pool`, at the pace of a clock, 
 of the real worker processes, for the command `simulate`. `scenarios` says what goes wrong.
 """
 
+from virnucpro_exporter.simulation.cluster import VirtualCluster, timeless
 from virnucpro_exporter.simulation.files import skewed_files
 from virnucpro_exporter.simulation.pool import VirtualPool
 from virnucpro_exporter.simulation.run import Outcome, VirtualRun, lower_bound
@@ -16,10 +17,12 @@ __all__ = [
     "Outage",
     "Outcome",
     "Simulation",
+    "VirtualCluster",
     "VirtualGpu",
     "VirtualPool",
     "VirtualRun",
     "VirtualWorkers",
     "lower_bound",
     "skewed_files",
+    "timeless",
 ]

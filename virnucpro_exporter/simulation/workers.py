@@ -119,7 +119,7 @@ class VirtualWorkers:
         self._work: dict[str, int] = {}
         self._mishaps: dict[str, Mishap] = {}
         self._progress_every = progress_every
-        self._heap: list[tuple[float, int, int, ev.Event]] = []
+        self._heap: list[tuple[float, int, int | None, ev.Event]] = []
         self._posted = 0
 
     def add(self, work: Mapping[str, int], mishaps: Mapping[str, Mishap]) -> None:
@@ -137,6 +137,10 @@ class VirtualWorkers:
         worker = self._workers[gpu]
         insort(worker.outages, outage)
         self._doom(gpu, outage)
+
+    def announce(self, at: float, event: ev.WorkerJoined | ev.WorkerLost) -> None:
+        """Have a worker join or be lost at a moment, whatever its process does then."""
+        self._push(at, None, event)
 
     # -- what a scheduler asks for --
 
@@ -188,7 +192,7 @@ class VirtualWorkers:
         self.now = max(self.now, at)
         gpu: str = getattr(event, "gpu", "")
         worker = self._workers[gpu]
-        if process != worker.process:
+        if process not in (None, worker.process):
             return None
         if isinstance(event, ev.WorkerLost):
             self.kill(gpu)
@@ -254,9 +258,13 @@ class VirtualWorkers:
             self._post(outage.end, ev.WorkerLost(gpu, outage.death), gpu)
 
     def _post(self, at: float, event: ev.Event, gpu: str) -> None:
+        """Let the present process say something, if it lives until then."""
+        self._push(at, self._workers[gpu].process, event)
+
+    def _push(self, at: float, process: int | None, event: ev.Event) -> None:
         if at < math.inf:
             self._posted += 1
-            heapq.heappush(self._heap, (at, self._posted, self._workers[gpu].process, event))
+            heapq.heappush(self._heap, (at, self._posted, process, event))
 
 
 def _end(mishap: Mishap, gpu: str, attempt: int) -> ev.Event:

@@ -32,6 +32,7 @@ bench: $(VENV)/bench.stamp ## Measure, beside the peers
 	$(BIN)/python -m benchmarks.scrape
 	$(BIN)/python benchmarks/counting.py
 	$(BIN)/python -m benchmarks.sampler
+	$(BIN)/python -m benchmarks.scale
 
 dashboards: $(VENV)/dev.stamp ## Write grafana/dashboards anew; needs Python 3.11
 	$(BIN)/python -m grafana.build

@@ -1,0 +1,338 @@
+"""What 1,024 GPUs and a million files ask of the one process that coordinates them.
+
+A cluster of 128 nodes in virtual time (`virnucpro_exporter.simulation.VirtualCluster`) on the real
+scheduler, run loop, journal, metrics, table and log. The workers alone are made up, so that talking
+to them and renaming outputs are not in these figures. Files take ten seconds on average and are
+lognormal distributed. Nodes join late, leave and return; GPUs are slow, freeze and crash; files
+fail.
+
+All times are processor time, which a machine that is busy with other things disturbs little. Those
+of the run include garbage collection. It takes about six minutes and 2 GB of memory.
+
+Run: python -m benchmarks.scale [--nodes 128] [--files 1000000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import io
+import logging
+import resource
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+from rich.console import Console
+
+from tests import builders
+from virnucpro_exporter.app.simulate import NoResults
+from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
+from virnucpro_exporter.execution.journal import Journal, Source
+from virnucpro_exporter.execution.journal_rows import Change
+from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.execution.runner import Runner
+from virnucpro_exporter.gpu.nodes import NodeGpus
+from virnucpro_exporter.metrics.exposition import Format
+from virnucpro_exporter.metrics.pages import Pages
+from virnucpro_exporter.metrics.registry import build_registry
+from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+from virnucpro_exporter.simulation import VirtualCluster, VirtualPool, timeless
+from virnucpro_exporter.terminal.metrics_log import MetricsLog
+from virnucpro_exporter.terminal.views import Size, run_view
+
+T = TypeVar("T")
+MIB = 1024 * 1024
+POINTS = {"beginning": 0.01, "middle": 0.5, "end": 0.999}  # shares of the files that are done
+TIMES = 7  # each view is made so many times at a point
+_BIN = 1e-5  # seconds
+
+
+@dataclass
+class Spent:
+    """Processor time of one kind of work, in seconds, and how it is spread."""
+
+    seconds: float = 0.0
+    times: int = 0
+    longest: float = 0.0
+    bins: Counter[int] = field(default_factory=Counter)
+
+    def timed(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do a piece of work, and note how long it took."""
+        begin = time.thread_time()
+        result = work(*arguments)
+        self.note(time.thread_time() - begin)
+        return result
+
+    def note(self, seconds: float) -> None:
+        """A piece of work took so long."""
+        self.seconds += seconds
+        self.times += 1
+        self.longest = max(self.longest, seconds)
+        self.bins[int(seconds / _BIN)] += 1
+
+    def quantile(self, share: float) -> float:
+        """Seconds within which this share of all pieces was done."""
+        left = self.times * (1.0 - share)
+        for number in sorted(self.bins, reverse=True):
+            left -= self.bins[number]
+            if left < 0:
+                return (number + 1) * _BIN
+        return 0.0
+
+
+class Phase:
+    """Where the processor time of a part of the run goes."""
+
+    def __init__(self) -> None:
+        self.decisions, self.journal, self.workers, self.garbage = (Spent() for _ in range(4))
+        self.events = 0
+        self._began = time.thread_time()
+
+    def loop(self) -> float:
+        """Seconds of the run loop: all but what the virtual workers took."""
+        return time.thread_time() - self._began - self.workers.seconds
+
+
+class Coordinator(WorkStealingCoordinator):
+    """Notes how long decisions take, and how often each file was done."""
+
+    phase: Phase
+    done: bytearray  # how often, by the number of the file
+    completed = 0
+
+    def handle(self, events: Iterable[ev.Event]) -> list[ev.Action]:
+        """Decide."""
+        events = list(events)
+        self.phase.events += len(events)
+        actions = self.phase.decisions.timed(super().handle, events)
+        for action in actions:
+            if isinstance(action, ev.FileCompleted):
+                self.done[int(action.file.name.partition(".")[0])] += 1
+                self.completed += 1
+        return actions
+
+
+class TimedJournal(Journal):
+    """Notes how long writing takes."""
+
+    phase: Phase
+
+    def record(self, changes: Iterable[Change], now: float) -> None:
+        """Write."""
+        self.phase.journal.timed(super().record, changes, now)
+
+
+class TimedPool(VirtualPool):
+    """Notes how long the virtual workers take, and calls `look` now and then."""
+
+    phase: Phase
+    look: Callable[[], None]
+
+    def poll(self, timeout: float | None) -> list[ev.Event]:
+        """The next event."""
+        self.look()
+        return self.phase.workers.timed(super().poll, timeout)
+
+    def start(self, gpu: str, actions: Sequence[ev.StartAttempt]) -> None:
+        """Hand files to a worker."""
+        self.phase.workers.timed(super().start, gpu, actions)
+
+
+class Views:
+    """All that shows a run, measured at points of it."""
+
+    def __init__(self, coordinator: Coordinator, nodes: Iterable[str], folder: Path) -> None:
+        self._coordinator = coordinator
+        self._nodes = sorted(set(nodes))
+        self._gpus = NodeGpus(clock=lambda: 0.0)  # what was said once stays fresh
+        self._answer = builders.gpus_up(8)
+        self._hear()
+        sources = (coordinator, self._gpus)
+        self._pages = Pages(build_registry(*sources), sources, max_age=float("inf"))
+        self._log = MetricsLog(folder / "gpu_metrics.log")
+
+    def _hear(self) -> None:
+        for node in self._nodes:
+            self._gpus.take(node, builders.NOW, self._answer)
+        self._gpus.latest()
+
+    def _table(self, lines: int) -> None:
+        run, size = self._coordinator.latest(), Size(160, lines)
+        console = Console(file=io.StringIO(), width=160, height=lines, force_terminal=True)
+        console.print(run_view(run, self._gpus.latest(), run.timestamp, size))
+
+    def measure(self) -> None:
+        """Print what each view takes now."""
+        anew = self._coordinator.snapshot
+        run = anew()
+        show("snapshot", cpu(anew))
+        for form in Format:
+            scrape = functools.partial(self._pages.get, form, packed=True)
+            first, again, same = cpu(scrape, times=1), cpu(scrape, before=anew), cpu(scrape)
+            page = self._pages.get(form, packed=False)
+            samples = sum(not line.startswith(b"#") for line in page.splitlines())
+            sizes = f"{samples:,} samples, {len(page) / MIB:.1f} MiB, "
+            sizes += f"{len(scrape()) / MIB:.2f} MiB with gzip"
+            times = f"first {first:.0f} ms, the same again {same:.3f} ms; {sizes}"
+            show(f"scrape, {form.name.lower()}", again, times)
+        show("table of 50 lines", cpu(lambda: self._table(50)))
+        show("table of all lines", cpu(lambda: self._table(len(run.workers) + 30)))
+        gpus = self._gpus.latest()
+        show("rows of the log", cpu(lambda: self._log.write(run, gpus, run.timestamp)))
+        show("values of all GPUs taken in", cpu(self._hear))
+
+
+def cpu(
+    work: Callable[[], object], before: Callable[[], object] = lambda: None, times: int = TIMES
+) -> float:
+    """Median processor time of a piece of work, in ms; what comes `before` is not counted."""
+    spent = []
+    for _ in range(times):
+        before()
+        begin = time.thread_time()
+        work()
+        spent.append(time.thread_time() - begin)
+    return 1000 * statistics.median(spent)
+
+
+def show(what: str, value: float, more: str = "", unit: str = "ms") -> None:
+    """Print one figure."""
+    print(f"  {what:<34} {value:>10,.2f} {unit:<8} {more}".rstrip(), flush=True)
+
+
+def rss() -> float:
+    """Memory of this process now, in MiB."""
+    return float(psutil.Process().memory_info().rss) / MIB
+
+
+class Bench:
+    """The run, and what is printed of it.
+
+    Args:
+        cluster: What is simulated.
+        folder: For the journal and the log.
+    """
+
+    def __init__(self, cluster: VirtualCluster, folder: Path) -> None:
+        self._cluster = cluster
+        self._outputs = Outputs(folder)
+        self._outputs.prepare()
+        self._journal = TimedJournal(self._outputs)
+        self._points = list(POINTS.items())
+        weights = {gpu: cluster.weights[gpu] for gpu in cluster.at_start}
+        self._pool = TimedPool(cluster.workers(), clock=timeless())
+        self._coordinator = Coordinator(
+            weights,
+            names=cluster.names,
+            settings=SchedulerSettings(on_stall=OnStall.RESTART),
+            processor="simulated",
+            clock=self._pool.now,
+        )
+        self._coordinator.done = bytearray(cluster.count)
+        nodes = (gpu.partition("/")[0] for gpu in cluster.names)
+        self._views = Views(self._coordinator, nodes, folder)
+        self._pool.look = self._look
+        self._new_phase()
+
+    def _new_phase(self) -> None:
+        self._phase = phase = Phase()
+        self._coordinator.phase = self._journal.phase = self._pool.phase = phase
+
+    def _look(self) -> None:
+        """Measure the views once a point of the run is reached."""
+        if self._points:
+            name, share = self._points[0]
+            if self._coordinator.completed >= share * self._cluster.count:
+                del self._points[0]
+                self._print_phase(f"until the {name} ({share:.1%} of the files are done)")
+                self._views.measure()
+                self._new_phase()
+
+    def _collected(self, step: str, info: Mapping[str, int]) -> None:
+        """Note how long the garbage collector takes over old objects."""
+        if info["generation"] == 2:
+            if step == "start":
+                self._garbage_began = time.thread_time()
+            else:
+                self._phase.garbage.note(time.thread_time() - self._garbage_began)
+
+    def _print_phase(self, title: str) -> None:
+        phase, loop = self._phase, self._phase.loop()
+        one, journal = phase.decisions, phase.journal
+        virtual = self._pool.now()
+        print(f"\n{title}, {virtual:,.0f} s of the run", flush=True)
+        show("events", phase.events, f"of {one.times:,} turns of the loop", unit="")
+        show("decisions", phase.events / one.seconds, unit="a second")
+        spread = f"99.9 % within {1000 * one.quantile(0.999):.2f} ms"
+        spread += f", the longest {1000 * one.longest:.0f} ms"
+        show("a decision", 1000 * one.seconds / one.times, spread)
+        show("a transaction of the journal", 1000 * journal.seconds / max(1, journal.times))
+        show("the whole loop", phase.events / loop, unit="a second")
+        pauses = f"{phase.garbage.times} times, the longest {1000 * phase.garbage.longest:.0f} ms"
+        show("garbage collection", 1000 * phase.garbage.seconds, pauses)
+        show("memory", rss(), unit="MiB")
+
+    def run(self) -> None:
+        """Play the run to its end and print what it took.
+
+        Raises:
+            RuntimeError: A file was not done, or twice.
+        """
+        files, work = self._cluster.inputs
+        sources = [Source(file.path, work[file.path], 0) for file in files]
+        self._print_plan("journal of a new run", sources)
+        self._journal.begin(self._coordinator.run_id, {}, time.time())
+        gc.callbacks.append(self._collected)
+        runner = Runner(
+            self._coordinator, self._pool, self._cluster.at_start, NoResults(), self._journal
+        )
+        self._new_phase()
+        runner.run(files)
+        gc.callbacks.remove(self._collected)
+        self._print_phase("until every file was done")
+        self._print_outcome()
+        self._print_plan("journal of a run that resumes", sources)
+
+    def _print_plan(self, what: str, sources: Sequence[Source]) -> None:
+        taken = cpu(lambda: self._journal.plan(sources), times=1)
+        size = self._outputs.journal.stat().st_size / MIB
+        show(what, taken / 1000, f"{size:,.0f} MiB on disk", unit="s")
+
+    def _print_outcome(self) -> None:
+        run, bound = self._coordinator.snapshot(), self._cluster.lower_bound()
+        times = Counter(self._coordinator.done)
+        if times != {1: self._cluster.count}:
+            raise RuntimeError(f"how often files were done: {times}")
+        print(f"\nall {run.files_completed:,} files were done once")
+        show("makespan", run.elapsed_seconds, f"{run.elapsed_seconds / bound:.4f} x the bound", "s")
+        steals = sum(count for _, count in run.steals)
+        show("steals", steals, f"{run.resteals:,} of a file stolen before", "")
+        show("retries", run.retries, f"{sum(w.restarts for w in run.workers):,} restarts", "")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        show("peak of memory", peak, unit="MiB")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--nodes", type=int, default=128, help="of 8 GPUs (default: 128)")
+    parser.add_argument("--files", type=int, default=1_000_000, help="default: 1000000")
+    options = parser.parse_args()
+    logging.getLogger().addHandler(logging.NullHandler())
+    cluster = VirtualCluster(options.nodes, options.files)
+    print(f"{len(cluster.names):,} GPUs, {cluster.count:,} files")
+    with tempfile.TemporaryDirectory() as folder:
+        Bench(cluster, Path(folder)).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -233,4 +233,4 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestScheduler.settings = settings(max_examples=80, stateful_step_count=30)

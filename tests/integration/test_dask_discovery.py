@@ -55,13 +55,15 @@ def serving(host: str, port: str = "0") -> Iterator[subprocess.Popen[str]]:
 
 
 @contextlib.contextmanager
-def running(cluster: DaskCluster, port: str, folder: Path) -> Iterator[str]:
-    """The address of a run that does not end by itself."""
+def running(
+    cluster: DaskCluster, port: str, folder: Path
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A run that does not end by itself, and its address."""
     words = ["--web", "--web-listen-address=127.0.0.1:0", f"--dask-exporter-port={port}"]
     inputs = inputs_of(folder, 3)
     with start(cluster, inputs, *WAITING, *words, output=folder / "out") as run:
         try:
-            yield address(run)
+            yield run, address(run)
         finally:
             run.kill()
 
@@ -85,7 +87,8 @@ def test_prometheus_scrapes_the_nodes_of_a_run(
 ) -> None:
     """A node that joins late is found, and one that is gone is a target that is down.
 
-    Each has one GPU. The run and its own exporter call the node alike.
+    Each has one GPU. The run and its own exporter call the node alike. After the run, Prometheus
+    goes on with the last list.
     """
     monkeypatch.setenv("LD_LIBRARY_PATH", str(Path(nvml_stub.library).parent))
     with (
@@ -96,8 +99,8 @@ def test_prometheus_scrapes_the_nodes_of_a_run(
         gone = cluster.add_worker("one", host=HOSTS["one"])
         with (
             serving(HOSTS["two"], port),
-            running(cluster, port, tmp_path) as run,
-            Prometheus(tmp_path / "prometheus", {}, jobs=jobs_of(CONFIGS[-1], run)) as prometheus,
+            running(cluster, port, tmp_path) as (run, where),
+            Prometheus(tmp_path / "prometheus", {}, jobs=jobs_of(CONFIGS[-1], where)) as prometheus,
         ):
 
             def up() -> dict[str, tuple[str, float]]:
@@ -109,11 +112,17 @@ def test_prometheus_scrapes_the_nodes_of_a_run(
             cluster.add_worker("two", host=HOSTS["two"])
             eventually(lambda: up() == both, up)
             eventually(lambda: told(prometheus) == ABOUT_GPUS, lambda: told(prometheus))
-            listed = ask(run, "/sd")
+            listed = ask(where, "/sd")
             assert [group["labels"]["node"] for group in json.loads(listed[1])] == ["one", "two"]
 
             gone.kill()
             exporter.kill()
             eventually(lambda: prometheus.query('virnucpro_worker_up{gpu="one/cpu0"} == 0'))
-            assert ask(run, "/sd") == listed
-            eventually(lambda: up() == {**both, "one": (both["one"][0], 0.0)}, up)
+            assert ask(where, "/sd") == listed
+            one_down = {**both, "one": (both["one"][0], 0.0)}
+            eventually(lambda: up() == one_down, up)
+
+            run.kill()
+            failed = rb"\nprometheus_sd_http_failures_total [1-9]"
+            eventually(lambda: re.search(failed, prometheus.fetch("/metrics")))
+            assert up() == one_down

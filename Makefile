@@ -28,6 +28,7 @@ bench: $(VENV)/bench.stamp ## Measure, beside the peers
 	$(BIN)/python benchmarks/balance.py
 	$(BIN)/python -m benchmarks.dispatch
 	$(BIN)/python -m benchmarks.processes
+	$(BIN)/python -m benchmarks.cluster
 	sh tests/install_prometheus.sh
 	$(BIN)/python -m benchmarks.scrape
 	$(BIN)/python benchmarks/counting.py

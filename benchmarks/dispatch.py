@@ -32,6 +32,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.warm import WarmPool
 from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.app.run import SWITCH_SECONDS
 from virnucpro_exporter.config import RunConfig
@@ -42,7 +43,6 @@ from virnucpro_exporter.execution.pool import LocalPool
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.metrics.server import MetricsServer
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
-from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest
@@ -85,32 +85,6 @@ class FiveMilliseconds(Noop):
         done = super().process(file, output, progress)
         self._ended = time.perf_counter()
         return done
-
-
-class WarmPool(LocalPool):
-    """Holds the workers' readiness back until all are ready, and notes the time."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.first_spawn = 0.0
-        self.all_ready = 0.0
-        self._waiting: list[ev.Event] = []
-
-    def spawn(self, gpu: str) -> None:
-        """Note when planning was over."""
-        self.first_spawn = self.first_spawn or time.perf_counter()
-        super().spawn(gpu)
-
-    def poll(self, timeout: float | None) -> list[ev.Event]:
-        """Nothing until all workers are ready."""
-        events = super().poll(timeout)
-        if self.all_ready:
-            return events
-        self._waiting += events
-        if len(self._waiting) < len(self._devices):
-            return []
-        self.all_ready = time.perf_counter()
-        return self._waiting
 
 
 SCRAPER = """
@@ -175,7 +149,9 @@ def this_package(
             journal.begin(coordinator.run_id, {}, time.time())
         spec = {"kind": "python", "target": f"benchmarks.dispatch:{target}"}
         pins: dict[str, dict[str, str]] = {gpu: {} for gpu in WORKERS}
-        pool = WarmPool(spec, FACTORY, outputs.attempts, outputs.logs, pins)
+        pool = WarmPool(
+            LocalPool(spec, FACTORY, outputs.attempts, outputs.logs, pins), len(WORKERS)
+        )
         stack.callback(pool.close)
         begin = time.perf_counter()
         Runner(coordinator, pool, WORKERS, outputs, journal).run(files)

@@ -25,11 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.dispatch import WarmPool
+from benchmarks.warm import WarmPool
 from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.execution.pool import LocalPool
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.scheduling.files import SequenceFile
@@ -139,7 +140,9 @@ def ours(instance: Instance, *, is_one_slow: bool) -> float:
         coordinator = WorkStealingCoordinator(WORKERS, settings=RunConfig().scheduler_settings())
         pins: dict[str, dict[str, str]] = {gpu: {} for gpu in WORKERS}
         spec = {"kind": "python", "target": target}
-        pool = WarmPool(spec, FACTORY, outputs.attempts, outputs.logs, pins)
+        pool = WarmPool(
+            LocalPool(spec, FACTORY, outputs.attempts, outputs.logs, pins), len(WORKERS)
+        )
         stack.callback(pool.close)
         Runner(coordinator, pool, WORKERS, outputs, None).run(instance.files)
         end = time.perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -61,7 +60,7 @@ class DaskCluster:
         environment: Of all its processes.
 
     Attributes:
-        file: In which the scheduler has written its address.
+        address: Of the scheduler.
         workers: The processes.
     """
 
@@ -77,12 +76,7 @@ class DaskCluster:
             f"--scheduler-file={self.file}",
         ]
         self.scheduler = self._start("distributed.cli.dask_scheduler", *options)
-        until(lambda: self.file.exists() and self.file.stat().st_size)
-
-    @property
-    def address(self) -> str:
-        """Of the scheduler."""
-        return str(json.loads(self.file.read_text())["address"])
+        until(self.file.exists)
 
     def _start(self, module: str, *options: str, **environment: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,10 @@ from virnucpro_exporter.errors import ConfigError, UsageError
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 
 Positive = Annotated[float, Field(gt=0)]
+
+# Over a network it takes some milliseconds until a worker that has ended a file gets the next one,
+# so it holds another already where files are as short as that matters.
+_CLUSTER_BATCH_SECONDS = 0.25
 
 
 class ViewConfig(BaseModel):
@@ -85,13 +90,16 @@ class RunConfig(ViewConfig):
 
     def scheduler_settings(self) -> SchedulerSettings:
         """The part that the scheduler needs."""
-        return SchedulerSettings(
+        settings = SchedulerSettings(
             stall_threshold=self.stall_threshold,
             on_stall=OnStall(self.on_stall),
             max_attempts=self.max_attempts,
             file_timeout=self.file_timeout,
             second_attempts=self.balancer == "stealing",
         )
+        if self.is_on_dask:
+            return replace(settings, batch_seconds=_CLUSTER_BATCH_SECONDS)
+        return settings
 
 
 class SimulateConfig(ViewConfig):

@@ -204,6 +204,26 @@ def test_nobody_is_starved_after_a_drain() -> None:
     assert ledger.starved_now(ledger.workers["2"], 40.0) == 0.0
 
 
+@pytest.mark.parametrize(("seconds", "in_hand"), [(0.1, 2), (0.02, 12), (0.2, 1)])
+def test_short_files_wait_at_the_worker(seconds: float, in_hand: int) -> None:
+    """Once files were short for a while, the worker holds the next ones already; before, just one.
+
+    Whoever hands over more at first could block files behind a large one; whoever never does has
+    the worker wait for each.
+    """
+    scheduler = Scheduler({"0": 1.0}, settings=SchedulerSettings(batch_seconds=0.25))
+    files = tuple(SequenceFile(f"/{n}", 1, 100) for n in range(100))
+    scheduler.handle(ev.FilesSubmitted(files), 0.0)
+    started = scheduler.handle(ev.WorkerReady("0"), 0.0)
+    held = []
+    for number in range(1, 60):
+        done = ev.AttemptCompleted("0", number, 1, 100, seconds)
+        started += scheduler.handle(done, number * seconds)
+        held.append(sum(isinstance(action, ev.StartAttempt) for action in started) - number)
+    assert set(held[:5]) == {1}
+    assert max(held[40:]) == in_hand
+
+
 def test_an_unknown_worker_is_refused() -> None:
     """An event of a worker that does not exist raises with its name."""
     with pytest.raises(SchedulingError, match="there is no worker 9"):

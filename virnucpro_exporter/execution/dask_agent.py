@@ -19,20 +19,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
+from weakref import WeakKeyDictionary
 
-from distributed import get_worker
+from distributed import Worker, get_worker
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.errors import VirnucproError
 from virnucpro_exporter.execution.pool import LocalPool
-from virnucpro_exporter.scheduling.events import Event, WorkerLost
+from virnucpro_exporter.scheduling.events import Event, Progress, WorkerLost
 from virnucpro_exporter.snapshot import GpuSnapshot
 
 # An agent answers at least this often, in seconds, and several times within its lease, so that its
 # silence means something.
 _ANSWER_SECONDS = 5.0
 _ANSWERS_PER_LEASE = 4
+
+# How far a file has got is told this often, in seconds, when there is nothing else to tell: a
+# cluster has many workers, and one process hears them all.
+_PROGRESS_SECONDS = 2.0
 
 # The environment variable that names the node where its host name does not (in Kubernetes).
 NODE_VARIABLE = "VIRNUCPRO_NODE_NAME"
@@ -117,6 +122,43 @@ class Command:
 Told = tuple[int, Event]
 
 
+class Mailbox:
+    """What a worker has told and the coordinator has not heard; belongs to an event loop.
+
+    Args:
+        progress_seconds: How far a file has got waits so long for something else to tell.
+        answer_seconds: Nothing at all is an answer after so long.
+    """
+
+    def __init__(self, progress_seconds: float, answer_seconds: float) -> None:
+        self._progress_seconds = progress_seconds
+        self._answer_seconds = answer_seconds
+        self._told: list[Told] = []
+        self._has_news = asyncio.Event()
+
+    def put(self, told: list[Told]) -> None:
+        """Add events, in the order in which they happened."""
+        for generation, event in told:
+            if not isinstance(event, Progress):
+                self._has_news.set()
+            elif self._told and isinstance(self._told[-1][1], Progress):
+                self._told.pop()  # of the same attempt: no other has begun since
+            self._told.append((generation, event))
+
+    async def take(self) -> list[Told]:
+        """What has been told; waits for something, but not for long."""
+        await self._wait(self._progress_seconds)
+        if not self._told:
+            await self._wait(self._answer_seconds - self._progress_seconds)
+        self._has_news.clear()
+        told, self._told = self._told, []
+        return told
+
+    async def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._has_news.wait(), seconds)
+
+
 class Agent:
     """Drives one worker process in a thread of its own, and collects what it tells.
 
@@ -125,22 +167,22 @@ class Agent:
     """
 
     # A coordinator that comes after one that was killed must not wait for its agent's lease.
-    _present: Agent | None = None
+    _present: ClassVar[WeakKeyDictionary[Worker, Agent]] = WeakKeyDictionary()
     _lock = threading.Lock()
 
     def __init__(self, job: Job) -> None:
+        worker = get_worker()
         with Agent._lock:
-            before, Agent._present = Agent._present, self
+            before, Agent._present[worker] = Agent._present.get(worker), self
         if before is not None:
             before.end()
         self._job = job
-        self._answer_seconds = min(_ANSWER_SECONDS, job.lease / _ANSWERS_PER_LEASE)
         module, _, name = job.node.partition(":")
         self._node: Node = getattr(import_module(module), name)()
-        self._loop: asyncio.AbstractEventLoop = get_worker().loop.asyncio_loop
+        self._loop: asyncio.AbstractEventLoop = worker.loop.asyncio_loop
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._told: list[Told] = []
-        self._news = asyncio.Event()
+        self._answer_seconds = min(_ANSWER_SECONDS, job.lease / _ANSWERS_PER_LEASE)
+        self._mailbox = Mailbox(min(_PROGRESS_SECONDS, self._answer_seconds), self._answer_seconds)
         self._is_idle_closed = asyncio.Event()
         self._heard_at = time.monotonic()
         self._generation = 0
@@ -196,12 +238,7 @@ class Agent:
     async def listen(self) -> list[Told]:
         """What happened since the last call; waits for something, but not for long."""
         self._heard_at = time.monotonic()
-        if not self._told:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._news.wait(), self._answer_seconds)
-        self._news.clear()
-        told, self._told = self._told, []
-        return told
+        return await self._mailbox.take()
 
     async def gpus(self) -> tuple[float, GpuSnapshot]:
         """The present time of this node's clock, in Unix seconds, and the node's GPUs."""
@@ -248,8 +285,4 @@ class Agent:
             self._publish([(self._generation, lost)])
 
     def _publish(self, told: list[Told]) -> None:
-        self._loop.call_soon_threadsafe(self._hand_over, told)
-
-    def _hand_over(self, told: list[Told]) -> None:
-        self._told += told
-        self._news.set()
+        self._loop.call_soon_threadsafe(self._mailbox.put, told)

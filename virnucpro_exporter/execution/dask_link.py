@@ -69,17 +69,20 @@ class Link:
         """Wait until `close_idle` has been carried out."""
         await self._agent.idle_closed()
 
-    def cut(self) -> None:
-        """Talk no more."""
+    def cut(self) -> list[asyncio.Task[None]]:
+        """Talk no more.
+
+        Returns:
+            What is about to end, for whoever has to wait for it.
+        """
         for task in self._tasks:
             task.cancel()
+        return self._tasks
 
     async def end(self) -> None:
-        """End the agent and its process, and talk no more."""
+        """End the agent and its process."""
         with contextlib.suppress(OSError):  # it is gone
             await self._agent.end()
-        self.cut()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _speak(self, _tell: Tell) -> None:
         """Send the commands, those that have gathered together, one message at a time."""

@@ -128,14 +128,14 @@ class Members:
     async def leave(self) -> None:
         """End the agents and all that is under way."""
         self._is_leaving = True
-        ends = [asyncio.ensure_future(link.end()) for link in self._links.values()]
+        links = list(self._links.values())
+        ends = [asyncio.create_task(link.end()) for link in links]
         if ends:
             await asyncio.wait(ends, timeout=_END_SECONDS)
-        for link in self._links.values():
-            link.cut()
         tasks = [*ends, *self._tasks]
         for task in tasks:
             task.cancel()
+        tasks += [task for link in links for task in link.cut()]
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

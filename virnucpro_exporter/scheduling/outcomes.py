@@ -40,7 +40,7 @@ class Outcomes:
         counters.completed += 1
         counters.durations.add(duration, file, now)
         worker.throughput.file_ended(now)
-        worker.longest_recent = max(duration, 0.8 * min(worker.longest_recent, 1e9))
+        worker.longest_recent = max(duration, 0.8 * worker.longest_recent)
         if worker.troubles:
             worker.troubles.clear()
         ledger.residues_total += residues - file.residues

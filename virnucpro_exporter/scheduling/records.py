@@ -12,6 +12,10 @@ from virnucpro_exporter.scheduling.tallies import Counters
 # said nothing, the less is it believed to be about to finish.
 _OVERDUE_SHARE = 0.5
 
+# A worker that has done nothing yet counts as having done a file of so many seconds: it gets files
+# one by one until some twenty of them were short.
+_LONG_SECONDS = 10.0
+
 
 class FileRecord:
     """One input file and what became of it."""
@@ -138,7 +142,7 @@ class Worker:
         self.speed = weight  # residues per second once anything was learned
         self.learned = LearnedSpeed()
         self.throughput = Throughput()
-        self.longest_recent = float("inf")  # the longest of the recent files, in seconds
+        self.longest_recent = _LONG_SECONDS  # the longest of the recent files
         # Its times
         self.touched_at = now  # the last progress, or when it came up or got its first work
         self.last_progress: float | None = None

@@ -1,0 +1,72 @@
+"""A pool whose workers are all up before the first of them gets a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from virnucpro_exporter.execution.pool import WorkerPool
+from virnucpro_exporter.scheduling.events import Event, StartAttempt, WorkerReady
+
+
+class WarmPool:
+    """Holds the workers' readiness back until all are ready, and notes the time.
+
+    Args:
+        pool: Does everything else.
+        workers: How many there are.
+
+    Attributes:
+        first_spawn: When the first worker was started, in seconds of `time.perf_counter`; planning
+            was over then.
+        all_ready: When all of them were ready.
+        processor_seconds: What this process had used by then, of `time.process_time`.
+    """
+
+    def __init__(self, pool: WorkerPool, workers: int) -> None:
+        self._pool = pool
+        self._workers = workers
+        self._waiting: list[Event] = []
+        self.first_spawn = 0.0
+        self.all_ready = 0.0
+        self.processor_seconds = 0.0
+
+    def spawn(self, gpu: str) -> None:
+        """Start the process of a worker."""
+        self.first_spawn = self.first_spawn or time.perf_counter()
+        self._pool.spawn(gpu)
+
+    def poll(self, timeout: float | None) -> list[Event]:
+        """What happened; nothing until all workers are ready."""
+        events = self._pool.poll(timeout)
+        if self.all_ready:
+            return events
+        self._waiting += events
+        if sum(isinstance(event, WorkerReady) for event in self._waiting) < self._workers:
+            return []
+        self.all_ready, self.processor_seconds = time.perf_counter(), time.process_time()
+        return self._waiting
+
+    def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
+        """Hand files to a worker."""
+        self._pool.start(gpu, actions)
+
+    def cancel(self, gpu: str, attempt: int) -> None:
+        """Stop an attempt."""
+        self._pool.cancel(gpu, attempt)
+
+    def kill(self, gpu: str) -> None:
+        """Kill a worker's process."""
+        self._pool.kill(gpu)
+
+    def wake(self) -> None:
+        """End a `poll` early."""
+        self._pool.wake()
+
+    def close_idle(self, seconds: float) -> None:
+        """Let idle workers leave."""
+        self._pool.close_idle(seconds)
+
+    def close(self) -> None:
+        """Kill every worker."""
+        self._pool.close()

@@ -101,8 +101,9 @@ def test_output_folder_belongs_to_one_run(tmp_path: Path) -> None:
         assert "running (active)" in status.stdout
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=DEADLINE)
+        out, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode in {128 + signal.SIGTERM, 128 + signal.SIGINT}
+    assert "0 files done, 0 failed, 0 skipped, 2 left" in out
     assert "Traceback" not in errors
     assert not results(output)
     assert not processes_of(output)

@@ -32,9 +32,10 @@ def print_summary(run: RunSnapshot) -> None:
     done = run.files_completed - run.files_skipped
     sequences = sum(worker.sequences_processed for worker in run.workers)
     seconds = run.elapsed_seconds
+    left = run.files_queued + run.files_processing
     click.echo(
         f"{done} files done, {run.files_failed} failed, {run.files_skipped} skipped, "
-        f"{run.files_queued} left; {run.retries} retries, {sum(n for _, n in run.steals)} steals"
+        f"{left} left; {run.retries} retries, {sum(n for _, n in run.steals)} steals"
     )
     rate = f"{sequences / seconds:,.0f} sequences/s" if seconds > 0 else "no time"
     click.echo(f"{seconds:.1f} s, {sequences:,} sequences, {rate}{_against_bound(run)}")

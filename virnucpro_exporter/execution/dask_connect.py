@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from virnucpro_exporter.errors import ClusterError
@@ -82,8 +83,11 @@ async def local(pins: Sequence[str]) -> AsyncIterator[Client]:
         for index, pin in enumerate(pins)
     }
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
-    async with (
-        SpecCluster(workers=workers, scheduler=scheduler, asynchronous=True) as cluster,
-        Client(cluster, asynchronous=True, direct_to_workers=True) as client,
-    ):
-        yield client
+    # We watch the GPUs ourselves: Dask asks in its event loop, where a driver that hangs or fails
+    # takes the worker along.
+    with dask.config.set({"distributed.diagnostics.nvml": False}):
+        async with (
+            SpecCluster(workers=workers, scheduler=scheduler, asynchronous=True) as cluster,
+            Client(cluster, asynchronous=True, direct_to_workers=True) as client,
+        ):
+            yield client

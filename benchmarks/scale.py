@@ -162,7 +162,7 @@ class Views:
 
     def _hear(self) -> None:
         for node in self._nodes:
-            self._gpus.take(node, builders.NOW, self._answer)
+            self._gpus.take(node, f"{node}/0", builders.NOW, self._answer)
         self._gpus.latest()
 
     def _table(self, lines: int) -> None:

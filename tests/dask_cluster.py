@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from tests.run_program import ROOT, until
-from virnucpro_exporter.execution.dask_agent import Job
+from virnucpro_exporter.execution.dask_agent import Job, Place
 from virnucpro_exporter.execution.dask_connect import existing
 from virnucpro_exporter.execution.dask_pool import DaskPool
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
@@ -24,9 +24,9 @@ from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
 class FakeNode:
     """A node with one GPU, on which the Dask workers are CPU slots all the same."""
 
-    def place(self) -> tuple[str | None, str, str, str]:
+    def place(self) -> Place:
         """A CPU slot."""
-        return None, "CPU", "", ""
+        return Place(None, "CPU", "")
 
     def gpus(self) -> GpuSnapshot:
         """A GPU that was read a second ago, on a clock of its own."""
@@ -120,7 +120,12 @@ class DaskCluster:
         return worker
 
     def pool(
-        self, spec: dict[str, Any], folder: Path, probe: str | None = None, **options: Any
+        self,
+        spec: dict[str, Any],
+        folder: Path,
+        probe: str | None = None,
+        node: str = "tests.dask_cluster:FakeNode",
+        **options: Any,
     ) -> DaskPool:
         """A pool on this cluster, of the processors for tests; options as `DaskPool` has them."""
         seen = folder / ".virnucpro" / "probe"
@@ -129,7 +134,7 @@ class DaskCluster:
         job = Job(
             spec=spec,
             factory="tests.processors_for_tests:scripted",
-            node="tests.dask_cluster:FakeNode",
+            node=node,
             attempts=str(folder),
             logs=str(folder),
             folder=str(ROOT),

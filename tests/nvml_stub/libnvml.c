@@ -2,8 +2,8 @@
  *
  * Each line is `key number` or `key text`. Keys: init, count, map<i> (index to physical GPU),
  * count_code, strict_handles, and per physical GPU g: g<g>.util, .mem_used, .mem_total, .temp,
- * .power_mw, .limit_mw, .energy_mj, .clock_mhz, .reasons, .pids (a,b,c), .name, .uuid, .mig,
- * .lost (a code), .latch, .delay_ms, .err.<function> and .slice_err.<function> (codes). A delay that
+ * .power_mw, .limit_mw, .energy_mj, .clock_mhz, .reasons, .pids (a,b,c), .name, .uuid, .minor,
+ * .mig, .lost (a code), .latch, .delay_ms, .err.<function> and .slice_err.<function> (codes). A delay that
  * is taken out of the file ends at once. With OLD_DRIVER defined it has the functions that drivers
  * had before 2022.
  */
@@ -110,6 +110,11 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, handle *out) {
     snprintf(key, sizeof key, "map%u", index);
     *out = make((int)number(key, index), -1);
     return enter(*out, __func__);
+}
+int nvmlDeviceGetMinorNumber(handle h, unsigned *out) {
+    ENTER(h);
+    *out = (unsigned)of_gpu(gpu_of(h), "minor", gpu_of(h));
+    return 0;
 }
 int nvmlDeviceGetIndex(handle h, unsigned *out) { ENTER(h); *out = (unsigned)gpu_of(h); return 0; }
 

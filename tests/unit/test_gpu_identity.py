@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from virnucpro_exporter.errors import NoDeviceError, UsageError
-from virnucpro_exporter.gpu.identity import cuda_visible_devices, resolve
+from virnucpro_exporter.gpu.identity import cuda_visible_devices, numbers_on_node, resolve
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
 
 _SNAPSHOT = GpuSnapshot(
@@ -43,3 +43,23 @@ def test_no_gpu_at_all() -> None:
     """Without GPUs any choice fails with the exit status for that."""
     with pytest.raises(NoDeviceError):
         resolve("all", GpuSnapshot(0.0))
+
+
+@pytest.mark.parametrize(
+    ("seen", "numbers"),
+    [
+        ({"0": 0, "1": 1}, ["0", "1"]),
+        ({"0": 1, "1": 0}, ["0", "1"]),  # all of them, in another order
+        ({"0": 3}, ["3"]),
+        ({"0": 2, "1": 3}, ["2", "3"]),
+        ({"0": 1, "0:2": 1}, ["1", "1:2"]),
+        ({"0": 5, "1": None}, ["0", "1"]),
+        ({}, []),
+    ],
+)
+def test_a_gpu_has_one_number_whoever_sees_it(
+    seen: dict[str, int | None], numbers: list[str]
+) -> None:
+    """NVML's index where a process sees all GPUs of its node, else the minor number."""
+    devices = [GpuDevice(gpu, minor=minor) for gpu, minor in seen.items()]
+    assert numbers_on_node(devices) == dict(zip(seen, numbers, strict=True))

@@ -15,11 +15,12 @@ class Watch:
         self.passed = 0.0
         self.gpus = NodeGpus(lambda: 50.0 + self.passed, lambda: NOW + self.passed)
 
-    def hear(self, node: str, ahead: float, age: float = 1.0, *ids: str) -> None:
+    def hear(self, worker: str, ahead: float, age: float = 1.0, *ids: str) -> None:
+        node = worker.partition("/")[0]
         there = NOW + self.passed + ahead
         sample = GpuSample(there - age, utilization_ratio=0.5, foreign_processes=2)
         devices = tuple(GpuDevice(i, uuid=f"GPU-{node}{i}", up=True, sample=sample) for i in ids)
-        self.gpus.take(node, there, GpuSnapshot(there - age, "nvitop", devices))
+        self.gpus.take(node, worker, there, GpuSnapshot(there - age, "nvitop", devices))
 
 
 def test_ages_do_not_depend_on_the_clocks_of_nodes() -> None:
@@ -64,6 +65,35 @@ def test_a_node_that_has_left_is_no_failure_of_the_watch() -> None:
     assert snapshot.health.success
     watch.hear("a", 0.0, 1.0, "0")
     assert [device.up for device in watch.gpus.latest().devices] == [True]
+
+
+def test_every_worker_adds_the_gpus_that_it_sees() -> None:
+    """Each GPU is there once, in the order of the numbers, as long as any worker sees it."""
+    watch = Watch()
+    watch.hear("a/10", 0.0, 1.0, "10")
+    watch.hear("a/2", 0.0, 1.0, "2", "10")
+    watch.hear("a/3", 0.0, 1.0, "3")
+
+    def up() -> list[tuple[str, bool]]:
+        return [(device.gpu, device.up) for device in watch.gpus.latest().devices]
+
+    assert up() == [("a/2", True), ("a/3", True), ("a/10", True)]
+    watch.gpus.leave("a/10")
+    assert up() == [("a/2", True), ("a/3", True), ("a/10", True)]
+    watch.gpus.leave("a/2")
+    assert up() == [("a/2", False), ("a/3", True), ("a/10", False)]
+    assert watch.gpus.latest().health.success
+
+
+def test_values_of_a_gpu_that_two_see_are_those_of_one() -> None:
+    """Errors are counted by each for itself; a count that alternates would look like a restart."""
+    watch = Watch()
+    for _ in range(2):
+        for worker, age in (("a/0", 1.0), ("a/1", 2.0)):
+            watch.hear(worker, 0.0, age, "0", "1")
+            first, _ = watch.gpus.latest().devices
+            assert first.sample is not None
+            assert first.sample.timestamp == NOW - 1.0
 
 
 def test_nodes_stay_known_when_they_leave() -> None:

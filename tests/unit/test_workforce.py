@@ -10,6 +10,9 @@ from virnucpro_exporter.app.cluster_node import choose
 from virnucpro_exporter.app.run import run
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import UsageError
+from virnucpro_exporter.execution.dask_agent import About, Place
+from virnucpro_exporter.execution.dask_link import Link
+from virnucpro_exporter.execution.dask_members import observers
 from virnucpro_exporter.snapshot import GpuDevice
 
 GPUS = [GpuDevice("0", uuid="GPU-aa", name="A100"), GpuDevice("1", uuid="GPU-bb", name="H100")]
@@ -32,18 +35,34 @@ def test_dask_that_is_missing_is_told_with_its_cure(
 @pytest.mark.parametrize(("visible", "gpu"), [("1", "1"), ("GPU-bb", "1"), ("GPU-a", "0")])
 def test_a_dask_worker_has_the_gpu_it_shows(visible: str, gpu: str) -> None:
     """An index, a uuid, or the beginning of one; the process is pinned by the uuid."""
-    index, name, pin, trouble = choose(visible, GPUS)
-    assert (index, trouble) == (gpu, "")
-    assert (name, pin) == {"0": ("A100", "GPU-aa"), "1": ("H100", "GPU-bb")}[gpu]
+    place = choose(visible, GPUS)
+    assert (place.device, place.trouble) == (gpu, "")
+    assert (place.name, place.pin) == {"0": ("A100", "GPU-aa"), "1": ("H100", "GPU-bb")}[gpu]
 
 
 def test_the_only_gpu_need_not_be_named() -> None:
     """Where a node has one GPU, that is it."""
-    assert choose(None, GPUS[:1]) == ("0", "A100", "GPU-aa", "")
+    assert choose(None, GPUS[:1]) == Place("0", "A100", "GPU-aa")
 
 
 @pytest.mark.parametrize("visible", [None, "0,1", "2", "GPU-"])
 def test_a_dask_worker_without_one_gpu_is_not_used(visible: str | None) -> None:
     """Several, or none of those that are there: the reason tells what to do."""
-    *_, trouble = choose(visible, GPUS)
-    assert "start one worker per GPU" in trouble
+    assert "start one worker per GPU" in choose(visible, GPUS).trouble
+
+
+@pytest.mark.parametrize(
+    ("views", "asked"),
+    [
+        (["012", "012", "012"], [0]),
+        (["0", "1", "2"], [0, 1, 2]),
+        (["0", "012", "2", "3"], [0, 1, 3]),
+        (["", "", "1"], [0, 2]),
+        ([], []),
+    ],
+)
+def test_as_few_are_asked_as_see_all_gpus(views: list[str], asked: list[int]) -> None:
+    """One worker of a node, or each where each sees another GPU; a node without any is asked."""
+    places = (Place(None, "CPU", "", sees=tuple(view)) for view in views)
+    links = [Link("n/0", About("1", "n", place), "tcp://x:1", None, 60.0) for place in places]
+    assert [links.index(link) for link in observers(links)] == asked

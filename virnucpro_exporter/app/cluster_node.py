@@ -3,46 +3,49 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
+from virnucpro_exporter.execution.dask_agent import Place
 from virnucpro_exporter.gpu.describe import why_no_gpus
-from virnucpro_exporter.gpu.identity import cuda_visible_devices
+from virnucpro_exporter.gpu.identity import cuda_visible_devices, numbers_on_node
 from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.snapshot import GpuDevice, GpuSnapshot
 
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
 
-Place = tuple["str | None", str, str, str]
+_CPU = Place(None, "CPU", "")
 
 
 class ClusterNode:
-    """The GPUs of the node of this process."""
+    """The GPUs of the node of this process, as far as it sees them."""
 
     def __init__(self) -> None:
         self._monitor = GPUMonitor()
 
     def place(self) -> Place:
-        """The device of this process.
-
-        Returns:
-            Its index on the node (None for a CPU slot), its model name, the CUDA_VISIBLE_DEVICES
-            that pins a process to it, and why it cannot be used (or an empty text).
-        """
+        """The device of this process."""
         visible = os.environ.get(_VARIABLE)
         if visible == "":
-            return _cpu()
+            return _CPU
         with GPUMonitor() as monitor:
             snapshot = monitor.wait()
         there = [device for device in snapshot.devices if device.up]
         if there:
-            return choose(visible, there)
+            numbers = numbers_on_node(snapshot.devices)
+            place = choose(visible, there)
+            device = None if place.device is None else numbers[place.device]
+            return replace(place, device=device, sees=tuple(numbers.values()))
         if visible is None:
-            return _cpu()
+            return _CPU
         return _unusable(f"{_VARIABLE} is {visible!r}, but {why_no_gpus(snapshot)}")
 
     def gpus(self) -> GpuSnapshot:
-        """All of them, watched from the first call on."""
+        """All that are seen, by their numbers on the node; watched from the first call on."""
         self._monitor.start()
-        return self._monitor.latest()
+        snapshot = self._monitor.latest()
+        numbers = numbers_on_node(snapshot.devices)
+        devices = (replace(device, gpu=numbers[device.gpu]) for device in snapshot.devices)
+        return replace(snapshot, devices=tuple(devices))
 
     def close(self) -> None:
         """Watch them no longer."""
@@ -54,7 +57,7 @@ def choose(visible: str | None, there: list[GpuDevice]) -> Place:
 
     Args:
         visible: The variable; None when it is not set.
-        there: The GPUs of the node.
+        there: The GPUs that are seen.
     """
     if visible is None:
         chosen = there
@@ -67,7 +70,7 @@ def choose(visible: str | None, there: list[GpuDevice]) -> Place:
             f"{_VARIABLE} of a Dask worker is {shown}, and the GPUs are {ids}; start one worker"
             " per GPU, each with its own"
         )
-    return chosen[0].gpu, chosen[0].name, cuda_visible_devices(chosen[0]), ""
+    return Place(chosen[0].gpu, chosen[0].name, cuda_visible_devices(chosen[0]))
 
 
 def _is_named(visible: str, device: GpuDevice) -> bool:
@@ -76,9 +79,5 @@ def _is_named(visible: str, device: GpuDevice) -> bool:
     return visible == device.gpu or is_uuid
 
 
-def _cpu() -> Place:
-    return None, "CPU", "", ""
-
-
 def _unusable(why: str) -> Place:
-    return None, "", "", why
+    return Place(None, "", "", why)

@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -70,14 +70,33 @@ class Job:
     lease: float
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The device of a Dask worker.
+
+    Attributes:
+        device: Number of its GPU on the node, or None for a CPU slot.
+        name: Model name of the GPU, or `CPU`.
+        pin: The CUDA_VISIBLE_DEVICES of its worker process.
+        trouble: Why it cannot be used, in one line, or empty.
+        sees: Numbers of the node's GPUs that it sees, its own and others.
+    """
+
+    device: str | None
+    name: str
+    pin: str
+    trouble: str = ""
+    sees: tuple[str, ...] = ()
+
+
 class Node(Protocol):
     """What a Dask worker knows of the devices of its node."""
 
-    def place(self) -> tuple[str | None, str, str, str]:
-        """Its own device: index (None: CPU), model, CUDA_VISIBLE_DEVICES, why it is of no use."""
+    def place(self) -> Place:
+        """Its own device."""
 
     def gpus(self) -> GpuSnapshot:
-        """All GPUs of the node; never waits."""
+        """All GPUs that it sees, by their numbers on the node; never waits."""
 
     def close(self) -> None:
         """Watch them no longer."""
@@ -90,18 +109,12 @@ class About:
     Attributes:
         version: Of this program, there.
         node: Name of the node.
-        device: Index of its GPU on the node, or None for a CPU slot.
-        name: Model name of the GPU, or `CPU`.
-        pin: The CUDA_VISIBLE_DEVICES of its worker process.
-        trouble: Why it cannot be used, in one line, or empty.
+        place: Its device.
     """
 
     version: str
     node: str
-    device: str | None
-    name: str
-    pin: str
-    trouble: str
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +207,10 @@ class Agent:
 
     def about(self) -> About:
         """Who and where this is, and whether it can be used."""
-        device, model, pin, trouble = self._node.place()
+        place = self._node.place()
         node = os.environ.get(NODE_VARIABLE) or os.uname().nodename.partition(".")[0]
-        return About(__version__, node, device, model, pin, trouble or self._blindness())
+        trouble = place.trouble or self._blindness()
+        return About(__version__, node, replace(place, trouble=trouble))
 
     def begin(self, gpu: str, pin: str) -> None:
         """Be ready for commands.
@@ -241,7 +255,7 @@ class Agent:
         return await self._mailbox.take()
 
     async def gpus(self) -> tuple[float, GpuSnapshot]:
-        """The present time of this node's clock, in Unix seconds, and the node's GPUs."""
+        """The present time of this node's clock, in Unix seconds, and the GPUs seen here."""
         snapshot = self._node.gpus()
         return time.time(), snapshot
 

@@ -29,7 +29,9 @@ class Link:
     def __init__(self, gpu: str, about: About, address: str, agent: Any, silence: float) -> None:
         self.gpu = gpu
         self.node = about.node
-        self.name = about.name
+        self.name = about.place.name
+        self.pin = about.place.pin
+        self.sees = about.place.sees
         self.address = address
         self._agent = agent
         self._silence = silence
@@ -61,7 +63,7 @@ class Link:
         self._has_outgoing.set()
 
     async def gpus(self) -> tuple[float, GpuSnapshot]:
-        """The present time of the node's clock, in Unix seconds, and the node's GPUs."""
+        """The present time of the node's clock, in Unix seconds, and the GPUs seen there."""
         answer: tuple[float, GpuSnapshot] = await self._in_time(self._agent.gpus())
         return answer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from distributed import Client
 from distributed.comm import get_address_host
 
 from virnucpro_exporter import __version__
-from virnucpro_exporter.execution.dask_agent import About, Agent, Command, Job
+from virnucpro_exporter.execution.dask_agent import NODE_VARIABLE, About, Agent, Command, Job
 from virnucpro_exporter.execution.dask_link import Link
 from virnucpro_exporter.scheduling.events import WorkerJoined, WorkerLost
 from virnucpro_exporter.snapshot import GpuSnapshot
@@ -35,11 +35,11 @@ class Gpus(Protocol):
     def join(self, node: str, host: str) -> None:
         """A node has its first worker, at this address in the network."""
 
-    def take(self, node: str, now_there: float, snapshot: GpuSnapshot) -> None:
-        """A node has answered; both times are on its clock."""
+    def take(self, node: str, worker: str, now_there: float, snapshot: GpuSnapshot) -> None:
+        """A worker of a node tells what it sees; both times are on the node's clock."""
 
-    def leave(self, node: str) -> None:
-        """A node has no worker any more."""
+    def leave(self, worker: str) -> None:
+        """A worker has gone."""
 
 
 class Listener(Protocol):
@@ -62,7 +62,7 @@ class Terms:
     Attributes:
         job: What the agents are told.
         weigh: The expected speed of a device, by its model name.
-        gpus: Is told of each node, and about every second what it says of its GPUs; or None.
+        gpus: Is told of each node, and about every second of its GPUs; or None.
         silence: Seconds without an answer after which a node counts as lost.
         patience: Seconds for which a run without any worker waits for one to join.
     """
@@ -89,7 +89,7 @@ class Members:
         self._listener = listener
         self._links: dict[str, Link] = {}  # by the id of the worker
         self._known: set[str] = set()  # addresses that have an agent, or are asked for one
-        self._watched: set[str] = set()  # nodes whose GPUs are asked about
+        self._asking: dict[Link, asyncio.Task[None]] = {}  # about the GPUs that they see
         self._accused: set[str] = set()  # nodes that cannot be used, as was told
         self._last_lost: WorkerLost | None = None  # held back while another may join
         self._is_leaving = False
@@ -165,12 +165,12 @@ class Members:
                 self._complain(about.node, trouble)
                 return
             gpu = self._id(about)
-            if gpu in self._links:
-                self._complain(about.node, f"several Dask workers of node {about.node} use {gpu}")
+            if before := self._links.get(gpu):
+                self._complain(about.node, _conflict(about, before))
                 return
             link = Link(gpu, about, address, agent, self._terms.silence)
             self._links[gpu] = link
-            await agent.begin(gpu, about.pin)
+            await agent.begin(gpu, about.place.pin)
         except Exception as error:  # noqa: BLE001 - whatever is wrong there must not end the run
             if address in self._known:
                 self._complain(address, f"the Dask worker at {address} cannot be used: {error}")
@@ -183,9 +183,9 @@ class Members:
             self._listener.complain(trouble)
 
     def _id(self, about: About) -> str:
-        """The id of the worker: node and index, of a GPU or of the first free CPU slot."""
-        if about.device is not None:
-            return f"{about.node}/{about.device}"
+        """The id of the worker: node and number, of a GPU or of the first free CPU slot."""
+        if about.place.device is not None:
+            return f"{about.node}/{about.place.device}"
         number = 0
         while f"{about.node}/cpu{number}" in self._links:
             number += 1
@@ -193,10 +193,7 @@ class Members:
 
     def _welcome(self, link: Link) -> None:
         link.begin(self._listener.tell, self._lose)
-        if self._terms.gpus is not None and link.node not in self._watched:
-            self._watched.add(link.node)
-            self._terms.gpus.join(link.node, get_address_host(link.address))
-            self._start(self._watch(link.node, self._terms.gpus))
+        self._observe(link.node)
         lost, self._last_lost = self._last_lost, None
         if lost is not None and lost.gpu == link.gpu:
             self._listener.tell(WorkerLost(lost.gpu, lost.reason, restart=True, blame=False))
@@ -212,6 +209,10 @@ class Members:
         del self._links[link.gpu]
         self._known.discard(link.address)
         link.cut()
+        if self._terms.gpus is not None and link in self._asking:
+            self._asking.pop(link).cancel()
+            self._terms.gpus.leave(link.gpu)
+        self._observe(link.node)
         lost = WorkerLost(link.gpu, reason, restart=False, blame=False)
         if self._links or self._is_leaving:
             self._listener.tell(lost)
@@ -225,17 +226,54 @@ class Members:
             self._last_lost = None
             self._listener.tell(lost)
 
-    async def _watch(self, node: str, gpus: Gpus) -> None:
-        """Ask a node about its GPUs, through any of its Dask workers, as long as it has one."""
-        while links := [link for link in self._links.values() if link.node == node]:
-            with contextlib.suppress(Exception):  # a silent node is noticed by its silence
-                gpus.take(node, *await links[0].gpus())
-            await asyncio.sleep(_WATCH_SECONDS)
-        self._watched.discard(node)
-        gpus.leave(node)
+    def _observe(self, node: str) -> None:
+        """See to it that somebody is asked about each GPU of a node."""
+        gpus = self._terms.gpus
+        links = [link for link in self._links.values() if link.node == node]
+        if gpus is None or not links:
+            return
+        gpus.join(node, get_address_host(links[0].address))
+        for link in observers(links):
+            if link not in self._asking:
+                self._asking[link] = self._start(_ask(link, gpus))
+
+
+async def _ask(link: Link, gpus: Gpus) -> None:
+    """Ask about the GPUs that a Dask worker sees, until cancelled."""
+    while True:
+        with contextlib.suppress(Exception):  # a silent node is noticed by its silence
+            gpus.take(link.node, link.gpu, *await link.gpus())
+        await asyncio.sleep(_WATCH_SECONDS)
+
+
+def observers(links: Iterable[Link]) -> list[Link]:
+    """Those that have to be asked to hear of every GPU of their node.
+
+    Most often each sees all GPUs, and the first is enough. Where each sees its own, it is all of
+    them. The first is always asked: that a node has no GPU is worth knowing.
+
+    Args:
+        links: Of one node, in the order in which they have joined.
+    """
+    chosen: list[Link] = []
+    seen: set[str] = set()
+    for link in links:
+        if not chosen or not seen.issuperset(link.sees):
+            chosen.append(link)
+            seen.update(link.sees)
+    return chosen
 
 
 def _trouble(about: About) -> str:
     if about.version != __version__:
         return f"node {about.node} has version {about.version} of this program, not {__version__}"
-    return f"node {about.node}: {about.trouble}" if about.trouble else ""
+    return f"node {about.node}: {about.place.trouble}" if about.place.trouble else ""
+
+
+def _conflict(about: About, before: Link) -> str:
+    if about.place.pin == before.pin:
+        return f"several Dask workers use GPU {before.gpu}; start one worker per GPU"
+    return (
+        f"two GPUs are called {before.gpu}, {before.pin} and {about.place.pin}; give their Dask"
+        f" workers different names of the node in {NODE_VARIABLE}"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from virnucpro_exporter.errors import NoDeviceError, UsageError
 from virnucpro_exporter.gpu.describe import why_no_gpus
 from virnucpro_exporter.snapshot import GpuDevice, GpuSnapshot
@@ -58,3 +60,24 @@ def _why_down(device: GpuDevice) -> str:
 def cuda_visible_devices(device: GpuDevice) -> str:
     """The CUDA_VISIBLE_DEVICES that pins a process to a GPU whatever order CUDA counts in."""
     return device.uuid
+
+
+def numbers_on_node(devices: Sequence[GpuDevice]) -> dict[str, str]:
+    """What each GPU is called among all GPUs of its node, whichever of them are seen here.
+
+    SLURM and containers may show a process a part of the GPUs, and NVML counts those from 0. Then
+    each is called by its minor number, which is the same everywhere. Where all are seen, so that
+    the minor numbers are 0, 1 and so on, it keeps NVML's index: there are machines on which the
+    two differ.
+
+    Args:
+        devices: Those that are seen, MIG slices after the GPU that they are of.
+
+    Returns:
+        By the id that it has here.
+    """
+    whole = [device for device in devices if ":" not in device.gpu]
+    minors = {device.minor for device in whole}
+    if None in minors or minors == set(range(len(whole))):
+        return {device.gpu: device.gpu for device in devices}
+    return {d.gpu: ":".join([str(d.minor), *d.gpu.split(":")[1:]]) for d in devices}

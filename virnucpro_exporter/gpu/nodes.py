@@ -15,6 +15,7 @@ MAX_AGE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
+    node: str
     snapshot: GpuSnapshot  # its times are on our clock
     at: float  # monotonic
     time: float  # Unix seconds
@@ -22,7 +23,10 @@ class _Heard:
 
 
 class NodeGpus:
-    """What the nodes tell of their GPUs, which are called `node/index` here.
+    """What the workers tell of the GPUs of their nodes, which are called `node/number` here.
+
+    Each worker tells of the GPUs that it sees: of all of its node, or of some. What several see is
+    one GPU all the same.
 
     The clocks of the nodes need not agree with ours: a value is as old as its node says, counted
     back from its arrival. What a node cannot know is which processes belong to the run, so
@@ -44,13 +48,13 @@ class NodeGpus:
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
-        self._heard: dict[str, _Heard] = {}
+        self._heard: dict[str, _Heard] = {}  # by the id of the worker
         self._made = GpuSnapshot(wall_clock())
         self._until = 0.0
         self.nodes: Latest[tuple[Node, ...]] = Latest(())
 
     def join(self, node: str, host: str) -> None:
-        """A node has its first worker, or its first one again.
+        """A node has a worker.
 
         Args:
             node: Its name.
@@ -58,29 +62,31 @@ class NodeGpus:
         """
         with self._lock:
             hosts = {known.name: known.host for known in self.nodes.latest()}
-            hosts[node] = host
-            self.nodes.publish(tuple(Node(*known) for known in sorted(hosts.items())))
+            if hosts.get(node) != host:
+                hosts[node] = host
+                self.nodes.publish(tuple(Node(*known) for known in sorted(hosts.items())))
 
-    def take(self, node: str, now_there: float, snapshot: GpuSnapshot) -> None:
-        """A node has answered.
+    def take(self, node: str, worker: str, now_there: float, snapshot: GpuSnapshot) -> None:
+        """A worker has answered.
 
         Args:
-            node: Its name.
+            node: The name of its node.
+            worker: Its id.
             now_there: Unix seconds on its clock as it answered.
-            snapshot: Its GPUs, with times on its clock.
+            snapshot: The GPUs that it sees, with times on its clock.
         """
         ahead = now_there - self._wall_clock()
         devices = tuple(_renamed(node, device, ahead) for device in snapshot.devices)
         moved = replace(snapshot, timestamp=snapshot.timestamp - ahead, devices=devices)
         with self._lock:
-            self._heard[node] = _Heard(moved, self._clock(), self._wall_clock())
+            self._heard[worker] = _Heard(node, moved, self._clock(), self._wall_clock())
             self._until = 0.0
 
-    def leave(self, node: str) -> None:
-        """A node has no worker any more; its GPUs are down until it returns."""
+    def leave(self, worker: str) -> None:
+        """A worker has gone; the GPUs that no other one sees are down until it returns."""
         with self._lock:
-            if heard := self._heard.get(node):
-                self._heard[node] = replace(heard, has_left=True)
+            if heard := self._heard.get(worker):
+                self._heard[worker] = replace(heard, has_left=True)
                 self._until = 0.0
 
     def close(self) -> None:
@@ -100,23 +106,31 @@ class NodeGpus:
             return self._made
 
     def _make(self, now: float) -> GpuSnapshot:
-        devices: list[GpuDevice] = []
-        silent: list[str] = []
-        for node, heard in sorted(self._heard.items()):
+        devices: dict[str, GpuDevice] = {}
+        silent: set[str] = set()
+        for _, heard in sorted(self._heard.items()):
             is_fresh = now < heard.at + MAX_AGE and not heard.has_left
             if not is_fresh and not heard.has_left:
-                silent.append(node)
-            found = heard.snapshot.devices
-            devices += found if is_fresh else (_down(node, device) for device in found)
+                silent.add(heard.node)
+            for device in heard.snapshot.devices:
+                # Of several workers, the first to whom it answers: values must not alternate.
+                if device.gpu not in devices or (is_fresh and not devices[device.gpu].up):
+                    devices[device.gpu] = device if is_fresh else _down(heard.node, device)
         backends = [h.snapshot.backend for h in self._heard.values() if h.snapshot.devices]
         times = [heard.time for heard in self._heard.values()]
         health = CollectorHealth(
             success=not silent if self._heard else None,
             last_success_timestamp=max(times, default=None),
-            reason=f"nodes that do not answer: {', '.join(silent)}" if silent else "",
+            reason=f"nodes that do not answer: {', '.join(sorted(silent))}" if silent else "",
         )
         backend = backends[0] if backends else "none"
-        return GpuSnapshot(self._wall_clock(), backend, tuple(devices), health)
+        ordered = sorted(devices.values(), key=_order)
+        return GpuSnapshot(self._wall_clock(), backend, tuple(ordered), health)
+
+
+def _order(device: GpuDevice) -> tuple[str, tuple[int, ...]]:
+    node, _, number = device.gpu.rpartition("/")
+    return node, tuple(int(part) for part in number.split(":"))
 
 
 def _renamed(node: str, device: GpuDevice, ahead: float) -> GpuDevice:

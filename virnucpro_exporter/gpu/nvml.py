@@ -217,12 +217,14 @@ class _Identification(threading.Thread):
     def _all(self, handle: Any, uuid: str) -> Iterator[tuple[Found, Any]]:
         bus = _text(lambda handle: pynvml.nvmlDeviceGetPciInfo(handle).busId, handle)
         name = _text(pynvml.nvmlDeviceGetName, handle)
-        yield Found(str(self._index), uuid, name, bus, self._driver), handle
+        minor = _minor(handle)
+        yield Found(str(self._index), uuid, name, bus, self._driver, minor=minor), handle
         for slot, piece in _slices(handle):
             uuid = _text(pynvml.nvmlDeviceGetUUID, piece)
             if uuid:  # a slice being destroyed has none
                 slice_name = _text(pynvml.nvmlDeviceGetName, piece) or name
-                yield Found(f"{self._index}:{slot}", uuid, slice_name, bus, self._driver), piece
+                index = f"{self._index}:{slot}"
+                yield Found(index, uuid, slice_name, bus, self._driver, minor=minor), piece
 
 
 def _text(ask: Callable[..., Any], *handle: Any) -> str:
@@ -232,6 +234,12 @@ def _text(ask: Callable[..., Any], *handle: Any) -> str:
         return answer.decode() if isinstance(answer, bytes) else str(answer)
     except (pynvml.NVMLError, UnicodeDecodeError):
         return ""
+
+
+def _minor(handle: Any) -> int | None:
+    with suppress(pynvml.NVMLError):
+        return int(pynvml.nvmlDeviceGetMinorNumber(handle))
+    return None
 
 
 def _slices(handle: Any) -> Iterator[tuple[int, Any]]:

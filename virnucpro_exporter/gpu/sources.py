@@ -116,6 +116,7 @@ class Found:
         pci_bus_id: Bus id.
         driver_version: Of the kernel driver.
         code: Why it could not be identified, 0 when it was.
+        minor: The N of its /dev/nvidiaN, or None where the source does not know it.
     """
 
     gpu: str
@@ -124,6 +125,7 @@ class Found:
     pci_bus_id: str = ""
     driver_version: str = ""
     code: int = 0
+    minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

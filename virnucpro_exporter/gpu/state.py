@@ -273,6 +273,7 @@ def device(gpu: str, state: GpuState, now: float, max_age: float) -> GpuDevice:
         sample=sample,
         reasons=tuple(sorted(reasons.items())),
         errors=tuple(sorted(state.errors.items())),
+        minor=found.minor,
     )
 
 

@@ -61,6 +61,7 @@ class GpuDevice:
         reasons: Why a value is missing, by the name of the `GpuSample` field; the key `""` says why
             the whole GPU is down.
         errors: NVML errors since the start, by code name.
+        minor: The N of its /dev/nvidiaN, which is the same in every container; None if not known.
     """
 
     gpu: str
@@ -73,6 +74,7 @@ class GpuDevice:
     sample: GpuSample | None = None
     reasons: tuple[tuple[str, str], ...] = ()
     errors: tuple[tuple[str, int], ...] = ()
+    minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -60,7 +61,7 @@ class DaskCluster:
         environment: Of all its processes.
 
     Attributes:
-        address: Of the scheduler.
+        file: In which the scheduler has written its address.
         workers: The processes.
     """
 
@@ -76,7 +77,12 @@ class DaskCluster:
             f"--scheduler-file={self.file}",
         ]
         self.scheduler = self._start("distributed.cli.dask_scheduler", *options)
-        until(self.file.exists)
+        until(lambda: self.file.exists() and self.file.stat().st_size)
+
+    @property
+    def address(self) -> str:
+        """Of the scheduler."""
+        return str(json.loads(self.file.read_text())["address"])
 
     def _start(self, module: str, *options: str, **environment: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

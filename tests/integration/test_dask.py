@@ -117,7 +117,8 @@ def test_ctrl_c_ends_a_cluster_of_its_own_after_the_files_in_process(tmp_path: P
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        (["--dask=tcp://127.0.0.1:1"], "tcp://127.0.0.1:1"),
+        (["--dask=tcp://127.0.0.1:1", "--dask-timeout=1"], "tcp://127.0.0.1:1 cannot be reached"),
+        (["--dask=nowhere"], "missing port number"),
         (["--dask-scheduler-file=/nowhere.json"], "/nowhere.json"),
         (["--dask-local=2", "--dask=x"], "use one of them"),
         (["--dask=tcp://127.0.0.1:1", "--gpus=0"], "--gpus is for this machine"),

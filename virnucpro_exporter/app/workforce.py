@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from virnucpro_exporter.app.devices import Device, devices, weigh
 from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.config import RunConfig
-from virnucpro_exporter.errors import UsageError
+from virnucpro_exporter.errors import ConfigError, UsageError
 from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.execution.pool import LocalPool, WorkerPool
 from virnucpro_exporter.gpu.nodes import NodeGpus
@@ -113,12 +113,16 @@ def _connection(config: RunConfig) -> Connect:
         raise UsageError(
             "Dask is not installed; install it with: pip install 'virnucpro-exporter[dask]'"
         )
-    from virnucpro_exporter.execution import dask_connect  # noqa: PLC0415 - needs an extra
+    try:
+        from virnucpro_exporter.execution import dask_connect  # noqa: PLC0415 - needs an extra
+    except ValueError as error:  # Dask reads its settings when it is imported
+        raise ConfigError(" ".join(str(error).split())) from error
 
     if config.dask_local is None:
         if config.gpus is not None:
             raise UsageError("--gpus is for this machine; each Dask worker has the GPU it shows")
-        return lambda: dask_connect.existing(config.dask, config.dask_scheduler_file)
+        timeout = min(dask_connect.CONNECT_SECONDS, config.dask_timeout)
+        return lambda: dask_connect.existing(config.dask, config.dask_scheduler_file, timeout)
     wanted = config.dask_local
     with devices(config, slots=wanted) as (found, _):
         if len(found) < wanted:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 import resource
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.comm import CommClosedError
 
 from virnucpro_exporter.errors import ClusterError
 from virnucpro_exporter.execution import dask_preload
@@ -19,49 +22,83 @@ from virnucpro_exporter.execution import dask_preload
 # Each Dask worker takes one or two connections for as long as the run lasts.
 _MOST_CONNECTIONS = 100_000
 
-# A scheduler that does not answer for so long is not there.
-_CONNECT_SECONDS = 10.0
+# A scheduler that does not answer for so long, in seconds, is not there.
+CONNECT_SECONDS = 10.0
+
+# A scheduler that has just begun to write its file has written it after so many seconds.
+_WRITE_SECONDS = 1.0
+
+_NO_CERTIFICATES = "it needs TLS, and Dask's settings name no certificates (distributed.comm.tls)"
+_BROKEN_OFF = (
+    "the connection breaks off; see that the address begins with tcp:// or tls:// as the"
+    " scheduler's own does, and that the certificates of both are of one authority"
+    " (distributed.comm.tls in Dask's settings)"
+)
 
 Connect = Callable[[], AbstractAsyncContextManager[Client]]
 
 
 @contextlib.asynccontextmanager
-async def existing(address: str | None, scheduler_file: str | None) -> AsyncIterator[Client]:
+async def existing(
+    address: str | None, scheduler_file: str | None, timeout: float = CONNECT_SECONDS
+) -> AsyncIterator[Client]:
     """A client of a scheduler that runs.
 
     Args:
         address: Of the scheduler.
         scheduler_file: Or the file in which it has written its address.
+        timeout: Seconds that it has to answer.
 
     Raises:
         ClusterError: It cannot be reached.
     """
     if scheduler_file is not None:
-        address = _address_in(Path(scheduler_file))
+        address = await _address_in(Path(scheduler_file))
     _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
     try:
-        client = await Client(
+        client = Client(
             address,
             asynchronous=True,
             direct_to_workers=True,
             connection_limit=_MOST_CONNECTIONS,
-            timeout=_CONNECT_SECONDS,
+            timeout=timeout,
         )
-    except (OSError, ValueError, TypeError) as error:
-        raise ClusterError(f"no scheduler answers at {address}: {error}") from error
+    except OSError as error:
+        raise ClusterError(f"a file of distributed.comm.tls in Dask's settings: {error}") from error
+    try:
+        await client
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        await client.close()
+        raise ClusterError(
+            f"the scheduler at {address} cannot be reached: {_why(error)}"
+        ) from error
     async with client:
         yield client
 
 
-def _address_in(scheduler_file: Path) -> str:
+def _why(error: Exception) -> str:
+    if isinstance(error, TypeError):  # Dask was given no context for TLS
+        return _NO_CERTIFICATES
+    return _BROKEN_OFF if isinstance(error, CommClosedError) else str(error)
+
+
+async def _address_in(scheduler_file: Path) -> str:
+    end = time.monotonic() + _WRITE_SECONDS
+    while (address := _read(scheduler_file)) is None:
+        if time.monotonic() > end:
+            raise ClusterError(f"{str(scheduler_file)!r} is no file of a Dask scheduler")
+        await asyncio.sleep(_WRITE_SECONDS / 20)
+    return address
+
+
+def _read(scheduler_file: Path) -> str | None:
     try:
-        address = json.loads(scheduler_file.read_text(encoding="utf-8"))["address"]
+        return str(json.loads(scheduler_file.read_text(encoding="utf-8"))["address"])
     except OSError as error:
         raise ClusterError(f"{str(scheduler_file)!r}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ClusterError(f"{str(scheduler_file)!r} is no file of a Dask scheduler") from error
-    return str(address)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 @contextlib.asynccontextmanager
@@ -82,7 +119,8 @@ async def local(pins: Sequence[str]) -> AsyncIterator[Client]:
         index: {"cls": Nanny, "options": {**options, "env": {"CUDA_VISIBLE_DEVICES": pin}}}
         for index, pin in enumerate(pins)
     }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    here = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
+    scheduler = {"cls": Scheduler, "options": {**here, "dashboard": False}}
     # We watch the GPUs ourselves: Dask asks in its event loop, where a driver that hangs or fails
     # takes the worker along.
     with dask.config.set({"distributed.diagnostics.nvml": False}):

@@ -47,6 +47,7 @@ from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 from virnucpro_exporter.simulation import VirtualCluster, VirtualPool, timeless
 from virnucpro_exporter.terminal.metrics_log import MetricsLog
+from virnucpro_exporter.terminal.scrape import gpu_snapshot, read_scrape, run_snapshot
 from virnucpro_exporter.terminal.views import Size, run_view
 
 T = TypeVar("T")
@@ -186,9 +187,17 @@ class Views:
             show(f"scrape, {form.name.lower()}", again, times)
         show("table of 50 lines", cpu(lambda: self._table(50)))
         show("table of all lines", cpu(lambda: self._table(len(run.workers) + 30)))
+        text = self._pages.get(Format.TEXT, packed=False).decode()
+        show("a page read by watch", cpu(lambda: _watch(text), times=1))
         gpus = self._gpus.latest()
         show("rows of the log", cpu(lambda: self._log.write(run, gpus, run.timestamp)))
         show("values of all GPUs taken in", cpu(self._hear))
+
+
+def _watch(page: str) -> None:
+    samples = read_scrape(page)
+    run_snapshot(samples, samples, builders.NOW)
+    gpu_snapshot(samples, builders.NOW)
 
 
 def cpu(

@@ -193,7 +193,6 @@ def _limits() -> Shelf:
 
 def _stealing() -> Shelf:
     gained = 'label_replace(virnucpro_stolen_residues_total, "gpu", "$1", "thief", "(.+)")'
-    given = 'label_replace(virnucpro_stolen_residues_total, "gpu", "$1", "victim", "(.+)")'
     by = "sum by (job, instance, gpu)"
     return Shelf(
         8,
@@ -201,17 +200,17 @@ def _stealing() -> Shelf:
             matrix(
                 "Steals, victim to thief",
                 "Files taken in this run: rows lost them, columns took them. One dark column "
-                "is a fast GPU; one dark row is a slow or stalled one.",
-                Query("sum by (victim, thief) (virnucpro_steals_total)"),
+                "is a fast GPU; one dark row is a slow or stalled one. Up to 16 GPUs.",
+                Query('sum by (victim, thief) (virnucpro_steals_total{victim!=""})'),
                 "victim",
                 "thief",
-                "no steals seen: there is no run, or it has one GPU",
+                "no steals seen: there is no run, or it has one GPU, or more than 16",
             ),
             chart(
                 "Net residues moved",
                 "Residues that a GPU took, less those taken from it, since the run began. "
                 "Rising lines take work over, falling ones give it away.",
-                Query(f"{by} ({gained}) - {by} ({given})", GPU),
+                Query(f"{by} ({gained}) - {by} (virnucpro_residues_stolen_from_total)", GPU),
                 missing="no steals seen",
                 limits=(None, None),
             ),
@@ -265,6 +264,17 @@ def _moves() -> Shelf:
                     missing=_NO_WORKER,
                 ),
                 {"won": GOOD, "lost": WARNING, "late results dropped": NEUTRAL},
+            ),
+            chart(
+                "Files given away",
+                "Files that others stole from the queue of a GPU, over the time between two "
+                "points. One that keeps giving is slower than was believed, or stalled.",
+                Query(
+                    "sum by (job, instance, gpu)"
+                    " (increase(virnucpro_files_stolen_from_total[$__rate_interval]))",
+                    GPU,
+                ),
+                missing=_NO_WORKER,
             ),
             chart(
                 "Foreign processes",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from virnucpro_exporter.snapshot import (
     DURATION_BUCKETS,
+    PAIRED_WORKERS,
     CollectorHealth,
     DurationHistogram,
     GpuDevice,
@@ -74,6 +75,7 @@ def worker(index: int, now: float = NOW) -> WorkerSnapshot:
         last_progress_time=now - 1.0,
         work_stolen_from=int(index == 1),
         work_stolen_to=int(index == 0),
+        residues_stolen_from=1_000_000 * (index == 1),
         steal_attempts=2,
         steals_empty=1,
         steals_declined=int(index == 1),
@@ -109,6 +111,7 @@ def device(index: int, now: float = NOW) -> GpuDevice:
 def running(gpus: int = 2, now: float = NOW) -> RunSnapshot:
     """A run in full swing."""
     workers = tuple(worker(i, now) for i in range(gpus))
+    pair = ("1" if gpus <= PAIRED_WORKERS else "", "0")
     return RunSnapshot(
         timestamp=now,
         run_id="20231114-221320-4f2a",
@@ -123,8 +126,8 @@ def running(gpus: int = 2, now: float = NOW) -> RunSnapshot:
         residues_done=2_500_000 * gpus,
         eta_seconds=180.0,
         workers=workers,
-        steals=((("1", "0"), 1),) if gpus > 1 else (),
-        stolen_residues=((("1", "0"), 1_000_000),) if gpus > 1 else (),
+        steals=((pair, 1),) if gpus > 1 else (),
+        stolen_residues=((pair, 1_000_000),) if gpus > 1 else (),
         recent_steals=(StealEvent(now - 20.0, "1", "0", "reads_01.fa"),) if gpus > 1 else (),
     )
 
@@ -247,6 +250,7 @@ def of_nodes(
     """The same, with the GPUs dealt out to many machines."""
     places = {w.gpu: (nodes[n % len(nodes)], n // len(nodes)) for n, w in enumerate(run.workers)}
     ids = {gpu: f"{node}/{index}" for gpu, (node, index) in places.items()}
+    ids[""] = ""  # a victim that is not told
     run = replace(
         run,
         workers=tuple(replace(w, gpu=ids[w.gpu]) for w in run.workers),

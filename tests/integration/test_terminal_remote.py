@@ -39,6 +39,7 @@ virnucpro_worker_inflight_files{{gpu="0"}} 1
 virnucpro_worker_starved_seconds_total{{gpu="2"}} {starved}
 virnucpro_throughput_sequences_per_second{{gpu="0"}} 12.5
 virnucpro_steals_total{{victim="1",thief="0"}} {steals}
+virnucpro_files_stolen_from_total{{gpu="1"}} {steals}
 virnucpro_gpu_info{{gpu="0",uuid="GPU-a",name="RTX 4090"}} 1
 virnucpro_gpu_up{{gpu="0"}} 1
 virnucpro_gpu_up{{gpu="1"}} 0

@@ -40,6 +40,8 @@ def test_a_cluster_in_trouble_does_each_file_once(on_stall: OnStall) -> None:
     run = coordinator.snapshot()
     assert (run.files_completed, run.files_failed, len(run.workers)) == (5000, 0, 64)
     assert {worker.gpu: worker.stalls for worker in run.workers}["gpu006/1"] > 0
+    assert {victim for (victim, _), _ in run.steals} == {""}, "not a series for each pair"
+    assert sum(n for _, n in run.steals) == sum(w.work_stolen_from for w in run.workers) > 100
     assert run.elapsed_seconds < 1.3 * cluster.lower_bound()
 
 

@@ -179,9 +179,20 @@ WORKER_RESTARTS = _worker.counter(
 )
 
 _steals = _Section("Work stealing")
-STEALS = _steals.counter("steals_total", "Files stolen.", "victim", "thief")
+STEALS = _steals.counter(
+    "steals_total", "Files stolen; the victim is empty beyond 16 GPUs.", "victim", "thief"
+)
 STOLEN_RESIDUES = _steals.counter(
-    "stolen_residues_total", "Residues of the files stolen.", "victim", "thief"
+    "stolen_residues_total",
+    "Residues of the files stolen; the victim is empty beyond 16 GPUs.",
+    "victim",
+    "thief",
+)
+FILES_STOLEN_FROM = _steals.counter(
+    "files_stolen_from_total", "Files that others stole from the queue of the GPU.", "gpu"
+)
+RESIDUES_STOLEN_FROM = _steals.counter(
+    "residues_stolen_from_total", "Residues of the files that others stole from its queue.", "gpu"
 )
 STEAL_ATTEMPTS = _steals.counter(
     "steal_attempts_total", "Times work was asked for with an empty queue.", "gpu"

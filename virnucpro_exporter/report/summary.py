@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -119,9 +119,21 @@ def summarize(history: RunHistory, log: LogHistory | None, notes: tuple[str, ...
     has_totals = {run.run_id for run in history.runs} <= {w.run_id for w in history.workers}
     names = {w.gpu: w.name for w in history.workers}
     ids = {*names, *(a.gpu for a in history.attempts), *series}
-    by_gpu = {gpu: [a for a in history.attempts if a.gpu == gpu] for gpu in ids}
+    by_gpu = defaultdict[str, list[AttemptSpan]](list)
+    for attempt in history.attempts:
+        by_gpu[attempt.gpu].append(attempt)
+    given = Counter(s.source_gpu for s in history.steals)
+    taken = Counter(s.dest_gpu for s in history.steals)
     gpus = tuple(
-        _from_history(history, gpu, names.get(gpu, ""), by_gpu[gpu], has_totals, time.total)
+        _from_history(
+            history,
+            gpu,
+            names.get(gpu, ""),
+            by_gpu[gpu],
+            (given[gpu], taken[gpu]),
+            has_totals,
+            time.total,
+        )
         for gpu in sorted(ids, key=natural)
     )
     completed = [a for a in history.attempts if a.outcome is Outcome.COMPLETED]
@@ -180,6 +192,7 @@ def _from_history(
     gpu: str,
     name: str,
     attempts: Sequence[AttemptSpan],
+    stolen: tuple[int, int],  # files, from its queue and by it
     has_totals: bool,  # noqa: FBT001 - one of two states of the journal
     seconds: float,
 ) -> GpuSummary:
@@ -202,8 +215,8 @@ def _from_history(
         wasted_seconds=sum(a.ended - a.started for a in fruitless) if has_totals else None,
         stalls=len(stalls) if has_totals else None,
         restarts=sum(w.restarts for w in totals) if has_totals else None,
-        stolen_to=sum(s.dest_gpu == gpu for s in history.steals),
-        stolen_from=sum(s.source_gpu == gpu for s in history.steals),
+        stolen_to=stolen[1],
+        stolen_from=stolen[0],
         ended=max((a.ended for a in attempts), default=None),
     )
 

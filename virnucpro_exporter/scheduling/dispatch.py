@@ -10,6 +10,7 @@ from virnucpro_exporter.scheduling.ledger import NEVER, Ledger
 from virnucpro_exporter.scheduling.lifecycle import step
 from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
 from virnucpro_exporter.scheduling.review import rethink_interval
+from virnucpro_exporter.snapshot import PAIRED_WORKERS
 
 
 class Dispatcher:
@@ -132,13 +133,15 @@ class Dispatcher:
     def _steal(self, victim: Worker, thief: Worker, position: int, now: float) -> FileRecord:
         ledger, record = self._ledger, victim.take(position)
         step(record, ev.FileStolen)
-        pair = (victim.gpu, thief.gpu)
+        is_paired = len(ledger.fleet) <= PAIRED_WORKERS
+        pair = (victim.gpu if is_paired else "", thief.gpu)
         ledger.steals[pair] = ledger.steals.get(pair, 0) + 1
         cost = record.file.residues
         ledger.stolen_residues[pair] = ledger.stolen_residues.get(pair, 0) + cost
         ledger.resteals += record.steals > 0
         record.steals += 1
         victim.counters.stolen_from += 1
+        victim.counters.stolen_residues += cost
         thief.counters.stolen_to += 1
         ledger.recent_steals.append((now, victim.gpu, thief.gpu, record.file.name))
         ledger.actions.append(ev.FileStolen(record.file, victim.gpu, thief.gpu))

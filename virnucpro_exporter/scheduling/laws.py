@@ -59,6 +59,8 @@ def _check_counts(ledger: Ledger) -> None:
     _law(sum(c.completed for c in counters) == ledger.completed_files, "completions add up")
     _law(sum(c.stolen_from for c in counters) == steals, "files stolen from workers add up")
     _law(sum(c.stolen_to for c in counters) == steals, "files stolen by workers add up")
+    residues = sum(ledger.stolen_residues.values())
+    _law(sum(c.stolen_residues for c in counters) == residues, "residues stolen add up")
     _law(sum(r.steals for r in ledger.files.values()) == steals, "steals of files add up")
     asked = all(c.steal_attempts >= c.steals_empty + c.steals_declined for c in counters)
     _law(asked, "who got nothing had asked")

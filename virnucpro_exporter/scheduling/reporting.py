@@ -148,6 +148,7 @@ def _worker(ledger: Ledger, w: Worker, facts: RunFacts, now: float) -> WorkerSna
         restarts=counters.restarts,
         work_stolen_from=counters.stolen_from,
         work_stolen_to=counters.stolen_to,
+        residues_stolen_from=counters.stolen_residues,
         steal_attempts=counters.steal_attempts,
         steals_empty=counters.steals_empty,
         steals_declined=counters.steals_declined,

@@ -44,6 +44,7 @@ class Counters:
     stalls: int = 0
     stolen_from: int = 0
     stolen_to: int = 0
+    stolen_residues: int = 0  # by others, from its queue
     steal_attempts: int = 0
     steals_empty: int = 0
     steals_declined: int = 0

@@ -14,6 +14,7 @@ from virnucpro_exporter.snapshot.latest import Latest
 from virnucpro_exporter.snapshot.node import Node
 from virnucpro_exporter.snapshot.run import (
     DURATION_BUCKETS,
+    PAIRED_WORKERS,
     DurationHistogram,
     RunSnapshot,
     RunState,
@@ -25,6 +26,7 @@ from virnucpro_exporter.snapshot.run import (
 
 __all__ = [
     "DURATION_BUCKETS",
+    "PAIRED_WORKERS",
     "CollectorHealth",
     "DurationHistogram",
     "GpuDevice",

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 # Upper bounds of the histogram of file durations, in seconds; +Inf is implied.
 DURATION_BUCKETS = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
+# Steals are told by pair of victim and thief for so many workers at most. Beyond that nearly every
+# steal would be a pair of its own, so they are told by thief, and the victim is "".
+PAIRED_WORKERS = 16
+
 
 class RunState(enum.Enum):
     """Where a run stands."""
@@ -93,6 +97,7 @@ class WorkerSnapshot:
         restarts: How often its process was replaced.
         work_stolen_from: Files that others stole from its queue.
         work_stolen_to: Files it stole from others.
+        residues_stolen_from: Residues of the files that others stole from its queue.
         steal_attempts: Times it asked for work with an empty queue.
         steals_empty: Those that found no file waiting anywhere.
         steals_declined: Those that left the waiting files to workers that would finish them sooner.
@@ -126,6 +131,7 @@ class WorkerSnapshot:
     restarts: int = 0
     work_stolen_from: int = 0
     work_stolen_to: int = 0
+    residues_stolen_from: int = 0
     steal_attempts: int = 0
     steals_empty: int = 0
     steals_declined: int = 0
@@ -157,8 +163,8 @@ class RunSnapshot:
         eta_seconds: Estimated time left, or None before the first progress.
         load_imbalanced: Queue depths are imbalanced (see `is_imbalanced`).
         workers: One for each GPU, in the order they were given.
-        steals: Files stolen per (victim, thief).
-        stolen_residues: Residues stolen per (victim, thief).
+        steals: Files stolen per (victim, thief), see `PAIRED_WORKERS`.
+        stolen_residues: Residues stolen per (victim, thief), likewise.
         recent_steals: The last 50 at most, newest last.
         resteals: Steals of a file that had been stolen before.
         retries: Attempts that were made because an earlier one failed.

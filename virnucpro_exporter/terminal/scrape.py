@@ -6,6 +6,8 @@ from what it does tell: a worker that is down is lost, one whose starved time gr
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from virnucpro_exporter.snapshot import (
@@ -27,25 +29,29 @@ class Samples:
     """The samples of one scrape, by name and labels, without the common prefix."""
 
     def __init__(self, text: str) -> None:
-        self._values: dict[str, list[tuple[dict[str, str], float]]] = {}
+        # By the name, and by the name with each single label: of a thousand GPUs nobody looks
+        # through the samples of all to find those of one.
+        self._found: defaultdict[tuple[str, ...], list[tuple[dict[str, str], float]]]
+        self._found = defaultdict(list)
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                name = sample.name.removeprefix(PREFIX)
-                self._values.setdefault(name, []).append((sample.labels, sample.value))
+                name, found = sample.name.removeprefix(PREFIX), (sample.labels, sample.value)
+                self._found[(name,)].append(found)
+                for label in sample.labels.items():
+                    self._found[(name, *label)].append(found)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._values
+        return (name,) in self._found
 
-    def all(self, name: str) -> list[tuple[dict[str, str], float]]:
-        """Every sample of a metric, with its labels."""
-        return self._values.get(name, [])
+    def all(self, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
+        """Every sample of a metric that has these labels, with all its labels."""
+        first = next(iter(labels.items()), ())
+        found = self._found.get((name, *first), [])
+        return [sample for sample in found if labels.items() <= sample[0].items()]
 
     def get(self, name: str, **labels: str) -> float | None:
-        """The one sample with these labels, or None."""
-        for found, value in self.all(name):
-            if labels.items() <= found.items():
-                return value
-        return None
+        """The first sample with these labels, or None."""
+        return next((value for _, value in self.all(name, **labels)), None)
 
     def count(self, name: str, **labels: str) -> int:
         """A number of things; 0 when the endpoint does not say."""
@@ -131,7 +137,7 @@ def new_steals(previous: Samples | None, samples: Samples, now: float) -> list[S
     for labels, value in samples.all("steals_total"):
         pair = {"victim": labels["victim"], "thief": labels["thief"]}
         grown = int(value - (previous.get("steals_total", **pair) or 0.0))
-        event = StealEvent(now, pair["victim"], pair["thief"], "")
+        event = StealEvent(now, pair["victim"] or "?", pair["thief"], "")
         found += [event] * min(grown, STEALS_KEPT)
     return found
 
@@ -151,12 +157,9 @@ def _worker(samples: Samples, previous: Samples | None, gpu: str) -> WorkerSnaps
         state = WorkerState.STARVED
     else:
         state = WorkerState.IDLE
-    steals = samples.all("steals_total")
     return WorkerSnapshot(
         gpu=gpu,
-        name=next(
-            (found["name"] for found, _ in samples.all("gpu_info") if found["gpu"] == gpu), ""
-        ),
+        name=next((found["name"] for found, _ in samples.all("gpu_info", gpu=gpu)), ""),
         state=state,
         is_alive=alive,
         is_stalled=bool(get("worker_stalled")),
@@ -173,15 +176,13 @@ def _worker(samples: Samples, previous: Samples | None, gpu: str) -> WorkerSnaps
         last_progress_time=get("worker_last_progress_timestamp_seconds"),
         stalls=samples.count("worker_stalls_total", gpu=gpu),
         restarts=samples.count("worker_restarts_total", gpu=gpu),
-        work_stolen_from=sum(int(value) for pair, value in steals if pair["victim"] == gpu),
-        work_stolen_to=sum(int(value) for pair, value in steals if pair["thief"] == gpu),
+        work_stolen_from=samples.count("files_stolen_from_total", gpu=gpu),
+        work_stolen_to=sum(int(value) for _, value in samples.all("steals_total", thief=gpu)),
     )
 
 
 def _sample(samples: Samples, gpu: str, taken: float) -> GpuSample:
-    throttled = [
-        (labels, on) for labels, on in samples.all("gpu_throttled") if labels["gpu"] == gpu
-    ]
+    throttled = samples.all("gpu_throttled", gpu=gpu)
     return GpuSample(
         timestamp=taken,
         utilization_ratio=samples.get("gpu_utilization_ratio", gpu=gpu),

@@ -20,9 +20,8 @@ from virnucpro_exporter.metrics.collectors.families import (
     labels,
     labels_each,
 )
-from virnucpro_exporter.snapshot import RunSnapshot, WorkerSnapshot
+from virnucpro_exporter.snapshot import PAIRED_WORKERS, RunSnapshot, WorkerSnapshot
 
-_ALL_PAIRS_UP_TO = 16  # GPUs
 _EXEMPLAR_CHARACTERS = 100  # OpenMetrics allows 128 for the name and the value of all labels
 
 _Read = Callable[[WorkerSnapshot], Value]
@@ -51,6 +50,8 @@ _WORKER_VALUES: Sequence[tuple[c.Metric, _Read]] = (
     (c.WORKER_STALLED, attrgetter("is_stalled")),
     (c.WORKER_STALLS, attrgetter("stalls")),
     (c.WORKER_RESTARTS, attrgetter("restarts")),
+    (c.FILES_STOLEN_FROM, attrgetter("work_stolen_from")),
+    (c.RESIDUES_STOLEN_FROM, attrgetter("residues_stolen_from")),
     (c.STEAL_ATTEMPTS, attrgetter("steal_attempts")),
 )
 _WORKER_ENUMS: Sequence[tuple[c.Metric, str, dict[str, _Read]]] = (
@@ -126,7 +127,8 @@ def _enumerated(
 
 def _steal_families(run: RunSnapshot) -> Iterator[Family]:
     gpus = [w.gpu for w in run.workers]
-    pairs = itertools.permutations(gpus, 2) if len(gpus) <= _ALL_PAIRS_UP_TO else ()
+    is_paired = len(gpus) <= PAIRED_WORKERS
+    pairs = itertools.permutations(gpus, 2) if is_paired else (("", gpu) for gpu in gpus)
     zeros = dict.fromkeys(pairs, 0)
     for metric, happened in ((c.STEALS, run.steals), (c.STOLEN_RESIDUES, run.stolen_residues)):
         counts = {**zeros, **dict(happened)}

@@ -82,7 +82,7 @@ def show(
         coordinator: The run.
         monitor: The GPUs, or None for a run on CPU slots.
         folder: Where a relative path of the metrics log begins.
-        nodes: Where to scrape those of the run; None where nobody may ask.
+        nodes: Where to scrape those of the run, for `/sd`; None: there is no such page.
 
     Returns:
         The dashboard, for whoever has to write on the terminal before the stack closes.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gzip
 import http.client
 import json
@@ -21,8 +22,10 @@ import pytest
 from tests import builders
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.metrics import MetricsServer
-from virnucpro_exporter.metrics.connections import Limits
+from virnucpro_exporter.metrics.addresses import bind
+from virnucpro_exporter.metrics.connections import Connections, Limits
 from virnucpro_exporter.metrics.discovery import NodeDiscovery
+from virnucpro_exporter.metrics.http import Request, Response, plain
 from virnucpro_exporter.snapshot import Latest, Node, RunSnapshot
 
 PATIENCE = 20.0  # seconds until a test gives up; nothing is expected to take that long
@@ -325,6 +328,34 @@ def test_a_thousand_idle_connections_leave_room_for_a_scrape(run: Latest[RunSnap
             until(lambda: open_files() <= before + len(idle) + Limits().connections)
             assert everything(idle[0]) == b""
         until(lambda: open_files() <= before)
+
+
+def test_connections_dropped_as_they_begin_are_ended() -> None:
+    """None is left without an answer and without an end, however early it is dropped."""
+
+    async def respond(_: Request) -> Response:
+        return plain(200, "ok")
+
+    async def serve(listener: socket.socket) -> None:
+        connections = Connections(respond, lambda: None, Limits())
+
+        async def drop() -> None:  # in every step of the loop
+            while True:
+                connections.drop_idle()
+                await asyncio.sleep(0)
+
+        tasks = [asyncio.create_task(task) for task in (connections.accept(listener), drop())]
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+        writer.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await connections.close()
+
+    (listener,) = bind(LOCAL)
+    with listener:
+        asyncio.run(serve(listener))
 
 
 def test_half_open_connections_are_freed(server: MetricsServer) -> None:

@@ -84,8 +84,9 @@ class Connections:
                 continue
             if len(self._idle) + len(self._busy) >= self._limits.connections:
                 self._drop_oldest()
-            self._idle[asyncio.create_task(self._serve(client))] = None
-            await asyncio.sleep(0)  # a task cancelled before its first step would leak the socket
+            newest = asyncio.create_task(self._serve(client))
+            await asyncio.sleep(0)  # it begins, and is kept in its place from then on
+            del newest
 
     def drop_idle(self) -> None:
         """End the connections without a request in progress."""
@@ -124,6 +125,9 @@ class Connections:
 
     async def _serve(self, client: socket.socket) -> None:
         """The life of one connection; whatever its client does, it ends here."""
+        task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment] # within one
+        # Only now can it be dropped: cancelled before its first step, it would leak the socket.
+        self._idle[task] = None
         transport: asyncio.Transport | None = None
         try:
             # asyncio sets this only on sockets that know their protocol; accepted ones do not.
@@ -151,9 +155,8 @@ class Connections:
                 client.close()
             else:
                 transport.abort()
-            task = asyncio.current_task()
             for tasks in (self._idle, self._busy):
-                tasks.pop(task, None)  # type: ignore[arg-type] # a coroutine runs in a task
+                tasks.pop(task, None)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request after the other."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from virnucpro_exporter.errors import JournalError, OutputError
 from virnucpro_exporter.execution.journal import Journal, Source
 from virnucpro_exporter.execution.journal_rows import Committed, Committing
-from virnucpro_exporter.execution.lock import RunLock, is_locked
+from virnucpro_exporter.execution.lock import Holder, RunLock, holder
 from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.scheduling.events import FileCompleted, StartAttempt
 from virnucpro_exporter.scheduling.files import SequenceFile
@@ -122,15 +123,15 @@ def test_killed_at_random_moments_no_file_is_lost_or_done_twice(tmp_path: Path) 
 def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
     """The lock names its holder, and goes with it even by SIGKILL."""
     lock = tmp_path / "lock"
-    assert not is_locked(lock)
+    assert holder(lock) is None
     with start_child(HOLD, lock) as child:
         assert child.stdout
         assert child.stdout.readline() == "held\n"
-        assert is_locked(lock)
+        assert holder(lock) == Holder(str(child.pid), os.uname().nodename)
         with pytest.raises(OutputError, match=rf"process {child.pid}\b"):
             RunLock(lock)
         child.kill()
-    assert not is_locked(lock)
+    assert holder(lock) is None
     RunLock(lock).close()
 
 
@@ -147,7 +148,7 @@ def test_a_program_started_meanwhile_does_not_hold_the_lock(tmp_path: Path) -> N
         program.stdin.flush()
         assert program.stdout.readline() == b"up\n"
         lock.close()
-        assert not is_locked(tmp_path / "lock")
+        assert holder(tmp_path / "lock") is None
 
 
 def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path: Path) -> None:

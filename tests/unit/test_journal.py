@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -193,6 +196,36 @@ def test_status_of_a_run_that_is_going_on(journal: Journal, outputs: Outputs) ->
         status = read_status(outputs.folder)
     assert (status.is_active, status.state) == (True, "running")
     assert status.counts == {"processing": 1, "queued": 3}
+
+
+def test_a_run_of_another_machine(
+    journal: Journal, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal is only copied, since SQLite shares memory with it; a second run names it."""
+    uname = os.uname()
+    there = os.uname_result((uname.sysname, "there", *uname[2:]))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "uname", lambda: there)
+        lock = RunLock(outputs.lock)
+    with closing(lock):
+        journal.plan(SOURCES)
+        before = {path.name: path.read_bytes() for path in outputs.hidden.glob("journal*")}
+        assert read_status(outputs.folder).is_active
+        with pytest.raises(OutputError, match=rf"process {os.getpid()} on there"):
+            RunLock(outputs.lock)
+        after = {path.name: path.read_bytes() for path in outputs.hidden.glob("journal*")}
+    assert after == before
+
+
+def test_a_file_system_without_locks(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says what to do, as on Lustre without the mount option."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OutputError, match="without file locks"):
+        RunLock(outputs.lock)
 
 
 def test_a_vanished_folder_is_one_clear_line(journal: Journal, outputs: Outputs) -> None:

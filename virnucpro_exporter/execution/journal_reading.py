@@ -5,18 +5,18 @@ Takes no lock and writes nothing, so that it works on a folder that only others 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from virnucpro_exporter.errors import OutputError
 from virnucpro_exporter.execution.journal import check_schema
-from virnucpro_exporter.execution.lock import is_locked
+from virnucpro_exporter.execution.lock import holder
 from virnucpro_exporter.execution.outputs import Outputs
 
 T = TypeVar("T")
@@ -37,15 +37,13 @@ def read_journal(folder: str | os.PathLike[str], read: Reader[T]) -> T:
     try:
         if not outputs.journal.is_file():
             raise OutputError(f"no run has written into {str(outputs.folder)!r} yet")
-        is_active = is_locked(outputs.lock)
-        if is_active:
-            try:
+        run = holder(outputs.lock)
+        if run is not None and not run.is_elsewhere:
+            with contextlib.suppress(sqlite3.OperationalError):
                 return _read(outputs, outputs.journal, read, is_active=True)
-            except sqlite3.OperationalError:
-                # The folder is mounted read-only here, so that SQLite cannot join in the sharing
-                # of the write-ahead log: a copy of both files can be read in any case.
-                return _read_copy(outputs, read, is_active=True)
-        return _read_copy(outputs, read, is_active=False)
+        # SQLite cannot join in the sharing of the write-ahead log where the folder is mounted
+        # read-only, nor on another machine: a copy of both files can be read in any case.
+        return _read_copy(outputs, read, is_active=run is not None)
     except (sqlite3.Error, OSError) as error:
         raise OutputError(f"{str(outputs.journal)!r} cannot be read: {error}") from error
 
@@ -61,7 +59,7 @@ def _read_copy(outputs: Outputs, read: Reader[T], *, is_active: bool) -> T:
 
 
 def _read(outputs: Outputs, journal: Path, read: Reader[T], *, is_active: bool) -> T:
-    with closing(sqlite3.connect(f"{journal.as_uri()}?mode=ro", uri=True)) as database:
+    with contextlib.closing(sqlite3.connect(f"{journal.as_uri()}?mode=ro", uri=True)) as database:
         check_schema(database, outputs)
         database.execute("BEGIN")  # all that follows is seen as of one moment
         return read(database, is_active)

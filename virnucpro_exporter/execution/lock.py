@@ -6,9 +6,11 @@ ends: what a dead run left behind never blocks the next one.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro_exporter.errors import OutputError
@@ -16,6 +18,31 @@ from virnucpro_exporter.errors import OutputError
 # Somebody who asks for the status of a run holds the lock, shared, for a few microseconds.
 TRIES = 5
 PAUSE_SECONDS = 0.05
+
+# What a file system says that keeps no locks, such as Lustre mounted without them.
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds the lock.
+
+    Attributes:
+        process: Its number, or `unknown`.
+        host: The name of its machine, or empty.
+    """
+
+    process: str
+    host: str
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """It is on another machine that shares the file system."""
+        return self.host not in ("", _host())
+
+    def __str__(self) -> str:
+        """The process, and its machine if that is another one."""
+        return f"process {self.process}{f' on {self.host}' if self.is_elsewhere else ''}"
 
 
 class RunLock:
@@ -45,9 +72,8 @@ class RunLock:
             if self._try_acquire(path):
                 return
             time.sleep(PAUSE_SECONDS)
-        holder = os.pread(self._fd, 20, 0).decode(errors="replace") or "unknown"
         raise OutputError(
-            f"{str(path.parent.parent)!r} is in use by another run (process {holder}); "
+            f"{str(path.parent.parent)!r} is in use by another run ({_read(self._fd)}); "
             "wait for it to end, or choose another --output"
         )
 
@@ -55,10 +81,15 @@ class RunLock:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+            os.pwrite(self._fd, f"{os.getpid()} {_host()}".encode(), 0)
         except BlockingIOError:
             return False
         except OSError as error:
+            if error.errno in _NO_LOCKS:
+                raise OutputError(
+                    f"{str(path.parent.parent)!r} is on a file system without file locks; have it"
+                    " mounted with them (Lustre: -o flock), or choose another --output"
+                ) from error
             raise OutputError(f"{str(path)!r}: {error.strerror}") from error
         return True
 
@@ -67,16 +98,29 @@ class RunLock:
         os.close(self._fd)
 
 
-def is_locked(path: Path) -> bool:
-    """Tell whether a run holds the lock now, without writing anything."""
+def holder(path: Path) -> Holder | None:
+    """Who holds the lock now, or None; writes nothing.
+
+    Args:
+        path: The lock file.
+    """
     try:
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        return False
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return _read(fd)
     finally:
         os.close(fd)
-    return False
+    return None
+
+
+def _read(fd: int) -> Holder:
+    process, _, host = os.pread(fd, 100, 0).decode(errors="replace").partition(" ")
+    return Holder(process or "unknown", host)
+
+
+def _host() -> str:
+    return os.uname().nodename

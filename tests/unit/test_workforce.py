@@ -12,7 +12,7 @@ from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.execution.dask_agent import About, Place
 from virnucpro_exporter.execution.dask_link import Link
-from virnucpro_exporter.execution.dask_members import observers
+from virnucpro_exporter.execution.dask_members import observers, pause
 from virnucpro_exporter.snapshot import GpuDevice
 
 GPUS = [GpuDevice("0", uuid="GPU-aa", name="A100"), GpuDevice("1", uuid="GPU-bb", name="H100")]
@@ -66,3 +66,9 @@ def test_as_few_are_asked_as_see_all_gpus(views: list[str], asked: list[int]) ->
     places = (Place(None, "CPU", "", sees=tuple(view)) for view in views)
     links = [Link("n/0", About("1", "n", place), "tcp://x:1", None, 60.0) for place in places]
     assert [links.index(link) for link in observers(links)] == asked
+
+
+@pytest.mark.parametrize(("observers", "seconds"), [(1, 1.0), (300, 1.0), (600, 2.0), (5000, 3.0)])
+def test_many_workers_are_asked_less_often(observers: int, seconds: float) -> None:
+    """The process of the run has other things to do, too."""
+    assert pause(observers) == seconds

@@ -20,8 +20,11 @@ from virnucpro_exporter.snapshot import GpuSnapshot
 
 log = logging.getLogger(__name__)
 
-# How often a node is asked about its GPUs, in seconds.
+# GPUs are asked about every second, as long as that makes no more questions a second than this; at
+# most so many seconds lie between two, because what is older than 5 s is not shown.
 _WATCH_SECONDS = 1.0
+_MOST_QUESTIONS = 300
+_LONGEST_WATCH_SECONDS = 3.0
 
 # Agents get so long to end at the close.
 _END_SECONDS = 10.0
@@ -235,15 +238,20 @@ class Members:
         gpus.join(node, get_address_host(links[0].address))
         for link in observers(links):
             if link not in self._asking:
-                self._asking[link] = self._start(_ask(link, gpus))
+                self._asking[link] = self._start(self._ask(link, gpus))
+
+    async def _ask(self, link: Link, gpus: Gpus) -> None:
+        """Ask about the GPUs that a Dask worker sees, until cancelled."""
+        while True:
+            with contextlib.suppress(Exception):  # a silent node is noticed by its silence
+                gpus.take(link.node, link.gpu, *await link.gpus())
+            await asyncio.sleep(pause(len(self._asking)))
 
 
-async def _ask(link: Link, gpus: Gpus) -> None:
-    """Ask about the GPUs that a Dask worker sees, until cancelled."""
-    while True:
-        with contextlib.suppress(Exception):  # a silent node is noticed by its silence
-            gpus.take(link.node, link.gpu, *await link.gpus())
-        await asyncio.sleep(_WATCH_SECONDS)
+def pause(observers: int) -> float:
+    """Seconds between two questions to each of so many workers."""
+    wanted = max(_WATCH_SECONDS, observers / _MOST_QUESTIONS)
+    return min(wanted, _LONGEST_WATCH_SECONDS)
 
 
 def observers(links: Iterable[Link]) -> list[Link]:

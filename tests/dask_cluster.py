@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from distributed import Client
 
-from tests.run_program import ROOT, until
+from tests.run_program import DEADLINE, ROOT, until
 from virnucpro_exporter.execution.dask_agent import Job, Place
 from virnucpro_exporter.execution.dask_connect import existing
 from virnucpro_exporter.execution.dask_pool import DaskPool
@@ -23,11 +24,11 @@ from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
 
 
 class FakeNode:
-    """A node with one GPU, on which the Dask workers are CPU slots all the same."""
+    """A node with one GPU, on which the Dask workers are CPU slots unless told."""
 
     def place(self) -> Place:
-        """A CPU slot."""
-        return Place(None, "CPU", "")
+        """A CPU slot, or the GPU that the test wants."""
+        return Place(os.environ.get("TEST_GPU"), "CPU", "")
 
     def gpus(self) -> GpuSnapshot:
         """A GPU that was read a second ago, on a clock of its own."""
@@ -124,6 +125,11 @@ class DaskCluster:
         )
         self.workers.append(worker)
         return worker
+
+    def wait(self, count: int) -> None:
+        """Wait until so many workers have joined."""
+        with Client(self.address) as client:
+            client.wait_for_workers(count, timeout=DEADLINE)
 
     def pool(
         self,

@@ -37,6 +37,19 @@ def waiting(file: Path, output: Path, _progress: ProgressCallback) -> None:
     output.write_bytes(content[::-1])
 
 
+class Picky:
+    """Its model is missing on the node `bad`."""
+
+    def setup(self, gpu: str) -> None:
+        """Fail there."""
+        if gpu.startswith("bad/"):
+            raise ValueError("no model here")
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> None:
+        """Wait until the test allows it to end."""
+        waiting(file, output, progress)
+
+
 class Broken:
     """Its model is missing."""
 

@@ -64,7 +64,7 @@ def test_a_dask_worker_without_one_gpu_is_not_used(visible: str | None) -> None:
 def test_as_few_are_asked_as_see_all_gpus(views: list[str], asked: list[int]) -> None:
     """One worker of a node, or each where each sees another GPU; a node without any is asked."""
     places = (Place(None, "CPU", "", sees=tuple(view)) for view in views)
-    links = [Link("n/0", About("1", "n", place), "tcp://x:1", None, 60.0) for place in places]
+    links = [Link("n/0", About("n", place), "tcp://x:1", None, 60.0) for place in places]
     assert [links.index(link) for link in observers(links)] == asked
 
 

@@ -30,6 +30,9 @@ from virnucpro_exporter.execution.pool import LocalPool
 from virnucpro_exporter.scheduling.events import Event, Progress, WorkerLost
 from virnucpro_exporter.snapshot import GpuSnapshot
 
+# What a coordinator asks for before anything else.
+VERSION = __version__
+
 # An agent answers at least this often, in seconds, and several times within its lease, so that its
 # silence means something.
 _ANSWER_SECONDS = 5.0
@@ -38,6 +41,7 @@ _ANSWERS_PER_LEASE = 4
 # How far a file has got is told this often, in seconds, when there is nothing else to tell: a
 # cluster has many workers, and one process hears them all.
 _PROGRESS_SECONDS = 2.0
+
 
 # The environment variable that names the node where its host name does not (in Kubernetes).
 NODE_VARIABLE = "VIRNUCPRO_NODE_NAME"
@@ -107,12 +111,10 @@ class About:
     """What an agent tells of itself.
 
     Attributes:
-        version: Of this program, there.
         node: Name of the node.
         place: Its device.
     """
 
-    version: str
     node: str
     place: Place
 
@@ -133,6 +135,10 @@ class Command:
 
 
 Told = tuple[int, Event]
+
+
+class AgentEndedError(Exception):
+    """Told to a coordinator that comes back after its lease, or after another one."""
 
 
 class Mailbox:
@@ -179,25 +185,20 @@ class Agent:
         job: What it works for.
     """
 
-    # A coordinator that comes after one that was killed must not wait for its agent's lease.
+    # The one that works on each Dask worker. Dask makes synchronous calls one after the other.
     _present: ClassVar[WeakKeyDictionary[Worker, Agent]] = WeakKeyDictionary()
-    _lock = threading.Lock()
 
     def __init__(self, job: Job) -> None:
-        worker = get_worker()
-        with Agent._lock:
-            before, Agent._present[worker] = Agent._present.get(worker), self
-        if before is not None:
-            before.end()
         self._job = job
         module, _, name = job.node.partition(":")
         self._node: Node = getattr(import_module(module), name)()
-        self._loop: asyncio.AbstractEventLoop = worker.loop.asyncio_loop
+        self._loop: asyncio.AbstractEventLoop = get_worker().loop.asyncio_loop
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._answer_seconds = min(_ANSWER_SECONDS, job.lease / _ANSWERS_PER_LEASE)
         self._mailbox = Mailbox(min(_PROGRESS_SECONDS, self._answer_seconds), self._answer_seconds)
         self._is_idle_closed = asyncio.Event()
-        self._heard_at = time.monotonic()
+        self._heard_at = self._answered_at = time.monotonic()
+        self._is_asked = False
         self._generation = 0
         self._pool: LocalPool | None = None
         self._is_over = False
@@ -206,11 +207,11 @@ class Agent:
     # -- called by the coordinator --
 
     def about(self) -> About:
-        """Who and where this is, and whether it can be used."""
+        """Who and where this is, and whether it can be used; if so, no other agent is."""
         place = self._node.place()
         node = os.environ.get(NODE_VARIABLE) or os.uname().nodename.partition(".")[0]
-        trouble = place.trouble or self._blindness()
-        return About(__version__, node, replace(place, trouble=trouble))
+        trouble = place.trouble or self._blindness() or self._take_over(get_worker())
+        return About(node, replace(place, trouble=trouble))
 
     def begin(self, gpu: str, pin: str) -> None:
         """Be ready for commands.
@@ -242,6 +243,28 @@ class Agent:
             is_seen = False
         return "" if is_seen else f"it does not see {str(Path(self._job.probe).parents[1])!r}"
 
+    def _take_over(self, worker: Worker) -> str:
+        """End the agent of an earlier run, or say that its run goes on.
+
+        A coordinator that lives calls again as soon as it has its answer. So nobody waits for the
+        lease of one that was killed.
+        """
+        before = Agent._present.get(worker)
+        if before is not None and before._job.token != self._job.token:  # noqa: SLF001 - one of us
+            begin = time.monotonic()
+            while before._is_in_use():  # noqa: SLF001 - one of us
+                if before._heard_at > begin:  # noqa: SLF001 - one of us
+                    return "another run works with its Dask worker"
+                time.sleep(0.05)
+        if before is not None:
+            before.end()
+        Agent._present[worker] = self
+        return ""
+
+    def _is_in_use(self) -> bool:
+        is_called = self._is_asked or time.monotonic() - self._answered_at < self._answer_seconds
+        return is_called and not self._is_over
+
     async def tell(self, commands: Sequence[Command]) -> None:
         """Carry out commands, in this order."""
         for command in commands:
@@ -250,9 +273,19 @@ class Agent:
             self._pool.wake()
 
     async def listen(self) -> list[Told]:
-        """What happened since the last call; waits for something, but not for long."""
+        """What happened since the last call; waits for something, but not for long.
+
+        Raises:
+            AgentEndedError: It has ended its process, and will do nothing any more.
+        """
+        if self._is_over:
+            raise AgentEndedError
         self._heard_at = time.monotonic()
-        return await self._mailbox.take()
+        self._is_asked = True
+        told = await self._mailbox.take()
+        self._is_asked = False
+        self._answered_at = time.monotonic()
+        return told
 
     async def gpus(self) -> tuple[float, GpuSnapshot]:
         """The present time of this node's clock, in Unix seconds, and the GPUs seen here."""

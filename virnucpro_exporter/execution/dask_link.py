@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from virnucpro_exporter.execution.dask_agent import About, Command
+from virnucpro_exporter.execution.dask_agent import About, AgentEndedError, Command
 from virnucpro_exporter.scheduling.events import Event
 from virnucpro_exporter.snapshot import GpuSnapshot
 
@@ -106,4 +106,6 @@ class Link:
 def _why(error: Exception, silence: float) -> str:
     if isinstance(error, asyncio.TimeoutError):
         return f"its node has not answered for {silence:g} s"
+    if isinstance(error, AgentEndedError):
+        return "it had not heard of this run for too long"
     return "its Dask worker has left"

@@ -7,12 +7,15 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from functools import partial
+from pkgutil import resolve_name
 from typing import Any, Protocol
 
 from distributed import Client
 from distributed.comm import get_address_host
 
 from virnucpro_exporter import __version__
+from virnucpro_exporter.execution import dask_agent
 from virnucpro_exporter.execution.dask_agent import NODE_VARIABLE, About, Agent, Command, Job
 from virnucpro_exporter.execution.dask_link import Link
 from virnucpro_exporter.scheduling.events import WorkerJoined, WorkerLost
@@ -29,6 +32,12 @@ _LONGEST_WATCH_SECONDS = 3.0
 # Agents get so long to end at the close.
 _END_SECONDS = 10.0
 
+_OTHER_VERSION = f"the Dask worker at %s has version %s of this program, not {__version__}"
+_UNUSABLE = "the Dask worker at %s cannot be used: %s"
+_THREADS = (
+    "the Dask worker of %s has %d threads and does one file at a time all the same; start one with"
+    " --nthreads 1 for each GPU or CPU slot"
+)
 _ALL_LEFT = "the last Dask worker has left; the run ends unless another joins within %g s"
 
 
@@ -92,8 +101,10 @@ class Members:
         self._listener = listener
         self._links: dict[str, Link] = {}  # by the id of the worker
         self._known: set[str] = set()  # addresses that have an agent, or are asked for one
+        self._rivals: dict[str, str] = {}  # addresses refused, by the id that was taken
         self._asking: dict[Link, asyncio.Task[None]] = {}  # about the GPUs that they see
         self._accused: set[str] = set()  # nodes that cannot be used, as was told
+        self._has_warned = False  # of threads
         self._last_lost: WorkerLost | None = None  # held back while another may join
         self._is_leaving = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,13 +117,14 @@ class Members:
         """
         try:
             ask = self._client.scheduler.ncores()
-            there = set(await asyncio.wait_for(ask, self._terms.silence))
+            threads = await asyncio.wait_for(ask, self._terms.silence)
         except (OSError, asyncio.TimeoutError):
             return []  # the client's own connection tells whether the scheduler is gone
+        there = set(threads)
         for link in [link for link in self._links.values() if link.address not in there]:
             self._lose(link, "its Dask worker has left")
         self._known &= there
-        new = [self._start(self._adopt(address)) for address in there - self._known]
+        new = [self._start(self._adopt(a, threads[a])) for a in there - self._known]
         self._known |= there
         return new
 
@@ -152,23 +164,23 @@ class Members:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._listener.fail(error)
 
-    async def _adopt(self, address: str) -> None:
+    async def _adopt(self, address: str, threads: int) -> None:
         """Put an agent on a Dask worker."""
+        submit = partial(self._client.submit, workers=[address], pure=False)
         try:
-            agent = await self._client.submit(
-                Agent,
-                self._terms.job,
-                workers=[address],
-                allow_other_workers=False,
-                actor=True,
-                pure=False,
-            )
+            # Asked by name: Dask closes a worker that does not know what it is sent.
+            version = await submit(resolve_name, f"{dask_agent.__name__}:VERSION")
+            if version != __version__:
+                self._complain(_host(address), _OTHER_VERSION % (address, version))
+                return
+            agent = await submit(Agent, self._terms.job, actor=True)
             about: About = await agent.about()
-            if trouble := _trouble(about):
-                self._complain(about.node, trouble)
+            if about.place.trouble:
+                self._complain(about.node, f"node {about.node}: {about.place.trouble}")
                 return
             gpu = self._id(about)
             if before := self._links.get(gpu):
+                self._rivals[address] = gpu
                 self._complain(about.node, _conflict(about, before))
                 return
             link = Link(gpu, about, address, agent, self._terms.silence)
@@ -176,8 +188,11 @@ class Members:
             await agent.begin(gpu, about.place.pin)
         except Exception as error:  # noqa: BLE001 - whatever is wrong there must not end the run
             if address in self._known:
-                self._complain(address, f"the Dask worker at {address} cannot be used: {error}")
+                self._complain(_host(address), _UNUSABLE % (address, " ".join(str(error).split())))
             return
+        if threads > 1 and not self._has_warned:
+            self._has_warned = True
+            log.warning(_THREADS, gpu, threads)
         self._welcome(link)
 
     def _complain(self, node: str, trouble: str) -> None:
@@ -211,6 +226,8 @@ class Members:
             return
         del self._links[link.gpu]
         self._known.discard(link.address)
+        rivals = {address for address, gpu in self._rivals.items() if gpu == link.gpu}
+        self._known -= rivals  # one of them may take its place
         link.cut()
         if self._terms.gpus is not None and link in self._asking:
             self._asking.pop(link).cancel()
@@ -272,12 +289,6 @@ def observers(links: Iterable[Link]) -> list[Link]:
     return chosen
 
 
-def _trouble(about: About) -> str:
-    if about.version != __version__:
-        return f"node {about.node} has version {about.version} of this program, not {__version__}"
-    return f"node {about.node}: {about.place.trouble}" if about.place.trouble else ""
-
-
 def _conflict(about: About, before: Link) -> str:
     if about.place.pin == before.pin:
         return f"several Dask workers use GPU {before.gpu}; start one worker per GPU"
@@ -285,3 +296,7 @@ def _conflict(about: About, before: Link) -> str:
         f"two GPUs are called {before.gpu}, {before.pin} and {about.place.pin}; give their Dask"
         f" workers different names of the node in {NODE_VARIABLE}"
     )
+
+
+def _host(address: str) -> str:
+    return str(get_address_host(address))

@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from virnucpro_exporter.errors import ClusterError
 from virnucpro_exporter.execution.dask_agent import Command, Job
 from virnucpro_exporter.execution.dask_connect import Connect
 from virnucpro_exporter.execution.dask_members import Gpus, Members, Terms
-from virnucpro_exporter.scheduling.events import Event, StartAttempt, WorkerJoined
+from virnucpro_exporter.scheduling.events import Event, StartAttempt, WorkerJoined, WorkerLost
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +78,21 @@ class DaskPool:
         Raises:
             ClusterError: The cluster cannot be reached, or no node of it can be used.
         """
-        joined: list[WorkerJoined] = []
+        joined: dict[str, WorkerJoined] = {}
         is_told = False
         while not (joined and self._inbox.has_looked.is_set()):
-            joined += [event for event in self.poll(0.1) if isinstance(event, WorkerJoined)]
+            for event, _ in self._inbox.take(0.1):
+                if isinstance(event, WorkerJoined):
+                    joined[event.gpu] = event
+                elif isinstance(event, WorkerLost) and not event.restart:
+                    del joined[event.gpu]
             if self._inbox.has_looked.is_set() and not joined:
                 if self._inbox.troubles:
                     raise ClusterError(self._inbox.troubles[0])
                 if not is_told:
                     is_told = True
                     log.warning(_NO_ONE_YET)
-        return joined
+        return list(joined.values())  # what is wrong with other nodes is told by the first `poll`
 
     def spawn(self, gpu: str) -> None:
         """Start the process of a worker that has none; `WorkerReady` or `WorkerLost` follows."""
@@ -113,9 +118,12 @@ class DaskPool:
         Raises:
             ClusterError: The scheduler is gone.
         """
+        told = self._inbox.take(timeout)
+        while self._inbox.troubles:
+            log.error("%s", self._inbox.troubles.popleft())
         return [
             event
-            for event, generation in self._inbox.take(timeout)
+            for event, generation in told
             if generation in (None, self._generations.get(event.gpu))  # type: ignore[union-attr]
         ]
 
@@ -187,7 +195,7 @@ class _Inbox:
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[_Told | BaseException | None] = queue.SimpleQueue()
         self.has_looked = threading.Event()  # whoever was there at the start has joined
-        self.troubles: list[str] = []  # why nodes cannot be used
+        self.troubles: deque[str] = deque()  # why nodes cannot be used
 
     def tell(self, event: Event, generation: int | None = None) -> None:
         """An event of a worker, and of which of its processes; None: of the worker itself."""
@@ -196,8 +204,7 @@ class _Inbox:
     def complain(self, trouble: str) -> None:
         """Why a node cannot be used, in one line."""
         self.troubles.append(trouble)
-        if self.has_looked.is_set():
-            log.error("%s", trouble)
+        self.wake()
 
     def fail(self, error: BaseException) -> None:
         """Have the run loop raise an error."""

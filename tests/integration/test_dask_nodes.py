@@ -1,0 +1,133 @@
+"""Nodes that are not as they should be: each is told in one line, and the others do the work."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.dask_cluster import DaskCluster, family
+from tests.dask_runs import WAITING, Word, begun, command, fault, inputs_of, start, whole
+from tests.run_program import DEADLINE, READS, call, results, until
+from virnucpro_exporter.scheduling.events import WorkerLost
+
+FILES = 4
+
+# Dask runs such a text when a worker starts.
+OTHER_VERSION = "import virnucpro_exporter as program; program.__version__ = '0.0.1'"
+NOT_INSTALLED = "import sys; sys.modules['virnucpro_exporter'] = None"
+
+
+@pytest.fixture
+def cluster() -> Iterator[DaskCluster]:
+    with DaskCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    return inputs_of(tmp_path, FILES)
+
+
+def test_a_node_that_cannot_set_the_processor_up_is_left_out(
+    cluster: DaskCluster, inputs: Path, tmp_path: Path
+) -> None:
+    """Its reason is told once, and the files are done by the others."""
+    cluster.add_worker("good")
+    cluster.add_worker("bad")
+    words: list[Word] = [inputs, "--processor=tests.run_processors:Picky", "--log-level=info"]
+    log = tmp_path / "log"
+    with log.open("w") as errors:
+        going = start(cluster, *words, output=tmp_path / "out", errors=errors)
+    why = "GPU bad/cpu0 is given up: processor setup failed: ValueError: no model here"
+    until(lambda: why in log.read_text())
+    (inputs / "go").touch()
+    out, _ = going.communicate(timeout=DEADLINE)
+    assert "4 files done, 0 failed, 0 skipped, 0 left; 0 retries" in out
+    assert log.read_text().count("no model here") == 1
+
+
+@pytest.mark.parametrize(
+    ("preload", "why"),
+    [(OTHER_VERSION, "has version 0.0.1 of this program, not "), (NOT_INSTALLED, "cannot be used")],
+)
+def test_a_node_without_this_version_is_told_and_left_out(
+    cluster: DaskCluster, tmp_path: Path, preload: str, why: str
+) -> None:
+    """Beside others it is logged once; alone it is the reason why the run cannot start."""
+    cluster.add_worker("old", DASK_DISTRIBUTED__WORKER__PRELOAD=preload)
+    cluster.wait(1)
+    alone = call(command(cluster, READS, output=tmp_path / "out"))
+    assert alone.returncode == 1
+    assert why in fault(alone.stderr)
+    cluster.add_worker("new")
+    cluster.wait(2)
+    done = call(command(cluster, READS, output=tmp_path / "out"))
+    assert "12 files done, 0 failed" in done.stdout, done.stderr
+    assert len([line for line in done.stderr.splitlines() if why in line]) == 1
+
+
+def test_a_dask_worker_with_several_threads_is_told(cluster: DaskCluster, tmp_path: Path) -> None:
+    """It does one file at a time; its user may have thought otherwise."""
+    cluster.add_worker("one", threads=4)
+    done = call(command(cluster, READS, output=tmp_path / "out"))
+    assert "12 files done, 0 failed" in done.stdout, done.stderr
+    assert "the Dask worker of one/cpu0 has 4 threads and does one file at a time" in done.stderr
+
+
+def test_of_two_dask_workers_with_one_gpu_one_is_used(
+    cluster: DaskCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other is told, and takes its place when it leaves."""
+    first = cluster.add_worker("one", TEST_GPU="3")
+    cluster.wait(1)
+    pool = cluster.pool({}, tmp_path)
+
+    try:
+        pool.wait_for_workers()
+        cluster.add_worker("one", TEST_GPU="3")
+        told = "several Dask workers use GPU one/3; start one"
+        until(lambda: (pool.poll(0.05), told in caplog.text)[1])
+        first.kill()
+        # The lone worker's place was taken: that its process is another is all there is to tell.
+        until(
+            lambda: any(isinstance(event, WorkerLost) and event.restart for event in pool.poll(1))
+        )
+    finally:
+        pool.close()
+
+
+def test_two_runs_do_not_share_a_dask_worker(
+    cluster: DaskCluster, inputs: Path, tmp_path: Path
+) -> None:
+    """The second one is told that it is taken, and the first goes on unharmed."""
+    cluster.add_worker("one")
+    going = start(cluster, inputs, *WAITING, "--dask-timeout=12", output=tmp_path / "out")
+    until(lambda: begun(inputs))
+    second = call(command(cluster, READS, output=tmp_path / "other"))
+    assert second.returncode == 1
+    assert "node one: another run works with its Dask worker" in fault(second.stderr)
+    (inputs / "go").touch()
+    out, errors = going.communicate(timeout=DEADLINE)
+    assert "4 files done, 0 failed, 0 skipped, 0 left; 0 retries" in out, errors
+    assert set(begun(inputs).values()) == {1}
+
+
+def test_a_run_that_was_stopped_for_long_goes_on(
+    cluster: DaskCluster, inputs: Path, tmp_path: Path
+) -> None:
+    """Its processes have ended meanwhile; it takes its Dask workers anew, and blames no file."""
+    worker = cluster.add_worker("one")
+    words = [*WAITING, "--dask-timeout=2", "--max-attempts=1"]
+    going = start(cluster, inputs, *words, output=tmp_path / "out")
+    until(lambda: begun(inputs))
+    going.send_signal(signal.SIGSTOP)
+    until(lambda: len(family(worker.pid)) == 1)
+    going.send_signal(signal.SIGCONT)
+    until(lambda: begun(inputs)["0.fa"] >= 2)
+    (inputs / "go").touch()
+    out, errors = going.communicate(timeout=DEADLINE)
+    assert "4 files done, 0 failed" in out, errors
+    assert results(tmp_path / "out") == whole(inputs)

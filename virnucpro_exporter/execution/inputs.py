@@ -31,13 +31,28 @@ def discover(inputs: Sequence[str], output: Path | None = None) -> list[Path]:
     """
     excluded = None if output is None else os.path.realpath(output)
     found: dict[str, Path] = {}
+    folders: dict[str, str] = {}
     for argument in inputs:
         matches = sorted(_matches(argument, excluded), key=_natural_key)
         if not matches:
             raise InputError(f"{argument!r} matches no sequence file")
         for path in matches:
-            found.setdefault(os.path.realpath(path), Path(path))
+            found.setdefault(_real(path, folders), Path(path))
     return list(found.values())
+
+
+def _real(path: str, folders: dict[str, str]) -> str:
+    """Where a path leads; `folders` keeps where those of earlier paths lead.
+
+    To follow every part of every path would be most of the work of finding a million files, and on
+    a shared file system each part is a question to its server.
+    """
+    if os.path.islink(path):  # noqa: PTH114 (a million Path objects take seconds)
+        return os.path.realpath(path)
+    folder, name = os.path.split(path)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    return os.path.join(folders[folder], name)  # noqa: PTH118 (likewise)
 
 
 def _matches(argument: str, excluded: str | None) -> Iterator[str]:

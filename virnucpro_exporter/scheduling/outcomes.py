@@ -9,7 +9,7 @@ from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.ledger import Ledger
 from virnucpro_exporter.scheduling.lifecycle import step
 from virnucpro_exporter.scheduling.progress import ProgressBook
-from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
+from virnucpro_exporter.scheduling.records import NOBODY, Attempt, FileRecord, Worker
 
 # So many workers are compared when a file goes back into a queue.
 _MOST_ASKED = 64
@@ -142,7 +142,7 @@ class Outcomes:
     def forgive(self, record: FileRecord) -> None:
         """A file that failed on every worker that is left may be tried on any of them again."""
         if all(w.gpu in record.avoid for w in self._ledger.usable()):
-            record.avoid = frozenset()
+            record.avoid = NOBODY
 
     def drop_all(
         self, worker: Worker, reason: str, now: float, *, blame: bool, number: int | None = None

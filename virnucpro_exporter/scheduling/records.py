@@ -12,6 +12,9 @@ from virnucpro_exporter.scheduling.tallies import Counters
 # said nothing, the less is it believed to be about to finish.
 _OVERDUE_SHARE = 0.5
 
+# One for all files: since Python 3.10 each frozenset() is a new object, of 216 bytes.
+NOBODY: frozenset[str] = frozenset()
+
 # A worker that has done nothing yet counts as having done a file of so many seconds: it gets files
 # one by one until some twenty of them were short.
 _LONG_SECONDS = 10.0
@@ -40,7 +43,7 @@ class FileRecord:
         self.steals = 0
         self.moves = 0  # how often it was taken back from a worker that made progress
         self.holders: tuple[Attempt, ...] = ()
-        self.avoid: frozenset[str] = frozenset()  # workers on which it failed or stalled
+        self.avoid = NOBODY  # workers on which it failed or stalled
         self.errors: tuple[str, ...] = ()
 
     def story(self) -> str:

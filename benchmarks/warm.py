@@ -63,6 +63,10 @@ class WarmPool:
         """End a `poll` early."""
         self._pool.wake()
 
+    def drain(self) -> None:
+        """No more files will be started."""
+        self._pool.drain()
+
     def close_idle(self, seconds: float) -> None:
         """Let idle workers leave."""
         self._pool.close_idle(seconds)

@@ -72,6 +72,9 @@ class FakePool:
     def wake(self) -> None:
         """Nothing waits."""
 
+    def drain(self) -> None:
+        """Nobody is waited for."""
+
     def close_idle(self, seconds: float) -> None:
         """Let the workers without a file go."""
         del seconds

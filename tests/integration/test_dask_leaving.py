@@ -118,3 +118,20 @@ def test_a_dask_worker_that_is_told_to_leave_takes_no_file_along(
     assert "GPU one/cpu0 is given up: its Dask worker has left" in finish(
         going, inputs, tmp_path / "out"
     )
+
+
+def test_a_run_that_is_told_to_end_waits_for_no_other_worker(
+    cluster: DaskCluster, inputs: Path, tmp_path: Path
+) -> None:
+    """When SLURM ends a job, it ends the Dask workers and the run at once."""
+    only = cluster.add_worker("one")
+    log = tmp_path / "log"
+    words = [*WAITING, f"--dask-timeout={10 * DEADLINE}"]
+    with log.open("w") as errors:
+        going = start(cluster, inputs, *words, output=tmp_path / "out", errors=errors)
+    until(lambda: len(begun(inputs)) == 1)
+    only.kill()
+    until(lambda: "the last Dask worker has left" in log.read_text())
+    going.send_signal(signal.SIGTERM)
+    out, _ = going.communicate(timeout=DEADLINE)
+    assert (going.returncode, "4 left" in out) == (128 + signal.SIGTERM, True), log.read_text()

@@ -74,7 +74,8 @@ class Renamed:
         joined: list[Any] = [*pool.wait_for_workers()]
         while {event.gpu for event in joined} != set(self.back):
             joined += pool.poll(0.1)
-        self.wake, self.close_idle, self.close = pool.wake, pool.close_idle, pool.close
+        self.wake, self.drain = pool.wake, pool.drain
+        self.close_idle, self.close = pool.close_idle, pool.close
 
     def spawn(self, gpu: str) -> None:
         self.pool.spawn(self.names[gpu])

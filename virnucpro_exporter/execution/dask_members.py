@@ -106,7 +106,7 @@ class Members:
         self._accused: set[str] = set()  # nodes that cannot be used, as was told
         self._has_warned = False  # of threads
         self._last_lost: WorkerLost | None = None  # held back while another may join
-        self._is_leaving = False
+        self._is_patient = True
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def look(self) -> list[asyncio.Task[None]]:
@@ -133,6 +133,12 @@ class Members:
         if link := self._links.get(gpu):
             link.send(command)
 
+    def drain(self) -> None:
+        """Wait no longer for a worker that may join."""
+        self._is_patient = False
+        if self._last_lost is not None:
+            self._give_up(self._last_lost)
+
     async def close_idle(self, seconds: float) -> None:
         """Let the workers that process nothing close their processors and leave."""
         links = list(self._links.values())
@@ -142,7 +148,7 @@ class Members:
 
     async def leave(self) -> None:
         """End the agents and all that is under way."""
-        self._is_leaving = True
+        self._is_patient = False
         links = list(self._links.values())
         ends = [asyncio.create_task(link.end()) for link in links]
         if ends:
@@ -234,7 +240,7 @@ class Members:
             self._terms.gpus.leave(link.gpu)
         self._observe(link.node)
         lost = WorkerLost(link.gpu, reason, restart=False, blame=False)
-        if self._links or self._is_leaving:
+        if self._links or not self._is_patient:
             self._listener.tell(lost)
         else:
             log.warning(_ALL_LEFT, self._terms.patience)

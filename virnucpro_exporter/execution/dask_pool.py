@@ -131,6 +131,11 @@ class DaskPool:
         """End a `poll` early; may be called from any thread and signal handler."""
         self._inbox.wake()
 
+    def drain(self) -> None:
+        """No more files will be started: that another worker may join is not waited for."""
+        if self._members is not None:
+            self._loop.call_soon_threadsafe(self._members.drain)
+
     def close_idle(self, seconds: float) -> None:
         """Let the workers that process nothing close their processors and leave."""
         if self._members is not None:
@@ -149,8 +154,10 @@ class DaskPool:
 
     def _wait(self, work: Coroutine[Any, Any, None], seconds: float) -> None:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+        try:
             future.result(seconds)
+        except (TimeoutError, asyncio.TimeoutError):
+            future.cancel()
 
     # -- the event loop --
 

@@ -51,6 +51,9 @@ class WorkerPool(Protocol):
     def wake(self) -> None:
         """End a `poll` early; may be called from any thread and signal handler."""
 
+    def drain(self) -> None:
+        """No more files will be started: whoever has left is not waited for."""
+
     def close_idle(self, seconds: float) -> None:
         """Let the workers that process nothing close their processors, for so long at most."""
 
@@ -199,6 +202,9 @@ class LocalPool:
         """End a `poll` early; may be called from any thread and signal handler."""
         with contextlib.suppress(BlockingIOError):  # it is full of wake-ups already
             os.write(self._wake_writer, b"\0")
+
+    def drain(self) -> None:
+        """Nobody is waited for."""
 
     def close_idle(self, seconds: float) -> None:
         """Let the workers that process nothing close their processors and leave.

@@ -118,6 +118,7 @@ class Runner:
             events = self._pool.poll(_LONGEST_WAIT if wait is None else min(wait, _LONGEST_WAIT))
             if self._drain and not is_draining:
                 is_draining = True
+                self._pool.drain()
                 events.append(ev.DrainRequested())
             self._turn(events)
             self._note_workers(_NOTE_EVERY)

@@ -88,6 +88,9 @@ class VirtualPool:
         """End a `poll` early; may be called from any thread and signal handler."""
         self._is_woken = True
 
+    def drain(self) -> None:
+        """Nobody is waited for."""
+
     def close_idle(self, seconds: float) -> None:
         """There is nothing to close."""
 

@@ -53,7 +53,7 @@ class RunConfig(ViewConfig):
     dask_scheduler_file: str | None = None
     dask_local: Annotated[int, Field(ge=1)] | None = None
     dask_timeout: Annotated[float, Field(ge=1)] = 60.0
-    dask_exporter_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    dask_exporter_port: Annotated[int, Field(ge=1, le=65535)] = 9877
     processor: str = "translate"
     command: tuple[str, ...] = Field(default=(), strict=False)
     chunk_size: Literal[300, 500] = 500
@@ -84,8 +84,10 @@ class RunConfig(ViewConfig):
         given = sum(value is not None for value in named)
         if given > 1:
             raise UsageError("--dask, --dask-scheduler-file and --dask-local: use one of them")
-        if not given and self.dask_exporter_port is not None:
-            raise UsageError("--dask-exporter-port is for runs on a Dask cluster: name one, too")
+        for name in ("dask_timeout", "dask_exporter_port"):
+            if name in self.model_fields_set and not given:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option} is for runs on a Dask cluster: name one, too")
         return given == 1
 
     def scheduler_settings(self) -> SchedulerSettings:

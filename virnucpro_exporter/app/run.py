@@ -25,7 +25,6 @@ from virnucpro_exporter.execution.lock import RunLock
 from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.execution.runner import Runner, stamped
 from virnucpro_exporter.metrics.discovery import NodeDiscovery
-from virnucpro_exporter.metrics.server import DEFAULT_PORT
 from virnucpro_exporter.scheduling.assignment import assign_files_weighted
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import RunSnapshot, RunState
@@ -94,7 +93,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         coordinator, files = _prepare(config, journal, paths, work.devices)
         gpus = [device.gpu for device in work.devices]
         log.info("%d files to do on %d workers, into %s", len(files), len(gpus), outputs.folder)
-        nodes = NodeDiscovery(work.nodes, config.dask_exporter_port or DEFAULT_PORT)
+        nodes = NodeDiscovery(work.nodes, config.dask_exporter_port)
         dashboard = show(config, reserved, views, coordinator, work.monitor, outputs.folder, nodes)
         runner = Runner(coordinator, work.pool, gpus, outputs, journal)
         signals = views.enter_context(RunSignals(runner.drain, runner.stop))

@@ -30,7 +30,6 @@ class Link:
         self.gpu = gpu
         self.node = about.node
         self.name = about.place.name
-        self.pin = about.place.pin
         self.sees = about.place.sees
         self.address = address
         self._agent = agent

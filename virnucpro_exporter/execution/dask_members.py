@@ -100,6 +100,7 @@ class Members:
         self._terms = terms
         self._listener = listener
         self._links: dict[str, Link] = {}  # by the id of the worker
+        self._pins: dict[str, str] = {}  # by the id, of those that have joined or are about to
         self._known: set[str] = set()  # addresses that have an agent, or are asked for one
         self._rivals: dict[str, str] = {}  # addresses refused, by the id that was taken
         self._asking: dict[Link, asyncio.Task[None]] = {}  # about the GPUs that they see
@@ -185,13 +186,11 @@ class Members:
                 self._complain(about.node, f"node {about.node}: {about.place.trouble}")
                 return
             gpu = self._id(about)
-            if before := self._links.get(gpu):
+            if gpu in self._pins:
                 self._rivals[address] = gpu
-                self._complain(about.node, _conflict(about, before))
+                self._complain(about.node, _conflict(gpu, about.place.pin, self._pins[gpu]))
                 return
-            link = Link(gpu, about, address, agent, self._terms.silence)
-            self._links[gpu] = link
-            await agent.begin(gpu, about.place.pin)
+            await self._begin(agent, gpu, about.place.pin)
         except Exception as error:  # noqa: BLE001 - whatever is wrong there must not end the run
             if address in self._known:
                 self._complain(_host(address), _UNUSABLE % (address, " ".join(str(error).split())))
@@ -199,7 +198,15 @@ class Members:
         if threads > 1 and not self._has_warned:
             self._has_warned = True
             log.warning(_THREADS, gpu, threads)
-        self._welcome(link)
+        self._welcome(Link(gpu, about, address, agent, self._terms.silence))
+
+    async def _begin(self, agent: Any, gpu: str, pin: str) -> None:
+        self._pins[gpu] = pin
+        try:
+            await agent.begin(gpu, pin)
+        except BaseException:
+            del self._pins[gpu]
+            raise
 
     def _complain(self, node: str, trouble: str) -> None:
         if node not in self._accused:
@@ -211,11 +218,12 @@ class Members:
         if about.place.device is not None:
             return f"{about.node}/{about.place.device}"
         number = 0
-        while f"{about.node}/cpu{number}" in self._links:
+        while f"{about.node}/cpu{number}" in self._pins:
             number += 1
         return f"{about.node}/cpu{number}"
 
     def _welcome(self, link: Link) -> None:
+        self._links[link.gpu] = link
         link.begin(self._listener.tell, self._lose)
         self._observe(link.node)
         lost, self._last_lost = self._last_lost, None
@@ -230,7 +238,7 @@ class Members:
         """A Dask worker is gone, or does not answer."""
         if self._links.get(link.gpu) is not link:
             return
-        del self._links[link.gpu]
+        del self._links[link.gpu], self._pins[link.gpu]
         self._known.discard(link.address)
         rivals = {address for address, gpu in self._rivals.items() if gpu == link.gpu}
         self._known -= rivals  # one of them may take its place
@@ -295,12 +303,12 @@ def observers(links: Iterable[Link]) -> list[Link]:
     return chosen
 
 
-def _conflict(about: About, before: Link) -> str:
-    if about.place.pin == before.pin:
-        return f"several Dask workers use GPU {before.gpu}; start one worker per GPU"
+def _conflict(gpu: str, pin: str, before: str) -> str:
+    if pin == before:
+        return f"several Dask workers use GPU {gpu}; start one worker per GPU"
     return (
-        f"two GPUs are called {before.gpu}, {before.pin} and {about.place.pin}; give their Dask"
-        f" workers different names of the node in {NODE_VARIABLE}"
+        f"two GPUs are called {gpu}, {before} and {pin}; give their Dask workers different names of"
+        f" the node in {NODE_VARIABLE}"
     )
 
 

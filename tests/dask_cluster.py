@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class DaskCluster:
     """A scheduler, and workers to be added; all are gone at the end of the context.
 
     Args:
+        address: At which the scheduler listens.
+        enter: What its command line begins with, to run elsewhere.
         environment: Of all its processes.
 
     Attributes:
@@ -66,18 +68,20 @@ class DaskCluster:
         workers: The processes.
     """
 
-    def __init__(self, **environment: str) -> None:
+    def __init__(
+        self, address: str = "127.0.0.1", enter: Sequence[str] = (), **environment: str
+    ) -> None:
         self._environment = environment
         self._folder = tempfile.TemporaryDirectory(prefix="dask-")
         self.file = Path(self._folder.name) / "scheduler.json"
         self.workers: list[subprocess.Popen[bytes]] = []
         options = [
-            "--host=127.0.0.1",
+            f"--host={address}",
             "--port=0",
             "--no-dashboard",
             f"--scheduler-file={self.file}",
         ]
-        self.scheduler = self._start("distributed.cli.dask_scheduler", *options)
+        self.scheduler = self._start(enter, "distributed.cli.dask_scheduler", *options)
         until(lambda: self.file.exists() and self.file.stat().st_size)
 
     @property
@@ -85,9 +89,11 @@ class DaskCluster:
         """Of the scheduler."""
         return str(json.loads(self.file.read_text())["address"])
 
-    def _start(self, module: str, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+    def _start(
+        self, enter: Sequence[str], module: str, *options: str, **environment: str
+    ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", module, *options],
+            [*enter, sys.executable, "-m", module, *options],
             cwd=ROOT,
             env={**os.environ, **self._environment, **environment},
             stdout=subprocess.DEVNULL,
@@ -99,6 +105,7 @@ class DaskCluster:
         node: str = "here",
         *,
         host: str = "127.0.0.1",
+        enter: Sequence[str] = (),
         nanny: bool = False,
         threads: int = 1,
         **environment: str,
@@ -108,11 +115,13 @@ class DaskCluster:
         Args:
             node: What it calls its node.
             host: The address of the node.
+            enter: What its command line begins with, to run elsewhere.
             nanny: Whether another process starts it, and starts it again when it dies.
             threads: How many it has.
             environment: More of it.
         """
         worker = self._start(
+            enter,
             "distributed.cli.dask_worker",
             f"--scheduler-file={self.file}",
             f"--nthreads={threads}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -21,11 +22,15 @@ def command(cluster: DaskCluster, *words: Word, output: Path) -> list[Word]:
 
 
 def start(
-    cluster: DaskCluster, *words: Word, output: Path, errors: int | IO[str] = subprocess.PIPE
+    cluster: DaskCluster,
+    *words: Word,
+    output: Path,
+    errors: int | IO[str] = subprocess.PIPE,
+    enter: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
     """Start a run on a cluster and return at once."""
     return subprocess.Popen(
-        command(cluster, *words, output=output),
+        [*enter, *command(cluster, *words, output=output)],
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,

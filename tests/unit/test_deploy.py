@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from distributed.cli import dask_scheduler, dask_worker
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.cli import cli
@@ -204,3 +205,25 @@ def test_systemd_accepts_the_unit_and_finds_it_confined(tmp_path: Path) -> None:
     level = re.search(r"exposure level .*: ([\d.]+)", said("security", "--offline=true"))
     assert level
     assert float(level[1]) <= 2.0
+
+
+def test_the_kubernetes_job_fits_together() -> None:
+    """Every program takes its options; run and workers see the same files under the same path."""
+    job = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "run.yaml").read_text())
+    cluster = job["spec"]["cluster"]["spec"]
+    pods = [job["spec"]["job"]["spec"], cluster["scheduler"]["spec"], cluster["worker"]["spec"]]
+    run, scheduler, worker = (pod["containers"][0] for pod in pods)
+    programs = {"virnucpro-exporter run": cli.commands["run"]}
+    programs |= {"dask scheduler": dask_scheduler.main, "dask worker": dask_worker.main}
+    for container in (run, scheduler, worker):
+        name, options = container["command"][:2], container["command"][2:]
+        program = programs.pop(" ".join(name))
+        program.make_context(" ".join(name), [*options, *container.get("args", ())])
+    assert not programs
+    assert pods[0]["volumes"] == pods[2]["volumes"]
+    assert run["volumeMounts"] == worker["volumeMounts"]
+    assert run["workingDir"] == worker["workingDir"] == run["volumeMounts"][0]["mountPath"]
+    assert cluster["scheduler"]["service"]["selector"] == {
+        "dask.org/cluster-name": job["metadata"]["name"],
+        "dask.org/component": "scheduler",
+    }

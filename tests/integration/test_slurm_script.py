@@ -1,0 +1,103 @@
+"""The script for SLURM with stand-ins for SLURM's own programs: what it starts, it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.dask_runs import WAITING, Word, begun, inputs_of
+from tests.run_program import DEADLINE, QUIET, READS, ROOT, processes_of, until
+
+SCRIPT = ROOT / "deploy" / "slurm" / "run.sbatch"
+
+# Two tasks, each on a node of its own, without GPUs. It is told to end as SLURM tells its steps.
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+echo $$ > "$STEP"
+trap 'kill $(jobs -p)' TERM
+for task in 0 1; do VIRNUCPRO_NODE_NAME=node$task CUDA_VISIBLE_DEVICES="" "$@" & done
+wait
+wait
+"""
+SCANCEL = '#!/bin/bash\n[ "$*" = "--signal=TERM 7" ] && kill "$(cat "$STEP")"\n'
+
+
+def submit(folder: Path, *words: Word, **programs: str) -> subprocess.Popen[str]:
+    """Start the script as SLURM does, on the first node of a job.
+
+    Args:
+        folder: Where it was submitted.
+        words: Its arguments.
+        programs: Scripts to be found in the place of programs.
+    """
+    bin_folder = folder / "bin"
+    bin_folder.mkdir(exist_ok=True)
+    for name, script in {"srun": SRUN, "scancel": SCANCEL, **programs}.items():
+        (bin_folder / name).write_text(script)
+        (bin_folder / name).chmod(0o755)
+    path = [str(bin_folder), str(Path(sys.executable).parent), os.environ["PATH"]]
+    return subprocess.Popen(
+        [SCRIPT, *QUIET, "--output", folder / "out", *words],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PATH": os.pathsep.join(path),
+            "PYTHONPATH": str(ROOT),
+            "SLURM_JOB_ID": "7",
+            "SLURM_CPUS_PER_TASK": "1",
+            "STEP": str(folder / "step"),
+            "TMPDIR": str(folder),
+        },
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def ended(job: subprocess.Popen[str], folder: Path) -> tuple[str, str]:
+    """What a job has printed by its end; it leaves neither a process nor the scheduler's file."""
+    told = job.communicate(timeout=DEADLINE)
+    until(lambda: not processes_of(folder))
+    assert not list(folder.glob("dask-scheduler-*"))
+    return told
+
+
+def test_a_job_runs_on_all_nodes(tmp_path: Path) -> None:
+    """The file of an earlier scheduler is no hindrance; the status is that of the run."""
+    (tmp_path / "dask-scheduler-7.json").write_text('{"address": "tcp://127.0.0.1:1"}')
+    inputs = inputs_of(tmp_path, 4)
+    job = submit(tmp_path, *WAITING, inputs)
+    until(lambda: len(begun(inputs)) == 2)
+    (inputs / "go").touch()
+    out, errors = ended(job, tmp_path)
+    assert (job.returncode, "4 files done, 0 failed" in out) == (0, True), errors
+    assert "node0/cpu0" in out
+    assert "node1/cpu0" in out
+
+
+def test_before_the_time_is_up_the_files_in_process_end(tmp_path: Path) -> None:
+    """SLURM signals the script alone; the next job does the rest."""
+    inputs = inputs_of(tmp_path, 4)
+    values = tmp_path / "values.prom"
+    job = submit(tmp_path, *WAITING, f"--textfile={values}", "--push-interval=1", inputs)
+    until(lambda: len(begun(inputs)) == 2)
+    job.send_signal(signal.SIGTERM)
+    until(lambda: values.exists() and 'run_state{state="draining"} 1' in values.read_text())
+    (inputs / "go").touch()
+    out, errors = ended(job, tmp_path)
+    assert job.returncode == 128 + signal.SIGTERM, errors
+    assert "2 files done, 0 failed, 0 skipped, 2 left" in out
+    again = submit(tmp_path, *WAITING, inputs)
+    out, errors = ended(again, tmp_path)
+    assert (again.returncode, "2 files done, 0 failed, 2 skipped" in out) == (0, True), errors
+
+
+def test_a_scheduler_that_does_not_start_ends_the_job(tmp_path: Path) -> None:
+    """The nodes are not held until the time is up."""
+    job = submit(tmp_path, READS, dask="#!/bin/sh\nexit 3\n")
+    _, errors = ended(job, tmp_path)
+    assert job.returncode == 1
+    assert errors == "the Dask scheduler does not start\n"

@@ -146,6 +146,7 @@ class DaskCluster:
         folder: Path,
         probe: str | None = None,
         node: str = "tests.dask_cluster:FakeNode",
+        cwd: str = str(ROOT),
         **options: Any,
     ) -> DaskPool:
         """A pool on this cluster, of the processors for tests; options as `DaskPool` has them."""
@@ -158,7 +159,7 @@ class DaskCluster:
             node=node,
             attempts=str(folder),
             logs=str(folder),
-            folder=str(ROOT),
+            folder=cwd,
             probe=probe or str(seen),
             token="here",  # noqa: S106 - no secret
             lease=options.get("silence", 60.0),

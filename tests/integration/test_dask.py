@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 
 from tests.dask_cluster import DaskCluster
-from tests.dask_runs import WAITING, begun, command, inputs_of, start
+from tests.dask_runs import WAITING, begun, command, fault, inputs_of, start
 from tests.run_program import DEADLINE, PROGRAM, QUIET, READS, ROOT, call, results, run, until
 from virnucpro_exporter.errors import ClusterError
 from virnucpro_exporter.gpu.nodes import NodeGpus
@@ -81,6 +81,14 @@ def test_a_node_without_the_output_folder_is_named(cluster: DaskCluster, tmp_pat
             pool.wait_for_workers()
     finally:
         pool.close()
+
+
+def test_a_scheduler_that_hangs_is_told(cluster: DaskCluster, tmp_path: Path) -> None:
+    """It takes the connection and never answers: the run ends, and says so."""
+    cluster.scheduler.send_signal(signal.SIGSTOP)
+    done = call(command(cluster, READS, "--dask-timeout=1", output=tmp_path / "out"))
+    assert done.returncode == 1
+    assert fault(done.stderr).endswith("cannot be reached: it does not answer")
 
 
 def test_a_cluster_of_its_own(tmp_path: Path) -> None:

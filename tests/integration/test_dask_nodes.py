@@ -100,6 +100,24 @@ def test_of_two_dask_workers_with_one_gpu_one_is_used(
         pool.close()
 
 
+def test_a_node_that_can_start_no_process_is_told(cluster: DaskCluster, tmp_path: Path) -> None:
+    """Its worker is lost with the reason, for good."""
+    cluster.add_worker("one")
+    here = tmp_path / "here"
+    here.mkdir()
+    pool = cluster.pool({}, tmp_path, cwd=str(here))
+    try:
+        (joined,) = pool.wait_for_workers()
+        here.rmdir()
+        pool.spawn(joined.gpu)
+        (lost,) = pool.poll(DEADLINE)
+        assert isinstance(lost, WorkerLost)
+        assert (lost.restart, lost.blame) == (False, False)
+        assert str(here) in lost.reason
+    finally:
+        pool.close()
+
+
 def test_two_runs_do_not_share_a_dask_worker(
     cluster: DaskCluster, inputs: Path, tmp_path: Path
 ) -> None:

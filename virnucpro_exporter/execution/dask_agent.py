@@ -327,7 +327,7 @@ class Agent:
         self._generation = command.generation
         try:
             getattr(pool, command.name)(*command.arguments)
-        except VirnucproError as error:
+        except (VirnucproError, OSError) as error:  # no process can be started here
             lost = WorkerLost(command.arguments[0], str(error), restart=False, blame=False)
             self._publish([(self._generation, lost)])
 

@@ -67,8 +67,10 @@ async def existing(
     except OSError as error:
         raise ClusterError(f"a file of distributed.comm.tls in Dask's settings: {error}") from error
     try:
-        await client
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        # Dask's own limit does not hold for a scheduler that hangs. Its error, where there is one,
+        # says more.
+        await asyncio.wait_for(client, timeout + 1.0)
+    except (OSError, ValueError, TypeError, RuntimeError, asyncio.TimeoutError) as error:
         await client.close()
         raise ClusterError(
             f"the scheduler at {address} cannot be reached: {_why(error)}"
@@ -80,7 +82,9 @@ async def existing(
 def _why(error: Exception) -> str:
     if isinstance(error, TypeError):  # Dask was given no context for TLS
         return _NO_CERTIFICATES
-    return _BROKEN_OFF if isinstance(error, CommClosedError) else str(error)
+    if isinstance(error, CommClosedError):
+        return _BROKEN_OFF
+    return str(error) or "it does not answer"
 
 
 async def _address_in(scheduler_file: Path) -> str:

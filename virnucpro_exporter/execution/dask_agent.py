@@ -282,10 +282,11 @@ class Agent:
             raise AgentEndedError
         self._heard_at = time.monotonic()
         self._is_asked = True
-        told = await self._mailbox.take()
-        self._is_asked = False
-        self._answered_at = time.monotonic()
-        return told
+        try:
+            return await self._mailbox.take()
+        finally:
+            self._is_asked = False
+            self._answered_at = time.monotonic()
 
     async def gpus(self) -> tuple[float, GpuSnapshot]:
         """The present time of this node's clock, in Unix seconds, and the GPUs seen here."""

@@ -95,6 +95,15 @@ def test_before_the_time_is_up_the_files_in_process_end(tmp_path: Path) -> None:
     assert (again.returncode, "2 files done, 0 failed, 2 skipped" in out) == (0, True), errors
 
 
+def test_workers_that_do_not_start_end_the_job(tmp_path: Path) -> None:
+    """What `srun` says is told, and the nodes are not held until the time is up."""
+    job = submit(tmp_path, READS, srun="#!/bin/sh\necho no such GPUs >&2\nexit 1\n")
+    _, errors = ended(job, tmp_path)
+    assert job.returncode == 128 + signal.SIGTERM
+    assert "no such GPUs\nthe Dask workers have ended before the run\n" in errors
+    assert "Traceback" not in errors
+
+
 def test_a_scheduler_that_does_not_start_ends_the_job(tmp_path: Path) -> None:
     """The nodes are not held until the time is up."""
     job = submit(tmp_path, READS, dask="#!/bin/sh\nexit 3\n")

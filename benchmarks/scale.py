@@ -19,6 +19,8 @@ import functools
 import gc
 import io
 import logging
+import multiprocessing
+import random
 import resource
 import statistics
 import tempfile
@@ -33,6 +35,7 @@ import psutil
 from rich.console import Console
 
 from tests import builders
+from virnucpro_exporter.app.run import keep_pace
 from virnucpro_exporter.app.simulate import NoResults
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.journal import Journal, Source
@@ -44,6 +47,8 @@ from virnucpro_exporter.metrics.exposition import Format
 from virnucpro_exporter.metrics.pages import Pages
 from virnucpro_exporter.metrics.registry import build_registry
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 from virnucpro_exporter.simulation import VirtualCluster, VirtualPool, timeless
 from virnucpro_exporter.terminal.metrics_log import MetricsLog
@@ -188,7 +193,7 @@ class Views:
         show("table of 50 lines", cpu(lambda: self._table(50)))
         show("table of all lines", cpu(lambda: self._table(len(run.workers) + 30)))
         text = self._pages.get(Format.TEXT, packed=False).decode()
-        show("a page read by watch", cpu(lambda: _watch(text), times=1))
+        show("a page read by watch", cpu(lambda: _watch(text), times=3))
         gpus = self._gpus.latest()
         show("rows of the log", cpu(lambda: self._log.write(run, gpus, run.timestamp)))
         show("values of all GPUs taken in", cpu(self._hear))
@@ -215,12 +220,29 @@ def cpu(
 
 def show(what: str, value: float, more: str = "", unit: str = "ms") -> None:
     """Print one figure."""
-    print(f"  {what:<34} {value:>10,.2f} {unit:<8} {more}".rstrip(), flush=True)
+    number = f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
+    print(f"  {what:<34} {number:>10} {unit:<8} {more}".rstrip(), flush=True)
 
 
 def rss() -> float:
     """Memory of this process now, in MiB."""
     return float(psutil.Process().memory_info().rss) / MIB
+
+
+def memory_of_files(count: int, gpus: int) -> None:
+    """Print what a waiting file takes; in a process of its own, where nothing else changes."""
+    rng = random.Random(1)
+    before = rss()
+    sizes = (max(1, int(rng.lognormvariate(13.0, 1.5))) for _ in range(count))
+    files = tuple(
+        SequenceFile(f"/scratch/project/reads/{i:06}.fa", 1000 + size // 500, size)
+        for i, size in enumerate(sizes)
+    )
+    named = rss()
+    scheduler = Scheduler({str(gpu): 1.0 for gpu in range(gpus)})
+    scheduler.handle(ev.FilesSubmitted(files), 0.0)
+    show("memory of a file, its path and size", (named - before) * MIB / count, unit="bytes")
+    show("memory of its place in a queue", (rss() - named) * MIB / count, unit="bytes")
 
 
 class Bench:
@@ -250,6 +272,7 @@ class Bench:
         nodes = (gpu.partition("/")[0] for gpu in cluster.names)
         self._views = Views(self._coordinator, nodes, folder)
         self._pool.look = self._look
+        self._seconds = 0.0  # of the run loop
         self._new_phase()
 
     def _new_phase(self) -> None:
@@ -279,13 +302,14 @@ class Bench:
         one, journal = phase.decisions, phase.journal
         virtual = self._pool.now()
         print(f"\n{title}, {virtual:,.0f} s of the run", flush=True)
-        show("events", phase.events, f"of {one.times:,} turns of the loop", unit="")
+        show("events", phase.events, f"in {one.times:,} turns of the loop", unit="")
         show("decisions", phase.events / one.seconds, unit="a second")
         spread = f"99.9 % within {1000 * one.quantile(0.999):.2f} ms"
         spread += f", the longest {1000 * one.longest:.0f} ms"
         show("a decision", 1000 * one.seconds / one.times, spread)
         show("a transaction of the journal", 1000 * journal.seconds / max(1, journal.times))
-        show("the whole loop", phase.events / loop, unit="a second")
+        show("the whole loop", phase.events / loop, "events", unit="a second")
+        self._seconds += loop
         pauses = f"{phase.garbage.times} times, the longest {1000 * phase.garbage.longest:.0f} ms"
         show("garbage collection", 1000 * phase.garbage.seconds, pauses)
         show("memory", rss(), unit="MiB")
@@ -296,22 +320,22 @@ class Bench:
         Raises:
             RuntimeError: A file was not done, or twice.
         """
-        files, work = self._cluster.inputs
-        sources = [Source(file.path, work[file.path], 0) for file in files]
-        self._print_plan("journal of a new run", sources)
+        self._print_plan("journal of a new run")
         self._journal.begin(self._coordinator.run_id, {}, time.time())
         gc.callbacks.append(self._collected)
         runner = Runner(
             self._coordinator, self._pool, self._cluster.at_start, NoResults(), self._journal
         )
         self._new_phase()
-        runner.run(files)
+        runner.run(self._cluster.inputs[0])
         gc.callbacks.remove(self._collected)
         self._print_phase("until every file was done")
         self._print_outcome()
-        self._print_plan("journal of a run that resumes", sources)
+        self._print_plan("journal of a run that resumes")
 
-    def _print_plan(self, what: str, sources: Sequence[Source]) -> None:
+    def _print_plan(self, what: str) -> None:
+        files, work = self._cluster.inputs
+        sources = [Source(file.path, work[file.path], 0) for file in files]
         taken = cpu(lambda: self._journal.plan(sources), times=1)
         size = self._outputs.journal.stat().st_size / MIB
         show(what, taken / 1000, f"{size:,.0f} MiB on disk", unit="s")
@@ -323,6 +347,8 @@ class Bench:
             raise RuntimeError(f"how often files were done: {times}")
         print(f"\nall {run.files_completed:,} files were done once")
         show("makespan", run.elapsed_seconds, f"{run.elapsed_seconds / bound:.4f} x the bound", "s")
+        share = f"{self._seconds / run.elapsed_seconds:.1%} of a core"
+        show("processor time of the whole loop", self._seconds, share, "s")
         steals = sum(count for _, count in run.steals)
         show("steals", steals, f"{run.resteals:,} of a file stolen before", "")
         show("retries", run.retries, f"{sum(w.restarts for w in run.workers):,} restarts", "")
@@ -338,7 +364,12 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger().addHandler(logging.NullHandler())
     cluster = VirtualCluster(options.nodes, options.files)
-    print(f"{len(cluster.names):,} GPUs, {cluster.count:,} files")
+    keep_pace()
+    print(f"{len(cluster.names):,} GPUs, {cluster.count:,} files", flush=True)
+    spawn = multiprocessing.get_context("spawn")
+    apart = spawn.Process(target=memory_of_files, args=(cluster.count, len(cluster.names)))
+    apart.start()
+    apart.join()
     with tempfile.TemporaryDirectory() as folder:
         Bench(cluster, Path(folder)).run()
 

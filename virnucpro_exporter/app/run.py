@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import sys
 import time
@@ -34,6 +35,11 @@ log = logging.getLogger(__name__)
 # With this switch interval a thread that renders or serves delays a decision by 0.2 ms at most.
 SWITCH_SECONDS = 0.0002
 
+# So many objects are made before the garbage collector looks for the first time; Python's own 700
+# are less than one look at a thousand GPUs makes. It then takes passing objects for lasting ones,
+# and goes through all objects again and again, for half a second where there are a million files.
+COLLECT_AFTER = 50_000
+
 # Workers that are idle at the end get so long to give back what they hold.
 _CLOSE_SECONDS = 5.0
 
@@ -51,6 +57,12 @@ class Finished:
     snapshot: RunSnapshot
     exit_code: int
     error: str = ""
+
+
+def keep_pace() -> None:
+    """Let neither another thread nor the garbage collector of this process delay decisions."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(COLLECT_AFTER)
 
 
 def plan(config: RunConfig) -> dict[Device, list[SequenceFile]]:
@@ -76,7 +88,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
     Raises:
         VirnucproError: The run cannot start, or cannot go on.
     """
-    sys.setswitchinterval(SWITCH_SECONDS)
+    keep_pace()
     spec = processor_spec(config)
     outputs = output_folder(config)
     with contextlib.ExitStack() as views, contextlib.ExitStack() as stack:

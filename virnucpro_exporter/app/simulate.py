@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from virnucpro_exporter.app.run import SWITCH_SECONDS
+from virnucpro_exporter.app.run import keep_pace
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.views import linger, reserve, show
 from virnucpro_exporter.config import SimulateConfig
@@ -65,7 +64,7 @@ def simulate(
     Raises:
         UsageError: An address or a path cannot be used, or the web configuration is wrong.
     """
-    sys.setswitchinterval(SWITCH_SECONDS)
+    keep_pace()
     settings = config.scheduler_settings()
     plan = Simulation(
         SCENARIOS[config.scenario],

@@ -37,13 +37,14 @@ class Dispatcher:
         ledger = self._ledger
         if ledger.is_draining or ledger.is_finished or not ledger.is_push:
             return
-        ready = [worker for worker in workers if worker.is_ready]
-        for worker in ready:
-            self._hand_over(worker, now)
-        self._repeat([worker for worker in ready if not worker.inflight], now)
-        for worker in ready:
-            if not worker.inflight:
-                self._wait(worker, now)
+        left = []
+        for worker in workers:
+            if worker.is_ready:
+                self._hand_over(worker, now)
+                if not worker.inflight:
+                    left.append(worker)
+        if left:
+            self._repeat_or_wait(left, now)
 
     def _hand_over(self, worker: Worker, now: float) -> None:
         inflight = worker.inflight
@@ -57,24 +58,25 @@ class Dispatcher:
             while worker.queue and len(inflight) < wanted:
                 self._start(worker, worker.take(0), now)
 
-    def _repeat(self, idle: Sequence[Worker], now: float) -> None:
-        """Start second attempts, if no file waits."""
+    def _repeat_or_wait(self, idle: Sequence[Worker], now: float) -> None:
+        """Start second attempts if no file waits; whoever gets none waits."""
         ledger = self._ledger
-        if idle and ledger.settings.second_attempts and not ledger.waiting.files:
+        if ledger.settings.second_attempts and not ledger.waiting.files:
             for worker, attempt in ledger.policy.repeats(idle, ledger.fleet, now):
                 self._start(worker, attempt.record, now)
+        for worker in idle:
+            if not worker.inflight:
+                self._wait(worker, now)
 
     def ask(self, worker: Worker, now: float) -> None:
         """Give one file to a worker whose caller came and asked."""
         if self._ledger.is_draining:
             return
         record = self._next_record(worker, now, asked=True)
-        if record is not None:
+        if record is None:
+            self._repeat_or_wait([worker], now)
+        else:
             self._start(worker, record, now)
-            return
-        self._repeat([worker], now)
-        if not worker.inflight:
-            self._wait(worker, now)
 
     def released(self, worker: Worker, now: float) -> None:
         """The worker has one file less in its hands."""

@@ -2,7 +2,8 @@
 
 `workers` knows what every virtual GPU does and when, and never waits. Two things step it: `run`, as
 fast as it can be computed, for benchmarks; and `pool`, at the pace of a clock, behind the interface
-of the real worker processes, for the command `simulate`. `scenarios` says what goes wrong.
+of the real worker processes, for the command `simulate`. `scenarios` says what goes wrong there;
+`cluster` is a cluster of any size in which much goes wrong, for benchmarks and tests.
 """
 
 from virnucpro_exporter.simulation.cluster import VirtualCluster, timeless

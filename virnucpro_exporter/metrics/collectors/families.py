@@ -16,8 +16,9 @@ T_co = TypeVar("T_co", covariant=True)
 Value = float | None
 
 NO_LABELS = Labels()
-# Label sets are kept from one scrape to the next, those of about a thousand GPUs at most.
-_MOST_KEPT = 8192
+# Label sets are kept from one scrape to the next, those of about eight thousand GPUs at most: a
+# scrape of more makes all of them anew, which takes most of its time.
+_MOST_KEPT = 65_536
 
 
 class Source(Protocol[T_co]):

@@ -3,10 +3,12 @@
 # --tmpfs /tmp`). The NVIDIA library comes from the host, through the NVIDIA container toolkit.
 
 FROM python:3.13.16-slim-trixie AS build
+# Extras to install, such as [dask].
+ARG EXTRAS=""
 WORKDIR /source
 COPY . .
 RUN python -m venv /opt/virnucpro \
-    && /opt/virnucpro/bin/pip install --no-cache-dir --disable-pip-version-check .
+    && /opt/virnucpro/bin/pip install --no-cache-dir --disable-pip-version-check ".$EXTRAS"
 
 FROM python:3.13.16-slim-trixie
 LABEL org.opencontainers.image.title="virnucpro-exporter" \

@@ -32,6 +32,10 @@ _RECONNECT_SECONDS = 2.0
 # How often the connection and the list of workers are looked at, in seconds.
 _LOOK_SECONDS = 0.5
 
+# A run begins when all Dask workers that are there have joined, or after so many seconds: a node
+# that hangs delays the others no longer.
+_GATHER_SECONDS = 15.0
+
 _NO_ONE_YET = "no Dask worker is there yet; the run begins with the first one (Ctrl-C ends it)"
 
 # An event, and of which process of the worker; None: of the worker itself.
@@ -186,7 +190,7 @@ class DaskPool:
                 since = None
                 new = await members.look()
                 if new and not self._inbox.has_looked.is_set():
-                    await asyncio.wait(new, timeout=self._terms.silence)
+                    await asyncio.wait(new, timeout=min(_GATHER_SECONDS, self._terms.silence))
                 self._inbox.has_looked.set()
             else:
                 since = since or time.monotonic()

@@ -18,6 +18,7 @@ from tests.run_program import DEADLINE, PROGRAM, QUIET, READS, ROOT, call, resul
 from virnucpro_exporter.errors import ClusterError
 from virnucpro_exporter.gpu.nodes import NodeGpus
 from virnucpro_exporter.scheduling.events import WorkerJoined, WorkerLost
+from virnucpro_exporter.snapshot import GpuSnapshot
 
 E = TypeVar("E", WorkerJoined, WorkerLost)
 
@@ -54,6 +55,38 @@ def test_the_gpus_of_every_node_are_seen(cluster: DaskCluster, tmp_path: Path) -
         )
         assert gpus.latest().health.success
     finally:
+        pool.close()
+
+
+class Asked(NodeGpus):
+    """Notes who has answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.workers: set[str] = set()
+
+    def take(self, node: str, worker: str, now_there: float, snapshot: GpuSnapshot) -> None:
+        self.workers.add(worker)
+        super().take(node, worker, now_there, snapshot)
+
+
+def test_a_silent_worker_does_not_hide_the_gpus_of_its_node(
+    cluster: DaskCluster, tmp_path: Path
+) -> None:
+    """Where another one sees them, that one is asked."""
+    gpus = Asked()
+    stopped = cluster.add_worker("here")
+    pool = cluster.pool({}, tmp_path, gpus=gpus)
+    try:
+        pool.wait_for_workers()
+        cluster.add_worker("here")
+        until(lambda: any(isinstance(event, WorkerJoined) for event in pool.poll(0.05)))
+        until(lambda: gpus.workers == {"here/cpu0"})
+        stopped.send_signal(signal.SIGSTOP)
+        until(lambda: gpus.workers == {"here/cpu0", "here/cpu1"})
+        assert [(d.gpu, d.up) for d in gpus.latest().devices] == [("here/0", True)]
+    finally:
+        stopped.send_signal(signal.SIGCONT)
         pool.close()
 
 

@@ -55,6 +55,23 @@ def test_a_node_that_is_silent_is_down_and_told() -> None:
     assert snapshot.health.reason == "nodes that do not answer: a"
 
 
+def test_a_worker_that_is_silent_is_no_loss_where_another_sees_its_gpus() -> None:
+    """Only a GPU of which nobody tells any more is down."""
+    watch = Watch()
+    watch.hear("a/0", 0.0, 1.0, "0", "1")
+    watch.hear("a/1", 0.0, 1.0, "2")
+    watch.passed = MAX_AGE
+    watch.hear("a/2", 0.0, 1.0, "0", "1")
+    watch.hear("a/1", 0.0, 1.0, "2")
+    assert {device.up for device in watch.gpus.latest().devices} == {True}
+    assert watch.gpus.latest().health.success
+    watch.passed += MAX_AGE
+    watch.hear("a/2", 0.0, 1.0, "0", "1")
+    snapshot = watch.gpus.latest()
+    assert [device.up for device in snapshot.devices] == [True, True, False]
+    assert snapshot.health.reason == "nodes that do not answer: a"
+
+
 def test_a_node_that_has_left_is_no_failure_of_the_watch() -> None:
     """Its GPUs are down; when it returns, they are up again."""
     watch = Watch()

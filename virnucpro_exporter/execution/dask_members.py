@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pkgutil import resolve_name
@@ -18,16 +17,10 @@ from virnucpro_exporter import __version__
 from virnucpro_exporter.execution import dask_agent
 from virnucpro_exporter.execution.dask_agent import NODE_VARIABLE, About, Agent, Command, Job
 from virnucpro_exporter.execution.dask_link import Link
+from virnucpro_exporter.execution.dask_watch import Gpus, GpuWatch
 from virnucpro_exporter.scheduling.events import WorkerJoined, WorkerLost
-from virnucpro_exporter.snapshot import GpuSnapshot
 
 log = logging.getLogger(__name__)
-
-# GPUs are asked about every second, as long as that makes no more questions a second than this; at
-# most so many seconds lie between two, because what is older than 5 s is not shown.
-_WATCH_SECONDS = 1.0
-_MOST_QUESTIONS = 300
-_LONGEST_WATCH_SECONDS = 3.0
 
 # Agents get so long to end at the close.
 _END_SECONDS = 10.0
@@ -39,19 +32,6 @@ _THREADS = (
     " --nthreads 1 for each GPU or CPU slot"
 )
 _ALL_LEFT = "the last Dask worker has left; the run ends unless another joins within %g s"
-
-
-class Gpus(Protocol):
-    """Takes which nodes there are, and what they say of their GPUs."""
-
-    def join(self, node: str, host: str) -> None:
-        """A node has its first worker, at this address in the network."""
-
-    def take(self, node: str, worker: str, now_there: float, snapshot: GpuSnapshot) -> None:
-        """A worker of a node tells what it sees; both times are on the node's clock."""
-
-    def leave(self, worker: str) -> None:
-        """A worker has gone."""
 
 
 class Listener(Protocol):
@@ -103,12 +83,12 @@ class Members:
         self._pins: dict[str, str] = {}  # by the id, of those that have joined or are about to
         self._known: set[str] = set()  # addresses that have an agent, or are asked for one
         self._rivals: dict[str, str] = {}  # addresses refused, by the id that was taken
-        self._asking: dict[Link, asyncio.Task[None]] = {}  # about the GPUs that they see
         self._accused: set[str] = set()  # nodes that cannot be used, as was told
         self._has_warned = False  # of threads
         self._last_lost: WorkerLost | None = None  # held back while another may join
         self._is_patient = True
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watch = None if terms.gpus is None else GpuWatch(terms.gpus, self._start)
 
     async def look(self) -> list[asyncio.Task[None]]:
         """Compare the workers that are there with those that are known.
@@ -225,7 +205,8 @@ class Members:
     def _welcome(self, link: Link) -> None:
         self._links[link.gpu] = link
         link.begin(self._listener.tell, self._lose)
-        self._observe(link.node)
+        if self._watch is not None:
+            self._watch.join(link)
         lost, self._last_lost = self._last_lost, None
         if lost is not None and lost.gpu == link.gpu:
             self._listener.tell(WorkerLost(lost.gpu, lost.reason, restart=True, blame=False))
@@ -243,10 +224,8 @@ class Members:
         rivals = {address for address, gpu in self._rivals.items() if gpu == link.gpu}
         self._known -= rivals  # one of them may take its place
         link.cut()
-        if self._terms.gpus is not None and link in self._asking:
-            self._asking.pop(link).cancel()
-            self._terms.gpus.leave(link.gpu)
-        self._observe(link.node)
+        if self._watch is not None:
+            self._watch.leave(link)
         lost = WorkerLost(link.gpu, reason, restart=False, blame=False)
         if self._links or not self._is_patient:
             self._listener.tell(lost)
@@ -259,48 +238,6 @@ class Members:
         if self._last_lost is lost:
             self._last_lost = None
             self._listener.tell(lost)
-
-    def _observe(self, node: str) -> None:
-        """See to it that somebody is asked about each GPU of a node."""
-        gpus = self._terms.gpus
-        links = [link for link in self._links.values() if link.node == node]
-        if gpus is None or not links:
-            return
-        gpus.join(node, get_address_host(links[0].address))
-        for link in observers(links):
-            if link not in self._asking:
-                self._asking[link] = self._start(self._ask(link, gpus))
-
-    async def _ask(self, link: Link, gpus: Gpus) -> None:
-        """Ask about the GPUs that a Dask worker sees, until cancelled."""
-        while True:
-            with contextlib.suppress(Exception):  # a silent node is noticed by its silence
-                gpus.take(link.node, link.gpu, *await link.gpus())
-            await asyncio.sleep(pause(len(self._asking)))
-
-
-def pause(observers: int) -> float:
-    """Seconds between two questions to each of so many workers."""
-    wanted = max(_WATCH_SECONDS, observers / _MOST_QUESTIONS)
-    return min(wanted, _LONGEST_WATCH_SECONDS)
-
-
-def observers(links: Iterable[Link]) -> list[Link]:
-    """Those that have to be asked to hear of every GPU of their node.
-
-    Most often each sees all GPUs, and the first is enough. Where each sees its own, it is all of
-    them. The first is always asked: that a node has no GPU is worth knowing.
-
-    Args:
-        links: Of one node, in the order in which they have joined.
-    """
-    chosen: list[Link] = []
-    seen: set[str] = set()
-    for link in links:
-        if not chosen or not seen.issuperset(link.sees):
-            chosen.append(link)
-            seen.update(link.sees)
-    return chosen
 
 
 def _conflict(gpu: str, pin: str, before: str) -> str:

@@ -107,15 +107,20 @@ class NodeGpus:
 
     def _make(self, now: float) -> GpuSnapshot:
         devices: dict[str, GpuDevice] = {}
-        silent: set[str] = set()
+        answering: set[str] = set()  # nodes, and the GPUs that somebody fresh tells of
         for _, heard in sorted(self._heard.items()):
             is_fresh = now < heard.at + MAX_AGE and not heard.has_left
-            if not is_fresh and not heard.has_left:
-                silent.add(heard.node)
+            if is_fresh:
+                answering |= _told(heard)
             for device in heard.snapshot.devices:
                 # Of several workers, the first to whom it answers: values must not alternate.
                 if device.gpu not in devices or (is_fresh and not devices[device.gpu].up):
                     devices[device.gpu] = device if is_fresh else _down(heard.node, device)
+        silent = {
+            heard.node
+            for heard in self._heard.values()
+            if not heard.has_left and not answering >= _told(heard)
+        }
         backends = [h.snapshot.backend for h in self._heard.values() if h.snapshot.devices]
         times = [heard.time for heard in self._heard.values()]
         health = CollectorHealth(
@@ -126,6 +131,10 @@ class NodeGpus:
         backend = backends[0] if backends else "none"
         ordered = sorted(devices.values(), key=_order)
         return GpuSnapshot(self._wall_clock(), backend, tuple(ordered), health)
+
+
+def _told(heard: _Heard) -> set[str]:
+    return {heard.node, *(device.gpu for device in heard.snapshot.devices)}
 
 
 def _order(device: GpuDevice) -> tuple[str, tuple[int, ...]]:

@@ -38,7 +38,7 @@ from benchmarks.warm import WarmPool
 from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.execution.dask_agent import Job
+from virnucpro_exporter.execution.dask_agent import Job, Place
 from virnucpro_exporter.execution.dask_connect import existing
 from virnucpro_exporter.execution.dask_pool import DaskPool
 from virnucpro_exporter.execution.journal import Journal, Source
@@ -86,9 +86,9 @@ def number_of(name: str) -> int:
 class VirtualNode:
     """A node whose Dask workers are CPU slots, with as many GPUs to watch."""
 
-    def place(self) -> tuple[str | None, str, str, str]:
+    def place(self) -> Place:
         """A CPU slot."""
-        return None, "CPU", "", ""
+        return Place(None, "CPU", "")
 
     def gpus(self) -> GpuSnapshot:
         """All of them, read just now."""

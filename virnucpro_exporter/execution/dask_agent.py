@@ -26,8 +26,9 @@ from distributed import Worker, get_worker
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.errors import VirnucproError
+from virnucpro_exporter.execution.dask_mailbox import Mailbox, Told
 from virnucpro_exporter.execution.pool import LocalPool
-from virnucpro_exporter.scheduling.events import Event, Progress, WorkerLost
+from virnucpro_exporter.scheduling.events import WorkerLost
 from virnucpro_exporter.snapshot import GpuSnapshot
 
 # What a coordinator asks for before anything else.
@@ -41,7 +42,6 @@ _ANSWERS_PER_LEASE = 4
 # How far a file has got is told this often, in seconds, when there is nothing else to tell: a
 # cluster has many workers, and one process hears them all.
 _PROGRESS_SECONDS = 2.0
-
 
 # The environment variable that names the node where its host name does not (in Kubernetes).
 NODE_VARIABLE = "VIRNUCPRO_NODE_NAME"
@@ -134,48 +134,8 @@ class Command:
     generation: int
 
 
-Told = tuple[int, Event]
-
-
 class AgentEndedError(Exception):
     """Told to a coordinator that comes back after its lease, or after another one."""
-
-
-class Mailbox:
-    """What a worker has told and the coordinator has not heard; belongs to an event loop.
-
-    Args:
-        progress_seconds: How far a file has got waits so long for something else to tell.
-        answer_seconds: Nothing at all is an answer after so long.
-    """
-
-    def __init__(self, progress_seconds: float, answer_seconds: float) -> None:
-        self._progress_seconds = progress_seconds
-        self._answer_seconds = answer_seconds
-        self._told: list[Told] = []
-        self._has_news = asyncio.Event()
-
-    def put(self, told: list[Told]) -> None:
-        """Add events, in the order in which they happened."""
-        for generation, event in told:
-            if not isinstance(event, Progress):
-                self._has_news.set()
-            elif self._told and isinstance(self._told[-1][1], Progress):
-                self._told.pop()  # of the same attempt: no other has begun since
-            self._told.append((generation, event))
-
-    async def take(self) -> list[Told]:
-        """What has been told; waits for something, but not for long."""
-        await self._wait(self._progress_seconds)
-        if not self._told:
-            await self._wait(self._answer_seconds - self._progress_seconds)
-        self._has_news.clear()
-        told, self._told = self._told, []
-        return told
-
-    async def _wait(self, seconds: float) -> None:
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._has_news.wait(), seconds)
 
 
 class Agent:

@@ -42,8 +42,9 @@ from virnucpro_exporter.execution.dask_agent import Job, Place
 from virnucpro_exporter.execution.dask_connect import existing
 from virnucpro_exporter.execution.dask_pool import DaskPool
 from virnucpro_exporter.execution.journal import Journal, Source
+from virnucpro_exporter.execution.local_pool import LocalPool
 from virnucpro_exporter.execution.outputs import Outputs
-from virnucpro_exporter.execution.pool import LocalPool, WorkerPool
+from virnucpro_exporter.execution.pool import WorkerPool
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.gpu.nodes import NodeGpus
 from virnucpro_exporter.scheduling.events import WorkerJoined

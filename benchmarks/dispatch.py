@@ -38,8 +38,8 @@ from virnucpro_exporter.app.run import SWITCH_SECONDS
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.journal import Journal, Source
+from virnucpro_exporter.execution.local_pool import LocalPool
 from virnucpro_exporter.execution.outputs import Outputs
-from virnucpro_exporter.execution.pool import LocalPool
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.metrics.server import MetricsServer
 from virnucpro_exporter.processors.base import Processed, ProgressCallback

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes sure that the tests find prometheus, promtool, alertmanager and amtool.
+# Makes sure that the tests find prometheus, promtool, alertmanager and amtool; and ip, without which
+# the test with two hosts is skipped.
 set -eu
 
 missing() {
@@ -11,12 +12,12 @@ missing() {
     done
 }
 
-[ -z "$(missing)" ] && exit 0
+[ -z "$(missing)" ] && command -v ip > /dev/null && exit 0
 if command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; then
     # Without a service: the tests start the programs themselves.
     export DEBIAN_FRONTEND=noninteractive
     apt-get -qq update > /dev/null && apt-get -qq install -y --no-install-recommends \
-        prometheus prometheus-alertmanager > /dev/null || true
+        prometheus prometheus-alertmanager iproute2 > /dev/null || true
 fi
 left=$(missing)
 [ -z "$left" ] && exit 0

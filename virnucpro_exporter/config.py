@@ -15,6 +15,9 @@ from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 
 Positive = Annotated[float, Field(gt=0)]
 
+# Where an exporter listens.
+_PORT = 9877
+
 # Over a network it takes some milliseconds until a worker that has ended a file gets the next one,
 # so it holds another already where files are as short as that matters.
 _CLUSTER_BATCH_SECONDS = 0.25
@@ -33,7 +36,7 @@ class ViewConfig(BaseModel):
     metrics_log_interval: Positive = 5.0
     metrics_log_max_bytes: Annotated[int, Field(ge=10_000)] = 50_000_000
     web: bool = True
-    web_listen_address: tuple[str, ...] = Field(default=(":9877",), strict=False)
+    web_listen_address: tuple[str, ...] = Field(default=(f":{_PORT}",), strict=False)
     web_telemetry_path: str = "/metrics"
     web_config_file: str | None = None
     linger: Annotated[float, Field(ge=0)] = 30.0
@@ -53,7 +56,7 @@ class RunConfig(ViewConfig):
     dask_scheduler_file: str | None = None
     dask_local: Annotated[int, Field(ge=1)] | None = None
     dask_timeout: Annotated[float, Field(ge=1)] = 60.0
-    dask_exporter_port: Annotated[int, Field(ge=1, le=65535)] = 9877
+    dask_exporter_port: Annotated[int, Field(ge=1, le=65535)] = _PORT
     processor: str = "translate"
     command: tuple[str, ...] = Field(default=(), strict=False)
     chunk_size: Literal[300, 500] = 500

@@ -65,6 +65,10 @@ class ClusterError(VirnucproError):
     """The Dask cluster cannot be used."""
 
 
+class NoWorkerError(VirnucproError):
+    """No worker is left."""
+
+
 class SequenceFileError(VirnucproError):
     """This file cannot be processed."""
 

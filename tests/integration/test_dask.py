@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,12 +20,6 @@ from virnucpro_exporter.scheduling.events import WorkerJoined, WorkerLost
 from virnucpro_exporter.snapshot import GpuSnapshot
 
 E = TypeVar("E", WorkerJoined, WorkerLost)
-
-
-@pytest.fixture
-def cluster() -> Iterator[DaskCluster]:
-    with DaskCluster() as cluster:
-        yield cluster
 
 
 def test_outputs_are_those_of_one_machine(cluster: DaskCluster, tmp_path: Path) -> None:

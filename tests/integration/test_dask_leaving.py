@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.dask_cluster import DaskCluster, are_dead, family
-from tests.dask_runs import WAITING, begun, inputs_of, start, whole
+from tests.dask_runs import WAITING, begun, fault, start, whole
 from tests.run_program import DEADLINE, results, until
-
-FILES = 4
-
-
-@pytest.fixture
-def cluster() -> Iterator[DaskCluster]:
-    with DaskCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def inputs(tmp_path: Path) -> Path:
-    return inputs_of(tmp_path, FILES)
 
 
 def finish(going: subprocess.Popen[str], inputs: Path, output: Path) -> str:
@@ -135,3 +121,16 @@ def test_a_run_that_is_told_to_end_waits_for_no_other_worker(
     going.send_signal(signal.SIGTERM)
     out, _ = going.communicate(timeout=DEADLINE)
     assert (going.returncode, "4 left" in out) == (128 + signal.SIGTERM, True), log.read_text()
+
+
+def test_a_run_that_nobody_works_for_any_more_ends_and_says_why(
+    cluster: DaskCluster, inputs: Path, tmp_path: Path
+) -> None:
+    """When no other worker has joined in the time that was set; the same command goes on later."""
+    only = cluster.add_worker("one")
+    going = start(cluster, inputs, *WAITING, "--dask-timeout=2", output=tmp_path / "out")
+    until(lambda: len(begun(inputs)) == 1)
+    only.kill()
+    out, errors = going.communicate(timeout=DEADLINE)
+    assert (going.returncode, "4 left" in out) == (1, True), errors
+    assert fault(errors) == "virnucpro-exporter: No worker is left: its Dask worker has left"

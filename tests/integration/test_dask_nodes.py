@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.dask_cluster import DaskCluster, family
-from tests.dask_runs import WAITING, Word, begun, command, fault, inputs_of, start, whole
+from tests.dask_runs import WAITING, Word, begun, command, fault, start, whole
 from tests.run_program import DEADLINE, READS, call, results, until
 from virnucpro_exporter.scheduling.events import WorkerLost
-
-FILES = 4
 
 # Dask runs such a text when a worker starts.
 OTHER_VERSION = "import virnucpro_exporter as program; program.__version__ = '0.0.1'"
 NOT_INSTALLED = "import sys; sys.modules['virnucpro_exporter'] = None"
-
-
-@pytest.fixture
-def cluster() -> Iterator[DaskCluster]:
-    with DaskCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def inputs(tmp_path: Path) -> Path:
-    return inputs_of(tmp_path, FILES)
 
 
 def test_a_node_that_cannot_set_the_processor_up_is_left_out(

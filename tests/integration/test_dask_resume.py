@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import run_program
 from tests.dask_cluster import DaskCluster, family
-from tests.dask_runs import WAITING, begun, command, fault, inputs_of, start, whole
+from tests.dask_runs import WAITING, begun, command, fault, start, whole
 from tests.run_program import DEADLINE, call, processes_of, results, until
 
-FILES = 4
 
-
-@pytest.fixture
-def cluster() -> Iterator[DaskCluster]:
-    with DaskCluster() as cluster:
-        cluster.add_worker("one")
-        yield cluster
-
-
-@pytest.fixture
-def inputs(tmp_path: Path) -> Path:
-    return inputs_of(tmp_path, FILES)
+@pytest.fixture(autouse=True)
+def one(cluster: DaskCluster) -> None:
+    """All of them begin with one worker."""
+    cluster.add_worker("one")
 
 
 def finish(inputs: Path, output: Path, number: int) -> None:
@@ -35,11 +25,24 @@ def finish(inputs: Path, output: Path, number: int) -> None:
     until(lambda: f"{number + 1}.fa" in begun(inputs) and len(results(output)) == number + 1)
 
 
-def end(going: subprocess.Popen[str]) -> str:
-    """Wait for a run that cannot go on, and return what it told."""
+def cut_off(cluster: DaskCluster, inputs: Path, output: Path) -> str:
+    """Start a run, kill its scheduler after the first file, and return what it told."""
+    going = start(cluster, inputs, *WAITING, output=output)
+    finish(inputs, output, 0)
+    cluster.scheduler.kill()
     _, errors = going.communicate(timeout=DEADLINE)
     assert going.returncode == 1, errors
     return fault(errors)
+
+
+def go_on(inputs: Path, output: Path) -> str:
+    """Let the same command do all that is left, on another cluster; return its summary."""
+    (inputs / "go").touch()
+    with DaskCluster() as another:
+        another.add_worker("one")
+        done = call(command(another, inputs, *WAITING, output=output))
+    assert results(output) == whole(inputs), done.stderr
+    return done.stdout
 
 
 def test_another_cluster_goes_on_where_a_scheduler_was_killed(
@@ -47,16 +50,9 @@ def test_another_cluster_goes_on_where_a_scheduler_was_killed(
 ) -> None:
     """The run ends with one line; what was done stays, and the rest is done on the next cluster."""
     output = tmp_path / "out"
-    going = start(cluster, inputs, *WAITING, output=output)
-    finish(inputs, output, 0)
-    cluster.scheduler.kill()
-    assert "is gone; the same command resumes the run" in end(going)
-    (inputs / "go").touch()
-    with DaskCluster() as another:
-        another.add_worker("one")
-        done = call(command(another, inputs, *WAITING, output=output))
-    assert "3 files done, 0 failed, 1 skipped, 0 left" in done.stdout, done.stderr
-    assert results(output) == whole(inputs)
+    told = cut_off(cluster, inputs, output)
+    assert "is gone; the same command resumes the run" in told
+    assert "3 files done, 0 failed, 1 skipped, 0 left" in go_on(inputs, output)
     assert begun(inputs) == {"0.fa": 1, "1.fa": 2, "2.fa": 1, "3.fa": 1}
 
 
@@ -65,21 +61,13 @@ def test_a_run_moves_from_dask_to_one_machine_and_back(
 ) -> None:
     """Each goes on where the other was cut off, and each file is done once."""
     output = tmp_path / "out"
-    going = start(cluster, inputs, *WAITING, output=output)
-    finish(inputs, output, 0)
-    cluster.scheduler.kill()
-    end(going)
+    cut_off(cluster, inputs, output)
     with run_program.start(inputs, *WAITING, output=output, workers=1) as here:
         finish(inputs, output, 1)
         here.kill()
         here.communicate(timeout=DEADLINE)
     until(lambda: not processes_of(output))
-    (inputs / "go").touch()
-    with DaskCluster() as another:
-        another.add_worker("one")
-        done = call(command(another, inputs, *WAITING, output=output))
-    assert "2 files done, 0 failed, 2 skipped, 0 left" in done.stdout, done.stderr
-    assert results(output) == whole(inputs)
+    assert "2 files done, 0 failed, 2 skipped, 0 left" in go_on(inputs, output)
 
 
 def test_the_processes_of_a_killed_run_end_by_themselves(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from virnucpro_exporter.execution.pool import LocalPool
+from virnucpro_exporter.execution.local_pool import LocalPool
 from virnucpro_exporter.execution.sentinel import session_members
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
@@ -199,7 +199,7 @@ def test_a_processor_that_does_not_close_is_killed(drive: Callable[..., Driver])
 PARENT = """
 import json, os, signal, sys, time
 from pathlib import Path
-from virnucpro_exporter.execution.pool import LocalPool
+from virnucpro_exporter.execution.local_pool import LocalPool
 from virnucpro_exporter.scheduling.events import AttemptStarted, StartAttempt, WorkerReady
 from virnucpro_exporter.scheduling.files import SequenceFile
 folder = Path(sys.argv[1])

@@ -13,7 +13,8 @@ import pytest
 from tests.dask_cluster import DaskCluster
 from tests.fakes import FakePool
 from virnucpro_exporter.execution.dask_pool import DaskPool
-from virnucpro_exporter.execution.pool import LocalPool, WorkerPool
+from virnucpro_exporter.execution.local_pool import LocalPool
+from virnucpro_exporter.execution.pool import WorkerPool
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,

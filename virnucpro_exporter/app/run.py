@@ -19,7 +19,7 @@ from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.views import linger, reserve, show
 from virnucpro_exporter.app.workforce import workforce
 from virnucpro_exporter.config import RunConfig
-from virnucpro_exporter.errors import ProcessorError, UsageError
+from virnucpro_exporter.errors import NoWorkerError, ProcessorError, UsageError, VirnucproError
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.journal import Journal
 from virnucpro_exporter.execution.lock import RunLock
@@ -51,12 +51,12 @@ class Finished:
     Attributes:
         snapshot: The last one.
         exit_code: What the program returns.
-        error: Why nothing could be processed, or empty.
+        error: Why files are left that nobody can do, or None.
     """
 
     snapshot: RunSnapshot
     exit_code: int
-    error: str = ""
+    error: VirnucproError | None = None
 
 
 def keep_pace() -> None:
@@ -166,7 +166,9 @@ def _outcome(snapshot: RunSnapshot, runner: Runner, signals: RunSignals) -> Fini
     if signals.caught:
         return Finished(snapshot, 128 + signals.caught[0])
     if snapshot.files_queued or snapshot.files_processing:
-        return Finished(snapshot, ProcessorError.exit_code, runner.last_loss)
+        has_begun = any(worker.busy_seconds > 0 for worker in snapshot.workers)
+        error = (NoWorkerError if has_begun else ProcessorError)(runner.last_loss)
+        return Finished(snapshot, error.exit_code, error)
     return Finished(snapshot, 0 if snapshot.state is RunState.COMPLETED else 1)
 
 
@@ -189,11 +191,11 @@ def run_files(
         The state of the run at its end; `failures` has the files that could not be done.
 
     Raises:
-        VirnucproError: The run cannot start, or no file could be processed.
+        VirnucproError: The run cannot start, or no worker is left and files are.
     """
     given = {"web": False, "metrics_log": None, "dashboard": False, **options}
     config = RunConfig(inputs=tuple(inputs), output=output, processor=processor, **given)
     finished = run(config)
-    if finished.error:
-        raise ProcessorError(finished.error)
+    if finished.error is not None:
+        raise finished.error
     return finished.snapshot

@@ -14,8 +14,9 @@ from virnucpro_exporter.app.devices import Device, devices, weigh
 from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import ConfigError, UsageError
+from virnucpro_exporter.execution.local_pool import LocalPool
 from virnucpro_exporter.execution.outputs import Outputs
-from virnucpro_exporter.execution.pool import LocalPool, WorkerPool
+from virnucpro_exporter.execution.pool import WorkerPool
 from virnucpro_exporter.gpu.nodes import NodeGpus
 from virnucpro_exporter.metrics.collectors import Source
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest, Node

@@ -130,5 +130,5 @@ def run(
 
 def _tell(finished: app.Finished) -> None:
     print_summary(finished.snapshot)
-    if finished.error:
-        click.echo(f"virnucpro-exporter: no worker is left: {finished.error}", err=True)
+    if finished.error is not None:
+        click.echo(f"virnucpro-exporter: {finished.error}", err=True)

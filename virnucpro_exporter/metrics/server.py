@@ -27,8 +27,7 @@ from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_PORT = 9877
-DEFAULT_LISTEN = (f":{DEFAULT_PORT}",)
+DEFAULT_LISTEN = (":9877",)
 _RELOAD_EVERY = 1.0  # seconds between two looks at the web configuration
 _JSON = (("Content-Type", "application/json"),)
 # The pages beside the metrics, as the landing page calls them.

@@ -36,21 +36,21 @@ from benchmarks.dispatch import watched
 from benchmarks.processes import FILES, SLOW_SPEED, Instance, Sleeper, make_instance, sleep
 from benchmarks.warm import WarmPool
 from virnucpro_exporter.app.processor import FACTORY
+from virnucpro_exporter.cluster.agent import Job, Place
+from virnucpro_exporter.cluster.connect import existing
+from virnucpro_exporter.cluster.nodes import NodeGpus
+from virnucpro_exporter.cluster.pool import DaskPool
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.execution.dask_agent import Job, Place
-from virnucpro_exporter.execution.dask_connect import existing
-from virnucpro_exporter.execution.dask_pool import DaskPool
-from virnucpro_exporter.execution.journal import Journal, Source
-from virnucpro_exporter.execution.local_pool import LocalPool
-from virnucpro_exporter.execution.outputs import Outputs
-from virnucpro_exporter.execution.pool import WorkerPool
 from virnucpro_exporter.execution.runner import Runner
-from virnucpro_exporter.gpu.nodes import NodeGpus
+from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.writer import Journal, Source
 from virnucpro_exporter.scheduling.events import WorkerJoined
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.simulation import lower_bound
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
+from virnucpro_exporter.workers.local_pool import LocalPool
+from virnucpro_exporter.workers.pool import WorkerPool
 
 ROOT = Path(__file__).parents[1]
 SHORT_SECONDS = 0.1

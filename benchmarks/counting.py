@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from virnucpro_exporter.execution.counting import count, estimate
+from virnucpro_exporter.files.counting import count, estimate
 from virnucpro_exporter.processors.translate import TranslateProcessor
 
 try:

@@ -37,16 +37,16 @@ from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.app.run import SWITCH_SECONDS
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.execution.journal import Journal, Source
-from virnucpro_exporter.execution.local_pool import LocalPool
-from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.execution.runner import Runner
-from virnucpro_exporter.metrics.server import MetricsServer
+from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.writer import Journal, Source
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest
 from virnucpro_exporter.terminal.dashboard import LoadBalancingDashboard
+from virnucpro_exporter.web.server import MetricsServer
+from virnucpro_exporter.workers.local_pool import LocalPool
 
 FILES = 20_000
 WORKERS = ("cpu0", "cpu1")

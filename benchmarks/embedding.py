@@ -28,11 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from virnucpro_exporter.execution.journal_history import read_history
+from virnucpro_exporter.csv_log.reader import read_log
+from virnucpro_exporter.journal.history import read_history
 from virnucpro_exporter.processors import build
 from virnucpro_exporter.processors.translate import split_chunks, translate_frames
 from virnucpro_exporter.sequences import read_sequences
-from virnucpro_exporter.terminal.log_reading import read_log
 
 PHAGE = Path(__file__).parents[1] / "examples" / "lambda_phage.fa"
 ADDRESS = "127.0.0.1:19877"

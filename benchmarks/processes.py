@@ -29,12 +29,12 @@ from benchmarks.warm import WarmPool
 from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.execution.local_pool import LocalPool
-from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.execution.runner import Runner
+from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.simulation import lower_bound, skewed_files
+from virnucpro_exporter.workers.local_pool import LocalPool
 
 WORKERS = ("cpu0", "cpu1", "cpu2", "cpu3")
 SLOW_SPEED = 0.3

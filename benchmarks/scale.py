@@ -32,10 +32,10 @@ from benchmarks.scale_views import MIB, Views, cpu, rss, show
 from virnucpro_exporter.app.run import keep_pace
 from virnucpro_exporter.app.simulate import NoResults
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.execution.journal import Journal, Source
-from virnucpro_exporter.execution.journal_rows import Change
-from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.execution.runner import Runner
+from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.schema import Change
+from virnucpro_exporter.journal.writer import Journal, Source
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.scheduler import Scheduler

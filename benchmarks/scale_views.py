@@ -13,14 +13,14 @@ import psutil
 from rich.console import Console
 
 from tests import builders
+from virnucpro_exporter.cluster.nodes import NodeGpus
+from virnucpro_exporter.csv_log.writer import MetricsLog
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.gpu.nodes import NodeGpus
 from virnucpro_exporter.metrics.exposition import Format
-from virnucpro_exporter.metrics.pages import Pages
 from virnucpro_exporter.metrics.registry import build_registry
-from virnucpro_exporter.terminal.metrics_log import MetricsLog
-from virnucpro_exporter.terminal.scrape import gpu_snapshot, read_scrape, run_snapshot
+from virnucpro_exporter.remote.scrape import gpu_snapshot, read_scrape, run_snapshot
 from virnucpro_exporter.terminal.views import Size, run_view
+from virnucpro_exporter.web.pages import Pages
 
 MIB = 1024 * 1024
 TIMES = 7  # each view is made so many times at a point

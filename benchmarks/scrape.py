@@ -27,8 +27,8 @@ from tests.monitoring.programs import Prometheus, eventually
 from tests.nvml_stub.stub import build
 from virnucpro_exporter.app.run import SWITCH_SECONDS
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.metrics.server import MetricsServer
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
+from virnucpro_exporter.web.server import MetricsServer
 
 REQUEST = (
     b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text;version=1.0.0,"

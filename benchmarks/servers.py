@@ -22,8 +22,8 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from tests import builders
 from virnucpro_exporter.gpu.monitor import GPUMonitor
-from virnucpro_exporter.metrics.server import MetricsServer
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest, RunSnapshot
+from virnucpro_exporter.web.server import MetricsServer
 
 FAMILIES = 48  # of plain gauges, each with a series per GPU
 

@@ -17,9 +17,9 @@ import psutil
 from distributed import Client
 
 from tests.run_program import DEADLINE, ROOT, until
-from virnucpro_exporter.execution.dask_agent import Job, Place
-from virnucpro_exporter.execution.dask_connect import existing
-from virnucpro_exporter.execution.dask_pool import DaskPool
+from virnucpro_exporter.cluster.agent import Job, Place
+from virnucpro_exporter.cluster.connect import existing
+from virnucpro_exporter.cluster.pool import DaskPool
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
 
 

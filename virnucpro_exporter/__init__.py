@@ -12,7 +12,7 @@ _WHERE = {
     "GPUMonitor": "gpu.monitor",
     "GPU_WEIGHTS": "scheduling.weights",
     "LoadBalancingDashboard": "terminal.dashboard",
-    "MetricsServer": "metrics.server",
+    "MetricsServer": "web.server",
     "SequenceFile": "scheduling.files",
     "WorkStealingCoordinator": "execution.coordinator",
     "assign_files_weighted": "scheduling.assignment",

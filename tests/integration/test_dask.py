@@ -14,8 +14,8 @@ import pytest
 from tests.dask_cluster import DaskCluster
 from tests.dask_runs import WAITING, begun, command, fault, inputs_of, start
 from tests.run_program import DEADLINE, PROGRAM, QUIET, READS, ROOT, call, results, run, until
+from virnucpro_exporter.cluster.nodes import NodeGpus
 from virnucpro_exporter.errors import ClusterError
-from virnucpro_exporter.gpu.nodes import NodeGpus
 from virnucpro_exporter.scheduling.events import WorkerJoined, WorkerLost
 from virnucpro_exporter.snapshot import GpuSnapshot
 

@@ -10,8 +10,8 @@ import pytest
 from tests.dask_cluster import DaskCluster
 from tests.nvml_stub.stub import NvmlStub
 from tests.run_program import PROGRAM, QUIET, READS, call, until
-from virnucpro_exporter.execution.dask_pool import DaskPool
-from virnucpro_exporter.gpu.nodes import NodeGpus
+from virnucpro_exporter.cluster.nodes import NodeGpus
+from virnucpro_exporter.cluster.pool import DaskPool
 from virnucpro_exporter.scheduling.events import WorkerJoined
 
 NODE = "virnucpro_exporter.app.cluster_node:ClusterNode"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from virnucpro_exporter.errors import JournalError, OutputError
-from virnucpro_exporter.execution.journal import Journal, Source
-from virnucpro_exporter.execution.journal_rows import Committed, Committing
-from virnucpro_exporter.execution.lock import Holder, RunLock, holder
-from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.files.lock import Holder, RunLock, holder
+from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.schema import Committed, Committing
+from virnucpro_exporter.journal.writer import Journal, Source
 from virnucpro_exporter.scheduling.events import FileCompleted, StartAttempt
 from virnucpro_exporter.scheduling.files import SequenceFile
 
@@ -27,7 +27,7 @@ runpy.run_path(sys.argv[1])["run"](sys.argv[2])
 HOLD = """
 import sys
 from pathlib import Path
-from virnucpro_exporter.execution.lock import RunLock
+from virnucpro_exporter.files.lock import RunLock
 lock = RunLock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

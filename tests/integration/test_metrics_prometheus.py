@@ -10,8 +10,9 @@ import pytest
 
 from tests import builders
 from tests.monitoring.programs import PATIENCE, Prometheus, eventually, program
-from virnucpro_exporter.metrics import GpuCollector, MetricsServer, RunCollector
+from virnucpro_exporter.metrics import GpuCollector, RunCollector
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest, RunSnapshot
+from virnucpro_exporter.web import MetricsServer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Series = dict[tuple[tuple[str, str], ...], float]

@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-from virnucpro_exporter.execution.local_pool import LocalPool
-from virnucpro_exporter.execution.sentinel import session_members
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,
@@ -26,6 +24,8 @@ from virnucpro_exporter.scheduling.events import (
     WorkerReady,
 )
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.workers.local_pool import LocalPool
+from virnucpro_exporter.workers.sentinel import session_members
 
 FACTORY = "tests.processors_for_tests:scripted"
 BUILD = "virnucpro_exporter.processors:build"
@@ -199,7 +199,7 @@ def test_a_processor_that_does_not_close_is_killed(drive: Callable[..., Driver])
 PARENT = """
 import json, os, signal, sys, time
 from pathlib import Path
-from virnucpro_exporter.execution.local_pool import LocalPool
+from virnucpro_exporter.workers.local_pool import LocalPool
 from virnucpro_exporter.scheduling.events import AttemptStarted, StartAttempt, WorkerReady
 from virnucpro_exporter.scheduling.files import SequenceFile
 folder = Path(sys.argv[1])

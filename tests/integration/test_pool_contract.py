@@ -12,9 +12,7 @@ import pytest
 
 from tests.dask_cluster import DaskCluster
 from tests.fakes import FakePool
-from virnucpro_exporter.execution.dask_pool import DaskPool
-from virnucpro_exporter.execution.local_pool import LocalPool
-from virnucpro_exporter.execution.pool import WorkerPool
+from virnucpro_exporter.cluster.pool import DaskPool
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,
@@ -26,6 +24,8 @@ from virnucpro_exporter.scheduling.events import (
     WorkerReady,
 )
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.workers.local_pool import LocalPool
+from virnucpro_exporter.workers.pool import WorkerPool
 
 DEADLINE = 100.0
 Ended = (AttemptCompleted, AttemptFailed, WorkerLost)

@@ -21,12 +21,12 @@ import pytest
 
 from tests import builders
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.metrics import MetricsServer
-from virnucpro_exporter.metrics.addresses import bind
-from virnucpro_exporter.metrics.connections import Connections, Limits
-from virnucpro_exporter.metrics.discovery import NodeDiscovery
-from virnucpro_exporter.metrics.http import Request, Response, plain
 from virnucpro_exporter.snapshot import Latest, Node, RunSnapshot
+from virnucpro_exporter.web import MetricsServer
+from virnucpro_exporter.web.addresses import bind
+from virnucpro_exporter.web.connections import Connections, Limits
+from virnucpro_exporter.web.discovery import NodeDiscovery
+from virnucpro_exporter.web.http import Request, Response, plain
 
 PATIENCE = 20.0  # seconds until a test gives up; nothing is expected to take that long
 LOCAL = ["127.0.0.1:0"]
@@ -385,7 +385,7 @@ EXHAUSTED = """
 import resource, sys, time
 sys.path.insert(0, {root!r})
 from tests import builders
-from virnucpro_exporter.metrics import MetricsServer
+from virnucpro_exporter.web import MetricsServer
 from virnucpro_exporter.snapshot import Latest
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 with MetricsServer(Latest(builders.running()), listen=["127.0.0.1:0"]) as server:

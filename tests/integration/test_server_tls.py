@@ -14,9 +14,9 @@ import pytest
 from tests import builders
 from tests.certificates import Authority, Files
 from virnucpro_exporter.errors import ConfigError
-from virnucpro_exporter.metrics import MetricsServer
-from virnucpro_exporter.metrics.connections import Limits
 from virnucpro_exporter.snapshot import Latest
+from virnucpro_exporter.web import MetricsServer
+from virnucpro_exporter.web.connections import Limits
 
 PATIENCE = 20.0  # seconds until a test gives up
 RUN = Latest(builders.running())

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyte
 import pytest
 
-from virnucpro_exporter.terminal.metrics_log import HEADER
+from virnucpro_exporter.csv_log.writer import HEADER
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-m", "tests.integration.terminal_program"]

@@ -14,12 +14,18 @@ import pytest
 from tests import builders
 from tests.certificates import Authority
 from tests.run_program import PROGRAM, call
+from virnucpro_exporter.csv_log.writer import format_rows
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.metrics.server import MetricsServer
-from virnucpro_exporter.snapshot import GpuSnapshot, Latest, RunSnapshot, RunState, WorkerState
-from virnucpro_exporter.terminal.metrics_log import format_rows
-from virnucpro_exporter.terminal.remote import HttpOptions, RemoteRun
-from virnucpro_exporter.terminal.sources import SourceSilentError
+from virnucpro_exporter.remote.client import HttpOptions, RemoteRun
+from virnucpro_exporter.snapshot import (
+    GpuSnapshot,
+    Latest,
+    RunSnapshot,
+    RunState,
+    SourceSilentError,
+    WorkerState,
+)
+from virnucpro_exporter.web.server import MetricsServer
 
 SCRAPE = """\
 virnucpro_run_info{{run_id="r1",processor="command",balancer="stealing"}} 1

@@ -16,8 +16,8 @@ from tests import builders
 from tests.monitoring.programs import PATIENCE, Alertmanager, program
 from tests.monitoring.rules import ALERTMANAGER, load
 from virnucpro_exporter.cli import cli
-from virnucpro_exporter.metrics import MetricsServer
 from virnucpro_exporter.snapshot import Latest
+from virnucpro_exporter.web import MetricsServer
 
 ROOT = Path(__file__).parents[2]
 SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]

@@ -9,8 +9,8 @@ import pytest
 from tests import builders
 from tests.monitoring.programs import Alertmanager, Prometheus, Webhook, eventually, to_webhook
 from tests.monitoring.rules import ALERTMANAGER, faster_rules, load
-from virnucpro_exporter.metrics import MetricsServer
 from virnucpro_exporter.snapshot import GpuSnapshot
+from virnucpro_exporter.web import MetricsServer
 
 
 class Sampler:

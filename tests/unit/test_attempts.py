@@ -1,4 +1,4 @@
-from virnucpro_exporter.execution.attempts import AttemptWasted, OpenAttempts
+from virnucpro_exporter.journal.attempts import AttemptWasted, OpenAttempts
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
 

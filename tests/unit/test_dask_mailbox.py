@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from virnucpro_exporter.execution.dask_mailbox import Mailbox, Told
+from virnucpro_exporter.cluster.mailbox import Mailbox, Told
 from virnucpro_exporter.scheduling.events import AttemptCompleted, AttemptStarted, Progress
 
 LONG = 1000.0  # the test would not end

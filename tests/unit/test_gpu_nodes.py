@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from virnucpro_exporter.gpu.nodes import MAX_AGE, NodeGpus
+from virnucpro_exporter.cluster.nodes import MAX_AGE, NodeGpus
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot, Node
 
 NOW = 1_000_000.0

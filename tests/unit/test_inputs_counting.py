@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro_exporter.execution import counting, counting_many
-from virnucpro_exporter.execution.counting import Tally, count, estimate
-from virnucpro_exporter.execution.counting_many import count_files
+from virnucpro_exporter.files import counting, counting_many
+from virnucpro_exporter.files.counting import Tally, count, estimate
+from virnucpro_exporter.files.counting_many import count_files
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.sequences import BLOCK_BYTES
 

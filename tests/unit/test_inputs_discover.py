@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from virnucpro_exporter.errors import InputError
-from virnucpro_exporter.execution.inputs import discover
+from virnucpro_exporter.files.inputs import discover
 
 
 @pytest.fixture

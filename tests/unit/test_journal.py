@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from virnucpro_exporter.errors import OutputError, VirnucproError
-from virnucpro_exporter.execution.journal import Journal, Resumed, Source
-from virnucpro_exporter.execution.journal_rows import Committed, Committing
-from virnucpro_exporter.execution.lock import RunLock
-from virnucpro_exporter.execution.outputs import Outputs
-from virnucpro_exporter.execution.status import GpuTotals, RunStatus, read_status
+from virnucpro_exporter.files.lock import RunLock
+from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.schema import Committed, Committing
+from virnucpro_exporter.journal.status import GpuTotals, RunStatus, read_status
+from virnucpro_exporter.journal.writer import Journal, Resumed, Source
 from virnucpro_exporter.scheduling.events import (
     FileCompleted,
     FileFailed,

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests import builders
-from virnucpro_exporter.execution.attempts import AttemptWasted
-from virnucpro_exporter.execution.journal import Journal, Source
-from virnucpro_exporter.execution.journal_history import read_history
-from virnucpro_exporter.execution.journal_rows import Committed, Committing
-from virnucpro_exporter.execution.lock import RunLock
-from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.files.lock import RunLock
+from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.history import AttemptSpan, Outcome, RunPeriod, StallSpan, WorkerTotals
+from virnucpro_exporter.journal.attempts import AttemptWasted
+from virnucpro_exporter.journal.history import read_history
+from virnucpro_exporter.journal.schema import Committed, Committing
+from virnucpro_exporter.journal.writer import Journal, Source
 from virnucpro_exporter.scheduling.events import (
     FileCompleted,
     FileStolen,

@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 from tests import builders
 from virnucpro_exporter.metrics.exposition import Format
 from virnucpro_exporter.metrics.health import RunHealth, why_not_ready
-from virnucpro_exporter.metrics.pages import Pages
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, Latest, RunSnapshot, RunState
+from virnucpro_exporter.web.pages import Pages
 
 
 class Counting(Collector):

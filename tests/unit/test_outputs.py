@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from virnucpro_exporter.errors import OutputError
-from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.files.outputs import Outputs
 
 NAMES = ["a b.fa", "quo'te\".fa", "new\nline.fa", "caf\udce9.fa"]
 

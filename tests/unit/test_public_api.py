@@ -17,7 +17,7 @@ def test_every_public_name_can_be_imported() -> None:
 def test_a_worker_starts_without_the_parts_of_its_parent() -> None:
     """Importing the worker's module loads neither Rich nor nvitop nor the metrics."""
     script = (
-        "import sys, virnucpro_exporter.execution.worker\n"
+        "import sys, virnucpro_exporter.workers.main\n"
         "print(sorted({'rich', 'nvitop', 'prometheus_client', 'pydantic'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -11,6 +11,8 @@ import pytest
 
 from tests import builders, histories
 from virnucpro_exporter.app import report as app_report
+from virnucpro_exporter.csv_log.reader import read_log
+from virnucpro_exporter.csv_log.writer import HEADER, MetricsLog
 from virnucpro_exporter.errors import ReportError, VirnucproError
 from virnucpro_exporter.history import (
     AttemptSpan,
@@ -27,8 +29,6 @@ from virnucpro_exporter.report.page import page
 from virnucpro_exporter.report.running_time import RunningTime, periods_of_log
 from virnucpro_exporter.report.summary import Summary, summarize, summarize_log
 from virnucpro_exporter.report.text import describe
-from virnucpro_exporter.terminal.log_reading import read_log
-from virnucpro_exporter.terminal.metrics_log import HEADER, MetricsLog
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

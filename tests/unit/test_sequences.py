@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from virnucpro_exporter import sequences
 from virnucpro_exporter.errors import SequenceFileError
-from virnucpro_exporter.execution.counting import count, estimate
+from virnucpro_exporter.files.counting import count, estimate
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.sequences import Record, is_sequence_name, read_sequences, stem
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import builders
-from virnucpro_exporter.terminal.metrics_log import HEADER, MetricsLog, format_rows
+from virnucpro_exporter.csv_log.writer import HEADER, MetricsLog, format_rows
 
 
 def test_rows_hold_what_is_known() -> None:

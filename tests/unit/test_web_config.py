@@ -11,10 +11,10 @@ import pytest
 
 from tests.certificates import Authority
 from virnucpro_exporter.errors import ConfigError, UsageError
-from virnucpro_exporter.metrics import auth
-from virnucpro_exporter.metrics.addresses import bind, shown
-from virnucpro_exporter.metrics.auth import BasicAuth
-from virnucpro_exporter.metrics.web_config import WebConfig
+from virnucpro_exporter.web import auth
+from virnucpro_exporter.web.addresses import bind, shown
+from virnucpro_exporter.web.auth import BasicAuth
+from virnucpro_exporter.web.web_config import WebConfig
 
 HASH = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
 TLS = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnucpro_exporter.metrics.exposition import Format
-from virnucpro_exporter.metrics.http import HttpError, Request, parse, plain
+from virnucpro_exporter.web.http import HttpError, Request, parse, plain
 
 
 def request(*headers: str, line: str = "GET /metrics HTTP/1.1") -> Request:

@@ -8,7 +8,7 @@ import io
 import pytest
 
 from virnucpro_exporter.errors import SequenceFileError
-from virnucpro_exporter.execution.worker import ERROR_CHARACTERS, describe, log_traceback
+from virnucpro_exporter.workers.main import ERROR_CHARACTERS, describe, log_traceback
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 
 from virnucpro_exporter.app.cluster_node import choose
 from virnucpro_exporter.app.run import run
+from virnucpro_exporter.cluster.agent import About, Place
+from virnucpro_exporter.cluster.gpu_watch import observers, pause
+from virnucpro_exporter.cluster.link import Link
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.execution.dask_agent import About, Place
-from virnucpro_exporter.execution.dask_link import Link
-from virnucpro_exporter.execution.dask_watch import observers, pause
 from virnucpro_exporter.snapshot import GpuDevice
 
 GPUS = [GpuDevice("0", uuid="GPU-aa", name="A100"), GpuDevice("1", uuid="GPU-bb", name="H100")]

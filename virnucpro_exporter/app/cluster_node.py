@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from virnucpro_exporter.execution.dask_agent import Place
+from virnucpro_exporter.cluster.agent import Place
 from virnucpro_exporter.gpu.describe import why_no_gpus
 from virnucpro_exporter.gpu.identity import cuda_visible_devices, numbers_on_node
 from virnucpro_exporter.gpu.monitor import GPUMonitor

@@ -9,11 +9,11 @@ from typing import Any
 
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import InputError, UsageError
-from virnucpro_exporter.execution.counting import estimate
-from virnucpro_exporter.execution.counting_many import count_files
-from virnucpro_exporter.execution.inputs import discover
-from virnucpro_exporter.execution.journal import Source
-from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.files.counting import estimate
+from virnucpro_exporter.files.counting_many import count_files
+from virnucpro_exporter.files.inputs import discover
+from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.writer import Source
 from virnucpro_exporter.processors import build
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.terminal.counting import CountingProgress

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from virnucpro_exporter.app.signals import until_signal
 from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.gpu.sources import Source
-from virnucpro_exporter.metrics.server import MetricsServer
+from virnucpro_exporter.web.server import MetricsServer
 
 log = logging.getLogger(__name__)
 

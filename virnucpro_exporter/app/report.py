@@ -6,13 +6,13 @@ import stat
 import time
 from pathlib import Path
 
+from virnucpro_exporter.csv_log.reader import read_log
 from virnucpro_exporter.errors import LogError, OutputError, ReportError
-from virnucpro_exporter.execution.journal_history import read_history
 from virnucpro_exporter.history import RunHistory
+from virnucpro_exporter.journal.history import read_history
 from virnucpro_exporter.report.page import page
 from virnucpro_exporter.report.summary import Summary, summarize, summarize_log
 from virnucpro_exporter.report.text import describe
-from virnucpro_exporter.terminal.log_reading import read_log
 
 DEFAULT_LOG = "gpu_metrics.log"
 

@@ -21,14 +21,14 @@ from virnucpro_exporter.app.workforce import workforce
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import NoWorkerError, ProcessorError, UsageError, VirnucproError
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.execution.journal import Journal
-from virnucpro_exporter.execution.lock import RunLock
-from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.execution.runner import Runner, stamped
-from virnucpro_exporter.metrics.discovery import NodeDiscovery
+from virnucpro_exporter.files.lock import RunLock
+from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling.assignment import assign_files_weighted
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import RunSnapshot, RunState
+from virnucpro_exporter.web.discovery import NodeDiscovery
 
 log = logging.getLogger(__name__)
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.config import ViewConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.metrics.addresses import bind
 from virnucpro_exporter.metrics.collectors import Source
-from virnucpro_exporter.metrics.discovery import NodeDiscovery
 from virnucpro_exporter.metrics.push import GatewayPusher, Periodic, TextfileWriter
 from virnucpro_exporter.metrics.registry import build_registry
-from virnucpro_exporter.metrics.server import MetricsServer, check_path
-from virnucpro_exporter.metrics.web_config import WebConfig
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, Latest
 from virnucpro_exporter.terminal.dashboard import LoadBalancingDashboard
+from virnucpro_exporter.web.addresses import bind
+from virnucpro_exporter.web.discovery import NodeDiscovery
+from virnucpro_exporter.web.server import MetricsServer, check_path
+from virnucpro_exporter.web.web_config import WebConfig
 
 log = logging.getLogger(__name__)
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from virnucpro_exporter.app.devices import Device, devices, weigh
 from virnucpro_exporter.app.processor import FACTORY
+from virnucpro_exporter.cluster.nodes import NodeGpus
 from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.errors import ConfigError, UsageError
-from virnucpro_exporter.execution.local_pool import LocalPool
-from virnucpro_exporter.execution.outputs import Outputs
-from virnucpro_exporter.execution.pool import WorkerPool
-from virnucpro_exporter.gpu.nodes import NodeGpus
+from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.metrics.collectors import Source
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest, Node
+from virnucpro_exporter.workers.local_pool import LocalPool
+from virnucpro_exporter.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
-    from virnucpro_exporter.execution.dask_connect import Connect
+    from virnucpro_exporter.cluster.connect import Connect
 
 _NODE = "virnucpro_exporter.app.cluster_node:ClusterNode"
 
@@ -77,8 +77,8 @@ def workforce(
 @contextlib.contextmanager
 def _on_dask(config: RunConfig, spec: Mapping[str, Any], outputs: Outputs) -> Iterator[Workforce]:
     connect = _connection(config)
-    from virnucpro_exporter.execution.dask_agent import Job  # noqa: PLC0415 - needs an extra
-    from virnucpro_exporter.execution.dask_pool import DaskPool  # noqa: PLC0415 - likewise
+    from virnucpro_exporter.cluster.agent import Job  # noqa: PLC0415 - needs an extra
+    from virnucpro_exporter.cluster.pool import DaskPool  # noqa: PLC0415 - likewise
 
     token = secrets.token_hex(16)
     probe = outputs.hidden / f"probe-{token}"
@@ -115,7 +115,7 @@ def _connection(config: RunConfig) -> Connect:
             "Dask is not installed; install it with: pip install 'virnucpro-exporter[dask]'"
         )
     try:
-        from virnucpro_exporter.execution import dask_connect  # noqa: PLC0415 - needs an extra
+        from virnucpro_exporter.cluster import connect as dask_connect  # noqa: PLC0415 - needs an extra
     except ValueError as error:  # Dask reads its settings when it is imported
         raise ConfigError(" ".join(str(error).split())) from error
 

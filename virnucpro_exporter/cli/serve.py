@@ -9,7 +9,7 @@ import click
 from virnucpro_exporter.app import node
 from virnucpro_exporter.cli.options import simulated_gpus
 from virnucpro_exporter.gpu.sources import Source
-from virnucpro_exporter.metrics.server import DEFAULT_LISTEN
+from virnucpro_exporter.web.server import DEFAULT_LISTEN
 
 
 @click.command()

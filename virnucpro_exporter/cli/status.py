@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from virnucpro_exporter.execution.status import RunStatus, read_status
+from virnucpro_exporter.journal.status import RunStatus, read_status
 
 
 @click.command()

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from virnucpro_exporter.app.signals import until_signal
+from virnucpro_exporter.remote.client import HttpOptions, RemoteRun
 from virnucpro_exporter.terminal.dashboard import LoadBalancingDashboard
-from virnucpro_exporter.terminal.remote import HttpOptions, RemoteRun
 
 
 @click.command()

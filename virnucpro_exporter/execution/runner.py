@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from virnucpro_exporter.execution.attempts import OpenAttempts
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.execution.journal import Journal
-from virnucpro_exporter.execution.journal_rows import Change, Committed, Committing
-from virnucpro_exporter.execution.pool import WorkerPool
+from virnucpro_exporter.journal.attempts import OpenAttempts
+from virnucpro_exporter.journal.schema import Change, Committed, Committing
+from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
 

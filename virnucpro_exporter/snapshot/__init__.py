@@ -10,7 +10,7 @@ Import the names from here, whatever module defines them.
 """
 
 from virnucpro_exporter.snapshot.gpu import CollectorHealth, GpuDevice, GpuSample, GpuSnapshot
-from virnucpro_exporter.snapshot.latest import Latest
+from virnucpro_exporter.snapshot.latest import Latest, SourceSilentError
 from virnucpro_exporter.snapshot.node import Node
 from virnucpro_exporter.snapshot.run import (
     DURATION_BUCKETS,
@@ -36,6 +36,7 @@ __all__ = [
     "Node",
     "RunSnapshot",
     "RunState",
+    "SourceSilentError",
     "StealEvent",
     "WorkerSnapshot",
     "WorkerState",

@@ -25,3 +25,17 @@ class Latest(Generic[T]):
     def latest(self) -> T:
         """The newest value."""
         return self._value
+
+
+class SourceSilentError(Exception):
+    """A source has no present values; those it had must not be shown as if they were.
+
+    Args:
+        what: The source, for example its address.
+        since: Unix seconds of its last answer, or None if there never was one.
+        reason: Why, in one line.
+    """
+
+    def __init__(self, what: str, since: float | None, reason: str) -> None:
+        super().__init__(f"{what}: {reason}")
+        self.what, self.since, self.reason = what, since, reason

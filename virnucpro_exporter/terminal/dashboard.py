@@ -24,12 +24,12 @@ from rich.control import Control
 from rich.live import Live
 from rich.text import Text
 
-from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapshot
+from virnucpro_exporter.csv_log.writer import MetricsLog
+from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapshot, SourceSilentError
 from virnucpro_exporter.terminal.log_capture import LogCapture
-from virnucpro_exporter.terminal.metrics_log import MetricsLog
 from virnucpro_exporter.terminal.plain import describe_run, describe_steals
 from virnucpro_exporter.terminal.sigterm import SigtermGuard
-from virnucpro_exporter.terminal.sources import GpuLatest, RunLatest, RunNow, SourceSilentError
+from virnucpro_exporter.terminal.sources import GpuLatest, RunLatest, RunNow
 from virnucpro_exporter.terminal.views import Size, ViewOptions, run_view, silence_view
 from virnucpro_exporter.text import is_ascii_only
 

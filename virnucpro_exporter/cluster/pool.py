@@ -18,11 +18,11 @@ from typing import Any
 
 from distributed import Client
 
+from virnucpro_exporter.cluster.agent import Command, Job
+from virnucpro_exporter.cluster.connect import Connect
+from virnucpro_exporter.cluster.gpu_watch import Gpus
+from virnucpro_exporter.cluster.members import Members, Terms
 from virnucpro_exporter.errors import ClusterError
-from virnucpro_exporter.execution.dask_agent import Command, Job
-from virnucpro_exporter.execution.dask_connect import Connect
-from virnucpro_exporter.execution.dask_members import Members, Terms
-from virnucpro_exporter.execution.dask_watch import Gpus
 from virnucpro_exporter.scheduling.events import Event, StartAttempt, WorkerJoined, WorkerLost
 
 log = logging.getLogger(__name__)

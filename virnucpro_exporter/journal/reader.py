@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from virnucpro_exporter.errors import OutputError
-from virnucpro_exporter.execution.journal import check_schema
-from virnucpro_exporter.execution.lock import holder
-from virnucpro_exporter.execution.outputs import Outputs
+from virnucpro_exporter.files.lock import holder
+from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.writer import check_schema
 
 T = TypeVar("T")
 Reader = Callable[[sqlite3.Connection, bool], T]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from virnucpro_exporter.execution.journal_reading import read_journal
+from virnucpro_exporter.journal.reader import read_journal
 
 
 @dataclass(frozen=True, slots=True)

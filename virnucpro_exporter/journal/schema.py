@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from virnucpro_exporter.execution.attempts import AttemptWasted
+from virnucpro_exporter.journal.attempts import AttemptWasted
 from virnucpro_exporter.scheduling.events import (
     FileCompleted,
     FileFailed,

@@ -25,11 +25,11 @@ from weakref import WeakKeyDictionary
 from distributed import Worker, get_worker
 
 from virnucpro_exporter import __version__
+from virnucpro_exporter.cluster.mailbox import Mailbox, Told
 from virnucpro_exporter.errors import VirnucproError
-from virnucpro_exporter.execution.dask_mailbox import Mailbox, Told
-from virnucpro_exporter.execution.local_pool import LocalPool
 from virnucpro_exporter.scheduling.events import WorkerLost
 from virnucpro_exporter.snapshot import GpuSnapshot
+from virnucpro_exporter.workers.local_pool import LocalPool
 
 # What a coordinator asks for before anything else.
 VERSION = __version__

@@ -14,10 +14,10 @@ from distributed import Client
 from distributed.comm import get_address_host
 
 from virnucpro_exporter import __version__
-from virnucpro_exporter.execution import dask_agent
-from virnucpro_exporter.execution.dask_agent import NODE_VARIABLE, About, Agent, Command, Job
-from virnucpro_exporter.execution.dask_link import Link
-from virnucpro_exporter.execution.dask_watch import Gpus, GpuWatch
+from virnucpro_exporter.cluster import agent as dask_agent
+from virnucpro_exporter.cluster.agent import NODE_VARIABLE, About, Agent, Command, Job
+from virnucpro_exporter.cluster.gpu_watch import Gpus, GpuWatch
+from virnucpro_exporter.cluster.link import Link
 from virnucpro_exporter.scheduling.events import WorkerJoined, WorkerLost
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from virnucpro_exporter.metrics.http import LONGEST_HEAD, HttpError, Request, Response, parse
+from virnucpro_exporter.web.http import LONGEST_HEAD, HttpError, Request, Response, parse
 
 _log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro_exporter.errors import SequenceFileError, VirnucproError
-from virnucpro_exporter.execution import wire
+from virnucpro_exporter.workers import wire
 
 FLUSH_SECONDS = 0.02
 PROGRESS_SECONDS = 0.1

@@ -13,17 +13,17 @@ from pathlib import Path
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.errors import ConfigError, UsageError
-from virnucpro_exporter.metrics.addresses import bind, shown
-from virnucpro_exporter.metrics.auth import BasicAuth
 from virnucpro_exporter.metrics.collectors import Source
-from virnucpro_exporter.metrics.connections import Connections, Limits
-from virnucpro_exporter.metrics.discovery import NodeDiscovery
 from virnucpro_exporter.metrics.health import why_not_ready
-from virnucpro_exporter.metrics.http import HttpError, Request, Response, plain
-from virnucpro_exporter.metrics.pages import Pages
 from virnucpro_exporter.metrics.registry import HealthSources, build_registry
-from virnucpro_exporter.metrics.web_config import WebConfig
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
+from virnucpro_exporter.web.addresses import bind, shown
+from virnucpro_exporter.web.auth import BasicAuth
+from virnucpro_exporter.web.connections import Connections, Limits
+from virnucpro_exporter.web.discovery import NodeDiscovery
+from virnucpro_exporter.web.http import HttpError, Request, Response, plain
+from virnucpro_exporter.web.pages import Pages
+from virnucpro_exporter.web.web_config import WebConfig
 
 _log = logging.getLogger(__name__)
 

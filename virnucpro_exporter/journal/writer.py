@@ -18,7 +18,8 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from virnucpro_exporter.errors import JournalError, OutputError
-from virnucpro_exporter.execution.journal_rows import (
+from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.schema import (
     HISTORY,
     NOTE_WORKER,
     SCHEMA,
@@ -27,7 +28,6 @@ from virnucpro_exporter.execution.journal_rows import (
     Change,
     worker_rows,
 )
-from virnucpro_exporter.execution.outputs import Outputs
 from virnucpro_exporter.scheduling.events import StartAttempt
 from virnucpro_exporter.snapshot import RunSnapshot
 

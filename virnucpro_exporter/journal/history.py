@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from virnucpro_exporter.execution.journal_reading import read_journal
 from virnucpro_exporter.history import (
     AttemptSpan,
     Outcome,
@@ -19,6 +18,7 @@ from virnucpro_exporter.history import (
     StallSpan,
     WorkerTotals,
 )
+from virnucpro_exporter.journal.reader import read_journal
 from virnucpro_exporter.snapshot import StealEvent
 
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from virnucpro_exporter.execution.dask_agent import About, AgentEndedError, Command
+from virnucpro_exporter.cluster.agent import About, AgentEndedError, Command
 from virnucpro_exporter.scheduling.events import Event
 from virnucpro_exporter.snapshot import GpuSnapshot
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from distributed.comm import get_address_host
 
-from virnucpro_exporter.execution.dask_link import Link
+from virnucpro_exporter.cluster.link import Link
 from virnucpro_exporter.snapshot import GpuSnapshot
 
 # GPUs are asked about every second, as long as that makes no more questions a second than this; at

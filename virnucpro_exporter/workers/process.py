@@ -8,7 +8,6 @@ import socket
 import subprocess
 from collections import deque
 
-from virnucpro_exporter.execution import wire
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,
@@ -18,6 +17,7 @@ from virnucpro_exporter.scheduling.events import (
     WorkerLost,
     WorkerReady,
 )
+from virnucpro_exporter.workers import wire
 
 
 class Child:

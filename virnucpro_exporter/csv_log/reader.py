@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from virnucpro_exporter.csv_log.writer import HEADER, KEPT_FILES
 from virnucpro_exporter.errors import LogError
 from virnucpro_exporter.history import GpuSeries, LogHistory
-from virnucpro_exporter.terminal.metrics_log import HEADER, KEPT_FILES
 
 COLUMNS = HEADER.strip().split(",")
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from virnucpro_exporter.errors import OutputError
-from virnucpro_exporter.execution import sentinel, wire
-from virnucpro_exporter.execution.child import Child
 from virnucpro_exporter.scheduling.events import Event, StartAttempt, WorkerLost
+from virnucpro_exporter.workers import sentinel, wire
+from virnucpro_exporter.workers.process import Child
 
 # A worker whose channel is closed is on its way out; one that is still there then is killed.
 LEAVE_SECONDS = 1.0
@@ -106,7 +106,7 @@ class LocalPool:
         }
         with remote, self._open_log(gpu) as log:
             process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "virnucpro_exporter.execution.worker", json.dumps(config)],
+                [sys.executable, "-m", "virnucpro_exporter.workers.main", json.dumps(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, StealEvent, WorkerState
-from virnucpro_exporter.terminal.scrape import (
+from virnucpro_exporter.remote.scrape import (
     STEALS_KEPT,
     Samples,
     gpu_snapshot,
@@ -25,7 +24,13 @@ from virnucpro_exporter.terminal.scrape import (
     read_scrape,
     run_snapshot,
 )
-from virnucpro_exporter.terminal.sources import SourceSilentError
+from virnucpro_exporter.snapshot import (
+    GpuSnapshot,
+    RunSnapshot,
+    SourceSilentError,
+    StealEvent,
+    WorkerState,
+)
 
 HINTS = {401: "give --user NAME:PASSWORD", 403: "see --user and --cert"}
 MAX_BYTES = 64 * 2**20  # no run's metrics come near; a wrong address may serve anything

@@ -16,8 +16,8 @@ import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.comm import CommClosedError
 
+from virnucpro_exporter.cluster import preload as dask_preload
 from virnucpro_exporter.errors import ClusterError
-from virnucpro_exporter.execution import dask_preload
 
 # Each Dask worker takes one or two connections for as long as the run lasts.
 _MOST_CONNECTIONS = 100_000

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro_exporter.errors import SequenceFileError
-from virnucpro_exporter.execution.counting import count
+from virnucpro_exporter.files.counting import count
 from virnucpro_exporter.scheduling.files import SequenceFile
 
 # Below this much input, starting processes takes longer than counting in this one.

@@ -1,0 +1,1 @@
+"""Everything Dask: workers on many machines, and the GPUs of their nodes."""

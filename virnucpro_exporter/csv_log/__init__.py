@@ -1,0 +1,1 @@
+"""The persistent metrics log: CSV, written and read back."""

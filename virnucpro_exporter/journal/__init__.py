@@ -1,0 +1,1 @@
+"""The journal: what became of every file, so that a killed run resumes where it ended."""

@@ -1,0 +1,1 @@
+"""The client of another run: its snapshots, rebuilt from its metrics endpoint."""

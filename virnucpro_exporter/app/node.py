@@ -7,21 +7,23 @@ from collections.abc import Sequence
 
 from virnucpro_exporter.app.signals import until_signal
 from virnucpro_exporter.gpu.monitor import GPUMonitor
-from virnucpro_exporter.gpu.sources import Source
-from virnucpro_exporter.web.server import MetricsServer
+from virnucpro_exporter.gpu.simulated import demonstration
+from virnucpro_exporter.web.server import DEFAULT_LISTEN, MetricsServer
+
+__all__ = ["DEFAULT_LISTEN", "serve"]
 
 log = logging.getLogger(__name__)
 
 
 def serve(
-    listen: Sequence[str], path: str, web_config: str | None, source: Source | None = None
+    listen: Sequence[str], path: str, web_config: str | None, simulated: int | None = None
 ) -> int:
-    """Serve GPU metrics until a signal comes; of this machine's GPUs, or of another source.
+    """Serve GPU metrics until a signal comes; of this machine's GPUs, or of so many virtual ones.
 
     Raises:
         UsageError: The endpoint cannot be where it is wanted.
     """
-    monitor = GPUMonitor(source=source)
+    monitor = GPUMonitor(source=None if simulated is None else demonstration(simulated))
     server = MetricsServer(None, monitor, listen=listen, telemetry_path=path, web_config=web_config)
 
     def start() -> None:

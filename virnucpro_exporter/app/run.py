@@ -16,6 +16,7 @@ from virnucpro_exporter.app.devices import Device, devices
 from virnucpro_exporter.app.inputs import find_files, measure, output_folder, source
 from virnucpro_exporter.app.processor import describe, processor_spec
 from virnucpro_exporter.app.signals import RunSignals
+from virnucpro_exporter.app.summary import failures_text, plan_text, summary_text
 from virnucpro_exporter.app.views import linger, reserve, show
 from virnucpro_exporter.app.workforce import workforce
 from virnucpro_exporter.config import RunConfig
@@ -58,6 +59,16 @@ class Finished:
     exit_code: int
     error: VirnucproError | None = None
 
+    @property
+    def summary(self) -> str:
+        """What the run did, in a few lines."""
+        return summary_text(self.snapshot)
+
+    @property
+    def failures(self) -> str:
+        """What it could not do, a line for each file; empty when it did all."""
+        return failures_text(self.snapshot)
+
 
 def keep_pace() -> None:
     """Let neither another thread nor the garbage collector of this process delay decisions."""
@@ -65,8 +76,8 @@ def keep_pace() -> None:
     gc.set_threshold(COLLECT_AFTER)
 
 
-def plan(config: RunConfig) -> dict[Device, list[SequenceFile]]:
-    """What each device would be given at the start, for `--dry-run`."""
+def plan(config: RunConfig) -> str:
+    """What each device would be given at the start, as text for `--dry-run`."""
     if config.is_on_dask:
         raise UsageError("--dry-run asks no Dask cluster; leave one of the two out")
     spec = processor_spec(config)
@@ -74,7 +85,7 @@ def plan(config: RunConfig) -> dict[Device, list[SequenceFile]]:
     with devices(config) as (found, _):
         files = measure(paths, config.count)
         by_id = assign_files_weighted(files, {d.gpu: d.weight for d in found})
-        return {device: by_id[device.gpu] for device in found}
+        return plan_text({device: by_id[device.gpu] for device in found})
 
 
 def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) -> Finished:

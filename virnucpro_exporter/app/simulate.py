@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from virnucpro_exporter.app.run import keep_pace
+from virnucpro_exporter.app.run import Finished, keep_pace
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.views import linger, reserve, show
 from virnucpro_exporter.config import SimulateConfig
@@ -24,6 +24,8 @@ from virnucpro_exporter.gpu.simulated import Activity, SimulatedSource
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.simulation import SCENARIOS, Simulation, VirtualPool, VirtualWorkers
 from virnucpro_exporter.snapshot import RunSnapshot
+
+__all__ = ["SCENARIOS", "simulate"]
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +55,13 @@ class NoResults:
 
 
 def simulate(
-    config: SimulateConfig, tell: Callable[[RunSnapshot], None] = lambda _: None
+    config: SimulateConfig, tell: Callable[[Finished], None] = lambda _: None
 ) -> RunSnapshot:
     """Run a simulation to its end, or to the first signal.
 
     Args:
         config: What to simulate, and how it is shown.
-        tell: Called with the state at the end, before the endpoint lingers.
+        tell: Called at the end, before the endpoint lingers.
 
     Raises:
         UsageError: An address or a path cannot be used, or the web configuration is wrong.
@@ -109,7 +111,7 @@ def simulate(
         signals.detach()
         snapshot = coordinator.snapshot()
         dashboard.stop()
-        tell(snapshot)
+        tell(Finished(snapshot, 0))
         linger(config, signals)
         return snapshot
 

@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 
 import click
 
-from virnucpro_exporter.gpu.simulated import demonstration
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -24,9 +22,8 @@ def choice(*values: str) -> click.Choice[str]:
 # Hidden: to look at a command where there is no GPU.
 simulated_gpus = click.option(
     "--simulate-gpus",
-    "source",
+    "simulated",
     type=click.IntRange(1, 64),
-    callback=lambda _context, _option, count: None if count is None else demonstration(count),
     hidden=True,
 )
 

@@ -9,7 +9,7 @@ import click
 
 from virnucpro_exporter.app import run as app
 from virnucpro_exporter.cli.options import VIEW_OPTIONS, choice, given, with_options
-from virnucpro_exporter.cli.summary import print_plan, print_summary
+from virnucpro_exporter.cli.output import print_end
 from virnucpro_exporter.config import load_config
 
 _COMMAND = "virnucpro_exporter.command"
@@ -123,12 +123,6 @@ def run(
     config = load_config(config_file, settings)
     logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(message)s")
     if dry_run:
-        print_plan(app.plan(config))
+        click.echo(app.plan(config))
         return 0
-    return app.run(config, _tell).exit_code
-
-
-def _tell(finished: app.Finished) -> None:
-    print_summary(finished.snapshot)
-    if finished.error is not None:
-        click.echo(f"virnucpro-exporter: {finished.error}", err=True)
+    return app.run(config, print_end).exit_code

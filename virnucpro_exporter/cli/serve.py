@@ -8,15 +8,13 @@ import click
 
 from virnucpro_exporter.app import node
 from virnucpro_exporter.cli.options import simulated_gpus
-from virnucpro_exporter.gpu.sources import Source
-from virnucpro_exporter.web.server import DEFAULT_LISTEN
 
 
 @click.command()
 @click.option(
     "--web-listen-address",
     multiple=True,
-    default=DEFAULT_LISTEN,
+    default=node.DEFAULT_LISTEN,
     metavar="HOST:PORT",
     help="Repeatable; default: :9877 (all addresses).",
 )
@@ -27,8 +25,8 @@ def serve(
     web_listen_address: tuple[str, ...],
     web_telemetry_path: str,
     web_config_file: str | None,
-    source: Source | None,
+    simulated: int | None,
 ) -> int:
     """Serve the metrics of this node's GPUs, until Ctrl-C or SIGTERM."""
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
-    return node.serve(web_listen_address, web_telemetry_path, web_config_file, source)
+    return node.serve(web_listen_address, web_telemetry_path, web_config_file, simulated)

@@ -9,15 +9,14 @@ import click
 
 from virnucpro_exporter.app import simulate as app
 from virnucpro_exporter.cli.options import VIEW_OPTIONS, choice, given, with_options
-from virnucpro_exporter.cli.summary import print_summary
+from virnucpro_exporter.cli.output import print_end
 from virnucpro_exporter.config import simulate_config
-from virnucpro_exporter.simulation import SCENARIOS
 
 _OPTIONS = [
     click.option("--gpus", type=int, metavar="N", help="Virtual GPUs; default: 8."),
     click.option("--files", type=int, metavar="N", help="Made-up files; default: 500."),
     click.option("--speed", type=float, metavar="X", help="Times as fast as real; default: 60."),
-    click.option("--scenario", type=choice(*SCENARIOS), help="What goes wrong; see below."),
+    click.option("--scenario", type=choice(*app.SCENARIOS), help="What goes wrong; see below."),
     click.option("--forever", is_flag=True, default=None, help="New files when all are done."),
     click.option("--seed", type=int, metavar="N", help="Another seed, another run; default: 1."),
     click.option("--balancer", type=choice("stealing", "static"), help="Default: stealing."),
@@ -29,7 +28,7 @@ _OPTIONS = [
     ),
 ]
 
-_SCENARIOS = "\n".join(f"  {name:<10} {scenario.about}" for name, scenario in SCENARIOS.items())
+_SCENARIOS = "\n".join(f"  {name:<10} {scenario.about}" for name, scenario in app.SCENARIOS.items())
 
 
 @click.command(epilog=f"\b\nScenarios:\n{_SCENARIOS}")
@@ -46,5 +45,5 @@ def simulate(**options: Any) -> int:
     """
     config = simulate_config(given(options))
     logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(message)s")
-    app.simulate(config, print_summary)
+    app.simulate(config, print_end)
     return 0

@@ -7,9 +7,7 @@ from typing import Any
 
 import click
 
-from virnucpro_exporter.app.signals import until_signal
-from virnucpro_exporter.remote.client import HttpOptions, RemoteRun
-from virnucpro_exporter.terminal.dashboard import LoadBalancingDashboard
+from virnucpro_exporter.app import watch as app
 
 
 @click.command()
@@ -31,9 +29,4 @@ def watch(url: str, interval: float, user: str | None, **options: Any) -> int:
     if user is not None and ":" not in user:
         user += ":" + click.prompt("Password", hide_input=True, err=True)
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
-    remote = RemoteRun(url, HttpOptions(user=user, **options))
-    remote.check()
-    dashboard = LoadBalancingDashboard(
-        remote, remote.gpus, update_interval=interval, log_file=None, endpoint=remote.url
-    )
-    return until_signal(dashboard.start, dashboard.stop)
+    return app.watch(url, interval, user=user, **options)

@@ -1,14 +1,19 @@
-"""A pure view of what every GPU answers."""
+"""What every GPU answers, as a table: a pure view, and how it is drawn again and again."""
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
 from virnucpro_exporter.terminal.worker_table import utilization_style
-from virnucpro_exporter.text import clean, format_percent
+from virnucpro_exporter.text import clean, format_percent, is_ascii_only
 
 GIB = 2**30
 _WIDE = 110  # columns, from which there is room for everything
@@ -118,3 +123,19 @@ def _gib(value: int | None) -> str:
 
 def _unit(value: float | None, unit: str = "", factor: float = 1) -> str:
     return "-" if value is None else f"{value * factor:.0f}{unit}"
+
+
+@contextmanager
+def gpus_screen(*, in_place: bool) -> Iterator[Callable[[GpuSnapshot], None]]:
+    """Tables one after the other, or on a terminal one that is drawn again in its place."""
+    console = Console()
+    ascii_only = is_ascii_only(console.encoding, os.environ)
+
+    def view(snapshot: GpuSnapshot) -> RenderableType:
+        return gpus_view(snapshot, width=console.width, ascii_only=ascii_only)
+
+    if not in_place or not console.is_terminal or console.is_dumb_terminal:
+        yield lambda snapshot: console.print(view(snapshot))
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        yield lambda snapshot: live.update(view(snapshot), refresh=True)

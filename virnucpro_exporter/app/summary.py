@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import click
-
 from virnucpro_exporter.app.devices import Device
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import RunSnapshot
@@ -14,39 +12,46 @@ from virnucpro_exporter.snapshot import RunSnapshot
 _LEAST_BOUND = 0.05
 
 
-def print_plan(plan: Mapping[Device, Sequence[SequenceFile]]) -> None:
-    """Print what each device would be given."""
-    click.echo(f"{'GPU':<8}{'weight':>8}{'files':>8}{'sequences':>12}{'residues':>15}  name")
+def plan_text(plan: Mapping[Device, Sequence[SequenceFile]]) -> str:
+    """What each device would be given, a line for each."""
+    lines = [f"{'GPU':<8}{'weight':>8}{'files':>8}{'sequences':>12}{'residues':>15}  name"]
     for device, files in plan.items():
         known = [file.sequences for file in files if file.sequences is not None]
         sequences = f"{sum(known):,}" if len(known) == len(files) else "?"
         residues = sum(file.residues for file in files)
-        click.echo(
+        lines.append(
             f"{device.gpu:<8}{device.weight:>8.2f}{len(files):>8}{sequences:>12}{residues:>15,}"
             f"  {device.name}"
         )
+    return "\n".join(lines)
 
 
-def print_summary(run: RunSnapshot) -> None:
-    """Print what a run did, and on standard error what it could not do."""
+def summary_text(run: RunSnapshot) -> str:
+    """What a run did."""
     done = run.files_completed - run.files_skipped
     sequences = sum(worker.sequences_processed for worker in run.workers)
     seconds = run.elapsed_seconds
     left = run.files_queued + run.files_processing
-    click.echo(
-        f"{done} files done, {run.files_failed} failed, {run.files_skipped} skipped, "
-        f"{left} left; {run.retries} retries, {sum(n for _, n in run.steals)} steals"
-    )
+    lines = [
+        (
+            f"{done} files done, {run.files_failed} failed, {run.files_skipped} skipped, "
+            f"{left} left; {run.retries} retries, {sum(n for _, n in run.steals)} steals"
+        )
+    ]
     rate = f"{sequences / seconds:,.0f} sequences/s" if seconds > 0 else "no time"
-    click.echo(f"{seconds:.1f} s, {sequences:,} sequences, {rate}{_against_bound(run)}")
+    lines.append(f"{seconds:.1f} s, {sequences:,} sequences, {rate}{_against_bound(run)}")
     width = max((len(worker.gpu) + 1 for worker in run.workers), default=0)
     for worker in run.workers:
         busy = worker.busy_seconds / seconds if seconds > 0 else 0.0
-        click.echo(
+        lines.append(
             f"  {worker.gpu:<{max(width, 8)}}{worker.files_completed:>7} files, busy {busy:>4.0%}"
         )
-    for path, error in run.failures:
-        click.echo(f"failed: {path!r}: {error}", err=True)
+    return "\n".join(lines)
+
+
+def failures_text(run: RunSnapshot) -> str:
+    """What a run could not do; empty when it did all."""
+    return "\n".join(f"failed: {path!r}: {error}" for path, error in run.failures)
 
 
 def _against_bound(run: RunSnapshot) -> str:

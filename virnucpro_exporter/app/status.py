@@ -1,0 +1,41 @@
+"""How far the run in an output folder is, as text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from virnucpro_exporter.journal.status import RunStatus, read_status
+
+
+def status_text(folder: str) -> str:
+    """The state of the last run in an output folder, for people.
+
+    Raises:
+        OutputError: There is no journal, it cannot be read, or a newer version wrote it.
+    """
+    state = read_status(folder)
+    lines = [f"run {state.run_id}: {state.state}{' (active)' if state.is_active else ''}"]
+    lines += [f"  {name:<12}{number:>9}" for name, number in state.counts.items()]
+    for gpu in state.gpus:
+        sequences = "?" if gpu.sequences is None else f"{gpu.sequences:,}"
+        lines.append(f"  {gpu.gpu}: {gpu.files} files, {sequences} sequences, {gpu.seconds:.1f} s")
+    lines.append(f"  {state.steals} steals")
+    lines += [f"failed: {path!r}: {error}" for path, error in state.failed]
+    return "\n".join(lines)
+
+
+def status_json(folder: str) -> str:
+    """The same as one JSON object. Raises OutputError likewise."""
+    return json.dumps(_status_object(read_status(folder)))
+
+
+def _status_object(state: RunStatus) -> dict[str, Any]:
+    return {
+        "run_id": state.run_id,
+        "state": state.state,
+        "active": state.is_active,
+        "files": dict(state.counts),
+        "steals": state.steals,
+        "failed": [{"path": ascii(path)[1:-1], "error": error} for path, error in state.failed],
+    }

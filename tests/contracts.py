@@ -87,7 +87,7 @@ def violations(module: str, source: str) -> list[str]:
         source: Its text.
     """
     tree = ast.parse(source)
-    found = []
+    found: list[str] = []
     for item in imports(tree):
         if not item.is_ours:
             found += _foreign(module, item)
@@ -135,7 +135,7 @@ def imports(tree: ast.AST) -> Iterator[Import]:
         elif isinstance(node, ast.ImportFrom):
             names = _origins(node)
         elif isinstance(node, ast.Call) and _is_import_module(node):
-            names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+            names = [str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant)]
         else:
             continue
         for name in names:

@@ -33,6 +33,20 @@ from virnucpro_exporter.simulation import VirtualGpu, VirtualRun, lower_bound, s
         ("NVIDIA H100 80GB HBM3", 2.5),
         ("Tesla V100-SXM2-16GB", 0.75),
         ("Tesla V100-SXM2-32GB-LS", 0.8),
+        ("Tesla T4", 0.5),
+        ("NVIDIA A10", 1.0),
+        ("NVIDIA A10G", 0.85),
+        ("NVIDIA A30", 0.9),
+        ("NVIDIA L4", 1.0),
+        ("NVIDIA L40", 1.5),
+        ("NVIDIA L40S", 1.75),
+        ("NVIDIA RTX 6000 Ada Generation", 1.8),
+        ("NVIDIA GeForce RTX 5090", 1.85),
+        ("NVIDIA GeForce RTX 5070 Ti", 1.25),
+        ("NVIDIA GeForce RTX 5070", 1.05),
+        ("NVIDIA H200", 2.75),
+        ("NVIDIA GH200 480GB", 2.6),
+        ("NVIDIA B200", 3.8),
     ],
 )
 def test_every_variant_of_a_model_finds_its_weight(name: str, weight: float) -> None:
@@ -42,8 +56,9 @@ def test_every_variant_of_a_model_finds_its_weight(name: str, weight: float) -> 
 
 def test_an_unknown_model_counts_as_the_baseline() -> None:
     """It gets 1.0, and can be told apart from a known one."""
-    assert get_gpu_weight("NVIDIA L4") == 1.0
-    assert not is_known_gpu("NVIDIA L4")
+    for name in ("NVIDIA X1", "Quadro RTX 6000", "NVIDIA T400 4GB", "Tesla P4"):
+        assert get_gpu_weight(name) == 1.0
+        assert not is_known_gpu(name)
 
 
 @given(

@@ -7,6 +7,7 @@ from importlib import util
 import pytest
 
 from virnucpro_exporter.app.cluster_node import choose
+from virnucpro_exporter.app.devices import expected_speeds
 from virnucpro_exporter.app.run import run
 from virnucpro_exporter.cluster.agent import About, Place
 from virnucpro_exporter.cluster.gpu_watch import observers, pause
@@ -72,3 +73,12 @@ def test_as_few_are_asked_as_see_all_gpus(views: list[str], asked: list[int]) ->
 def test_many_workers_are_asked_less_often(observers: int, seconds: float) -> None:
     """The process of the run has other things to do, too."""
     assert pause(observers) == seconds
+
+
+def test_an_unknown_model_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """However many GPUs there are of it, and what the configuration says of it is taken."""
+    weigh = expected_speeds(RunConfig(gpu_weights={"Y2": 1.5}))
+    assert [weigh(name) for name in ("Maker X1", "Maker X1", "Maker Y2", "CPU")] == [1, 1, 1.5, 1]
+    assert [record.message.partition(";")[0] for record in caplog.records] == [
+        "the speed of a 'Maker X1' is not known"
+    ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from virnucpro_exporter.config import RunConfig
@@ -15,6 +16,11 @@ from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.scheduling.weights import GPU_WEIGHTS, get_gpu_weight, is_known_gpu
 
 log = logging.getLogger(__name__)
+
+_UNKNOWN_MODEL = (
+    "the speed of a %r is not known; it counts as an RTX 3090 until it is learned (`gpu_weights` in"
+    " the configuration file names it)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,8 @@ def devices(
             if busy:
                 log.warning("GPU %s is in use by %d other processes", device.gpu, busy)
         pins = {d.gpu: {"CUDA_VISIBLE_DEVICES": cuda_visible_devices(d)} for d in found}
-        yield [Device(d.gpu, d.name, weigh(d.name, config), pins[d.gpu]) for d in found], monitor
+        weigh = expected_speeds(config)
+        yield [Device(d.gpu, d.name, weigh(d.name), pins[d.gpu]) for d in found], monitor
 
 
 def _cpu_slots(wanted: str) -> list[Device]:
@@ -70,11 +77,19 @@ def _cpu_slots(wanted: str) -> list[Device]:
     return [Device(f"cpu{index}", "CPU", 1.0, pin) for index in range(int(number))]
 
 
-def weigh(name: str, config: RunConfig) -> float:
-    """The expected speed of a GPU, by its model name; that of an RTX 3090 is 1."""
-    if not config.gpu_weighted or name == "CPU":
-        return 1.0
+def expected_speeds(config: RunConfig) -> Callable[[str], float]:
+    """The expected speed of a GPU by its model name; that of an RTX 3090 is 1.
+
+    A model that is not known is logged once, however many GPUs there are of it.
+    """
     table = {**GPU_WEIGHTS, **config.gpu_weights}
-    if not is_known_gpu(name, table):
-        log.warning("the speed of a %r is not known; it counts as an RTX 3090 at first", name)
-    return get_gpu_weight(name, table)
+
+    @functools.cache
+    def weigh(name: str) -> float:
+        if not config.gpu_weighted or name == "CPU":
+            return 1.0
+        if not is_known_gpu(name, table):
+            log.warning(_UNKNOWN_MODEL, name)
+        return get_gpu_weight(name, table)
+
+    return weigh

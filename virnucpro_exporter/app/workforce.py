@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import util
 from typing import TYPE_CHECKING, Any
 
-from virnucpro_exporter.app.devices import Device, devices, weigh
+from virnucpro_exporter.app.devices import Device, devices, expected_speeds
 from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.cluster.nodes import NodeGpus
 from virnucpro_exporter.config import RunConfig
@@ -96,7 +96,7 @@ def _on_dask(config: RunConfig, spec: Mapping[str, Any], outputs: Outputs) -> It
     )
     gpus = NodeGpus()
     limits = {"silence": config.dask_timeout, "patience": config.dask_timeout}
-    pool = DaskPool(connect, job, lambda name: weigh(name, config), gpus, **limits)
+    pool = DaskPool(connect, job, expected_speeds(config), gpus, **limits)
     try:
         joined = pool.wait_for_workers()
         joined.sort(key=lambda event: event.gpu)

@@ -26,6 +26,12 @@ def poisoned(file: Path, output: Path, _progress: ProgressCallback) -> None:
     output.write_bytes(file.read_bytes())
 
 
+def uncounted(file: Path, output: Path, _progress: ProgressCallback) -> float:
+    """Copy, and return what is no number of sequences."""
+    output.write_bytes(file.read_bytes())
+    return float("nan")
+
+
 def waiting(file: Path, output: Path, _progress: ProgressCallback) -> None:
     """Write half, tell that the file has begun, and end when the test allows it."""
     content = file.read_bytes()

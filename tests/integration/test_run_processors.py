@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import sys
 from pathlib import Path
 
-from tests.run_program import READS, processes_of, results, run
+import pytest
+
+from tests.run_program import READS, ROOT, processes_of, results, run
+from virnucpro_exporter import run_files
 
 ODD_NAMES = [
     b"two words.fa",
@@ -100,3 +106,34 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
     assert run(*both, "--output-suffix", ".flag", output=tmp_path / "flag").returncode == 0
     assert list(results(tmp_path / "flag")) == [b"a.fa.flag"]
     assert not (tmp_path / "not-this").exists()
+
+
+@pytest.mark.parametrize(("language", "name"), [("sh", "lengths.sh"), ("python", "lengths.py")])
+def test_progress_of_a_command_as_the_manual_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str, name: str
+) -> None:
+    """The script reports every sequence, the result is right, and nothing else is left."""
+    manual = (ROOT / "docs" / "processors.md").read_text()
+    scripts = re.findall(rf"```{language}\n(.*?)```", manual, re.DOTALL)
+    (script,) = (text for text in scripts if name in text.splitlines()[0])
+    (line,) = re.findall(
+        rf"^\$ virnucpro-exporter run examples/reads .* -- (.*{name}.*)$", manual, re.MULTILINE
+    )
+    command = [sys.executable if word == "python3" else word for word in shlex.split(line)]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(script)
+    reads = tmp_path / "reads.fa"
+    reads.write_text("".join(f">{number}\n{'ACGT' * number}\n" for number in range(1, 40)))
+    done = run_files([str(reads)], str(tmp_path / "out"), "command", command=command, gpus="cpu:1")
+    assert done.workers[0].sequences_processed == 39
+    lengths = "".join(f"{4 * number}\n" for number in range(1, 40)).encode()
+    assert results(tmp_path / "out") == {b"reads.fa.out": lengths}
+
+
+def test_counts_that_cannot_be_fail_the_attempt_with_one_line(tmp_path: Path) -> None:
+    """What a user's class gives for a number of sequences is checked before it is shown."""
+    inputs = fill(tmp_path / "in", b"a.fa")
+    words = ["--processor", "tests.run_processors:uncounted", "--max-attempts", "1"]
+    done = run(inputs, *words, output=tmp_path / "out")
+    assert done.returncode == 1
+    assert "The processor is at fault: it says nan sequences; give a whole number" in done.stderr

@@ -14,7 +14,7 @@ from tests.models.tiny import bert_means, esm2_means, write_fasta
 from virnucpro_exporter.errors import ProcessorError, SequenceFileError
 from virnucpro_exporter.processors import build, embedding
 from virnucpro_exporter.processors.base import Processed
-from virnucpro_exporter.processors.embedding import EmbeddingProcessor
+from virnucpro_exporter.processors.embedding import EmbeddingProcessor, NotFiniteError
 from virnucpro_exporter.processors.transformer import Model
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
@@ -226,6 +226,27 @@ def test_incomplete_model_is_refused(esm2: Path, tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ProcessorError, match=f"lacks weights, '{name}' for one"):
         processor("esm2", folder)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("kind", ["esm2", "dnabert"])
+def test_vectors_that_are_not_finite_fail_the_attempt(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, wrong: float
+) -> None:
+    """The attempt fails, not the file for good, and no result is left; the sequence is named."""
+    made = processor(kind, request.getfixturevalue({"esm2": "esm2", "dnabert": "bert"}[kind]))
+    healthy = made._model._means
+
+    def means(batch: Sequence[Any]) -> Any:
+        vectors = healthy(batch).clone()
+        vectors[[len(tokens) == 14 for tokens in batch], 3] = wrong
+        return vectors
+
+    made._model._means = means
+    letters = {"esm2": AMINO_ACIDS, "dnabert": "ACGT"}[kind]
+    with pytest.raises(NotFiniteError, match="not finite: sequence 'chunk_5F1'; suspect the GPU"):
+        Run(made, tmp_path, random_sequences(letters))
+    assert not list(tmp_path.glob("*.pt"))
 
 
 def test_gpu_that_pytorch_cannot_use_is_an_error(

@@ -1,14 +1,25 @@
-"""What a worker says about errors."""
+"""What a worker says about errors, and what it lets a processor say."""
 
 from __future__ import annotations
 
 import errno
 import io
+from typing import Any
 
 import pytest
 
 from virnucpro_exporter.errors import SequenceFileError
-from virnucpro_exporter.workers.main import ERROR_CHARACTERS, describe, log_traceback
+from virnucpro_exporter.workers import wire
+from virnucpro_exporter.workers.main import (
+    ERROR_CHARACTERS,
+    MOST,
+    ProcessorFaultError,
+    Progress,
+    describe,
+    log_traceback,
+    plain_names,
+    whole,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,3 +55,59 @@ def test_a_full_disk_does_not_end_a_worker(monkeypatch: pytest.MonkeyPatch) -> N
     """A traceback that cannot be written is left out."""
     monkeypatch.setattr("sys.stderr", FullDisk())
     log_traceback()
+
+
+class Outbox:
+    """Keeps what an attempt's progress puts into it."""
+
+    def __init__(self) -> None:
+        self.messages: list[wire.Message] = []
+
+    def add(self, message: wire.Message) -> None:
+        """Keep it."""
+        self.messages.append(message)
+
+    def flush(self) -> None:
+        """Nothing to send."""
+
+
+class Integer:
+    """A number of another library, such as NumPy."""
+
+    def __index__(self) -> int:
+        """Its value."""
+        return 5
+
+
+@pytest.mark.parametrize("wrong", [-1, float("nan"), 2.0, "7", None, True, MOST + 1, [1]])
+def test_a_count_that_is_none_is_one_line(wrong: Any) -> None:
+    """What is no whole number from 0 up never gets further, however often progress is passed on."""
+    progress: Any = Progress(Outbox(), 1, now=float("inf"))  # type: ignore[arg-type]
+    for call in (lambda: whole(wrong, "sequences"), lambda: progress(wrong)):
+        with pytest.raises(
+            ProcessorFaultError, match=r"^The processor is at fault: it says .*0 or"
+        ):
+            call()
+    if wrong is not None:
+        with pytest.raises(ProcessorFaultError, match="residues"):
+            progress(1, wrong)
+
+
+def test_progress_that_was_held_back_is_passed_on_at_the_end() -> None:
+    """Reports in quick succession are not sent, but the last of them is not lost."""
+    outbox: Any = Outbox()
+    progress: Any = Progress(outbox, 3, now=float("inf"))
+    progress(1)
+    progress(Integer(), Integer())
+    assert not outbox.messages
+    progress.pass_on()
+    progress.pass_on()
+    assert outbox.messages == [(wire.PROGRESS, 3, 5, 5)]
+
+
+@pytest.mark.parametrize("wrong", ["a.out", ["a/b"], [".."], [""], [b"a"], ["/etc/x"]])
+def test_output_names_stay_within_the_folder_of_the_attempt(wrong: Any) -> None:
+    """Nothing but a list of plain names is taken."""
+    with pytest.raises(ProcessorFaultError, match="give a list of plain file names"):
+        plain_names(wrong)
+    assert plain_names(name for name in ("a", "b c")) == ("a", "b c")

@@ -109,7 +109,7 @@ def run(
     """Process files, folders or patterns of FASTA and FASTQ, each exactly once.
 
     Results go to the output folder. The same command resumes an interrupted run. A command to run
-    on each file follows `--`, with {input}, {output} and {gpu} where they belong.
+    on each file follows `--`, with {input}, {output}, {gpu} and {progress} where they belong.
     """
     settings = given(options)
     command = context.meta.get(_COMMAND, ())

@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
 from virnucpro_exporter.errors import ProcessorError, VirnucproError
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
+from virnucpro_exporter.processors.progress_file import ProgressFile
 
-PLACEHOLDER = re.compile(r"\{(input|output|gpu)\}")
+PLACEHOLDER = re.compile(r"\{(input|output|gpu|progress)\}")
+PROGRESS_VARIABLE = "VIRNUCPRO_PROGRESS"
+LOOK_SECONDS = 0.5  # between two looks at the progress of a command
 TAIL_BYTES = 4096
 LINE_CHARACTERS = 300
 PIPE_SECONDS = 1.0  # for a pipe that a daemon of the command holds open
@@ -38,8 +42,9 @@ class CommandProcessor:
     """Runs a program on each file; no shell is involved.
 
     Args:
-        argv: The program and its arguments, in which `{input}`, `{output}` and `{gpu}` stand for
-            the file, the place of the result and the worker's id.
+        argv: The program and its arguments, in which `{input}`, `{output}`, `{gpu}` and
+            `{progress}` stand for the file, the place of the result, the worker's id and the file
+            into which the program may write how many sequences are done.
         output_suffix: Added to the name of the file, names the result.
     """
 
@@ -83,56 +88,115 @@ class CommandProcessor:
             if self._child is not None and folder in (None, self._child[0]):
                 _kill_group(self._child[1])
 
-    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:  # noqa: ARG002 - the protocol's
-        """Run the command.
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
+        """Run the command, and pass on what it reports.
 
         Raises:
             CommandError: It was cancelled, ended with another status than 0, or left no output.
         """
-        values = {"input": str(file), "output": str(output), "gpu": self._gpu}
+        folder = output.parent
+        if not self._has_output:
+            folder.mkdir(exist_ok=True)
+        reported = ProgressFile(folder, _size(file))
+        values = {
+            "input": _as_argument(file),
+            "output": _as_argument(output),
+            "gpu": self._gpu,
+            "progress": _as_argument(reported.path),
+        }
         argv = [PLACEHOLDER.sub(lambda match: values[match[1]], text) for text in self._argv]
-        status, tail = self._run(argv, output.parent)
-        if self._is_cancelled(output.parent):
+
+        def look(*, at_end: bool = False) -> None:
+            if reported.read(at_end=at_end):
+                progress(reported.done)
+
+        status, tail = self._run(argv, folder, values["progress"], look)
+        if self._is_cancelled(folder):
             raise CommandError("cancelled")
         if status:
             how = f"status {status}" if status > 0 else signal.strsignal(-status)
             raise CommandError(f"the command ended with {how}{_last_line(tail)}")
         if self._has_output and not output.exists():
             raise CommandError("the command succeeded but wrote no {output}")
+        look(at_end=True)
+        _remove(reported.path, folder if not self._has_output else None)
         return Processed()
 
     def _is_cancelled(self, folder: Path) -> bool:
         return not self._cancelled.isdisjoint((folder, None))
 
-    def _run(self, argv: list[str], folder: Path) -> tuple[int, bytes]:
+    def _run(
+        self, argv: list[str], folder: Path, progress: str, look: Callable[[], None]
+    ) -> tuple[int, bytes]:
         """The exit status, and the end of what it wrote to standard error."""
         with self._lock:
             if self._is_cancelled(folder):
                 return 0, b""
-            child = _start(argv)
+            child = _start(argv, {**os.environ, PROGRESS_VARIABLE: progress})
             self._child = folder, child.pid
         tail = bytearray()
         reader = threading.Thread(target=_copy_errors, args=(child.stderr, tail), daemon=True)
         reader.start()
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        with self._lock:
-            # Before it is reaped: the number of the group cannot have a new owner.
-            _kill_group(child.pid)
-            self._child = None
-        status = child.wait()
-        reader.join(PIPE_SECONDS)
+        try:
+            _wait(child.pid, look)
+        finally:
+            with self._lock:
+                # Before it is reaped: the number of the group cannot have a new owner.
+                _kill_group(child.pid)
+                self._child = None
+            status = child.wait()
+            reader.join(PIPE_SECONDS)
         return status, bytes(tail)
 
 
-def _start(argv: list[str]) -> subprocess.Popen[bytes]:
+def _as_argument(path: Path) -> str:
+    """The path as a program is given it: never one that looks like an option."""
+    text = str(path)
+    return f"./{text}" if text.startswith("-") else text
+
+
+def _size(file: Path) -> int:
+    """Bytes of the input; 0 where it cannot be told."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _remove(path: Path, folder: Path | None) -> None:
+    """Leave nothing of the progress among the results, nor a folder where there are none."""
+    path.unlink(missing_ok=True)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(pid: int, look: Callable[[], None]) -> None:
+    """Wait for the end of a child without reaping it, and look at its progress meanwhile."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        end = select.poll()
+        end.register(descriptor, select.POLLIN)
+        while not end.poll(LOOK_SECONDS * 1000):
+            look()
+    finally:
+        os.close(descriptor)
+
+
+def _start(argv: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start a command that leads its own process group, its output going where ours goes."""
     if sys.version_info >= (3, 11):
         return subprocess.Popen(  # noqa: S603 - the user's own command, without a shell
-            argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0
+            argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            process_group=0,
         )
     else:  # noqa: RET505 - mypy understands only this form
         wrapped = [sys.executable, "-I", "-S", "-c", GROUP_LEADER, *argv]
-        return subprocess.Popen(wrapped, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)  # noqa: S603 - likewise
+        return subprocess.Popen(  # noqa: S603 - likewise
+            wrapped, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
 
 
 def _kill_group(group: int) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from virnucpro_exporter.errors import ProcessorError, SequenceFileError
+from virnucpro_exporter.errors import ProcessorError, SequenceFileError, VirnucproError
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.batching import Batcher, Tokens
 from virnucpro_exporter.sequences import Record, read_sequences, stem
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from virnucpro_exporter.processors.transformer import Model
 
 WINDOW = 4096  # sequences; enough that those of one batch are of about the same length
+
+
+class NotFiniteError(VirnucproError):
+    """The model gave a vector that is not finite."""
 
 
 class EmbeddingProcessor(ABC):
@@ -84,6 +88,8 @@ class EmbeddingProcessor(ABC):
             SequenceFileError: The content is at fault: a sequence is empty, has the name of another
                 or is too long for the model, or the file holds the wrong kind of sequences.
             MemoryError: A sequence alone does not fit into the memory.
+            NotFiniteError: A vector has a value that is NaN or infinite: the model or the GPU is
+                at fault, not the file.
         """
         from virnucpro_exporter.processors.transformer import save  # noqa: PLC0415 - loads PyTorch
 
@@ -102,7 +108,9 @@ class EmbeddingProcessor(ABC):
             raise ProcessorError("setup has not been called")
         tokens = self._model.encode([self.clip(record.sequence) for record in window])
         self._check_lengths(window, tokens, self._model.longest)
-        return self._batcher.embed(tokens, partial(tally.add, window))
+        vectors = self._batcher.embed(tokens, partial(tally.add, window))
+        _check_finite(window, vectors)
+        return vectors
 
     def _check_lengths(
         self, window: Sequence[Record], tokens: Sequence[Tokens], longest: int | None
@@ -114,6 +122,15 @@ class EmbeddingProcessor(ABC):
                 raise SequenceFileError(
                     f"{shown(record)} makes {len(found)} tokens; the model takes {longest}"
                 )
+
+
+def _check_finite(window: Sequence[Record], vectors: Sequence[Any]) -> None:
+    from virnucpro_exporter.processors.transformer import is_finite  # noqa: PLC0415 - loads PyTorch
+
+    # The vectors are on the CPU by now, so the GPU is not waited for once more.
+    for record, vector in zip(window, vectors, strict=True):
+        if not is_finite(vector):
+            raise NotFiniteError(f"{shown(record)}; suspect the GPU, or else the model")
 
 
 class _Tally:

@@ -16,7 +16,6 @@ A class may look like this; a function is `process` alone, without `self`.
 from __future__ import annotations
 
 import importlib
-import operator
 import runpy
 import sys
 import types
@@ -85,7 +84,8 @@ class PythonProcessor:
     def output_names(self, file: Path) -> Sequence[str]:
         """What the user's code says, else the file's name with the suffix."""
         if hasattr(self._inner, "output_names"):
-            return tuple(self._inner.output_names(file))
+            names: Sequence[str] = self._inner.output_names(file)
+            return names
         return (file.name + self._suffix,)
 
     def setup(self, gpu: str) -> None:
@@ -101,6 +101,4 @@ class PythonProcessor:
     def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
         """Process one file; the user's code returns None, a number of sequences or `Processed`."""
         result = self._process(file, output, progress)
-        if isinstance(result, Processed):
-            return result
-        return Processed(None if result is None else operator.index(result))
+        return result if isinstance(result, Processed) else Processed(result)

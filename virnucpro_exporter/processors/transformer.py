@@ -160,6 +160,11 @@ def load_dnabert(folder: str, gpu: str, *, trust_remote_code: bool) -> Model:
     )
 
 
+def is_finite(vector: Any) -> bool:
+    """Whether no value of a vector on the CPU is NaN or infinite."""
+    return bool(torch.isfinite(vector).all())
+
+
 def save(result: object, output: Path) -> None:
     """Write what `torch.load` reads; the same result gives the same bytes."""
     # Given a path, torch.save would put the name of the file into it.

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from virnucpro_exporter.workers import wire
 FLUSH_SECONDS = 0.02
 PROGRESS_SECONDS = 0.1
 ERROR_CHARACTERS = 1000
+MOST = 10**15  # sequences or residues of a file; the journal and the metrics take larger ones badly
 
 
 def describe(error: BaseException) -> str:
@@ -104,28 +105,73 @@ class Outbox:
                 return
 
 
+class ProcessorFaultError(VirnucproError):
+    """The processor is at fault."""
+
+
+def whole(value: object, what: str) -> int:
+    """A count that a processor gave, checked before it reaches metrics and journal.
+
+    Raises:
+        ProcessorFaultError: It is not a whole number from 0 to `MOST`.
+    """
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # numpy's integers count as well
+    except TypeError:
+        number = -1
+    if not 0 <= number <= MOST:
+        raise ProcessorFaultError(f"it says {value!r:.50} {what}; give a whole number, 0 or more")
+    return number
+
+
+def plain_names(names: Iterable[Any]) -> Sequence[str]:
+    """The names of outputs that a processor gave, each of which must lie in the attempt's folder.
+
+    Raises:
+        ProcessorFaultError: One of them is not a plain file name.
+    """
+    found = tuple(names)
+    odd = [n for n in found if not isinstance(n, str) or n in {"", ".", ".."} or "/" in n]
+    if odd or isinstance(names, str):
+        raise ProcessorFaultError(
+            f"its output_names gives {names!r:.100}; give a list of plain file names"
+        )
+    return found
+
+
 class Progress:
     """The progress callback of one attempt."""
 
-    __slots__ = ("_attempt", "_next", "_outbox")
+    __slots__ = ("_attempt", "_held", "_next", "_outbox")
 
     def __init__(self, outbox: Outbox, attempt: int, now: float) -> None:
         self._outbox = outbox
         self._attempt = attempt
         self._next = now + PROGRESS_SECONDS
+        self._held: tuple[int, int | None] | None = None  # said, and not passed on yet
 
     def __call__(self, sequences: int, residues: int | None = None) -> None:
-        """Pass progress on, at most every 0.1 s."""
+        """Pass progress on, at most every 0.1 s.
+
+        Raises:
+            ProcessorFaultError: It is none.
+        """
+        if type(sequences) is not int or not 0 <= sequences <= MOST:
+            sequences = whole(sequences, "sequences are done")
+        if residues is not None:
+            residues = whole(residues, "residues are done")
+        self._held = sequences, residues
         now = time.perf_counter()
-        if now < self._next:
-            return
-        self._next = now + PROGRESS_SECONDS
-        sequences = operator.index(sequences)  # numpy's integers count as well
-        residues = None if residues is None else operator.index(residues)
-        if sequences < 0 or (residues or 0) < 0:
-            raise ValueError(f"progress of {sequences} sequences, {residues} residues")
-        self._outbox.add((wire.PROGRESS, self._attempt, sequences, residues))
-        self._outbox.flush()
+        if now >= self._next:
+            self._next = now + PROGRESS_SECONDS
+            self.pass_on()
+            self._outbox.flush()
+
+    def pass_on(self) -> None:
+        """Let what was held back go with the next packet."""
+        if self._held is not None:
+            self._outbox.add((wire.PROGRESS, self._attempt, *self._held))
+            self._held = None
 
 
 class Worker:
@@ -203,18 +249,25 @@ class Worker:
         """Process one file, and say how it went."""
         start = time.perf_counter()
         try:
-            names = self._processor.output_names(file)
+            names = plain_names(self._processor.output_names(file))
             folder = self._folder(attempt)
             if names:
                 folder.mkdir()
             output = folder / (names[0] if names else "output")
-            done = self._processor.process(file, output, Progress(self._outbox, attempt, start))
+            progress = Progress(self._outbox, attempt, start)
+            done = self._processor.process(file, output, progress)
+            sequences, residues = (
+                None if found is None else whole(found, what)
+                for found, what in ((done.sequences, "sequences"), (done.residues, "residues"))
+            )
             found = tuple(os.fsencode(name) for name in sorted(os.listdir(folder))) if names else ()  # noqa: PTH208 - names alone are wanted
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
             log_traceback()
             return wire.FAILED, attempt, describe(error), isinstance(error, SequenceFileError)
+        if sequences is None:
+            progress.pass_on()
         duration = time.perf_counter() - start
-        message = (wire.COMPLETED, attempt, done.sequences, done.residues, duration, found)
+        message = (wire.COMPLETED, attempt, sequences, residues, duration, found)
         if found and wire.size(message) > wire.PACKET_BYTES:
             return wire.FAILED, attempt, f"it left too many outputs ({len(found)})", True
         return message

@@ -10,9 +10,9 @@ from virnucpro_exporter.gpu import state
 from virnucpro_exporter.gpu.simulated import Activity, SimulatedSource
 from virnucpro_exporter.gpu.sources import CORE
 from virnucpro_exporter.metrics import GpuCollector, RunCollector
-from virnucpro_exporter.scheduling.reporting import RunFacts, take_snapshot
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+from virnucpro_exporter.scheduling.snapshot import RunFacts, take_snapshot
 from virnucpro_exporter.simulation import SCENARIOS, Simulation
 from virnucpro_exporter.simulation.run import VirtualRun
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest

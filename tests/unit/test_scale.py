@@ -14,9 +14,9 @@ from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.scheduling.reporting import RunFacts, take_snapshot
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+from virnucpro_exporter.scheduling.snapshot import RunFacts, take_snapshot
 from virnucpro_exporter.simulation import (
     VirtualCluster,
     VirtualGpu,

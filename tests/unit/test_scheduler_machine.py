@@ -12,9 +12,9 @@ from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.laws import check_invariants, check_nobody_idles
 from virnucpro_exporter.scheduling.policy import EarliestFinish, NoStealing
-from virnucpro_exporter.scheduling.reporting import RunFacts, take_snapshot
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+from virnucpro_exporter.scheduling.snapshot import RunFacts, take_snapshot
 from virnucpro_exporter.snapshot import WorkerSnapshot
 
 # What a worker's snapshot says that may go down.

@@ -16,9 +16,9 @@ from virnucpro_exporter.scheduling.diagram import diagram
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.lifecycle import TRANSITIONS
 from virnucpro_exporter.scheduling.policy import NoStealing
-from virnucpro_exporter.scheduling.rates import Throughput
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+from virnucpro_exporter.scheduling.speed import Throughput
 from virnucpro_exporter.scheduling.weights import get_gpu_weight, is_known_gpu
 from virnucpro_exporter.simulation import VirtualGpu, VirtualRun, lower_bound, skewed_files
 

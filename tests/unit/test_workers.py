@@ -11,9 +11,9 @@ from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.laws import check_invariants
 from virnucpro_exporter.scheduling.policy import NoStealing, StealPolicy
-from virnucpro_exporter.scheduling.reporting import RunFacts, take_snapshot
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+from virnucpro_exporter.scheduling.snapshot import RunFacts, take_snapshot
 
 A = TypeVar("A", bound=ev.Action)
 

@@ -13,9 +13,9 @@ from virnucpro_exporter.errors import SchedulingError
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.policy import EarliestFinish, NoStealing, StealPolicy
-from virnucpro_exporter.scheduling.reporting import RunFacts, take_snapshot
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
+from virnucpro_exporter.scheduling.snapshot import RunFacts, take_snapshot
 from virnucpro_exporter.snapshot import Latest, RunSnapshot, StealEvent, is_imbalanced
 
 log = logging.getLogger(__name__)

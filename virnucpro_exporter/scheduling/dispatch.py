@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import FileState
-from virnucpro_exporter.scheduling.ledger import NEVER, Ledger
 from virnucpro_exporter.scheduling.lifecycle import step
 from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
 from virnucpro_exporter.scheduling.review import rethink_interval
+from virnucpro_exporter.scheduling.state import NEVER, Ledger
 from virnucpro_exporter.snapshot import PAIRED_WORKERS
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from virnucpro_exporter.scheduling.files import FileState
-from virnucpro_exporter.scheduling.ledger import NEVER, Ledger
-from virnucpro_exporter.scheduling.planning import MOST_MOVES
+from virnucpro_exporter.scheduling.rebalancing import MOST_MOVES
 from virnucpro_exporter.scheduling.records import FileRecord, Worker
 from virnucpro_exporter.scheduling.scheduler import Scheduler
+from virnucpro_exporter.scheduling.state import NEVER, Ledger
 
 
 def check_invariants(scheduler: Scheduler) -> None:

@@ -9,7 +9,7 @@
   would clearly end sooner;
 - a running file that may outlast the rest of the run gets its second attempt at once, from the
   worker that would end it first: that is a large file on a GPU that turned out to be slow. While
-  little of it is done, it is taken back instead (see `planning`).
+  little of it is done, it is taken back instead (see `rebalancing`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from virnucpro_exporter.scheduling.planning import (
+from virnucpro_exporter.scheduling.rebalancing import (
     ESTIMATE_TRUST,
     Move,
     Outlook,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from virnucpro_exporter.scheduling import events as ev
-from virnucpro_exporter.scheduling.ledger import Ledger
 from virnucpro_exporter.scheduling.records import Attempt, Worker
+from virnucpro_exporter.scheduling.state import Ledger
 
 
 class ProgressBook:

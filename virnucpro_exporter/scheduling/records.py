@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
+from virnucpro_exporter.scheduling.counters import Counters
 from virnucpro_exporter.scheduling.files import FileState, SequenceFile
-from virnucpro_exporter.scheduling.rates import LearnedSpeed, Throughput
-from virnucpro_exporter.scheduling.tallies import Counters
+from virnucpro_exporter.scheduling.speed import LearnedSpeed, Throughput
 
 # An overdue attempt is expected to take this share of its silence more: the longer a worker has
 # said nothing, the less is it believed to be about to finish.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from virnucpro_exporter.scheduling import events as ev
-from virnucpro_exporter.scheduling.ledger import NEVER, Ledger
-from virnucpro_exporter.scheduling.outcomes import Outcomes
-from virnucpro_exporter.scheduling.planning import Move, Outlook, is_movable, look_ahead
+from virnucpro_exporter.scheduling.attempts import Outcomes
+from virnucpro_exporter.scheduling.rebalancing import Move, Outlook, is_movable, look_ahead
+from virnucpro_exporter.scheduling.state import NEVER, Ledger
 
 # Estimates are looked at again this often: a share of the time that the run is expected to take,
 # within bounds. In seconds.

@@ -19,9 +19,9 @@ are cancelled. Whatever arrives for an attempt that is no longer current is drop
 
 The parts, each on top of those before it:
 
-- `ledger`: the state of the run, which all parts share; `lifecycle`: what may happen to a file;
+- `state`: the state of the run, which all parts share; `lifecycle`: what may happen to a file;
 - `progress`: work done and the speeds learned from it;
-- `outcomes`: how attempts end; `recovery`: processes that are lost or of no use; `watch`: stalls
+- `attempts`: how they end; `supervision`: processes that are lost or of no use; `watch`: stalls
   and limits;
 - `review`: files in process that would end late, and a better plan where there is one;
 - `dispatch`: handing out files. Both do what the `policy` chooses;
@@ -37,16 +37,16 @@ from typing import Any
 from virnucpro_exporter.errors import SchedulingError
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.assignment import assign_files_weighted
+from virnucpro_exporter.scheduling.attempts import Outcomes
 from virnucpro_exporter.scheduling.dispatch import Dispatcher
 from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.scheduling.ledger import NEVER, Ledger
-from virnucpro_exporter.scheduling.outcomes import Outcomes
 from virnucpro_exporter.scheduling.policy import EarliestFinish, StealPolicy
 from virnucpro_exporter.scheduling.progress import ProgressBook
 from virnucpro_exporter.scheduling.records import FileRecord, Worker
-from virnucpro_exporter.scheduling.recovery import Recovery
 from virnucpro_exporter.scheduling.review import Review
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
+from virnucpro_exporter.scheduling.state import NEVER, Ledger
+from virnucpro_exporter.scheduling.supervision import Recovery
 from virnucpro_exporter.scheduling.watch import Watch
 
 

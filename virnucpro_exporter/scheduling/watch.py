@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from virnucpro_exporter.scheduling import events as ev
-from virnucpro_exporter.scheduling.ledger import NEVER, Ledger
-from virnucpro_exporter.scheduling.outcomes import Outcomes
+from virnucpro_exporter.scheduling.attempts import Outcomes
 from virnucpro_exporter.scheduling.records import Worker
-from virnucpro_exporter.scheduling.recovery import Recovery
 from virnucpro_exporter.scheduling.settings import OnStall
+from virnucpro_exporter.scheduling.state import NEVER, Ledger
+from virnucpro_exporter.scheduling.supervision import Recovery
 
 
 class Watch:

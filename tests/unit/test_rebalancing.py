@@ -5,7 +5,7 @@ from __future__ import annotations
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.laws import check_invariants
-from virnucpro_exporter.scheduling.planning import MOST_MOVES
+from virnucpro_exporter.scheduling.rebalancing import MOST_MOVES
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 

@@ -9,10 +9,10 @@ from collections import deque
 
 from virnucpro_exporter.errors import SchedulingError
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.counters import WaitingClock
 from virnucpro_exporter.scheduling.policy import StealPolicy
 from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
-from virnucpro_exporter.scheduling.tallies import WaitingClock
 
 RECENT_STEALS = 50
 RECENT_FAILURES = 1000

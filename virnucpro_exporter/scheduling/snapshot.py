@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from virnucpro_exporter.scheduling.ledger import Ledger
 from virnucpro_exporter.scheduling.records import Worker
 from virnucpro_exporter.scheduling.scheduler import Scheduler
+from virnucpro_exporter.scheduling.state import Ledger
 from virnucpro_exporter.snapshot import (
     RunSnapshot,
     RunState,

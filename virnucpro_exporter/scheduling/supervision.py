@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from virnucpro_exporter.scheduling import events as ev
-from virnucpro_exporter.scheduling.ledger import Ledger
-from virnucpro_exporter.scheduling.outcomes import Outcomes
+from virnucpro_exporter.scheduling.attempts import Outcomes
 from virnucpro_exporter.scheduling.progress import ProgressBook
-from virnucpro_exporter.scheduling.rates import DOUBT
 from virnucpro_exporter.scheduling.records import Attempt, Worker
+from virnucpro_exporter.scheduling.speed import DOUBT
+from virnucpro_exporter.scheduling.state import Ledger
 
 # A worker is given up after its process was lost on this many different files in a row, as long as
 # another worker is left; a lone worker goes on, because each file is given up in time.

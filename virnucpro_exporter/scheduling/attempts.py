@@ -6,10 +6,10 @@ import heapq
 from collections.abc import Sequence
 
 from virnucpro_exporter.scheduling import events as ev
-from virnucpro_exporter.scheduling.ledger import Ledger
 from virnucpro_exporter.scheduling.lifecycle import step
 from virnucpro_exporter.scheduling.progress import ProgressBook
 from virnucpro_exporter.scheduling.records import NOBODY, Attempt, FileRecord, Worker
+from virnucpro_exporter.scheduling.state import Ledger
 
 # So many workers are compared when a file goes back into a queue.
 _MOST_ASKED = 64

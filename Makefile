@@ -12,7 +12,7 @@ run: $(VENV)/run.stamp ## Translate the sample sequences on every CPU core or GP
 
 test: $(VENV)/test.stamp ## Set up and pass the tests
 	sh tests/install_prometheus.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup
 
 test-models: $(MODELS_VENV)/stamp ## Pass the tests that need PyTorch, in a virtual environment of their own
 	$(MODELS_VENV)/bin/python -m pytest tests/models

@@ -21,7 +21,13 @@ from virnucpro_exporter.csv_log.writer import HEADER
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-m", "tests.integration.terminal_program"]
-ENVIRONMENT = {**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+# The program asks its own terminal for the size, not the one in which the tests run.
+_SIZES = ("COLUMNS", "LINES")
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name not in _SIZES},
+    "TERM": "xterm-256color",
+    "PYTHONIOENCODING": "utf-8",
+}
 DEADLINE = 20.0
 CLEARS = (b"\x1b[2J", b"\x1b[3J", b"\x1b[J", b"\x1b[0J", b"\x1b[?1049h", b"\x1bc")
 

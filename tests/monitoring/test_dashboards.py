@@ -15,6 +15,9 @@ from tests.monitoring.programs import Prometheus, eventually
 from tests.monitoring.simulated import Simulated
 from virnucpro_exporter.metrics.catalog import CATALOG
 
+# One process runs them all, so that their programs are started once.
+pytestmark = pytest.mark.xdist_group("dashboards")
+
 SHOWN = 3600.0  # seconds
 # Batches of some seconds, one after the other: all that can happen happens again and again.
 RUNS = [

@@ -25,6 +25,9 @@ from tests.monitoring.programs import (
 from tests.monitoring.rules import ALERTMANAGER, faster_rules, load
 from tests.monitoring.simulated import Simulated
 
+# One process runs them all, so that their programs are started once.
+pytestmark = pytest.mark.xdist_group("scenarios")
+
 # The number of files decides how long a run takes: 0.35 s for each, if nothing goes wrong.
 RUNS = {
     "balanced": ("--scenario=balanced", "--files=140"),
@@ -32,8 +35,9 @@ RUNS = {
     "lost-gpu": ("--scenario=lost-gpu", "--files=140"),
     "skewed": ("--scenario=skewed", "--files=80"),
     "skewed-static": ("--scenario=skewed", "--files=80", "--balancer=static"),
-    "failures": ("--scenario=failures", "--files=140"),
-    "thrash": ("--scenario=thrash", "--files=140"),
+    # These are watched until an alert fires, however late a busy machine starts Prometheus.
+    "failures": ("--scenario=failures", "--files=600"),
+    "thrash": ("--scenario=thrash", "--files=600"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Errors a user can act on: the docstring is the message, `exit_code` the exit status."""
+"""Errors a user can act on: message and exit status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of runs that were, as immutable values: read from the journal and the metrics log.
+"""Immutable values: earlier runs, from the journal and the log.
 
 All times are Unix seconds on the wall clock. What is not known is None, never 0.
 """

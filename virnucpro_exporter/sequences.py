@@ -1,4 +1,4 @@
-"""Reads FASTA and FASTQ, plain or gzip, and refuses what would silently lose records.
+"""FASTA and FASTQ, read without losing a record.
 
 Files are opened by the operating system's own call, so any path works, and are told apart by their
 first bytes, never by their suffix. Names and sequences stay bytes: what went in comes out.

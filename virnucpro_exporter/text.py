@@ -1,4 +1,4 @@
-"""Numbers, times and foreign text as short strings for a terminal."""
+"""Numbers, times and foreign text as short strings."""
 
 from __future__ import annotations
 

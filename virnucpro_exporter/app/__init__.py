@@ -1,4 +1,4 @@
-"""The composition root: the one place where the parts of the program are put together.
+"""Composition root: puts a run together, owns signals, closes it all.
 
 `run` puts a run together from its devices, inputs, processor and views; `node` serves the GPUs of a
 node. Whoever builds something here also closes it, in the reverse order.

@@ -1,4 +1,4 @@
-"""The command line: options in, text out. What is done is in `app`."""
+"""Command line: options in, text and exit status out."""
 
 from __future__ import annotations
 

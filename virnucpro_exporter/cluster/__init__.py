@@ -1,1 +1,1 @@
-"""Everything Dask: workers on many machines, and the GPUs of their nodes."""
+"""Dask: agents on many machines, and the GPUs of their nodes."""

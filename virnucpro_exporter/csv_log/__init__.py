@@ -1,1 +1,1 @@
-"""The persistent metrics log: CSV, written and read back."""
+"""Metrics log: CSV with one row per GPU, written and read back."""

@@ -1,1 +1,1 @@
-"""Processes, files and the journal: how attempts are carried out."""
+"""Run loop: events to the scheduler, commands to the workers."""

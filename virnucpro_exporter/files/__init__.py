@@ -1,1 +1,1 @@
-"""Input files, how much work they are, the output folder and its lock."""
+"""Input files, their cost, the output folder and its lock."""

@@ -1,1 +1,1 @@
-"""What each GPU really does."""
+"""GPU sampler: NVML or nvidia-smi, one thread for each GPU."""

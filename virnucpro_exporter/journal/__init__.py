@@ -1,1 +1,1 @@
-"""The journal: what became of every file, so that a killed run resumes where it ended."""
+"""Journal: the fate of every file, for resume, status and reports."""

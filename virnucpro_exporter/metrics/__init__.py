@@ -1,4 +1,4 @@
-"""Prometheus metrics: the catalogue, the collectors, the registry and the pushes."""
+"""Metrics: catalogue, collectors, exposition, registry, push."""
 
 from virnucpro_exporter.metrics.collectors import GpuCollector, HealthCollector, RunCollector
 from virnucpro_exporter.metrics.push import GatewayPusher, TextfileWriter

@@ -1,4 +1,4 @@
-"""What is done to a file."""
+"""Processors: translate, esm2, dnabert, commands, Python classes."""
 
 from __future__ import annotations
 

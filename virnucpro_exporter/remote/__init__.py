@@ -1,1 +1,1 @@
-"""The client of another run: its snapshots, rebuilt from its metrics endpoint."""
+"""Client of another run: rebuilds its snapshots from a scrape."""

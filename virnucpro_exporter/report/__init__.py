@@ -1,1 +1,1 @@
-"""After a run: who did what, as text and as a page with pictures."""
+"""Report: who did what in a run, as text and as a page."""

@@ -1,1 +1,1 @@
-"""The functional core: events in, actions out, time an argument."""
+"""Functional core: events in, commands and facts out."""

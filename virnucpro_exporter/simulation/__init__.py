@@ -1,4 +1,4 @@
-"""Virtual GPUs that drive the real scheduler, from one seed.
+"""Virtual workers and GPUs that drive the real scheduler.
 
 `workers` knows what every virtual GPU does and when, and never waits. Two things step it: `run`, as
 fast as it can be computed, for benchmarks; and `pool`, at the pace of a clock, behind the interface

@@ -1,4 +1,4 @@
-"""What is known about a run and its GPUs at one moment, as immutable values.
+"""Immutable values: a run and its GPUs at one moment.
 
 The scheduler and the GPU monitor publish these; the metrics, the terminal and the log read them.
 Nothing here knows where a value came from. A value that is not known is None, never 0.

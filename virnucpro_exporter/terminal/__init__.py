@@ -1,1 +1,1 @@
-"""The live terminal dashboard and the persistent log."""
+"""Terminal: the live table, and log lines where there is none."""

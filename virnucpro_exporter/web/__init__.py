@@ -1,4 +1,4 @@
-"""The HTTP server: connections, pages, passwords, TLS and service discovery."""
+"""HTTP server: connections, pages, passwords, TLS, discovery."""
 
 from virnucpro_exporter.web.server import MetricsServer
 

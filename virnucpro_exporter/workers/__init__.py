@@ -1,1 +1,1 @@
-"""Worker processes: the protocol of a pool, the pool of this machine, and what runs in a worker."""
+"""Worker processes: the pool protocol, the local pool, its workers."""

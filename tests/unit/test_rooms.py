@@ -1,0 +1,15 @@
+from tests.rooms import ROOT, drawing, layers
+
+DOCS = ROOT / "docs"
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_code() -> None:
+    """docs/rooms.svg has the layers of the contract and the first line of every room."""
+    assert (DOCS / "rooms.svg").read_text(encoding="utf-8") == drawing()
+
+
+def test_every_room_says_what_goes_there() -> None:
+    """docs/architecture.md has a line for each room."""
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rooms = [room for layer in layers() for room in layer if not room.startswith("_")]
+    assert [room for room in rooms if f"| `{room}" not in text] == []

@@ -33,6 +33,7 @@ class ScrapedRun(VirtualRun):
         scheduler = Scheduler(plan.weights, settings=settings, policy=plan.policy("stealing"))
         batch = plan.batch(0)
         super().__init__(scheduler, plan.virtual_gpus, batch.work, plan.progress_every)
+        self._core = scheduler
         self._workers.add({}, batch.mishaps)
         for gpu, outage in batch.outages:
             self._workers.plan(gpu, outage)
@@ -65,7 +66,7 @@ class ScrapedRun(VirtualRun):
                 self._states[gpu] = state.absorb(held, reading, now, now)
         devices = tuple(state.device(gpu, held, now, 3.0) for gpu, held in self._states.items())
         self.lost |= not all(device.up for device in devices)
-        run = take_snapshot(self.scheduler, RunFacts(), now)
+        run = take_snapshot(self._core, RunFacts(), now)
         collectors = RunCollector(Latest(run)), GpuCollector(Latest(GpuSnapshot(now, "x", devices)))
         return {
             (sample.name, tuple(sample.labels.items())): sample.value

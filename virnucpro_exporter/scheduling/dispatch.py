@@ -125,9 +125,8 @@ class Dispatcher:
         ledger = self._ledger
         ledger.urgent = [a for a in ledger.urgent if a.record.holders == (a,)]
         for attempt in ledger.urgent:
-            if worker is not attempt.worker and (
-                attempt.worker.stalled_since is not None
-                or ledger.policy.suits(worker, attempt, ledger.fleet, now)
+            if worker is not attempt.worker and ledger.policy.suits(
+                worker, attempt, ledger.fleet, now
             ):
                 return attempt.record
         return None

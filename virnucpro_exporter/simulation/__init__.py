@@ -11,12 +11,20 @@ from virnucpro_exporter.simulation.files import skewed_files
 from virnucpro_exporter.simulation.pool import VirtualPool
 from virnucpro_exporter.simulation.run import Outcome, VirtualRun, lower_bound
 from virnucpro_exporter.simulation.scenarios import SCENARIOS, Simulation
-from virnucpro_exporter.simulation.workers import Outage, VirtualGpu, VirtualWorkers
+from virnucpro_exporter.simulation.workers import (
+    Mishap,
+    Outage,
+    Reports,
+    VirtualGpu,
+    VirtualWorkers,
+)
 
 __all__ = [
     "SCENARIOS",
+    "Mishap",
     "Outage",
     "Outcome",
+    "Reports",
     "Simulation",
     "VirtualCluster",
     "VirtualGpu",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import partial
 
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.simulation.workers import RESIDUES_PER_SEQUENCE
+
+_LARGE_SHARE = 0.25  # of bimodal files
 
 
 def skewed_files(
@@ -24,7 +27,8 @@ def skewed_files(
     Args:
         count: How many.
         rng: Where chance comes from.
-        distribution: `"lognormal"` or `"pareto"` (alpha 1.2).
+        distribution: `"lognormal"`, `"pareto"` (alpha 1.2) or `"bimodal"`: one file in four is
+            six times as large as the others.
         sigma: How wide the lognormal distribution is.
         error: Spread of the declared cost around the real one, as a share.
         mean: About so many residues per file.
@@ -33,10 +37,12 @@ def skewed_files(
     Returns:
         The files with their declared costs, and the real residues by path.
     """
-    draw = {
+    draws: dict[str, Callable[[], float]] = {
         "lognormal": partial(rng.lognormvariate, 0.0, sigma),
         "pareto": partial(rng.paretovariate, 1.2),
-    }[distribution]
+        "bimodal": lambda: 6.0 if rng.random() < _LARGE_SHARE else 1.0,
+    }
+    draw = draws[distribution]
     sizes = [draw() for _ in range(count)]
     scale = mean * count / sum(sizes)
     files, work = [], {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.simulation.workers import VirtualGpu, VirtualWorkers
 
 
@@ -21,6 +21,9 @@ class Outcome:
         failed: Paths of the files given up.
         events: How many events the scheduler handled.
         second_attempts: How many attempts were second ones.
+        kills: How often a running attempt was stopped.
+        wasted_share: Share of the time in which workers had files that went into attempts without a
+            result.
     """
 
     makespan: float
@@ -28,41 +31,72 @@ class Outcome:
     failed: tuple[str, ...]
     events: int
     second_attempts: int
+    kills: int
+    wasted_share: float
+
+
+class Decides(Protocol):
+    """What decides about a run: the scheduler, or a peer of it."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no file is left to do."""
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+        """Take in one event, and say what is to be done."""
+
+    def next_deadline(self) -> float | None:
+        """When to call with `TimePassed` at the latest."""
 
 
 class VirtualRun:
     """Carries out the actions of a scheduler on virtual GPUs.
 
     Args:
-        scheduler: The real thing.
+        scheduler: The real thing, or a peer of it.
         gpus: The virtual GPUs, by id.
         work: Residues that each file really holds, by path; its declared cost may be wrong.
         progress_every: Seconds between progress reports within a file.
+        workers: What the GPUs do, where there is more to say about it.
     """
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        scheduler: Decides,
         gpus: Mapping[str, VirtualGpu],
         work: Mapping[str, int],
         progress_every: float = 10.0,
+        workers: VirtualWorkers | None = None,
     ) -> None:
         self.scheduler = scheduler
         self._gpus = gpus
-        self._workers = VirtualWorkers(gpus, progress_every)
+        self._workers = workers or VirtualWorkers(gpus, progress_every)
         self._workers.add(work, {})
         self._completed: dict[str, int] = {}
         self._failed: list[str] = []
-        self._events = self._starts = 0
+        self._events = self._starts = self._kills = 0
+        self._begun: dict[int, tuple[str, float]] = {}  # attempts in process: where, since when
+        self._wasted = self._used = 0.0
 
-    def run(self, files: Sequence[SequenceFile], limit: float = 1e9) -> Outcome:
+    def run(
+        self,
+        files: Sequence[SequenceFile],
+        limit: float = 1e9,
+        at_start: Sequence[str] | None = None,
+    ) -> Outcome:
         """Run all files to the end.
+
+        Args:
+            files: What is to be done.
+            limit: Virtual seconds.
+            at_start: The GPUs that are there from the start, where that is not all of them; the
+                others join when `VirtualWorkers.announce` says so.
 
         Raises:
             RuntimeError: The run did not end within `limit` virtual seconds.
         """
         self._deliver(ev.FilesSubmitted(tuple(files)))
-        for gpu in self._gpus:
+        for gpu in self._gpus if at_start is None else at_start:
             self._workers.spawn(gpu)
         while not self.scheduler.is_finished:
             self._turn()
@@ -74,6 +108,8 @@ class VirtualRun:
             tuple(self._failed),
             self._events,
             self._starts - len(files),
+            self._kills,
+            self._wasted / max(self._used + self._wasted, 1e-9),
         )
 
     def _turn(self) -> None:
@@ -89,23 +125,44 @@ class VirtualRun:
 
     def _deliver(self, event: ev.Event) -> None:
         self._events += 1
+        if isinstance(event, ev.WorkerLost):
+            self._lose_all(event.gpu)
+        elif isinstance(event, ev.AttemptFailed):
+            self._lose(event.attempt)
         for action in self.scheduler.handle(event, self._workers.now):
             self._carry_out(action)
+        if isinstance(event, ev.WorkerJoined):
+            self._workers.spawn(event.gpu)
+
+    def _lose_all(self, gpu: str) -> int:
+        """The worker's process is gone, and what it had done of its files."""
+        lost = [number for number, (where, _) in self._begun.items() if where == gpu]
+        for number in lost:
+            self._lose(number)
+        return len(lost)
+
+    def _lose(self, attempt: int) -> None:
+        _, since = self._begun.pop(attempt, ("", self._workers.now))
+        self._wasted += self._workers.now - since
 
     def _carry_out(self, action: ev.Action) -> None:
         workers = self._workers
         if isinstance(action, ev.StartAttempt):
             self._starts += 1
+            self._begun[action.attempt] = (action.gpu, workers.now)
             workers.start(action)
         elif isinstance(action, ev.CancelAttempt):
+            self._kills += self._lose_all(action.gpu)
             workers.cancel(action.gpu)
         elif isinstance(action, ev.RestartWorker):
+            self._kills += self._lose_all(action.gpu)
             workers.kill(action.gpu)
             workers.spawn(action.gpu)
         elif isinstance(action, ev.RetireWorker):
             workers.kill(action.gpu)
         elif isinstance(action, ev.FileCompleted):
             path = action.file.path
+            self._used += workers.now - self._begun.pop(action.attempt)[1]
             self._completed[path] = self._completed.get(path, 0) + 1
         elif isinstance(action, ev.FileFailed):
             self._failed.append(action.file.path)

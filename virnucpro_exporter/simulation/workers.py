@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import heapq
+import itertools
 import math
 from bisect import insort
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from virnucpro_exporter.scheduling import events as ev
@@ -19,16 +21,25 @@ _LONGEST_SILENCE = 6.0
 _BREAKS_OFF_AT = 0.4  # of a file that is bound to
 
 
+class Reports(enum.Enum):
+    """What a virtual processor says about its progress and about the files it has done."""
+
+    RESIDUES = "residues"  # and sequences
+    SEQUENCES = "sequences"  # alone, as a Python function that calls `progress(number)`
+    NONE = "none"  # as a command
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Outage:
-    """A time in which a worker gets nothing done.
+    """A time in which a worker gets nothing done, or less than its speed says.
 
     Attributes:
         begin: First second of it.
-        end: When work goes on.
+        end: When work goes on as before.
         death: How the process of the worker ends then, if it does; empty when it lives on.
         is_loss: The GPU itself is gone meanwhile.
         spares_new: A process that is started meanwhile works at once.
+        share: Of its speed that the worker keeps meanwhile, 0 to 1: a GPU that is throttled.
     """
 
     begin: float
@@ -36,6 +47,7 @@ class Outage:
     death: str = ""
     is_loss: bool = False
     spares_new: bool = False
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +95,16 @@ class _Worker:
         is_newer = self.started_at is not None and self.started_at >= outage.begin
         return not (is_newer and outage.spares_new)
 
-    def after(self, now: float, seconds: float) -> float:
-        """When it will have worked for so many seconds, starting now."""
+    def stretches(self, now: float) -> Iterator[tuple[float, float]]:
+        """The time from now on: when each stretch begins, and the share of its speed from then."""
         for outage in self.outages:
             if outage.end <= now or not self.hits(outage):
                 continue
-            if now + seconds < outage.begin:
-                break
-            seconds -= max(0.0, outage.begin - now)
+            if now < outage.begin:
+                yield now, 1.0
+            yield max(now, outage.begin), outage.share
             now = outage.end
-        return now + seconds
+        yield now, 1.0
 
 
 class VirtualWorkers:
@@ -104,6 +116,8 @@ class VirtualWorkers:
     Args:
         gpus: The virtual GPUs, by id.
         progress_every: Seconds between progress reports within a file.
+        reports: What the processor reports.
+        overhead: Seconds that each file takes before its first residue, on any GPU.
 
     Attributes:
         now: Seconds since the start, of the latest event.
@@ -113,24 +127,37 @@ class VirtualWorkers:
         self,
         gpus: Mapping[str, VirtualGpu],
         progress_every: float = 10.0,
+        reports: Reports = Reports.RESIDUES,
+        overhead: float = 0.0,
     ) -> None:
         self.now = 0.0
         self._workers = {gpu: _Worker(spec) for gpu, spec in gpus.items()}
+        self._reports = reports
+        self._overhead = overhead
         self._work: dict[str, int] = {}
+        self._pace: dict[str, float] = {}
         self._mishaps: dict[str, Mishap] = {}
         self._progress_every = progress_every
         self._heap: list[tuple[float, int, int | None, ev.Event]] = []
         self._posted = 0
 
-    def add(self, work: Mapping[str, int], mishaps: Mapping[str, Mishap]) -> None:
+    def add(
+        self,
+        work: Mapping[str, int],
+        mishaps: Mapping[str, Mishap],
+        pace: Mapping[str, float] | None = None,
+    ) -> None:
         """Make files known.
 
         Args:
             work: Residues that each file really holds, by path; its declared cost may be wrong.
             mishaps: What happens to the attempts at some of them, by path.
+            pace: How many times longer than usual a residue takes, by path, on any GPU: short
+                reads take another time than contigs. 1 where not given.
         """
         self._work.update(work)
         self._mishaps.update(mishaps)
+        self._pace.update(pace or {})
 
     def plan(self, gpu: str, outage: Outage) -> None:
         """Have a worker fail to work for a time that lies ahead; it must hold no file yet."""
@@ -223,28 +250,58 @@ class VirtualWorkers:
     def _begin(self, start: ev.StartAttempt) -> None:
         gpu, number, path = start.gpu, start.attempt, start.file.path
         worker = self._workers[gpu]
-        speed, work = worker.gpu.speed, self._work[path]
-        mishap = self._mishaps.get(path)
-        seconds = work / speed * (_BREAKS_OFF_AT if mishap else 1.0)
-
-        def post(elapsed: float, event: ev.Event) -> None:
-            self._post(worker.after(self.now, elapsed), event, gpu)
-
-        post(0.0, ev.AttemptStarted(gpu, number))
-        elapsed = self._progress_every
-        while elapsed < seconds:
-            done = int(elapsed * speed)
-            post(elapsed, ev.Progress(gpu, number, done // RESIDUES_PER_SEQUENCE, done))
-            elapsed += max(
-                self._progress_every, min(seconds / 16, _LONGEST_SILENCE * self._progress_every)
-            )
+        work, mishap = self._work[path], self._mishaps.get(path)
+        speed = worker.gpu.speed / self._pace.get(path, 1.0)
+        seconds = (self._overhead + work / speed) * (_BREAKS_OFF_AT if mishap else 1.0)
+        works_from = next((now for now, share in worker.stretches(self.now) if share), self.now)
+        self._post(works_from, ev.AttemptStarted(gpu, number), gpu)
+        ends = math.inf
+        for at, worked in self._moments(worker, seconds):
+            if worked >= seconds:
+                ends = at
+                break
+            residues = int(max(0.0, worked - self._overhead) * speed)
+            if residues and self._reports is not Reports.NONE:
+                self._post(at, self._progress(gpu, number, residues), gpu)
         if mishap is not None:
             self._count(path, mishap)
-            post(seconds, _end(mishap, gpu, number))
+            self._post(ends, _end(mishap, gpu, number), gpu)
         else:
-            sequences = max(1, work // RESIDUES_PER_SEQUENCE)
-            duration = worker.after(self.now, seconds) - self.now
-            post(seconds, ev.AttemptCompleted(gpu, number, sequences, work, duration))
+            self._post(ends, self._completion(gpu, number, work, ends - self.now), gpu)
+
+    def _moments(self, worker: _Worker, seconds: float) -> Iterator[tuple[float, float]]:
+        """When an attempt reports, and how long it has worked until then; the last is its end."""
+        every = self._progress_every
+        every = max(every, min(seconds / 16, _LONGEST_SILENCE * every))
+        worked, report_at = 0.0, self.now + every
+        stretches = [*worker.stretches(self.now), (math.inf, 0.0)]
+        for (begin, share), (end, _) in itertools.pairwise(stretches):
+            done_at = begin + (seconds - worked) / share if share else math.inf
+            while share and report_at < min(end, done_at):
+                yield report_at, worked + (report_at - begin) * share
+                report_at += every
+            if done_at <= end:
+                yield done_at, seconds
+                return
+            worked += (end - begin) * share if share else 0.0
+            report_at = max(report_at, end)
+
+    def _progress(self, gpu: str, number: int, residues: int) -> ev.Progress:
+        sequences = residues // RESIDUES_PER_SEQUENCE
+        is_counted = self._reports is Reports.RESIDUES
+        return ev.Progress(gpu, number, sequences, residues if is_counted else None)
+
+    def _completion(
+        self, gpu: str, number: int, residues: int, duration: float
+    ) -> ev.AttemptCompleted:
+        sequences = max(1, residues // RESIDUES_PER_SEQUENCE)
+        return ev.AttemptCompleted(
+            gpu,
+            number,
+            None if self._reports is Reports.NONE else sequences,
+            residues if self._reports is Reports.RESIDUES else None,
+            duration,
+        )
 
     def _count(self, path: str, mishap: Mishap) -> None:
         del self._mishaps[path]

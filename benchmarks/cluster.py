@@ -40,7 +40,7 @@ from virnucpro_exporter.cluster.agent import Job, Place
 from virnucpro_exporter.cluster.connect import existing
 from virnucpro_exporter.cluster.nodes import NodeGpus
 from virnucpro_exporter.cluster.pool import DaskPool
-from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.config import run_config
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.files.outputs import Outputs
@@ -224,7 +224,7 @@ def ours(
         outputs = Outputs(folder)
         outputs.prepare()
         pool, gpus = make(outputs, target, stack)
-        settings = RunConfig(dask="x" if isinstance(pool, DaskPool) else None)
+        settings = run_config({"dask": "x"} if isinstance(pool, DaskPool) else {})
         expected = dict(zip(gpus, weights or [1.0] * len(gpus), strict=True))
         coordinator = WorkStealingCoordinator(expected, settings=settings.scheduler_settings())
         journal = None

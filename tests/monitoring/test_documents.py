@@ -96,4 +96,4 @@ def test_all_rules_run_faster() -> None:
 def test_prometheus_sees_the_end_of_a_run() -> None:
     """The program serves its last values for two scrapes at least."""
     interval = load(FOLDER / "prometheus.yml")["global"]["scrape_interval"]
-    assert RunConfig().linger >= 2 * float(interval.removesuffix("s"))
+    assert RunConfig().metrics.linger >= 2 * float(interval.removesuffix("s"))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from virnucpro_exporter.app.processor import processor_spec
-from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.config import run_config
 from virnucpro_exporter.errors import ProcessorError
 
 
@@ -21,7 +21,7 @@ from virnucpro_exporter.errors import ProcessorError
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     """An option that the processor would ignore is an error, not a surprise."""
     with pytest.raises(ProcessorError, match=message):
-        processor_spec(RunConfig(**settings))
+        processor_spec(run_config(settings).processor)
 
 
 @pytest.mark.parametrize("processor", ["esm2", "dnabert"])
@@ -29,7 +29,7 @@ def test_missing_packages_are_named(processor: str, monkeypatch: pytest.MonkeyPa
     """Without the extra, one line says what to install."""
     monkeypatch.setattr(util, "find_spec", lambda _: None)
     with pytest.raises(ProcessorError) as refused:
-        processor_spec(RunConfig(processor=processor))
+        processor_spec(run_config({"processor": processor}).processor)
     assert refused.value.exit_code == 2
     assert str(refused.value).endswith(
         f"{processor} needs torch and transformers: pip install 'virnucpro-exporter[models]'"

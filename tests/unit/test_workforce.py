@@ -12,7 +12,7 @@ from virnucpro_exporter.app.run import run
 from virnucpro_exporter.cluster.agent import About, Place
 from virnucpro_exporter.cluster.gpu_watch import observers, pause
 from virnucpro_exporter.cluster.link import Link
-from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.config import Devices, run_config
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.snapshot import GpuDevice
 
@@ -26,9 +26,8 @@ def test_dask_that_is_missing_is_told_with_its_cure(
     folder = tmp_path_factory.mktemp("run")
     (folder / "a.fa").write_text(">a\nACGT\n")
     monkeypatch.setattr(util, "find_spec", lambda _: None)
-    config = RunConfig(
-        inputs=(str(folder / "a.fa"),), output=str(folder / "out"), web=False, dask="tcp://x:1"
-    )
+    named = {"inputs": (str(folder / "a.fa"),), "output": str(folder / "out")}
+    config = run_config({**named, "web": False, "dask": "tcp://x:1"})
     with pytest.raises(UsageError, match=r"pip install 'virnucpro-exporter\[dask\]'"):
         run(config)
 
@@ -77,7 +76,7 @@ def test_many_workers_are_asked_less_often(observers: int, seconds: float) -> No
 
 def test_an_unknown_model_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """However many GPUs there are of it, and what the configuration says of it is taken."""
-    weigh = expected_speeds(RunConfig(gpu_weights={"Y2": 1.5}))
+    weigh = expected_speeds(Devices(gpu_weights={"Y2": 1.5}))
     assert [weigh(name) for name in ("Maker X1", "Maker X1", "Maker Y2", "CPU")] == [1, 1, 1.5, 1]
     assert [record.message.partition(";")[0] for record in caplog.records] == [
         "the speed of a 'Maker X1' is not known"

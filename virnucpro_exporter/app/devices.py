@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.config import Devices
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.gpu.identity import cuda_visible_devices, resolve
 from virnucpro_exporter.gpu.monitor import GPUMonitor
@@ -35,37 +35,36 @@ class Device:
 
 @contextlib.contextmanager
 def devices(
-    config: RunConfig, slots: int | None = None
+    wanted: Devices, slots: int | None = None
 ) -> Iterator[tuple[list[Device], GPUMonitor | None]]:
     """The devices to use, and the monitor that watches them while the context lasts.
 
     Args:
-        config: Which ones.
+        wanted: Which ones.
         slots: How many CPU slots there are where no GPU is used; one per core when None.
 
     Raises:
         NoDeviceError: The GPUs that were asked for are not there.
         UsageError: `--gpus` cannot be read.
     """
-    wanted = config.gpus
-    if wanted is not None and wanted.startswith("cpu"):
-        yield _cpu_slots(wanted), None
+    if wanted.gpus is not None and wanted.gpus.startswith("cpu"):
+        yield _cpu_slots(wanted.gpus), None
         return
     monitor = GPUMonitor()
     with monitor:
         snapshot = monitor.wait()
-        if wanted is None and not any(device.up for device in snapshot.devices):
+        if wanted.gpus is None and not any(device.up for device in snapshot.devices):
             slots = slots or os.cpu_count() or 1
             log.info("%d CPU slots are used instead of GPUs", slots)  # the monitor said why
             yield _cpu_slots(f"cpu:{slots}"), None
             return
-        found = resolve(wanted or "all", snapshot)
+        found = resolve(wanted.gpus or "all", snapshot)
         for device in found:
             busy = device.sample.foreign_processes if device.sample else None
             if busy:
                 log.warning("GPU %s is in use by %d other processes", device.gpu, busy)
         pins = {d.gpu: {"CUDA_VISIBLE_DEVICES": cuda_visible_devices(d)} for d in found}
-        weigh = expected_speeds(config)
+        weigh = expected_speeds(wanted)
         yield [Device(d.gpu, d.name, weigh(d.name), pins[d.gpu]) for d in found], monitor
 
 
@@ -77,16 +76,16 @@ def _cpu_slots(wanted: str) -> list[Device]:
     return [Device(f"cpu{index}", "CPU", 1.0, pin) for index in range(int(number))]
 
 
-def expected_speeds(config: RunConfig) -> Callable[[str], float]:
+def expected_speeds(devices: Devices) -> Callable[[str], float]:
     """The expected speed of a GPU by its model name; that of an RTX 3090 is 1.
 
     A model that is not known is logged once, however many GPUs there are of it.
     """
-    table = {**GPU_WEIGHTS, **config.gpu_weights}
+    table = {**GPU_WEIGHTS, **devices.gpu_weights}
 
     @functools.cache
     def weigh(name: str) -> float:
-        if not config.gpu_weighted or name == "CPU":
+        if not devices.gpu_weighted or name == "CPU":
             return 1.0
         if not is_known_gpu(name, table):
             log.warning(_UNKNOWN_MODEL, name)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.config import Inputs
 from virnucpro_exporter.errors import InputError, UsageError
 from virnucpro_exporter.files.counting import estimate
 from virnucpro_exporter.files.counting_many import count_files
@@ -19,26 +19,26 @@ from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.terminal.counting import CountingProgress
 
 
-def output_folder(config: RunConfig) -> Outputs:
+def output_folder(inputs: Inputs) -> Outputs:
     """The output folder, which is not touched yet.
 
     Raises:
         UsageError: None was named.
     """
-    if config.output is None:
+    if inputs.output is None:
         raise UsageError("name the output folder with --output DIR")
-    return Outputs(config.output)
+    return Outputs(inputs.output)
 
 
-def find_files(config: RunConfig, outputs: Outputs, spec: Mapping[str, Any]) -> list[Path]:
+def find_files(inputs: Inputs, outputs: Outputs, spec: Mapping[str, Any]) -> list[Path]:
     """The input files.
 
     Raises:
         InputError: There are none, or two of them would write the same output.
     """
-    if not config.inputs:
+    if not inputs.paths:
         raise InputError("name files, folders or patterns to process")
-    paths = discover(config.inputs, outputs.folder)
+    paths = discover(inputs.paths, outputs.folder)
     if spec["kind"] != "python":  # the user's own code is loaded in the workers alone
         processor = build(spec)
         owners: dict[str, Path] = {}

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from virnucpro_exporter.app.signals import until_signal
+from virnucpro_exporter.config import Endpoint
 from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.gpu.simulated import demonstration
-from virnucpro_exporter.web.server import DEFAULT_LISTEN, MetricsServer
-
-__all__ = ["DEFAULT_LISTEN", "serve"]
+from virnucpro_exporter.web.server import MetricsServer
 
 log = logging.getLogger(__name__)
 
 
-def serve(
-    listen: Sequence[str], path: str, web_config: str | None, simulated: int | None = None
-) -> int:
+def serve(endpoint: Endpoint, simulated: int | None = None) -> int:
     """Serve GPU metrics until a signal comes; of this machine's GPUs, or of so many virtual ones.
 
     Raises:
         UsageError: The endpoint cannot be where it is wanted.
     """
     monitor = GPUMonitor(source=None if simulated is None else demonstration(simulated))
-    server = MetricsServer(None, monitor, listen=listen, telemetry_path=path, web_config=web_config)
+    server = MetricsServer(
+        None,
+        monitor,
+        listen=endpoint.web_listen_address,
+        telemetry_path=endpoint.web_telemetry_path,
+        web_config=endpoint.web_config_file,
+    )
 
     def start() -> None:
         server.start()

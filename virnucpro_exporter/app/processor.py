@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.config import Processor
 from virnucpro_exporter.errors import ProcessorError
 from virnucpro_exporter.processors.command import CommandProcessor
 from virnucpro_exporter.processors.models import DEFAULT_MODELS, find_model
@@ -16,23 +16,23 @@ FACTORY = "virnucpro_exporter.processors:build"
 _FREE = {"tokens_per_batch", "trust_remote_code"}
 
 
-def processor_spec(config: RunConfig) -> dict[str, Any]:
+def processor_spec(wanted: Processor) -> dict[str, Any]:
     """What a worker needs to make its processor.
 
     Raises:
         ProcessorError: There is no such processor, or what it needs is missing.
     """
-    name = config.processor
-    if config.command and name != "command":
+    name = wanted.name
+    if wanted.command and name != "command":
         raise ProcessorError(f"a command was given, but the processor is {name!r}; leave one out")
-    if config.model and name not in DEFAULT_MODELS:
+    if wanted.model and name not in DEFAULT_MODELS:
         raise ProcessorError(f"a model was given, but the processor is {name!r}, which takes none")
     if ":" in name:
-        return {"kind": "python", "target": name, "output_suffix": config.output_suffix}
+        return {"kind": "python", "target": name, "output_suffix": wanted.output_suffix}
     if name not in _SPECS:
         known = ", ".join(_SPECS)
         raise ProcessorError(f"{name!r} is none: use {known} or package.module:name")
-    return {"kind": name, **_SPECS[name](config)}
+    return {"kind": name, **_SPECS[name](wanted)}
 
 
 def describe(spec: Mapping[str, Any]) -> str:
@@ -42,25 +42,25 @@ def describe(spec: Mapping[str, Any]) -> str:
     return f"{spec['kind']} ({shown})"
 
 
-def _translate(config: RunConfig) -> dict[str, Any]:
-    return {"chunk_size": config.chunk_size}
+def _translate(wanted: Processor) -> dict[str, Any]:
+    return {"chunk_size": wanted.chunk_size}
 
 
-def _embedding(config: RunConfig) -> dict[str, Any]:
-    trust = config.trust_remote_code
-    folder = find_model(config.processor, config.model, trust_remote_code=trust)
+def _embedding(wanted: Processor) -> dict[str, Any]:
+    trust = wanted.trust_remote_code
+    folder = find_model(wanted.name, wanted.model, trust_remote_code=trust)
     return {
         "model": str(folder),
-        "tokens_per_batch": config.tokens_per_batch,
+        "tokens_per_batch": wanted.tokens_per_batch,
         "trust_remote_code": trust,
     }
 
 
-def _command(config: RunConfig) -> dict[str, Any]:
-    if not config.command:
+def _command(wanted: Processor) -> dict[str, Any]:
+    if not wanted.command:
         raise ProcessorError("write the command after `--`: -- PROGRAM {input} {output}")
-    CommandProcessor(config.command, config.output_suffix).check()
-    return {"argv": list(config.command), "output_suffix": config.output_suffix}
+    CommandProcessor(wanted.command, wanted.output_suffix).check()
+    return {"argv": list(wanted.command), "output_suffix": wanted.output_suffix}
 
 
 _SPECS = {

@@ -19,7 +19,7 @@ from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.summary import failures_text, plan_text, summary_text
 from virnucpro_exporter.app.views import linger, reserve, show
 from virnucpro_exporter.app.workforce import workforce
-from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.config import RunConfig, run_config
 from virnucpro_exporter.errors import NoWorkerError, ProcessorError, UsageError, VirnucproError
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner, stamped
@@ -78,12 +78,12 @@ def keep_pace() -> None:
 
 def plan(config: RunConfig) -> str:
     """What each device would be given at the start, as text for `--dry-run`."""
-    if config.is_on_dask:
+    if config.cluster.is_used:
         raise UsageError("--dry-run asks no Dask cluster; leave one of the two out")
-    spec = processor_spec(config)
-    paths = find_files(config, output_folder(config), spec)
-    with devices(config) as (found, _):
-        files = measure(paths, config.count)
+    spec = processor_spec(config.processor)
+    paths = find_files(config.inputs, output_folder(config.inputs), spec)
+    with devices(config.devices) as (found, _):
+        files = measure(paths, config.inputs.count)
         by_id = assign_files_weighted(files, {d.gpu: d.weight for d in found})
         return plan_text({device: by_id[device.gpu] for device in found})
 
@@ -100,24 +100,33 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         VirnucproError: The run cannot start, or cannot go on.
     """
     keep_pace()
-    spec = processor_spec(config)
-    outputs = output_folder(config)
+    spec = processor_spec(config.processor)
+    outputs = output_folder(config.inputs)
     with contextlib.ExitStack() as views, contextlib.ExitStack() as stack:
-        reserved = reserve(config, views)
+        reserved = reserve(config.metrics, views)
         outputs.prepare()
         stack.enter_context(contextlib.closing(RunLock(outputs.lock)))
-        paths = find_files(config, outputs, spec)
+        paths = find_files(config.inputs, outputs, spec)
         stack.enter_context(_tidied(outputs))
-        work = workforce(config, spec, outputs, views, stack)
+        work = workforce(config.devices, config.cluster, spec, outputs, views, stack)
         journal = stack.enter_context(
-            contextlib.closing(Journal(outputs, fresh=bool(config.fresh)))
+            contextlib.closing(Journal(outputs, fresh=bool(config.inputs.fresh)))
         )
-        journal.agree(describe(spec), keep=config.fresh is False)
+        journal.agree(describe(spec), keep=config.inputs.fresh is False)
         coordinator, files = _prepare(config, journal, paths, work.devices)
         gpus = [device.gpu for device in work.devices]
         log.info("%d files to do on %d workers, into %s", len(files), len(gpus), outputs.folder)
-        nodes = NodeDiscovery(work.nodes, config.dask_exporter_port)
-        dashboard = show(config, reserved, views, coordinator, work.monitor, outputs.folder, nodes)
+        nodes = NodeDiscovery(work.nodes, config.cluster.dask_exporter_port)
+        dashboard = show(
+            config.views,
+            config.metrics,
+            reserved,
+            views,
+            coordinator,
+            work.monitor,
+            outputs.folder,
+            nodes,
+        )
         runner = Runner(coordinator, work.pool, gpus, outputs, journal)
         signals = views.enter_context(RunSignals(runner.drain, runner.stop))
         stack.callback(signals.detach)
@@ -130,7 +139,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         stack.close()
         dashboard.stop()
         tell(finished)
-        linger(config, signals)
+        linger(config.metrics, signals)
         return finished
 
 
@@ -152,8 +161,8 @@ def _prepare(
     known = [path for path in todo if str(path) in resumed.counts]
     rest = [path for path in todo if str(path) not in resumed.counts]
     files = [stamped(SequenceFile(str(path)), resumed.counts[str(path)]) for path in known]
-    measured = measure(rest, config.count)
-    if config.count == "exact":
+    measured = measure(rest, config.inputs.count)
+    if config.inputs.count == "exact":
         journal.add_counts(
             {f.path: (f.sequences, f.residues) for f in measured if f.sequences is not None}
         )
@@ -163,13 +172,13 @@ def _prepare(
     coordinator = WorkStealingCoordinator(
         {device.gpu: device.weight for device in found},
         names={device.gpu: device.name for device in found},
-        balancer=config.balancer,
+        balancer=config.scheduling.balancer,
         settings=config.scheduler_settings(),
-        processor=config.processor,
+        processor=config.processor.name,
         first_attempt=journal.next_attempt(),
         skipped=done,
     )
-    journal.begin(coordinator.run_id, config.model_dump(mode="json"), time.time())
+    journal.begin(coordinator.run_id, config.flat(), time.time())
     return coordinator, [*files, *measured]
 
 
@@ -205,7 +214,9 @@ def run_files(
         VirnucproError: The run cannot start, or no worker is left and files are.
     """
     given = {"web": False, "metrics_log": None, "dashboard": False, **options}
-    config = RunConfig(inputs=tuple(inputs), output=output, processor=processor, **given)
+    config = run_config(
+        {"inputs": tuple(inputs), "output": output, "processor": processor, **given}
+    )
     finished = run(config)
     if finished.error is not None:
         raise finished.error

@@ -67,52 +67,54 @@ def simulate(
         UsageError: An address or a path cannot be used, or the web configuration is wrong.
     """
     keep_pace()
-    settings = config.scheduler_settings()
+    chosen, settings = config.simulated, config.scheduler_settings()
     plan = Simulation(
-        SCENARIOS[config.scenario],
-        gpus=config.gpus,
-        count=config.files,
-        speed=config.speed,
-        seed=config.seed,
+        SCENARIOS[chosen.scenario],
+        gpus=chosen.gpus,
+        count=chosen.files,
+        speed=chosen.speed,
+        seed=chosen.seed,
         stall_threshold=settings.stall_threshold,
     )
     workers = VirtualWorkers(plan.virtual_gpus, progress_every=plan.progress_every)
     monitor = GPUMonitor(
         source=SimulatedSource(
-            tuple(plan.names.values()), lambda gpu: activity(workers, gpu), seed=config.seed
+            tuple(plan.names.values()), lambda gpu: activity(workers, gpu), seed=chosen.seed
         ),
         reopen_after=_REOPEN_SECONDS,
     )
     with contextlib.ExitStack() as stack:
-        reserved = reserve(config, stack)
+        reserved = reserve(config.metrics, stack)
         stack.enter_context(monitor).wait()
         pool = VirtualPool(workers)
         coordinator = WorkStealingCoordinator(
             plan.weights,
             names=plan.names,
-            balancer=config.balancer,
-            policy=plan.policy(config.balancer),
+            balancer=config.scheduling.balancer,
+            policy=plan.policy(config.scheduling.balancer),
             settings=settings,
-            processor=f"simulated:{config.scenario}",
+            processor=f"simulated:{chosen.scenario}",
             clock=pool.now,
         )
         log.info(
             "simulating %r: %d files on %d GPUs, %g times as fast as real ones; a worker counts as"
             " stalled after %g s",
-            *(config.scenario, config.files, config.gpus, config.speed, settings.stall_threshold),
+            *(chosen.scenario, chosen.files, chosen.gpus, chosen.speed, settings.stall_threshold),
         )
-        dashboard = show(config, reserved, stack, coordinator, monitor, Path())
+        dashboard = show(
+            config.views, config.metrics, reserved, stack, coordinator, monitor, Path()
+        )
         runner = Runner(coordinator, pool, list(plan.names), NoResults(), None)
         signals = stack.enter_context(RunSignals(runner.stop, runner.stop))
         for number in itertools.count():
             runner.run(begin(plan, number, workers))
-            if runner.was_stopped or not config.forever or not pool.rest(_REST_SECONDS):
+            if runner.was_stopped or not chosen.forever or not pool.rest(_REST_SECONDS):
                 break
         signals.detach()
         snapshot = coordinator.snapshot()
         dashboard.stop()
         tell(Finished(snapshot, 0))
-        linger(config, signals)
+        linger(config.metrics, signals)
         return snapshot
 
 

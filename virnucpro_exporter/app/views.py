@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro_exporter.app.signals import RunSignals
-from virnucpro_exporter.config import ViewConfig
+from virnucpro_exporter.config import Metrics, Views
+from virnucpro_exporter.config.options import FOREVER
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.metrics.collectors import Source
 from virnucpro_exporter.metrics.push import GatewayPusher, Periodic, TextfileWriter
@@ -39,33 +40,34 @@ class Reserved:
     pushes: tuple[Periodic, ...]
 
 
-def reserve(config: ViewConfig, stack: contextlib.ExitStack) -> Reserved:
+def reserve(metrics: Metrics, stack: contextlib.ExitStack) -> Reserved:
     """Take the addresses, and check all that could be refused later.
 
     Args:
-        config: What will be shown, and how.
+        metrics: What will be served and sent.
         stack: Gives the addresses back when it closes.
 
     Raises:
         UsageError: An address or a path cannot be used, or the web configuration is wrong.
     """
     listeners: list[socket.socket] = []
-    if config.web:
-        check_path(config.web_telemetry_path)
-        WebConfig(None if config.web_config_file is None else Path(config.web_config_file))
-        listeners = bind(config.web_listen_address)
+    if metrics.web:
+        check_path(metrics.web_telemetry_path)
+        WebConfig(None if metrics.web_config_file is None else Path(metrics.web_config_file))
+        listeners = bind(metrics.web_listen_address)
         for listener in listeners:
             stack.callback(listener.close)
     pushes: list[Periodic] = []
-    if config.textfile:
-        pushes.append(TextfileWriter(config.textfile, config.push_interval))
-    if config.push_gateway:
-        pushes.append(GatewayPusher(config.push_gateway, config.push_interval))
+    if metrics.textfile:
+        pushes.append(TextfileWriter(metrics.textfile, metrics.push_interval))
+    if metrics.push_gateway:
+        pushes.append(GatewayPusher(metrics.push_gateway, metrics.push_interval))
     return Reserved(tuple(listeners), tuple(pushes))
 
 
 def show(
-    config: ViewConfig,
+    views: Views,
+    metrics: Metrics,
     reserved: Reserved,
     stack: contextlib.ExitStack,
     coordinator: WorkStealingCoordinator,
@@ -76,12 +78,13 @@ def show(
     """Start what shows the run.
 
     Args:
-        config: What is shown, and how.
+        views: What is shown, and how.
+        metrics: How the endpoint is set up.
         reserved: What `reserve` has returned for it.
         stack: Stops it all when it closes.
         coordinator: The run.
         monitor: The GPUs, or None for a run on CPU slots.
-        folder: Where a relative path of the metrics log begins.
+        folder: The output folder, for a metrics log that lies in it.
         nodes: Where to scrape those of the run, for `/sd`; None: there is no such page.
 
     Returns:
@@ -90,19 +93,19 @@ def show(
     dashboard = LoadBalancingDashboard(
         coordinator,
         monitor or Latest(GpuSnapshot(time.time())),
-        log_file=None if config.metrics_log is None else folder / config.metrics_log,
-        plain=None if config.dashboard is None else not config.dashboard,
-        log_interval=config.metrics_log_interval,
-        log_max_bytes=config.metrics_log_max_bytes,
+        log_file=views.log_path(folder),
+        plain=None if views.dashboard is None else not views.dashboard,
+        log_interval=views.metrics_log_interval,
+        log_max_bytes=views.metrics_log_max_bytes,
     )
-    health = {} if config.metrics_log is None else {"log": _Health(dashboard.log_health)}
+    health = {} if views.metrics_log is None else {"log": _Health(dashboard.log_health)}
     if reserved.listeners:
         server = MetricsServer(
             coordinator,
             monitor,
             listen=reserved.listeners,
-            telemetry_path=config.web_telemetry_path,
-            web_config=config.web_config_file,
+            telemetry_path=metrics.web_telemetry_path,
+            web_config=metrics.web_config_file,
             health=health,
             nodes=nodes,
         )
@@ -119,11 +122,12 @@ def show(
     return dashboard
 
 
-def linger(config: ViewConfig, signals: RunSignals) -> None:
+def linger(metrics: Metrics, signals: RunSignals) -> None:
     """Keep serving the last values for a while, so that the last scrape sees the end of a run."""
-    if config.web and config.linger and not signals.caught:
-        log.info("the last values stay for %g s (Ctrl-C ends this)", config.linger)
-        signals.wait(config.linger)
+    if metrics.web and metrics.linger and not signals.caught:
+        time_ = "" if metrics.linger >= FOREVER else f" for {metrics.linger:g} s"
+        log.info("the last values stay%s (Ctrl-C ends this)", time_)
+        signals.wait(metrics.linger)
 
 
 class _Health:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from virnucpro_exporter.app.devices import Device, devices, expected_speeds
 from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.cluster.nodes import NodeGpus
-from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.config import Cluster, Devices
 from virnucpro_exporter.errors import ConfigError, UsageError
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.metrics.collectors import Source
@@ -45,7 +45,8 @@ class Workforce:
 
 
 def workforce(
-    config: RunConfig,
+    wanted: Devices,
+    cluster: Cluster,
     spec: Mapping[str, Any],
     outputs: Outputs,
     views: contextlib.ExitStack,
@@ -54,7 +55,8 @@ def workforce(
     """Take the devices and make their pool.
 
     Args:
-        config: Which devices, and where.
+        wanted: Which devices.
+        cluster: The Dask cluster, if one is used.
         spec: The processor.
         outputs: The output folder, prepared.
         views: Closes what the views need.
@@ -65,9 +67,9 @@ def workforce(
         NoDeviceError: The GPUs that were asked for are not there.
         UsageError: The options cannot be used.
     """
-    if config.is_on_dask:
-        return stack.enter_context(_on_dask(config, spec, outputs))
-    found, monitor = views.enter_context(devices(config))
+    if cluster.is_used:
+        return stack.enter_context(_on_dask(wanted, cluster, spec, outputs))
+    found, monitor = views.enter_context(devices(wanted))
     pins = {device.gpu: device.environment for device in found}
     local = LocalPool(spec, FACTORY, outputs.attempts, outputs.logs, pins)
     stack.callback(local.close)
@@ -75,8 +77,10 @@ def workforce(
 
 
 @contextlib.contextmanager
-def _on_dask(config: RunConfig, spec: Mapping[str, Any], outputs: Outputs) -> Iterator[Workforce]:
-    connect = _connection(config)
+def _on_dask(
+    wanted: Devices, cluster: Cluster, spec: Mapping[str, Any], outputs: Outputs
+) -> Iterator[Workforce]:
+    connect = _connection(wanted, cluster)
     from virnucpro_exporter.cluster.agent import Job  # noqa: PLC0415 - needs an extra
     from virnucpro_exporter.cluster.pool import DaskPool  # noqa: PLC0415 - likewise
 
@@ -92,11 +96,11 @@ def _on_dask(config: RunConfig, spec: Mapping[str, Any], outputs: Outputs) -> It
         folder=os.getcwd(),  # noqa: PTH109 - a plain text is wanted
         probe=str(probe),
         token=token,
-        lease=config.dask_timeout,
+        lease=cluster.dask_timeout,
     )
     gpus = NodeGpus()
-    limits = {"silence": config.dask_timeout, "patience": config.dask_timeout}
-    pool = DaskPool(connect, job, expected_speeds(config), gpus, **limits)
+    limits = {"silence": cluster.dask_timeout, "patience": cluster.dask_timeout}
+    pool = DaskPool(connect, job, expected_speeds(wanted), gpus, **limits)
     try:
         joined = pool.wait_for_workers()
         joined.sort(key=lambda event: event.gpu)
@@ -108,7 +112,7 @@ def _on_dask(config: RunConfig, spec: Mapping[str, Any], outputs: Outputs) -> It
         probe.unlink(missing_ok=True)
 
 
-def _connection(config: RunConfig) -> Connect:
+def _connection(wanted: Devices, cluster: Cluster) -> Connect:
     """How to reach the cluster that the options name."""
     if util.find_spec("distributed") is None:
         raise UsageError(
@@ -119,14 +123,14 @@ def _connection(config: RunConfig) -> Connect:
     except ValueError as error:  # Dask reads its settings when it is imported
         raise ConfigError(" ".join(str(error).split())) from error
 
-    if config.dask_local is None:
-        if config.gpus is not None:
+    if cluster.dask_local is None:
+        if wanted.gpus is not None:
             raise UsageError("--gpus is for this machine; each Dask worker has the GPU it shows")
-        timeout = min(dask_connect.CONNECT_SECONDS, config.dask_timeout)
-        return lambda: dask_connect.existing(config.dask, config.dask_scheduler_file, timeout)
-    wanted = config.dask_local
-    with devices(config, slots=wanted) as (found, _):
-        if len(found) < wanted:
-            raise UsageError(f"--dask-local {wanted}: there are {len(found)} GPUs or slots to use")
-        pins = [device.environment["CUDA_VISIBLE_DEVICES"] for device in found[:wanted]]
+        timeout = min(dask_connect.CONNECT_SECONDS, cluster.dask_timeout)
+        return lambda: dask_connect.existing(cluster.dask, cluster.dask_scheduler_file, timeout)
+    count = cluster.dask_local
+    with devices(wanted, slots=count) as (found, _):
+        if len(found) < count:
+            raise UsageError(f"--dask-local {count}: there are {len(found)} GPUs or slots to use")
+        pins = [device.environment["CUDA_VISIBLE_DEVICES"] for device in found[:count]]
     return lambda: dask_connect.local(pins)

@@ -7,18 +7,19 @@ from pathlib import Path
 import click
 
 from virnucpro_exporter.app import assets as app
+from virnucpro_exporter.cli.options import path
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=path)
 @click.option("--force", is_flag=True, help="Replace files that are there and differ.")
-def assets(folder: Path, force: bool) -> int:  # noqa: FBT001 - click passes options by name
+def assets(folder: str, force: bool) -> int:  # noqa: FBT001 - click passes options by name
     """Write dashboards, alert rules and the files for Docker Compose into a folder.
 
     With Docker, `docker compose up` in that folder starts them all, with a simulated run to look
     at. docs/deploy.md and docs/alerting.md, which are written too, tell what else there is.
     """
-    written, same = app.write(folder, force=force)
+    written, same = app.write(Path(folder), force=force)
     there = f", {same} were there already" if same else ""
-    click.echo(f"{written} files written to {str(folder)!r}{there}")
+    click.echo(f"{written} files written to {folder!r}{there}")
     return 0

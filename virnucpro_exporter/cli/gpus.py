@@ -7,13 +7,20 @@ import logging
 import click
 
 from virnucpro_exporter.app.gpus import show_gpus
-from virnucpro_exporter.cli.options import simulated_gpus
+from virnucpro_exporter.cli.options import seconds, simulated_gpus
 
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per GPU and line.")
-@click.option("--interval", type=click.FloatRange(1.0), default=2.0, show_default=True)
+@click.option(
+    "--interval",
+    type=seconds(1.0),
+    metavar="SECONDS",
+    default=2.0,
+    show_default=True,
+    help="Time between two looks.",
+)
 @simulated_gpus
 def gpus(
     watch: bool,  # noqa: FBT001 - click passes options by name

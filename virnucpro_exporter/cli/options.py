@@ -1,23 +1,22 @@
-"""Options that several commands share.
+"""Options of the command line, made from the table in `config`, and types that commands share.
 
-Defaults live in the configuration models alone: an option that was not given must not hide what the
-configuration file says.
+An option that was not given must not hide what the configuration file says, so only those given are
+passed on, although `--help` shows all defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from virnucpro_exporter.config.options import FOREVER, Declared, Kind, Place, local_path
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def choice(*values: str) -> click.Choice[str]:
-    """One of these words."""
-    return click.Choice(values)
-
 
 # Hidden: to look at a command where there is no GPU.
 simulated_gpus = click.option(
@@ -27,46 +26,101 @@ simulated_gpus = click.option(
     hidden=True,
 )
 
-VIEW_OPTIONS = [
-    click.option(
-        "--dashboard/--no-dashboard",
-        "--show-gpu-dashboard/--no-gpu-dashboard",
-        default=None,
-        help="A live table, or log lines; default: the table on a terminal.",
-    ),
-    click.option(
-        "--metrics-log", metavar="FILE", help="CSV log; default of run: DIR/gpu_metrics.log."
-    ),
-    click.option("--metrics-log-interval", type=float, metavar="SECONDS", help="Default: 5."),
-    click.option("--metrics-log-max-bytes", type=int, metavar="N", help="Default: 50000000."),
-    click.option("--web/--no-web", default=None, help="Serve metrics; default: yes."),
-    click.option(
-        "--web-listen-address",
-        multiple=True,
-        metavar="HOST:PORT",
-        help="Repeatable; default: :9877 (all addresses).",
-    ),
-    click.option("--web-telemetry-path", metavar="PATH", help="Default: /metrics."),
-    click.option("--web-config-file", metavar="FILE", help="TLS and basic authentication."),
-    click.option("--linger", type=float, metavar="SECONDS", help="Serve on after the end; 30."),
-    click.option("--textfile", metavar="FILE.prom", help="For node_exporter."),
-    click.option("--push-gateway", metavar="URL", help="Push the metrics there."),
-    click.option("--push-interval", type=float, metavar="SECONDS", help="Default: 15."),
-    click.option("--log-level", type=choice("debug", "info", "warning", "error")),
-]
+
+def text(value: str) -> str:
+    """A text; an empty one is refused, for it comes from a variable that is not set."""
+    if not value.strip():
+        raise click.BadParameter("it is empty (is a variable not set?)")
+    return value
 
 
-def with_options(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
-    """A decorator that adds options, in the order in which they are listed."""
+def path(value: str) -> str:
+    """A path on this machine, with the home folder for `~`."""
+    try:
+        return local_path(text(value))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} {error}") from None
+
+
+def seconds(least: float) -> Callable[[str | float], float]:
+    """Seconds of a least length; `inf` means for ever."""
+
+    def read(value: str | float) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not number >= least:
+            raise click.BadParameter(f"{value!r} must be seconds, {least:g} at least")
+        return min(number, FOREVER)
+
+    return read
+
+
+class TableOption(click.Option):
+    """An option of the table, which knows its section."""
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class TableCommand(click.Command):
+    """A command whose help shows options by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, those of no section at the end."""
+        records = [
+            (param.section if isinstance(param, TableOption) else "Other options", record)
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx))
+        ]
+        for section, group in itertools.groupby(records, key=lambda one: one[0]):
+            with formatter.section(section):
+                formatter.write_dl([record for _, record in group])
+
+
+def with_table(
+    table: Iterable[Declared], choices: Mapping[str, Sequence[str]] | None = None
+) -> Callable[[F], F]:
+    """A decorator that adds options to a command.
+
+    Args:
+        table: The options, in order.
+        choices: Values to choose from where the table has none, by key.
+    """
+    options = [one for one in table if one.option.place is Place.EVERYWHERE]
 
     def add(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
+        for one in reversed(options):
+            function = _option(one, (choices or {}).get(one.key, one.choices))(function)
         return function
 
     return add
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """Only what was given on the command line."""
-    return {name: value for name, value in options.items() if value not in (None, ())}
+def _option(one: Declared, choices: Sequence[Any]) -> Callable[[F], F]:
+    kinds: dict[Kind, Any] = {Kind.WHOLE: click.INT, Kind.NUMBER: click.FLOAT}
+    return click.option(
+        *one.flags,
+        one.key,
+        cls=TableOption,
+        section=one.section,
+        type=click.Choice(choices) if choices else kinds.get(one.kind),
+        is_flag=one.kind is Kind.SWITCH,
+        multiple=one.kind is Kind.TEXTS,
+        metavar=one.option.metavar or None,
+        help=one.option.about,
+        default=one.default,
+        show_default=one.default is not None or one.option.unset or None,
+    )
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Only what was written on the command line."""
+    context = click.get_current_context()
+    return {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }

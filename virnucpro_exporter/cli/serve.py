@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import click
 
 from virnucpro_exporter.app import node
-from virnucpro_exporter.cli.options import simulated_gpus
+from virnucpro_exporter.cli.options import TableCommand, given, simulated_gpus, with_table
+from virnucpro_exporter.config import Endpoint, declared, serve_config
 
 
-@click.command()
-@click.option(
-    "--web-listen-address",
-    multiple=True,
-    default=node.DEFAULT_LISTEN,
-    metavar="HOST:PORT",
-    help="Repeatable; default: :9877 (all addresses).",
-)
-@click.option("--web-telemetry-path", default="/metrics", metavar="PATH", help="Default: /metrics.")
-@click.option("--web-config-file", metavar="FILE", help="TLS and basic authentication.")
+@click.command(cls=TableCommand)
+@with_table(declared(Endpoint))
 @simulated_gpus
-def serve(
-    web_listen_address: tuple[str, ...],
-    web_telemetry_path: str,
-    web_config_file: str | None,
-    simulated: int | None,
-) -> int:
+def serve(simulated: int | None, **options: Any) -> int:
     """Serve the metrics of this node's GPUs, until Ctrl-C or SIGTERM."""
+    endpoint = serve_config(given(options))
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
-    return node.serve(web_listen_address, web_telemetry_path, web_config_file, simulated)
+    return node.serve(endpoint, simulated)

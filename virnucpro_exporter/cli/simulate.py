@@ -8,31 +8,15 @@ from typing import Any
 import click
 
 from virnucpro_exporter.app import simulate as app
-from virnucpro_exporter.cli.options import VIEW_OPTIONS, choice, given, with_options
+from virnucpro_exporter.cli.options import TableCommand, given, with_table
 from virnucpro_exporter.cli.output import print_end
-from virnucpro_exporter.config import simulate_config
-
-_OPTIONS = [
-    click.option("--gpus", type=int, metavar="N", help="Virtual GPUs; default: 8."),
-    click.option("--files", type=int, metavar="N", help="Made-up files; default: 500."),
-    click.option("--speed", type=float, metavar="X", help="Times as fast as real; default: 60."),
-    click.option("--scenario", type=choice(*app.SCENARIOS), help="What goes wrong; see below."),
-    click.option("--forever", is_flag=True, default=None, help="New files when all are done."),
-    click.option("--seed", type=int, metavar="N", help="Another seed, another run; default: 1."),
-    click.option("--balancer", type=choice("stealing", "static"), help="Default: stealing."),
-    click.option("--stall-threshold", type=float, metavar="SECONDS", help="Default: 300 / speed."),
-    click.option(
-        "--on-stall",
-        type=choice("report", "retry", "restart"),
-        help="What happens to the file of a stalled worker; default: report.",
-    ),
-]
+from virnucpro_exporter.config import SimulateConfig, declared, simulate_config
 
 _SCENARIOS = "\n".join(f"  {name:<10} {scenario.about}" for name, scenario in app.SCENARIOS.items())
 
 
-@click.command(epilog=f"\b\nScenarios:\n{_SCENARIOS}")
-@with_options([*_OPTIONS, *VIEW_OPTIONS])
+@click.command(cls=TableCommand, epilog=f"\b\nScenarios:\n{_SCENARIOS}")
+@with_table(declared(SimulateConfig), {"scenario": tuple(app.SCENARIOS)})
 def simulate(**options: Any) -> int:
     """Run made-up files on virtual GPUs, to try the metrics, dashboards and alerts.
 
@@ -44,6 +28,6 @@ def simulate(**options: Any) -> int:
     simulation at once.
     """
     config = simulate_config(given(options))
-    logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(message)s")
+    logging.basicConfig(level=config.views.log_level.upper(), format="%(asctime)s %(message)s")
     app.simulate(config, print_end)
     return 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from virnucpro_exporter.app.status import status_json, status_text
+from virnucpro_exporter.cli.options import path
 
 
 @click.command()
-@click.argument("folder", metavar="DIR")
+@click.argument("folder", type=path, metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(folder: str, as_json: bool) -> int:  # noqa: FBT001 - click passes options by name
     """Tell how far the run in an output folder is, from its journal."""

@@ -8,18 +8,26 @@ from typing import Any
 import click
 
 from virnucpro_exporter.app import watch as app
+from virnucpro_exporter.cli.options import path, seconds, text
 
 
 @click.command()
-@click.argument("url")
+@click.argument("url", type=text)
 @click.option(
-    "--interval", type=click.FloatRange(0.5), default=2.0, show_default=True, help="In seconds."
+    "--interval",
+    type=seconds(0.5),
+    metavar="SECONDS",
+    default=2.0,
+    show_default=True,
+    help="Time between two looks.",
 )
-@click.option("--cacert", metavar="FILE", help="Authorities to trust, PEM.")
+@click.option("--cacert", type=path, metavar="FILE", help="Authorities to trust, PEM.")
 @click.option("-k", "--insecure", is_flag=True, help="Trust any server.")
-@click.option("--cert", metavar="FILE", help="Certificate of this client, PEM.")
-@click.option("--key", metavar="FILE", help="Its key, where that is not in the same file.")
-@click.option("-u", "--user", metavar="USER[:PASSWORD]", help="Asks for a password left out.")
+@click.option("--cert", type=path, metavar="FILE", help="Certificate of this client, PEM.")
+@click.option("--key", type=path, metavar="FILE", help="Its key, if not in the same file.")
+@click.option(
+    "-u", "--user", type=text, metavar="USER[:PASSWORD]", help="Asks for a password left out."
+)
 def watch(url: str, interval: float, user: str | None, **options: Any) -> int:
     """Show the dashboard of a run elsewhere, from its metrics endpoint, until Ctrl-C.
 

@@ -1,0 +1,42 @@
+"""The options of the program: declared once in `sections`.
+
+The command line, the YAML file and docs/configuration.md are made from that table.
+"""
+
+from virnucpro_exporter.config.options import declared
+from virnucpro_exporter.config.sections import (
+    Cluster,
+    Devices,
+    Endpoint,
+    Inputs,
+    Metrics,
+    Processor,
+    Scheduling,
+    Views,
+)
+from virnucpro_exporter.config.settings import (
+    RunConfig,
+    SimulateConfig,
+    load_config,
+    run_config,
+    serve_config,
+    simulate_config,
+)
+
+__all__ = [
+    "Cluster",
+    "Devices",
+    "Endpoint",
+    "Inputs",
+    "Metrics",
+    "Processor",
+    "RunConfig",
+    "Scheduling",
+    "SimulateConfig",
+    "Views",
+    "declared",
+    "load_config",
+    "run_config",
+    "serve_config",
+    "simulate_config",
+]

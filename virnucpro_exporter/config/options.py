@@ -1,0 +1,214 @@
+"""What an option is, the types of values, and how the table of options is read.
+
+An option is a field of a section whose annotation holds an `Option`:
+
+    class Scheduling(Section):
+        max_attempts: Annotated[Count, Option("Attempts per file.", "N")] = 3
+
+The name of the field is the key in the YAML file, and with `-` for `_` the flag.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+# Seconds that mean "for ever": 31 years. Longer waits, and `inf`, overflow in the calls that wait.
+FOREVER = 1e9
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+class Place(enum.Enum):
+    """Where users can write an option."""
+
+    EVERYWHERE = enum.auto()
+    ARGUMENT = enum.auto()  # in the file, and on the command line without a flag
+    FILE = enum.auto()  # in the file alone
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What users read about an option.
+
+    Attributes:
+        about: What it does, as a sentence; for `--help` and docs/configuration.md.
+        metavar: What stands for its value in `--help`; choices and switches need none.
+        unset: What happens without it, where its default is None.
+        key: Its name in the YAML file, where that is not the name of the field.
+        flags: How it is written on the command line, where that is not `--key`.
+        place: Where it can be written.
+    """
+
+    about: str
+    metavar: str = ""
+    unset: str = ""
+    key: str = ""
+    flags: str = ""
+    place: Place = Place.EVERYWHERE
+
+
+class Section(BaseModel):
+    """Options that belong together; the docstring's first line is their heading.
+
+    A number may be written as an integer; nothing else is converted.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Kind(enum.Enum):
+    """What the value of an option is."""
+
+    SWITCH = enum.auto()
+    CHOICE = enum.auto()
+    WHOLE = enum.auto()
+    NUMBER = enum.auto()
+    TEXT = enum.auto()
+    TEXTS = enum.auto()
+    TABLE = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One row of the table.
+
+    Attributes:
+        path: The names of the fields that lead to the value, from the configuration down.
+        section: The heading of its section.
+        kind: What its value is.
+        choices: The values to choose from, where there are some.
+        takes_none: None is a value of its own; elsewhere it means the default.
+        default: Its value where nothing is given.
+        option: What users read about it.
+    """
+
+    path: tuple[str, ...]
+    section: str
+    kind: Kind
+    choices: tuple[Any, ...]
+    takes_none: bool
+    default: Any
+    option: Option
+
+    @property
+    def key(self) -> str:
+        """Its name in the YAML file, and as an argument in Python."""
+        return self.option.key or self.path[-1]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """How it is written on the command line."""
+        if self.option.place is Place.FILE:
+            return ()
+        if self.option.place is Place.ARGUMENT:
+            return (self.option.metavar,)
+        if self.option.flags:
+            return tuple(self.option.flags.split())
+        name = self.key.replace("_", "-")
+        return (f"--{name}/--no-{name}" if self.kind is Kind.SWITCH else f"--{name}",)
+
+
+def declared(model: type[BaseModel]) -> Iterator[Declared]:
+    """The options of a section, or of a configuration made of sections, in order.
+
+    Raises:
+        TypeError: A field is neither an option nor a section.
+    """
+    for name, info in model.model_fields.items():
+        found = info.annotation
+        if isinstance(found, type) and issubclass(found, Section):
+            for one in declared(found):
+                yield replace(one, path=(name, *one.path))
+            continue
+        options = [item for item in info.metadata if isinstance(item, Option)]
+        if len(options) != 1:
+            raise TypeError(f"{model.__name__}.{name} needs one Option in its annotation")
+        base, takes_none = _base(found)
+        choices = typing.get_args(base) if typing.get_origin(base) is Literal else ()
+        heading = (model.__doc__ or "").splitlines()[0].rstrip(".")
+        default = info.get_default()
+        yield Declared((name,), heading, _kind(base), choices, takes_none, default, options[0])
+
+
+def _base(annotation: Any) -> tuple[Any, bool]:
+    """A type without what is said about it, and whether None may stand in its place."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _base(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return _base(next(one for one in arguments if one is not type(None)))[0], True
+    return annotation, False
+
+
+def _kind(base: Any) -> Kind:
+    origin = typing.get_origin(base)
+    if origin is Literal:
+        return Kind.CHOICE
+    kinds = {
+        bool: Kind.SWITCH,
+        int: Kind.WHOLE,
+        float: Kind.NUMBER,
+        str: Kind.TEXT,
+        tuple: Kind.TEXTS,
+        dict: Kind.TABLE,
+    }
+    return kinds[origin or base]
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty: give a value, or leave it out (is a variable not set?)")
+    if "\0" in value:
+        raise ValueError("must not contain a NUL character")
+    return value
+
+
+def local_path(value: str) -> str:
+    """A path on this machine, with the home folder for `~`.
+
+    Raises:
+        ValueError: It is a URL, or the home folder of a user who does not exist.
+    """
+    if _URL.match(value):
+        raise ValueError("must be a path on this machine, not a URL; copy or mount what it names")
+    path = os.path.expanduser(value)  # noqa: PTH111 - Path would also drop a `./` that was typed
+    if path.startswith("~") and not os.path.lexists(path):
+        raise ValueError(
+            "names a home folder that does not exist; write ./~ for a name with a tilde"
+        )
+    return path
+
+
+def _forever(value: float) -> float:
+    return min(value, FOREVER)
+
+
+Text = Annotated[str, AfterValidator(_text)]
+LocalPath = Annotated[Text, AfterValidator(local_path)]
+Texts = Annotated[tuple[Text, ...], Field(strict=False)]
+LocalPaths = Annotated[tuple[LocalPath, ...], Field(strict=False)]
+Positive = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0), AfterValidator(_forever)]
+SecondsOrZero = Annotated[float, Field(ge=0), AfterValidator(_forever)]
+Count = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _ids(value: Any) -> Any:
+    """Ids of GPUs may be written as numbers, and as a list: `0`, `[0, 1]`."""
+    items = value if isinstance(value, list | tuple) else [value]
+    if items and all(isinstance(item, int | str) and not isinstance(item, bool) for item in items):
+        return ",".join(str(item) for item in items)
+    return value
+
+
+Ids = Annotated[Text, BeforeValidator(_ids)]

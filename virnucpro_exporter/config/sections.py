@@ -1,0 +1,289 @@
+"""The table of options: every option, with its type, default and description.
+
+To add one, write a field here. `--help`, the YAML reader and docs/configuration.md follow; the last
+is written anew by `python -m virnucpro_exporter.config.reference docs/configuration.md`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from virnucpro_exporter.config.options import (
+    Count,
+    Ids,
+    LocalPath,
+    LocalPaths,
+    Option,
+    Place,
+    Port,
+    Positive,
+    Seconds,
+    SecondsOrZero,
+    Section,
+    Text,
+    Texts,
+)
+
+# Where an exporter listens.
+_PORT = 9877
+
+# The metrics log of a run lies in its output folder, unless another one is named.
+DEFAULT_LOG = "gpu_metrics.log"
+
+
+def _log(value: str) -> str:
+    return value if value == DEFAULT_LOG else os.path.abspath(value)  # noqa: PTH100 - texts, both
+
+
+LogPath = Annotated[LocalPath, AfterValidator(_log)]
+Balancer = Annotated[
+    Literal["stealing", "static"],
+    Option("How files are shared out; static: no stealing and no second attempts."),
+]
+OnStall = Annotated[
+    Literal["report", "retry", "restart"],
+    Option(
+        "What happens to the file of a stalled worker: nothing, a second attempt elsewhere, or the"
+        " worker is killed and its file queued again."
+    ),
+]
+
+
+class Inputs(Section):
+    """Inputs and results."""
+
+    paths: Annotated[
+        LocalPaths,
+        Option(
+            "Files, folders and patterns to process.",
+            "INPUT...",
+            key="inputs",
+            place=Place.ARGUMENT,
+        ),
+    ] = ()
+    output: Annotated[LocalPath | None, Option("Folder for the results (required).", "DIR")] = None
+    count: Annotated[
+        Literal["estimate", "exact"],
+        Option("How the sizes of files are measured; exact: read every file before the start."),
+    ] = "estimate"
+    fresh: Annotated[
+        bool | None,
+        Option(
+            "Forget what earlier runs finished, or keep it even if another processor did it.",
+            unset="keep it, and refuse another processor",
+            flags="--fresh/--resume",
+        ),
+    ] = None
+
+
+class Processor(Section):
+    """Processor."""
+
+    name: Annotated[
+        Text,
+        Option(
+            "What is done to a file; a program after `--` implies command.",
+            "translate|esm2|dnabert|command|MODULE:NAME",
+            key="processor",
+        ),
+    ] = "translate"
+    command: Annotated[
+        Texts,
+        Option(
+            "A program to run on each file, with {input}, {output} and {gpu} where they belong.",
+            "-- PROGRAM ...",
+            place=Place.ARGUMENT,
+        ),
+    ] = ()
+    chunk_size: Annotated[Literal[300, 500], Option("For translate: length of a chunk.")] = 500
+    model: Annotated[
+        LocalPath | None,
+        Option(
+            "For esm2 and dnabert: a folder, or a name in the Hugging Face cache.",
+            "NAME|DIR",
+            unset="facebook/esm2_t36_3B_UR50D, zhihan1996/DNABERT-S",
+        ),
+    ] = None
+    tokens_per_batch: Annotated[
+        Count,
+        Option("For esm2 and dnabert: the most tokens that go through the model at once.", "N"),
+    ] = 8192
+    trust_remote_code: Annotated[
+        bool, Option("For dnabert: run the Python code that comes with the model.")
+    ] = False
+    output_suffix: Annotated[
+        Text, Option("For commands and Python: result = name of the file + this.", "TEXT")
+    ] = ".out"
+
+
+class Devices(Section):
+    """GPUs and CPU slots."""
+
+    gpus: Annotated[
+        Ids | None,
+        Option(
+            "Which GPUs: all, ids, UUIDs, MIG slices or CPU slots.",
+            "all|0,1|UUID|0:1|cpu:N",
+            unset="all, or one CPU slot per core where there is none",
+        ),
+    ] = None
+    gpu_weighted: Annotated[
+        bool, Option("Expect faster GPU models to be faster, or all to be the same at first.")
+    ] = True
+    gpu_weights: Annotated[
+        dict[Text, Positive],
+        Option(
+            'Speeds of further GPU models (RTX 3090 = 1.0), e.g. {"My GPU": 1.5}.',
+            place=Place.FILE,
+        ),
+    ] = Field(default={})
+
+
+class Scheduling(Section):
+    """Scheduling, and what to do about trouble."""
+
+    balancer: Balancer = "stealing"
+    stall_threshold: Annotated[
+        Seconds, Option("Seconds without progress that count as a stall.", "SECONDS")
+    ] = 300.0
+    on_stall: OnStall = "report"
+    max_attempts: Annotated[Count, Option("Attempts per file before it is given up.", "N")] = 3
+    file_timeout: Annotated[
+        Seconds | None, Option("Seconds that one attempt may take.", "SECONDS", unset="no limit")
+    ] = None
+
+
+class Cluster(Section):
+    """Dask cluster."""
+
+    dask: Annotated[
+        Text | None,
+        Option("Work on a Dask cluster: its scheduler, tcp://HOST:8786.", "ADDRESS"),
+    ] = None
+    dask_scheduler_file: Annotated[
+        LocalPath | None, Option("Likewise, by the scheduler's file.", "FILE")
+    ] = None
+    dask_local: Annotated[
+        Count | None,
+        Option("A Dask cluster of N workers on this machine, to try it.", "N"),
+    ] = None
+    dask_timeout: Annotated[
+        Annotated[Seconds, Field(ge=1)],
+        Option("Seconds that a node may be silent, or the run be without any.", "SECONDS"),
+    ] = 60.0
+    dask_exporter_port: Annotated[
+        Port, Option("Where `serve` listens on the nodes, for /sd in docs/endpoint.md.", "PORT")
+    ] = _PORT
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a Dask cluster does the work."""
+        named = (self.dask, self.dask_scheduler_file, self.dask_local)
+        return any(value is not None for value in named)
+
+
+class Views(Section):
+    """What is shown."""
+
+    dashboard: Annotated[
+        bool | None,
+        Option(
+            "A live table, or log lines.",
+            unset="the table on a terminal",
+            flags="--dashboard/--no-dashboard --show-gpu-dashboard/--no-gpu-dashboard",
+        ),
+    ] = None
+    metrics_log: Annotated[
+        LogPath | None,
+        Option(
+            f"CSV log; {DEFAULT_LOG} lies in the output folder, any other path is relative to the"
+            " current folder.",
+            "FILE",
+            unset="no log",
+        ),
+    ] = DEFAULT_LOG
+    metrics_log_interval: Annotated[Seconds, Option("Seconds between its rows.", "SECONDS")] = 5.0
+    metrics_log_max_bytes: Annotated[
+        Annotated[int, Field(ge=10_000)], Option("Bytes at which a new log begins.", "N")
+    ] = 50_000_000
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Option("The least important messages that are shown."),
+    ] = "info"
+
+    def log_path(self, folder: Path) -> Path | None:
+        """Where the metrics log is written, or None where it is not wanted.
+
+        Args:
+            folder: The output folder, in which the default name lies.
+        """
+        return None if self.metrics_log is None else folder / self.metrics_log
+
+
+class Endpoint(Section):
+    """Metrics endpoint."""
+
+    web_listen_address: Annotated[
+        Texts,
+        Option(
+            "Repeatable. Without a host: all addresses; this machine alone: localhost:9877.",
+            "HOST:PORT",
+        ),
+    ] = (f":{_PORT}",)
+    web_telemetry_path: Annotated[Text, Option("Path of the metrics.", "PATH")] = "/metrics"
+    web_config_file: Annotated[
+        LocalPath | None,
+        Option("TLS and basic authentication, see docs/configuration.md.", "FILE"),
+    ] = None
+
+
+class Metrics(Endpoint):
+    """Metrics."""
+
+    web: Annotated[bool, Option("Serve metrics over HTTP.")] = True
+    linger: Annotated[
+        SecondsOrZero,
+        Option("Seconds to go on serving after the end; inf: until Ctrl-C.", "SECONDS"),
+    ] = 30.0
+    textfile: Annotated[
+        LocalPath | None,
+        Option("For node_exporter's textfile collector.", "FILE.prom"),
+    ] = None
+    push_gateway: Annotated[Text | None, Option("Push the metrics to a Pushgateway.", "URL")] = None
+    push_interval: Annotated[Seconds, Option("Seconds between writes and pushes.", "SECONDS")] = (
+        15.0
+    )
+
+
+class Simulated(Section):
+    """What is simulated."""
+
+    gpus: Annotated[Annotated[int, Field(ge=1, le=64)], Option("Virtual GPUs.", "N")] = 8
+    files: Annotated[Annotated[int, Field(ge=1, le=100_000)], Option("Made-up files.", "N")] = 500
+    speed: Annotated[
+        Annotated[float, Field(gt=0, le=1000)], Option("Times as fast as real ones.", "X")
+    ] = 60.0
+    scenario: Annotated[Text, Option("What goes wrong; see below.", "SCENARIO")] = "balanced"
+    forever: Annotated[bool, Option("New files when all are done.", flags="--forever")] = False
+    seed: Annotated[int, Option("Another seed, another run.", "N")] = 1
+
+
+class SimulatedScheduling(Section):
+    """Scheduling."""
+
+    balancer: Balancer = "stealing"
+    stall_threshold: Annotated[
+        Seconds | None,
+        Option("Seconds without progress that count as a stall.", "SECONDS", unset="300 / speed"),
+    ] = None
+    on_stall: OnStall = "report"
+
+
+class SimulatedViews(Views):
+    """What is shown."""
+
+    metrics_log: Annotated[LogPath | None, Option("CSV log.", "FILE", unset="no log")] = None

@@ -17,8 +17,10 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 # The modules, rooms or parts of one, that may import a foreign package.
 FOREIGN: Mapping[str, tuple[str, ...]] = {
+    "backports": ("sequences",),
     "bcrypt": ("web.auth",),
     "click": ("__main__", "cli"),
+    "compression": ("sequences",),  # of the standard library, from Python 3.14 on
     "dask": ("cluster",),
     "distributed": ("cluster",),
     "huggingface_hub": ("processors.models",),

@@ -73,6 +73,13 @@ class SequenceFileError(VirnucproError):
     """This file cannot be processed."""
 
 
+class EmptyFileError(SequenceFileError):
+    """This file cannot be processed."""
+
+    def __init__(self) -> None:
+        super().__init__("it is empty")
+
+
 class SchedulingError(VirnucproError):
     """The scheduler was told something that cannot have happened."""
 

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import os
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -16,6 +20,18 @@ from virnucpro_exporter.errors import SequenceFileError
 from virnucpro_exporter.files.counting import count, estimate
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.sequences import Record, is_sequence_name, read_sequences, stem
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zstd": zstd.compress,
+}
 
 GOOD = b">a first\nACGT\nNN\n>b\nac\n"
 GOOD_FASTQ = b"@a first\nACGT\n+\n@III\n@b\nac\n+b\n+@\n"
@@ -33,6 +49,7 @@ class Layout(NamedTuple):
     newline: bytes
     ending: bytes
     members: int
+    compress: Callable[[bytes], bytes]
 
     def render(self, found: list[tuple[bytes, bytes]]) -> bytes:
         """The file's text."""
@@ -40,7 +57,7 @@ class Layout(NamedTuple):
         if not self.members:
             return text
         cut = len(text) // self.members + 1
-        return b"".join(gzip.compress(text[i : i + cut]) for i in range(0, len(text), cut))
+        return b"".join(self.compress(text[i : i + cut]) for i in range(0, len(text), cut))
 
     def _record(self, name: bytes, sequence: bytes) -> bytes:
         lines = [self.marker + name + b" x>y @z", *self._wrap(sequence)]
@@ -56,13 +73,14 @@ layouts = st.builds(
     Layout,
     marker=st.sampled_from([b">", b"@"]),
     width=st.sampled_from([1, 7, 60]),
-    newline=st.sampled_from([b"\n", b"\r\n"]),
-    ending=st.sampled_from([b"", b"\n", b"\n\r\n\n\n", b">z\nAC", b">z"]),
+    newline=st.sampled_from([b"\n", b"\r\n", b"\r"]),
+    ending=st.sampled_from([b"", b"\n", b"\n\r\n\n\n", b"\r\n\r", b">z\nAC", b">z"]),
     members=st.integers(0, 3),
+    compress=st.sampled_from(list(COMPRESS.values())),
 )
 
 
-@given(found=records, layout=layouts, block=st.integers(2, 64))
+@given(found=records, layout=layouts, block=st.integers(6, 64))
 def test_round_trip(found: list[tuple[bytes, bytes]], layout: Layout, block: int) -> None:
     """Reading, counting and estimating agree on any layout, wherever the blocks are cut."""
     expected = [Record(*pair) for pair in found]
@@ -70,13 +88,48 @@ def test_round_trip(found: list[tuple[bytes, bytes]], layout: Layout, block: int
         sequence = layout.ending[3:]
         layout = layout._replace(marker=b">")
         expected.append(Record(b"z", sequence))
-    with tempfile.TemporaryDirectory() as folder, patch.object(sequences, "BLOCK_BYTES", block):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.multiple(sequences, BLOCK_BYTES=block, TEXT_BYTES=block),
+    ):
         path = Path(folder, "x")
         path.write_bytes(layout.render(found))
         assert list(read_sequences(path)) == expected
         residues = sum(len(record.sequence) for record in expected)
         counted = SequenceFile(str(path), len(expected), max(1, residues))
         assert count(path) == estimate(path) == counted
+
+
+def outcome(read: Callable[[], tuple[int, int]]) -> tuple[int, int] | str:
+    """(sequences, residues), or what is wrong with the file."""
+    try:
+        return read()
+    except SequenceFileError as error:
+        return str(error)
+
+
+@given(
+    st.sampled_from([b"", b">", b"@", b"@a\nAC\n+\nII\n"]),
+    st.lists(st.sampled_from([b">", b"@", b"+", b"AC", b" ", b"\t", b"\r", b"\n", b"\n"])),
+    st.integers(2, 64),
+)
+def test_counting_and_processing_never_disagree(
+    start: bytes, pieces: list[bytes], block: int
+) -> None:
+    """Of any text, however odd, the same is counted as is read, or the same is wrong with it."""
+    with tempfile.TemporaryDirectory() as folder, patch.object(sequences, "BLOCK_BYTES", block):
+        path = Path(folder, "x")
+        path.write_bytes(start + b"".join(pieces))
+
+        def read() -> tuple[int, int]:
+            found = list(read_sequences(path))
+            return len(found), max(1, sum(len(record.sequence) for record in found))
+
+        def counted() -> tuple[int, int]:
+            file = count(path)
+            return file.sequences or 0, file.residues
+
+        assert outcome(counted) == outcome(read)
 
 
 def test_last_fastq_line_without_newline(tmp_path: Path) -> None:
@@ -106,6 +159,19 @@ BAD = {
         gzip.compress(GOOD)[:-8] + b"12345678",
         "its gzip data is damaged (Error -6 Incorrect checksum found)",
     ),
+    "header within a line": (
+        GOOD + b"ACGT>c\nAC\n",
+        "record 'b' holds 'ACGT>c': a header must begin its line",
+    ),
+    "indented header": (
+        GOOD + b" >c\nAC\n",
+        "record 'b' holds ' >c': a header must begin its line",
+    ),
+    "first header indented": (b"\n >a\nAC\n", "the first header, '>a', does not begin its line"),
+    "FASTQ header within a line": (
+        b"@a\nAC@b\n+\nIIII\n",
+        "record 'a' holds 'AC@b': a header must begin its line",
+    ),
     "no separator": (b"@a\nACGT\n", "it ends within the FASTQ record 'a'"),
     "cut qualities": (GOOD_FASTQ[:-2], "it ends within the FASTQ record 'b'"),
     "long qualities": (
@@ -131,14 +197,28 @@ def test_bad_content(tmp_path: Path, content: bytes, message: str) -> None:
     assert (estimate(path).sequences, estimate(path).residues) == (None, 1)
 
 
-def test_gzip_garbage_after_the_end(tmp_path: Path) -> None:
-    """Zeros that pad a gzip file are ignored, anything else after its end is damage."""
-    path = tmp_path / "x.fa.gz"
-    path.write_bytes(gzip.compress(GOOD) + b"\0" * 512)
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_damaged_compressed_data(tmp_path: Path, kind: str) -> None:
+    """Zeros that pad compressed data are ignored; a cut or any other text after the end is told."""
+    path = tmp_path / "x.fa"
+    packed = COMPRESS[kind](GOOD)
+    path.write_bytes(packed + b"\0" * 512)
     assert len(list(read_sequences(path))) == 2
-    path.write_bytes(gzip.compress(GOOD) + b"more text that is no gzip")
-    with pytest.raises(SequenceFileError, match="damaged"):
+    path.write_bytes(packed + b"more text that is not compressed")
+    with pytest.raises(SequenceFileError, match=f"its {kind} data is damaged"):
         count(path)
+    path.write_bytes(packed[:-5])
+    with pytest.raises(SequenceFileError, match=f"its {kind} data ends too early"):
+        count(path)
+
+
+def test_little_compressed_data_with_very_much_text(tmp_path: Path) -> None:
+    """A small file with much text is read piece by piece, not held as a whole."""
+    path = tmp_path / "x.fa.zst"
+    path.write_bytes(zstd.compress(b">a\n" + b"ACGT" * 5_000_000))
+    assert path.stat().st_size < sequences.BLOCK_BYTES
+    with path.open("rb") as file:
+        assert max(map(len, sequences.read_blocks(file))) <= sequences.TEXT_BYTES
 
 
 @pytest.mark.parametrize(
@@ -160,7 +240,8 @@ def test_machine_faults_stay_os_errors(tmp_path: Path) -> None:
 
 
 def test_names() -> None:
-    """Known suffixes are found and taken off in any case, with and without .gz."""
+    """Known suffixes are found and taken off in any case, plain and compressed."""
+    assert stem("a.fas.zst") == stem("a.FNA.bgz") == stem("a.fq.xz") == stem("a.fsa.bz2") == "a"
     assert stem("a.b.fa") == stem("a.b.fa.gz") == stem("a.b.FASTQ.GZ") == "a.b"
     assert stem("reads.txt") == "reads.txt"
     assert stem("reads.txt.gz") == "reads.txt"

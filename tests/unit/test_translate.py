@@ -155,10 +155,17 @@ def test_little_to_translate(tmp_path: Path, content: bytes) -> None:
 def test_no_nucleotides(tmp_path: Path) -> None:
     """A file without any nucleotide is refused."""
     with pytest.raises(SequenceFileError, match="it holds no nucleotides"):
-        run(b">p\nMKLPWQ\n", tmp_path)
+        run(b">p\nMKVWYRSDH\n", tmp_path)
 
 
 def test_chunk_size() -> None:
     """Only the chunk sizes that VirNucPro has models for are accepted."""
     with pytest.raises(ProcessorError, match="300 or 500 bases, not 400"):
         TranslateProcessor(400)
+
+
+@pytest.mark.parametrize("letter", "EFILPQe")
+def test_proteins_are_refused(tmp_path: Path, letter: str) -> None:
+    """A letter that stands for an amino acid alone fails the file, with the sequence's name."""
+    with pytest.raises(SequenceFileError, match=f"sequence 'p' holds '{letter}'"):
+        run(f">n\nACGTRYKMSWBDHVN\n>p 2\nMKVA{letter}\n".encode(), tmp_path)

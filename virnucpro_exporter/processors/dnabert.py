@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from virnucpro_exporter.errors import SequenceFileError
 from virnucpro_exporter.processors.embedding import EmbeddingProcessor, shown
-from virnucpro_exporter.sequences import Record
+from virnucpro_exporter.sequences import ONLY_PROTEIN, Record
 
 if TYPE_CHECKING:
     from virnucpro_exporter.processors.transformer import Model
-
-# The amino acids whose letters stand for no nucleotide, not even for an ambiguous one.
-ONLY_PROTEIN = b"EFILPQefilpq"
 
 
 class DnabertProcessor(EmbeddingProcessor):

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from virnucpro_exporter.errors import ProcessorError, SequenceFileError, VirnucproError
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.batching import Batcher, Tokens
-from virnucpro_exporter.sequences import Record, read_sequences, stem
+from virnucpro_exporter.processors.steps import read_step
+from virnucpro_exporter.sequences import Record, stem
 
 if TYPE_CHECKING:
     from virnucpro_exporter.processors.transformer import Model
@@ -96,7 +97,7 @@ class EmbeddingProcessor(ABC):
         names: dict[str, None] = {}
         vectors: list[Any] = []
         tally = _Tally(progress)
-        for window in _windows(read_sequences(file)):
+        for window in _windows(read_step(file)):
             _add_names(window, names)
             self.check(window)
             vectors += self._embed(window, tally)

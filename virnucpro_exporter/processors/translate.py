@@ -14,7 +14,8 @@ from typing import BinaryIO
 
 from virnucpro_exporter.errors import ProcessorError, SequenceFileError
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
-from virnucpro_exporter.sequences import read_sequences, stem
+from virnucpro_exporter.processors.steps import read_step
+from virnucpro_exporter.sequences import ONLY_PROTEIN, stem
 
 CHUNK_SIZES = (300, 500)
 CHUNKS_PER_REPORT = 200
@@ -145,7 +146,7 @@ class TranslateProcessor:
         """Write the three results; memory is bounded by the longest sequence.
 
         Raises:
-            SequenceFileError: The content is at fault, or holds no nucleotide at all.
+            SequenceFileError: The content is at fault, or is protein.
         """
         _, nucleotides, proteins = (output.parent / name for name in self.output_names(file))
         with (
@@ -161,7 +162,8 @@ class TranslateProcessor:
         chunk_file, nucleotide_file, protein_file = outputs
         sequences = residues = chunks = 0
         has_nucleotides = False
-        for name, sequence in read_sequences(file):
+        for name, sequence in read_step(file):
+            _refuse_protein(name, sequence)
             has_nucleotides = has_nucleotides or _has_nucleotides(sequence)
             for k, chunk in enumerate(split_chunks(sequence, self.chunk_size), 1):
                 chunk_name = b"%s_chunk_%d" % (name, k)
@@ -182,3 +184,13 @@ class TranslateProcessor:
 
 def _has_nucleotides(sequence: bytes) -> bool:
     return len(sequence.translate(None, NUCLEOTIDES)) < len(sequence)
+
+
+def _refuse_protein(name: bytes, sequence: bytes) -> None:
+    nucleotides = sequence.translate(None, ONLY_PROTEIN)
+    if len(nucleotides) < len(sequence):
+        letter = next(chr(letter) for letter in sequence if letter in ONLY_PROTEIN)
+        raise SequenceFileError(
+            f"sequence {name.decode('utf-8', 'backslashreplace')!r} holds {letter!r}, which is an "
+            "amino acid and no nucleotide; translate takes nucleotides"
+        )

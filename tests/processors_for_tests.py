@@ -60,11 +60,23 @@ class Scripted:
             time.sleep(0.15)  # a worker passes progress on at most every 0.1 s
             progress(1, 10)
             time.sleep(1000)
+        if what in {"compute", "grow", "sleep"}:
+            _say_nothing(what, output)
         if what == "print":
             print("to standard output")  # noqa: T201 - that is what is tested
         if self.spec.get("outputs"):
             output.write_text(os.environ.get("PINNED", "") + self.gpu)
         return Processed(1, len(file.name))
+
+
+def _say_nothing(what: str, output: Path) -> None:
+    """Never end, and report nothing, whatever is done."""
+    while True:
+        if what == "grow":
+            with output.open("a") as growing:
+                growing.write("more")
+        if what != "compute":
+            time.sleep(0.01 if what == "grow" else 1000)
 
 
 def scripted(spec: dict[str, Any]) -> Scripted:

@@ -19,6 +19,7 @@ from virnucpro_exporter.scheduling.events import (
     AttemptFailed,
     AttemptStarted,
     Event,
+    SignOfLife,
     StartAttempt,
     WorkerLost,
     WorkerReady,
@@ -45,7 +46,15 @@ class Driver:
     def __init__(self, folder: Path, spec: dict[str, Any], factory: str = FACTORY) -> None:
         self.attempts = folder / "attempts"
         self.attempts.mkdir()
-        self.pool = LocalPool(spec, factory, self.attempts, folder, {"a": {"PINNED": "pin"}})
+        self.pool = LocalPool(
+            spec,
+            factory,
+            self.attempts,
+            folder,
+            {"a": {"PINNED": "pin"}},
+            look_seconds=0.1,
+            uses_gpu=lambda gpu: bool(spec.get("uses_gpu")) and gpu == "a",
+        )
         self.pool.spawn("a")
 
     def start(self, *names: str, first: int = 1) -> None:
@@ -168,6 +177,47 @@ def test_cancel_kills_the_whole_command(drive: Callable[..., Driver]) -> None:
     driver.pool.cancel("a", 1)
     assert driver.wait(AttemptFailed) == [AttemptFailed("a", 1, "cancelled")]
     until(lambda: list(session_members(pid)) == [pid])
+
+
+BUSY = ["sh", "-c", "setsid sh -c 'while :; do :; done' & wait", "{input}"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "factory", "name"),
+    [
+        ({}, FACTORY, "compute"),
+        ({"outputs": True}, FACTORY, "grow"),
+        ({"uses_gpu": True}, FACTORY, "sleep"),
+        ({"kind": "command", "argv": BUSY}, BUILD, "file"),
+    ],
+)
+def test_a_silent_worker_that_works_shows_signs_of_life(
+    drive: Callable[..., Driver], spec: dict[str, Any], factory: str, name: str
+) -> None:
+    """Processor time of all it started, growing outputs and use of its GPU are signs."""
+    driver = drive(spec, factory)
+    driver.wait(WorkerReady)
+    driver.start(name)
+    assert driver.wait(SignOfLife) == [SignOfLife("a", 1)]
+    driver.pool.cancel("a", 1)
+
+
+def test_a_worker_that_does_nothing_shows_no_signs_of_life(drive: Callable[..., Driver]) -> None:
+    """Neither one that waits in vain nor one without a file; nothing is looked at after the end."""
+    driver = drive({"outputs": True})
+    driver.wait(WorkerReady)
+    driver.start("sleep")
+    driver.wait(AttemptStarted)
+    vitals = driver.pool._vitals
+    looks = 0
+    while looks < 5:
+        before = vitals._before
+        until(lambda before=before: vitals._before is not before)  # type: ignore[misc]
+        looks += bool(vitals._before)
+        assert not [event for event in driver.pool.poll(0) if isinstance(event, SignOfLife)]
+    vitals.stop()
+    vitals.look()
+    assert not vitals._before
 
 
 def test_idle_workers_close_their_processors(tmp_path: Path, drive: Callable[..., Driver]) -> None:

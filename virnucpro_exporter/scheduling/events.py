@@ -19,6 +19,13 @@ class FilesSubmitted:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerLoading:
+    """A worker's process was started; it loads its processor."""
+
+    gpu: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReady:
     """A worker's process is up, has loaded its processor and can take files."""
 
@@ -56,6 +63,17 @@ class Progress:
     attempt: int
     sequences: int
     residues: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SignOfLife:
+    """The processes of a worker work on the file of this attempt, though they report nothing.
+
+    It says neither how far nor how fast they get.
+    """
+
+    gpu: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +154,12 @@ class DrainRequested:
 
 Event = (
     FilesSubmitted
+    | WorkerLoading
     | WorkerReady
     | WorkRequested
     | AttemptStarted
     | Progress
+    | SignOfLife
     | AttemptCompleted
     | AttemptFailed
     | WorkerLost

@@ -99,6 +99,7 @@ class Worker:
     """One worker, its queue, what it holds and how fast it is."""
 
     __slots__ = (
+        "alive_at",
         "awaits_work",
         "busy_since",
         "counters",
@@ -106,6 +107,7 @@ class Worker:
         "idle_from",
         "index",
         "inflight",
+        "is_loading",
         "is_ready",
         "is_retired",
         "last_progress",
@@ -131,6 +133,7 @@ class Worker:
         self.index = index
         self.counters = Counters()
         # Its process
+        self.is_loading = False  # up, and setting its processor up
         self.is_ready = False  # up, and able to take files
         self.is_retired = False  # will never be up again
         self.spawned_at = now  # when its process was last started
@@ -148,6 +151,7 @@ class Worker:
         self.longest_recent = _LONG_SECONDS  # the longest of the recent files
         # Its times
         self.touched_at = now  # the last progress, or when it came up or got its first work
+        self.alive_at = now  # the last sign of life other than progress
         self.last_progress: float | None = None
         self.stalled_since: float | None = None
         self.busy_since: float | None = None

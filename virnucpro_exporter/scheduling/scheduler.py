@@ -86,10 +86,12 @@ class Scheduler:
         self._dispatcher = Dispatcher(ledger)
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             ev.FilesSubmitted: self._on_submitted,
+            ev.WorkerLoading: self._on_loading,
             ev.WorkerReady: self._on_ready,
             ev.WorkRequested: self._on_requested,
             ev.AttemptStarted: self._on_started,
             ev.Progress: self._on_progress,
+            ev.SignOfLife: self._on_sign_of_life,
             ev.AttemptCompleted: self._on_completed,
             ev.AttemptFailed: self._on_failed,
             ev.WorkerLost: self._on_lost,
@@ -182,11 +184,18 @@ class Scheduler:
         self.ledger.reopen_if_stuck(now)
         self._progress.expect(known)
 
+    def _on_loading(self, event: ev.WorkerLoading, now: float) -> None:
+        worker = self.ledger.worker(event.gpu)
+        if not (worker.is_ready or worker.is_retired):
+            worker.is_loading = True
+            worker.spawned_at = now
+
     def _on_ready(self, event: ev.WorkerReady, now: float) -> None:
         worker = self.ledger.worker(event.gpu)
         if not worker.is_ready:
             worker.startup = now - worker.spawned_at
         worker.is_ready = True
+        worker.is_loading = False
         worker.touched_at = now
         self.ledger.is_push = True
         self._dispatcher.feed(worker, now)
@@ -222,6 +231,11 @@ class Scheduler:
         attempt.reported_at = now
         self._progress.made(worker, now)
         self._review.news(now)
+
+    def _on_sign_of_life(self, event: ev.SignOfLife, now: float) -> None:
+        worker = self.ledger.worker(event.gpu)
+        if event.attempt in worker.inflight:
+            worker.alive_at = now
 
     def _on_completed(self, event: ev.AttemptCompleted, now: float) -> None:
         worker = self.ledger.worker(event.gpu)

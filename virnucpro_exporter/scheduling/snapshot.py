@@ -108,6 +108,8 @@ def _eta(ledger: Ledger, now: float) -> float | None:
 def _worker_state(ledger: Ledger, worker: Worker) -> WorkerState:
     if worker.is_retired:
         return WorkerState.LOST
+    if worker.is_loading:
+        return WorkerState.LOADING
     if not worker.is_ready:
         return WorkerState.STARTING
     if worker.inflight:
@@ -126,7 +128,7 @@ def _worker(ledger: Ledger, w: Worker, facts: RunFacts, now: float) -> WorkerSna
         name=w.name,
         weight=w.weight,
         state=_worker_state(ledger, w),
-        is_alive=w.is_ready,
+        is_alive=w.is_ready or w.is_loading,
         is_stalled=w.stalled_since is not None,
         queue_depth=len(w.queue),
         queue_residues=w.queued_residues,

@@ -30,7 +30,7 @@ class Recovery:
 
     def lost(self, worker: Worker, event: ev.WorkerLost, now: float) -> None:
         """The process of the worker is gone."""
-        worker.is_ready = False
+        worker.is_ready = worker.is_loading = False
         running = self._outcomes.drop_all(
             worker, event.reason, now, blame=event.blame, number=event.running
         )
@@ -74,7 +74,7 @@ class Recovery:
         return is_bad and self._ledger.has_others(worker)
 
     def _restart(self, worker: Worker, reason: str, now: float) -> None:
-        worker.is_ready = False
+        worker.is_ready = worker.is_loading = False
         worker.counters.restarts += 1
         worker.touched_at = worker.spawned_at = now
         self._progress.end_stall(worker, now)
@@ -82,7 +82,7 @@ class Recovery:
 
     def _retire(self, worker: Worker, reason: str, now: float) -> None:
         worker.is_retired = True
-        worker.is_ready = False
+        worker.is_ready = worker.is_loading = False
         self._progress.end_stall(worker, now)
         ledger = self._ledger
         ledger.actions.append(ev.RetireWorker(worker.gpu, reason))

@@ -24,9 +24,14 @@ class RunState(enum.Enum):
 
 
 class WorkerState(enum.Enum):
-    """What a worker does at the moment; whether it is stalled is told apart, by `is_stalled`."""
+    """What a worker does at the moment; whether it is stalled is told apart, by `is_stalled`.
+
+    A worker that is starting has no process; one that is loading has one, which sets the processor
+    up: it loads the model.
+    """
 
     STARTING = "starting"
+    LOADING = "loading"
     BUSY = "busy"
     IDLE = "idle"
     STARVED = "starved"
@@ -74,7 +79,7 @@ class WorkerSnapshot:
         name: The device's model name, empty when it is not known.
         weight: Declared speed relative to an RTX 3090.
         state: What it does now.
-        is_alive: Whether its process runs.
+        is_alive: Whether its process runs, if only to load.
         is_stalled: Holds or awaits files, and has made no progress for the stall threshold.
         queue_depth: Files waiting, without the ones in process.
         queue_residues: Residues of those files.

@@ -17,14 +17,15 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from virnucpro_exporter.errors import OutputError
-from virnucpro_exporter.scheduling.events import Event, StartAttempt, WorkerLost
+from virnucpro_exporter.scheduling.events import Event, StartAttempt, WorkerLoading, WorkerLost
 from virnucpro_exporter.workers import sentinel, wire
 from virnucpro_exporter.workers.process import Child
+from virnucpro_exporter.workers.vitals import Silent, Vitals
 
 # A worker whose channel is closed is on its way out; one that is still there then is killed.
 LEAVE_SECONDS = 1.0
@@ -40,6 +41,8 @@ class LocalPool:
         logs: Folder of the workers' logs, one per worker.
         devices: Extra environment of each worker, which pins its GPU.
         folder: Working directory of the workers; the program's own when None.
+        look_seconds: Workers that are silent for so long are looked at for signs of life.
+        uses_gpu: Whether a worker's GPU is busy with its processes, where that is known.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class LocalPool:
         logs: Path,
         devices: Mapping[str, Mapping[str, str]],
         folder: str | None = None,
+        look_seconds: float = 10.0,
+        uses_gpu: Callable[[str], bool] | None = None,
     ) -> None:
         self._folder = folder
         self._spec = dict(spec)
@@ -73,6 +78,10 @@ class LocalPool:
             start_new_session=True,
             bufsize=0,
         )
+
+        self._look_seconds = look_seconds
+        self._vitals = Vitals(self._silent, attempts, look_seconds, self.wake, uses_gpu)
+        self._vitals.start()
 
     def log_path(self, gpu: str) -> Path:
         """The file that takes what a worker prints."""
@@ -119,6 +128,7 @@ class LocalPool:
         worker = self._workers[gpu] = Child(gpu, process, channel)
         self._selector.register(channel, selectors.EVENT_READ, worker)
         self._selector.register(worker.death, selectors.EVENT_READ, worker)
+        self._events.append(WorkerLoading(gpu))
 
     def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
         """Hand files to a worker, to be processed in this order.
@@ -127,6 +137,7 @@ class LocalPool:
         """
         messages = ((wire.START, a.attempt, os.fsencode(a.file.path)) for a in actions)
         if worker := self._workers.get(gpu):
+            worker.heard_at = time.monotonic()
             for part in wire.split(messages):
                 self._send(worker, wire.encode(part))
 
@@ -164,7 +175,7 @@ class LocalPool:
                 self._serve(worker, key.fd, mask)
         for worker in closed:
             self._expel(worker)
-        events, self._events = self._events, []
+        events, self._events = [*self._events, *self._vitals.take()], []
         return events
 
     def wake(self) -> None:
@@ -195,6 +206,7 @@ class LocalPool:
 
     def close(self) -> None:
         """Kill every worker, and let the sentinel go."""
+        self._vitals.stop()
         for worker in list(self._workers.values()):
             self._bury(worker)
         with contextlib.suppress(BrokenPipeError):  # someone killed the sentinel
@@ -219,6 +231,13 @@ class LocalPool:
         """The attempt that a worker processes, or None."""
         (number,) = struct.unpack("q", self._slots[worker.gpu][1][:8])
         return number - 1 if number else None
+
+    def _silent(self) -> Iterator[Silent]:
+        """The workers whose processes are looked at; called by another thread."""
+        since = time.monotonic() - self._look_seconds
+        for worker in list(self._workers.values()):
+            if worker.heard_at <= since and (attempt := self._running(worker)) is not None:
+                yield Silent(worker.gpu, worker.process.pid, attempt)
 
     def _tell_sentinel(self, sign: str, pid: int) -> None:
         stdin = self._sentinel.stdin
@@ -269,6 +288,7 @@ class LocalPool:
             if worker.channel in self._selector.get_map():
                 self._selector.unregister(worker.channel)
             return False
+        worker.heard_at = time.monotonic()
         heard = map(worker.hear, wire.decode(packet))
         self._events += [event for event in heard if event is not None]
         return True

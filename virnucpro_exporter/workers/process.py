@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections import deque
 
 from virnucpro_exporter.scheduling.events import (
@@ -35,6 +36,7 @@ class Child:
         cancellable: Its processor can stop a file by itself.
         closed_at: When its end of the channel was closed (monotonic clock, s), or None.
         is_expelled: It was killed because it lived on without a channel.
+        heard_at: When it said something last, or was given a file (monotonic clock, s).
         setup_error: Why its processor could not be set up, or None.
     """
 
@@ -48,6 +50,7 @@ class Child:
         self.cancellable = False
         self.closed_at: float | None = None
         self.is_expelled = False
+        self.heard_at = time.monotonic()
         self.setup_error: str | None = None
 
     def hear(self, message: wire.Message) -> Event | None:

@@ -120,8 +120,9 @@ def test_a_run_that_nobody_scrapes_is_pushed_and_written(tmp_path: Path) -> None
     assert done.returncode == 0
     assert done.stderr.count(f"cannot send metrics to {gateway.url}: HTTP Error 503") == 1
     assert f"metrics reach {gateway.url} again, after 1 failures" in done.stderr
-    for end in (gateway.pushed[-1][1], textfile.read_text()):
-        assert 'virnucpro_run_state{state="completed"} 1.0' in end
+    assert 'virnucpro_run_state{state="completed"} 1.0' in gateway.pushed[-1][1]
+    end = 'virnucpro_run_state{run="virnucpro",state="completed"} 1.0'
+    assert end in textfile.read_text()
 
 
 def test_a_node_finds_its_gpus_when_the_driver_comes(tmp_path: Path, nvml_library: Path) -> None:

@@ -85,7 +85,8 @@ def test_before_the_time_is_up_the_files_in_process_end(tmp_path: Path) -> None:
     job = submit(tmp_path, *WAITING, f"--textfile={values}", "--push-interval=1", inputs)
     until(lambda: len(begun(inputs)) == 2)
     job.send_signal(signal.SIGTERM)
-    until(lambda: values.exists() and 'run_state{state="draining"} 1' in values.read_text())
+    draining = 'run_state{run="values",state="draining"} 1'
+    until(lambda: values.exists() and draining in values.read_text())
     (inputs / "go").touch()
     out, errors = ended(job, tmp_path)
     assert job.returncode == 128 + signal.SIGTERM, errors

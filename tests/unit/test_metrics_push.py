@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,6 +44,35 @@ def test_the_textfile_holds_the_end_of_the_run(tmp_path: Path) -> None:
     assert not any(name.startswith(("process_", "python_")) for name in families)
     assert not any(name.startswith("virnucpro_gpu_") for name in families), "nobody measures now"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def series(path: Path) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+    """The name and the labels of everything in a textfile."""
+    families = text_string_to_metric_families(path.read_text())
+    return {(s.name, tuple(sorted(s.labels.items()))) for f in families for s in f.samples}
+
+
+def test_two_runs_write_no_series_twice(tmp_path: Path) -> None:
+    """node_exporter reads all files of a folder as one: each file names its run."""
+    paths = [tmp_path / "virnucpro_17.prom", tmp_path / "virnucpro_18.prom"]
+    for path in paths:
+        TextfileWriter(path).send_once(REGISTRY)
+    one, two = map(series, paths)
+    assert one
+    assert not one & two
+    assert all(("run", "virnucpro_17") in labels for _, labels in one)
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o777, 0o000])
+def test_a_textfile_is_for_all_to_read(umask: int, tmp_path: Path) -> None:
+    """Whatever the umask, and only its owner may write."""
+    before = os.umask(umask)
+    try:
+        TextfileWriter(tmp_path / "virnucpro.prom").send_once(REGISTRY)
+    finally:
+        os.umask(before)
+    (path,) = tmp_path.iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def test_a_push_replaces_what_this_machine_pushed(gateway: Gateway) -> None:

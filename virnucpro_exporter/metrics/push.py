@@ -8,15 +8,20 @@ removes it, so it leaves out what is true only while the program runs: the value
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from copy import copy
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from prometheus_client import CollectorRegistry, push_to_gateway, write_to_textfile
+from prometheus_client import CollectorRegistry, push_to_gateway
+from prometheus_client.metrics_core import Metric as Family
 
 from virnucpro_exporter.errors import UsageError
+from virnucpro_exporter.metrics.exposition import Format, render
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +99,10 @@ class Periodic(ABC):
 class TextfileWriter(Periodic):
     """Writes the metrics for node_exporter's textfile collector; readers never see half a file.
 
+    node_exporter runs as a user of its own and reads all files of a folder as one target. So the
+    file is readable for all whatever the umask, and its series carry the label `run`: the name of
+    the file without `.prom`, which no other file in the folder has.
+
     Args:
         path: A file that ends in `.prom`, in a folder that exists.
         interval: Seconds from one time to the next.
@@ -111,7 +120,26 @@ class TextfileWriter(Periodic):
             raise UsageError(f"the textfile {path} has no folder to be in; make it first")
 
     def _send(self, registry: CollectorRegistry) -> None:
-        write_to_textfile(str(self._path), registry)
+        text = render(_of_run(registry.collect(), self._path.stem), Format.TEXT)
+        unfinished = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        try:
+            with unfinished.open("wb") as file:
+                os.fchmod(file.fileno(), 0o644)
+                file.write(text)
+            unfinished.replace(self._path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+def _of_run(families: Iterable[Family], run: str) -> Iterator[Family]:
+    """The families with the label `run` on every sample."""
+    for family in families:
+        labelled = copy(family)
+        labelled.samples = [
+            sample._replace(labels={**sample.labels, "run": run}) for sample in family.samples
+        ]
+        yield labelled
 
 
 class GatewayPusher(Periodic):

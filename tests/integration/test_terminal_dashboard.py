@@ -172,6 +172,26 @@ def test_the_terminal_is_given_back(
         terminal.close()
 
 
+def test_ctrl_z_gives_the_cursor_back_and_fg_draws_again(terminal: Terminal) -> None:
+    """While the program is stopped the shell has its cursor; then the table is there once."""
+    terminal.wait_for(terminal.has_whole_table)
+    assert is_hidden(terminal)
+    terminal.process.send_signal(signal.SIGTSTP)
+    terminal.wait_for(lambda: stat_of(terminal.process.pid) == "T")
+    terminal.read(0.1)
+    assert not is_hidden(terminal)
+    cleared = terminal.written.count(b"\x1b[2J")
+    terminal.process.send_signal(signal.SIGCONT)
+    terminal.wait_for(lambda: terminal.written.count(b"\x1b[2J") > cleared)
+    terminal.wait_for(terminal.has_whole_table)
+    assert is_hidden(terminal)
+
+
+def stat_of(pid: int) -> str:
+    """The state of a process, as a letter."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+
+
 def test_neither_colours_nor_unicode_where_they_are_not_wanted(tmp_path: Path) -> None:
     """NO_COLOR and a C locale leave a table in plain ASCII; otherwise both are there."""
     for environment in ({}, {"NO_COLOR": "1", "LC_ALL": "C"}):

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from virnucpro_exporter.terminal.suspension import Suspension
+
 log = logging.getLogger(__name__)
 
 _SHOWN_AFTER = 1.0  # seconds; a bar that flashes by tells nothing
@@ -34,6 +36,7 @@ class CountingProgress:
         self._clock = clock
         self._total = total
         self._progress: Progress | None = None
+        self._suspension = Suspension(self._console)
         self._next = clock() + (_SHOWN_AFTER if self._console.is_terminal else _LINE_EVERY)
 
     def __enter__(self) -> CountingProgress:  # noqa: PYI034 - typing.Self needs Python 3.11
@@ -41,12 +44,15 @@ class CountingProgress:
 
     def __exit__(self, *_: object) -> None:
         if self._progress is not None:
+            self._suspension.remove()
             self._progress.stop()
 
     def update(self, done: int) -> None:
         """So many bytes have been counted by now."""
         if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], completed=done)
+            with self._suspension.lock:
+                self._suspension.may_draw()
+                self._progress.update(self._progress.task_ids[0], completed=done)
         elif self._clock() >= self._next:
             self._show(done)
 
@@ -59,3 +65,4 @@ class CountingProgress:
         self._progress = Progress(*columns, console=self._console, transient=True)
         self._progress.add_task("counting", total=self._total, completed=done)
         self._progress.start()
+        self._suspension.install()

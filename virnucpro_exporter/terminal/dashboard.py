@@ -30,6 +30,7 @@ from virnucpro_exporter.terminal.log_capture import LogCapture
 from virnucpro_exporter.terminal.plain import describe_run, describe_steals
 from virnucpro_exporter.terminal.sigterm import SigtermGuard
 from virnucpro_exporter.terminal.sources import GpuLatest, RunLatest, RunNow
+from virnucpro_exporter.terminal.suspension import Suspension
 from virnucpro_exporter.terminal.views import Size, ViewOptions, run_view, silence_view
 from virnucpro_exporter.text import is_ascii_only
 
@@ -124,6 +125,7 @@ class LoadBalancingDashboard:
         self._lines: deque[str] = deque(maxlen=HELD_LINES)
         self._capture = LogCapture(self._lines, self._wake, ascii_only=self._options.ascii_only)
         self._guard = SigtermGuard(self.stop)
+        self._suspension = Suspension(self._console)
         self._size: Size | None = None
         self._shown: RunSnapshot | None = None
         self._fault = ""
@@ -141,6 +143,7 @@ class LoadBalancingDashboard:
             self._live.start()
             self._capture.install()
             self._guard.install()
+            self._suspension.install()
         self._thread = threading.Thread(target=self._update_loop, name="dashboard", daemon=True)
         self._thread.start()
 
@@ -155,6 +158,7 @@ class LoadBalancingDashboard:
         thread.join(STOP_SECONDS)
         self._capture.remove()
         self._guard.remove()
+        self._suspension.remove()
         if not thread.is_alive():
             self._print_lines()  # those that came after its last look
         live, self._live = self._live, None
@@ -248,16 +252,18 @@ class LoadBalancingDashboard:
 
     def _draw(self, view: RenderableType) -> None:
         live, size = self._live, Size(*self._console.size)
-        if live is None:
-            return
-        if self._size not in (None, size):
-            # The terminal has re-wrapped what was drawn, so where it begins is no longer known.
-            self._console.control(Control.clear(), Control.home())
-        self._size = size
-        live.update(view, refresh=True)
+        with self._suspension.lock:
+            if live is None or not self._suspension.may_draw():
+                return
+            if self._size not in (None, size):
+                # The terminal has re-wrapped what was drawn: where it begins is no longer known.
+                self._console.control(Control.clear(), Control.home())
+            self._size = size
+            live.update(view, refresh=True)
 
     def _print_lines(self) -> None:
-        while self._lines:
-            self._console.print(
-                Text(self._lines.popleft()), soft_wrap=True, highlight=False, markup=False
-            )
+        with self._suspension.lock:
+            while self._lines and self._suspension.may_draw():
+                self._console.print(
+                    Text(self._lines.popleft()), soft_wrap=True, highlight=False, markup=False
+                )

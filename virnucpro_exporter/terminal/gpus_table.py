@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
+from virnucpro_exporter.terminal.suspension import Suspension
 from virnucpro_exporter.terminal.worker_table import utilization_style
 from virnucpro_exporter.text import clean, format_percent, is_ascii_only
 
@@ -137,5 +138,16 @@ def gpus_screen(*, in_place: bool) -> Iterator[Callable[[GpuSnapshot], None]]:
     if not in_place or not console.is_terminal or console.is_dumb_terminal:
         yield lambda snapshot: console.print(view(snapshot))
         return
+    suspension = Suspension(console)
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        yield lambda snapshot: live.update(view(snapshot), refresh=True)
+        suspension.install()
+
+        def show(snapshot: GpuSnapshot) -> None:
+            with suspension.lock:
+                if suspension.may_draw():
+                    live.update(view(snapshot), refresh=True)
+
+        try:
+            yield show
+        finally:
+            suspension.remove()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import pytest
 
 from tests.dask_cluster import DaskCluster
@@ -124,6 +126,37 @@ def test_a_cluster_of_its_own(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "12 files done, 0 failed" in done.stdout
     assert os.uname().nodename.partition(".")[0] + "/cpu1" in done.stdout
+
+
+def test_a_cluster_of_its_own_cannot_be_reached_from_outside(tmp_path: Path) -> None:
+    """All sockets listen on loopback, and other users of the machine have no certificate."""
+    inputs = inputs_of(tmp_path, 2)
+    words: list[str | Path] = ["run", *QUIET, "--dask-local=2", "--output", tmp_path / "out"]
+    with subprocess.Popen(
+        [*PROGRAM, *words, *WAITING, inputs],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as going:
+        until(lambda: len(begun(inputs)) == 2)
+        program = psutil.Process(going.pid)
+        processes = [program, *program.children(recursive=True)]
+        sockets = [c for p in processes for c in p.net_connections("inet")]
+        listening = [c.laddr for c in sockets if c.status == psutil.CONN_LISTEN]
+        assert len(listening) >= 7  # a scheduler, two nannies and two workers, most with a page
+        assert {place.ip for place in listening} == {"127.0.0.1"}
+        assert not any(speaks_dask(place.port) for place in listening)
+        (inputs / "go").touch()
+
+
+def speaks_dask(port: int) -> bool:
+    """Whether a stranger's connection is greeted with more than an error, as Dask does over TCP."""
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as stranger:
+        stranger.sendall(b"not TLS\r\n\r\n")
+        try:
+            return b"compression" in stranger.recv(4096)
+        except ConnectionResetError:
+            return False
 
 
 def test_ctrl_c_ends_a_cluster_of_its_own_after_the_files_in_process(tmp_path: Path) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
+import ssl
+import stat
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 from tests.dask_runs import WAITING, Word, begun, inputs_of
 from tests.run_program import DEADLINE, QUIET, READS, ROOT, processes_of, until
@@ -61,13 +67,15 @@ def ended(job: subprocess.Popen[str], folder: Path) -> tuple[str, str]:
     """What a job has printed by its end; it leaves neither a process nor the scheduler's file."""
     told = job.communicate(timeout=DEADLINE)
     until(lambda: not processes_of(folder))
-    assert not list(folder.glob("dask-scheduler-*"))
+    assert not list(folder.glob("dask-job-*"))
     return told
 
 
 def test_a_job_runs_on_all_nodes(tmp_path: Path) -> None:
-    """The file of an earlier scheduler is no hindrance; the status is that of the run."""
-    (tmp_path / "dask-scheduler-7.json").write_text('{"address": "tcp://127.0.0.1:1"}')
+    """What an earlier start of the job left is no hindrance; the status is that of the run."""
+    leftover = tmp_path / "dask-job-7" / "scheduler.json"
+    leftover.parent.mkdir()
+    leftover.write_text('{"address": "tcp://127.0.0.1:1"}')
     inputs = inputs_of(tmp_path, 4)
     job = submit(tmp_path, *WAITING, inputs)
     until(lambda: len(begun(inputs)) == 2)
@@ -76,6 +84,62 @@ def test_a_job_runs_on_all_nodes(tmp_path: Path) -> None:
     assert (job.returncode, "4 files done, 0 failed" in out) == (0, True), errors
     assert "node0/cpu0" in out
     assert "node1/cpu0" in out
+
+
+def test_only_holders_of_a_certificate_of_the_job_are_talked_to(tmp_path: Path) -> None:
+    """All of Dask is behind TLS or on loopback, nobody else may read the keys, none can sign."""
+    inputs = inputs_of(tmp_path, 2)
+    job = submit(tmp_path, *WAITING, inputs)
+    until(lambda: len(begun(inputs)) == 2)
+    secrets = tmp_path / "dask-job-7"
+    assert secrets.stat().st_mode & 0o777 == 0o700
+    (key,) = secrets.glob("*.key")
+    assert (key.name, key.stat().st_mode & 0o777) == ("node.key", 0o600)
+    scheduler = json.loads((secrets / "scheduler.json").read_text())
+    assert scheduler["address"].startswith("tls://")
+    assert all(worker.startswith("tls://") for worker in scheduler["workers"])
+    tree = psutil.Process(job.pid).children(recursive=True)
+    places = {
+        ("localhost" if c.laddr.ip in ("::", "0.0.0.0") else c.laddr.ip, c.laddr.port)  # noqa: S104
+        for process in tree
+        for c in process.net_connections("inet")
+        if c.status == psutil.CONN_LISTEN and not c.laddr.ip.startswith("127.")
+    }
+    assert len(places) >= 5  # a scheduler, two nannies and two workers
+    context = ssl.create_default_context(cafile=secrets / "authority.crt")
+    context.check_hostname = False
+    assert all(refuses(place, context) for place in places)
+    (inputs / "go").touch()
+    ended(job, tmp_path)
+    result = (tmp_path / "out" / "0.fa.out").stat()
+    assert stat.S_IMODE(result.st_mode) == 0o666 & ~umask()
+
+
+def refuses(place: tuple[str, int], context: ssl.SSLContext) -> bool:
+    """Whether a stranger that trusts the authority, and has no certificate, is told nothing."""
+    with (
+        socket.create_connection(place, timeout=DEADLINE) as plain,
+        context.wrap_socket(plain) as stranger,
+    ):
+        try:
+            return not stranger.recv(1)
+        except (ssl.SSLError, ConnectionError):
+            return True
+
+
+def umask() -> int:
+    """That of this process."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_without_certificates_nothing_starts(tmp_path: Path) -> None:
+    """The reason of `openssl` is told, and no program has been started."""
+    job = submit(tmp_path, READS, openssl="#!/bin/sh\necho no randomness >&2\nexit 1\n")
+    _, errors = ended(job, tmp_path)
+    assert job.returncode == 1
+    assert errors == "openssl cannot make the certificates of the job: no randomness\n"
 
 
 def test_before_the_time_is_up_the_files_in_process_end(tmp_path: Path) -> None:

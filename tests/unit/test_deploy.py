@@ -9,17 +9,19 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
 from distributed.cli import dask_scheduler, dask_worker
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.cli import cli
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
+KUBERNETES = ROOT / "deploy" / "kubernetes" / "run.yaml"
 UNIT = ROOT / "deploy" / "virnucpro-exporter.service"
 SETTINGS = dict(re.findall(r"^#(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
 PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+(?:-[\w.-]+)?")
@@ -209,7 +211,7 @@ def test_systemd_accepts_the_unit_and_finds_it_confined(tmp_path: Path) -> None:
 
 def test_the_kubernetes_job_fits_together() -> None:
     """Every program takes its options; run and workers see the same files under the same path."""
-    job = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "run.yaml").read_text())
+    job, _ = yaml.safe_load_all(KUBERNETES.read_text())
     cluster = job["spec"]["cluster"]["spec"]
     pods = [job["spec"]["job"]["spec"], cluster["scheduler"]["spec"], cluster["worker"]["spec"]]
     run, scheduler, worker = (pod["containers"][0] for pod in pods)
@@ -227,3 +229,75 @@ def test_the_kubernetes_job_fits_together() -> None:
         "dask.org/cluster-name": job["metadata"]["name"],
         "dask.org/component": "scheduler",
     }
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Selector(_Strict):
+    matchLabels: dict[str, str] = Field(min_length=1)  # noqa: N815 - Kubernetes' own name
+
+
+class _Peer(_Strict):
+    podSelector: _Selector | None = None  # noqa: N815
+    namespaceSelector: _Selector | None = None  # noqa: N815
+
+    @model_validator(mode="after")
+    def _selects(self) -> _Peer:
+        assert self.podSelector or self.namespaceSelector, "nothing would be everything"
+        return self
+
+
+class _Port(_Strict):
+    protocol: Literal["TCP"]
+    port: int
+
+
+class _Rule(_Strict):
+    peers: list[_Peer] = Field(min_length=1, alias="from")
+    ports: list[_Port] | None = Field(default=None, min_length=1)
+
+
+class _PolicySpec(_Strict):
+    podSelector: _Selector  # noqa: N815
+    policyTypes: tuple[Literal["Ingress"]]  # noqa: N815
+    ingress: list[_Rule]
+
+
+class _Policy(_Strict):
+    """A NetworkPolicy of networking.k8s.io/v1; what is left out of its schema, we do not use."""
+
+    apiVersion: Literal["networking.k8s.io/v1"]  # noqa: N815
+    kind: Literal["NetworkPolicy"]
+    metadata: dict[str, str]
+    spec: _PolicySpec
+
+
+def test_nothing_but_its_own_pods_reaches_the_dask_workers() -> None:
+    """The policy holds for all pods of the run; of the others each has named ports alone."""
+    job, content = yaml.safe_load_all(KUBERNETES.read_text())
+    policy = _Policy.model_validate(content).spec
+    ours = {"dask.org/cluster-name": job["metadata"]["name"]}
+    assert policy.podSelector.matchLabels == ours
+    own, *others = policy.ingress
+    assert [peer.podSelector and peer.podSelector.matchLabels for peer in own.peers] == [ours]
+    assert own.peers[0].namespaceSelector is None
+    ports = {
+        peer.namespaceSelector
+        and peer.namespaceSelector.matchLabels["kubernetes.io/metadata.name"]: [
+            port.port for port in rule.ports or ()
+        ]
+        for rule in others
+        for peer in rule.peers
+    }
+    assert ports == {"dask-operator": [8786, 8787], "monitoring": [9877]}
+
+
+def test_the_danger_is_told_first() -> None:
+    """Who reads only the first lines about a Dask cluster still reads what it needs TLS for."""
+    document = (ROOT / "docs" / "cluster.md").read_text().partition("\n\n")[2]
+    for text in (document, KUBERNETES.read_text()):
+        first = " ".join(text.replace("#", "").split()[:60])
+        assert "TLS" in first
+        assert re.search(r"hoever reaches a port of .* can run code as", first)

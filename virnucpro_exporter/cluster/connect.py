@@ -15,6 +15,7 @@ from pathlib import Path
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.comm import CommClosedError
+from distributed.security import Security
 
 from virnucpro_exporter.cluster import preload as dask_preload
 from virnucpro_exporter.errors import ClusterError
@@ -27,6 +28,10 @@ CONNECT_SECONDS = 10.0
 
 # A scheduler that has just begun to write its file has written it after so many seconds.
 _WRITE_SECONDS = 1.0
+
+# Every process of a cluster of our own runs the code that it is sent: none may be reached from
+# another machine, and with certificates that only this run has, from another user either.
+_HERE = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
 _NO_CERTIFICATES = "it needs TLS, and Dask's settings name no certificates (distributed.comm.tls)"
 _BROKEN_OFF = (
@@ -112,10 +117,12 @@ async def local(pins: Sequence[str]) -> AsyncIterator[Client]:
     Args:
         pins: The CUDA_VISIBLE_DEVICES of each worker.
     """
+    security = Security.temporary()
     options = {
+        **_HERE,
+        "security": security,
         "nthreads": 1,
         "memory_limit": 0,
-        "dashboard": False,
         "silence_logs": logging.CRITICAL,
         "preload": [dask_preload.__name__],
     }
@@ -123,13 +130,14 @@ async def local(pins: Sequence[str]) -> AsyncIterator[Client]:
         index: {"cls": Nanny, "options": {**options, "env": {"CUDA_VISIBLE_DEVICES": pin}}}
         for index, pin in enumerate(pins)
     }
-    here = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
-    scheduler = {"cls": Scheduler, "options": {**here, "dashboard": False}}
+    scheduler = {"cls": Scheduler, "options": {**_HERE, "port": 0, "security": security}}
     # We watch the GPUs ourselves: Dask asks in its event loop, where a driver that hangs or fails
     # takes the worker along.
     with dask.config.set({"distributed.diagnostics.nvml": False}):
         async with (
-            SpecCluster(workers=workers, scheduler=scheduler, asynchronous=True) as cluster,
+            SpecCluster(
+                workers=workers, scheduler=scheduler, security=security, asynchronous=True
+            ) as cluster,
             Client(cluster, asynchronous=True, direct_to_workers=True) as client,
         ):
             yield client

@@ -125,6 +125,10 @@ class Clock:
         """As many as the other measurements have."""
         return tuple(Found(str(i), f"GPU-{i}", "Clock") for i in range(GPUS))
 
+    def lists_more(self) -> bool:
+        """Never."""
+        return False
+
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:  # noqa: ARG002 - all alike
         """The second of the question, before it takes long."""
         values = dict.fromkeys(queries, time.monotonic() - self.begin)

@@ -57,6 +57,9 @@ class ScriptedSource:
             raise self.opening
         return tuple(Found(str(i), uuid, "Model") for i, uuid in enumerate(self.uuids))
 
+    def lists_more(self) -> bool:
+        return False
+
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
         self.reads.append((uuid, queries))
         if uuid == "stuck":

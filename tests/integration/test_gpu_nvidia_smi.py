@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from tests.gpu_sources import until
 from tests.nvidia_smi_stub import FIELDS, FakeNvidiaSmi
 from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.gpu.nvidia_smi import NvidiaSmiSource
-from virnucpro_exporter.gpu.sources import CORE, GPU_IS_LOST, SLOW, SourceError
+from virnucpro_exporter.gpu.sources import (
+    CORE,
+    GPU_IS_LOST,
+    NOT_FOUND,
+    SLOW,
+    UNKNOWN,
+    SourceError,
+)
 
 UUID = FIELDS["uuid"]
 MISMATCH = "Failed to initialize NVML: Driver/library version mismatch"
@@ -36,11 +44,11 @@ def source(smi: FakeNvidiaSmi) -> NvidiaSmiSource:
 
 
 def test_a_row_becomes_base_units(smi: FakeNvidiaSmi, source: NvidiaSmiSource) -> None:
-    """MiB become bytes and percent a ratio, and a comma in the name shifts nothing."""
-    smi.gpus[0]["name"] = 'NVIDIA "H100", 80GB, \u00fc'
+    """MiB become bytes and percent a ratio; a name is taken as it stands."""
+    smi.gpus[0]["name"] = 'NVIDIA "H100" 80GB \u00fc'
     smi.say()
     (found,) = source.open()
-    assert (found.gpu, found.uuid, found.name) == ("0", UUID, 'NVIDIA "H100", 80GB, \u00fc')
+    assert (found.gpu, found.uuid, found.name) == ("0", UUID, 'NVIDIA "H100" 80GB \u00fc')
     assert (found.driver_version, found.pci_bus_id) == ("550.54.15", "00000000:01:00.0")
     assert source.read(UUID, CORE).values == {
         "utilization_ratio": 0.37,
@@ -141,12 +149,82 @@ def test_a_field_that_this_version_does_not_know(
         source.open()
 
 
-@pytest.mark.parametrize("row", ["garbage", "0, GPU-a, 37", ""])
+@pytest.mark.parametrize(
+    "row",
+    [
+        "garbage",
+        "0, GPU-a, 37",
+        # A comma in a number, or in the name: which cell is which cannot be known.
+        "0, GPU-a, 37, 40054, 81559, 61, 312,35, 550.54.15, 00000000:01:00.0, NVIDIA H100",
+        "0, GPU-a, 37, 40054, 81559, 61, 312.35, 550.54.15, 00000000:01:00.0, NVIDIA, H100",
+        "0, [N/A], 37, 40054, 81559, 61, 312.35, 550.54.15, 00000000:01:00.0, NVIDIA H100",
+        "x, GPU-a, 37, 40054, 81559, 61, 312.35, 550.54.15, 00000000:01:00.0, NVIDIA H100",
+    ],
+)
 def test_output_that_is_no_table(smi: FakeNvidiaSmi, source: NvidiaSmiSource, row: str) -> None:
-    """What has not all columns is no GPU."""
+    """What has not exactly the columns asked for is no GPU, and is no lost one either."""
+    source.open()
     smi.program.write_text(f"#!/bin/sh\necho '{row}'\n")
+    with pytest.raises(SourceError, match=f"printed no table of GPUs: {re.escape(row)}$"):
+        source.open()
+    with pytest.raises(SourceError, match="printed no table"):
+        source.read(UUID, CORE)
+
+
+def test_a_row_of_garbage_costs_its_gpu_alone(tmp_path: Path, source: NvidiaSmiSource) -> None:
+    """It is unknown, not lost; and one that is listed no more is not found."""
+    smi = FakeNvidiaSmi(tmp_path, count=2)
+    source.open()
+    other = smi.gpus[1]["uuid"]
+    smi.gpus[1]["name"] = "one, two"
+    smi.say()
+    assert set(source.read(other, CORE).faults.values()) == {UNKNOWN}
+    assert source.read(UUID, CORE).faults == {}
+    del smi.gpus[1]
+    smi.say()
+    assert set(source.read(other, CORE).faults.values()) == {NOT_FOUND}
+
+
+def test_no_output_at_all(smi: FakeNvidiaSmi, source: NvidiaSmiSource) -> None:
+    """A run without a row lists no GPU."""
+    smi.gpus.clear()
+    smi.say()
     with pytest.raises(SourceError, match="lists no GPU"):
         source.open()
+
+
+def test_output_without_an_end(smi: FakeNvidiaSmi, source: NvidiaSmiSource) -> None:
+    """It is read up to a bound, and the program is killed."""
+    smi.program.write_text("#!/bin/sh\nexec yes garbage\n")
+    with pytest.raises(SourceError, match="printed more than 256 KiB"):
+        source.open()
+    stuck = source._stuck
+    assert stuck is not None
+    until(lambda: stuck.poll() is not None)
+
+
+def test_what_a_failed_run_prints_is_quoted_with_care(
+    smi: FakeNvidiaSmi, source: NvidiaSmiSource
+) -> None:
+    """In one short line, without anything that could move a cursor."""
+    smi.say(exit=1, text="\n\x1b[2J" + "long " * 1000)
+    with pytest.raises(SourceError) as error:
+        source.open()
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 200
+
+
+def test_a_gpu_that_is_added_is_listed(tmp_path: Path, source: NvidiaSmiSource) -> None:
+    """The run that a known GPU's values come from shows it."""
+    smi = FakeNvidiaSmi(tmp_path)
+    source.open()
+    assert not source.lists_more()
+    smi.gpus.append({**FIELDS, "index": "1", "uuid": "GPU-b"})
+    smi.say()
+    source.read(UUID, CORE)
+    assert source.lists_more()
+    assert len(source.open()) == 2
+    assert not source.lists_more()
 
 
 def test_no_program(tmp_path: Path) -> None:

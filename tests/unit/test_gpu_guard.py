@@ -29,6 +29,9 @@ class Door:
             raise SourceError("broken")
         return (Found("0", "a"),)
 
+    def lists_more(self) -> bool:
+        return False
+
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
         self.entered.set()
         self.leave.wait(60)

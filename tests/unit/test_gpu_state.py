@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -261,3 +262,18 @@ def test_any_history(history: list[tuple[float, Any]]) -> None:
                 if value is not None:
                     assert now + later - read[name] <= 3.0
                     assert query_of(name) not in dict(device.reasons)
+
+
+@pytest.mark.parametrize("code", [3, 4, 13])
+def test_what_costs_nothing_to_ask_is_asked_again_at_once(code: int) -> None:
+    """A value that one answer of nvidia-smi hides comes back with the next good one."""
+    hidden = replace(without("power_watts", code), is_free=True)
+    held = state.absorb(up(), hidden, 1.0, 1001.0)
+    sample = show(held, 1.0).sample
+    assert sample is not None
+    assert sample.power_watts is None
+    assert "power_watts" in state.due(held, CORE, 1.0)
+    back = state.absorb(held, Reading(GOOD, is_free=True), 2.0, 1002.0)
+    sample = show(back, 2.0).sample
+    assert sample is not None
+    assert sample.power_watts == 312.0

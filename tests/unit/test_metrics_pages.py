@@ -101,6 +101,13 @@ def test_filters_neither_fill_the_memory_nor_cost_others_their_page(pages: Pages
 
 
 LATE = builders.NOW + 120.0
+ALL_LOST = replace(
+    builders.gpus_up(),
+    devices=tuple(
+        replace(device, up=False, sample=None, reasons=(("", "GPU_IS_LOST"),))
+        for device in builders.gpus_up().devices
+    ),
+)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +120,7 @@ LATE = builders.NOW + 120.0
         (None, builders.gpus_up(), builders.NOW, ""),
         (builders.running(), None, LATE, "the run has not been heard of for 120 s"),
         (None, builders.gpus_up(), LATE, "the latest GPU sample is too old"),
+        (None, ALL_LOST, builders.NOW, "no GPU answers (GPU 0: GPU_IS_LOST)"),
         (None, GpuSnapshot(builders.NOW), builders.NOW, "no GPU has been sampled yet"),
         (
             None,

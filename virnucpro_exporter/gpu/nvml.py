@@ -155,6 +155,10 @@ class NvmlSource:
             self._handles.update((item.uuid, handle) for item, handle in thread.result if handle)
         return tuple(found)
 
+    def lists_more(self) -> bool:
+        """Never: NVML tells of a new GPU only when it is initialised again."""
+        return False
+
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
         """Ask one GPU. The first answer that it is lost ends the asking."""
         handle = self._handles.get(uuid)

@@ -97,6 +97,8 @@ class Sampler:
         """Open the source anew for GPUs that need it, or a better source; not too often."""
         place = self._guards.index(self._guard) if self._guard else 0
         gpus = self.board.gpus
+        if self._guard is not None and self._guard.source.lists_more():
+            self._open([self._guard])  # the better ones are tried at their own pace
         is_needed = any(gpu.state.wants_reopen for gpu in gpus)
         if time.monotonic() >= self._next_open and (is_needed or place):
             self._next_open = time.monotonic() + self._pause

@@ -78,6 +78,10 @@ class SimulatedSource:
         """List the virtual GPUs."""
         return tuple(gpu.found for gpu in self._gpus.values())
 
+    def lists_more(self) -> bool:
+        """Never: there are as many as there were."""
+        return False
+
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
         """The values of one virtual GPU now."""
         gpu = self._gpus.get(uuid)

@@ -24,7 +24,14 @@ def query_of(name: str) -> str:
 
 
 UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION = 1, 2, 3, 4
-TIMEOUT, FUNCTION_NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED, UNKNOWN = 10, 13, 15, 16, 999
+NOT_FOUND, TIMEOUT, FUNCTION_NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED, UNKNOWN = (
+    6,
+    10,
+    13,
+    15,
+    16,
+    999,
+)
 
 CODE_NAMES: Mapping[int, str] = {
     1: "UNINITIALIZED",
@@ -138,11 +145,14 @@ class Reading:
         values: What was answered.
         faults: Why the rest was not.
         age: Seconds since it was measured, for a source that answers from a cache.
+        is_free: Asking costs the GPU nothing, so no query is put off after a fault: what one answer
+            hides, the next may show.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     faults: Mapping[str, int] = field(default_factory=dict)
     age: float = 0.0
+    is_free: bool = False
 
 
 class Source(Protocol):
@@ -157,6 +167,9 @@ class Source(Protocol):
             SourceError: The source cannot be used.
             SourceBusyError: Not now. What was open stays open.
         """
+
+    def lists_more(self) -> bool:
+        """Whether it knows, without asking, of a GPU that the last `open` did not list."""
 
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
         """Ask a GPU; may hang, never raises for what a GPU answers. Raises SourceError."""

@@ -144,7 +144,7 @@ def absorb(state: GpuState, reading: Reading, now: float, timestamp: float) -> G
             values=held,
             errors=state.errors,
         )
-    state = _note(state, missing, values, now)
+    state = _note(state, missing, values, now, is_put_off=not reading.is_free)
     fatal = {m.code for m in missing.values() if m.verdict in {Verdict.LOST, Verdict.STALE}}
     if fatal:
         return _lost(state, ", ".join(sorted(map(code_name, fatal))), now)
@@ -201,13 +201,18 @@ def _fault(state: GpuState, reading: Reading, query: str, code: int) -> Fault:
 
 
 def _note(
-    state: GpuState, missing: Mapping[str, Missing], values: Mapping[str, Any], now: float
+    state: GpuState,
+    missing: Mapping[str, Missing],
+    values: Mapping[str, Any],
+    now: float,
+    *,
+    is_put_off: bool,
 ) -> GpuState:
     """Count the errors, and put off the queries that need not be asked for a while."""
     errors, ask_at = state.errors, dict(state.ask_at)
     for query, absence in missing.items():
         fault = UNSUPPORTED if absence.verdict is Verdict.UNSUPPORTED else classify(absence.code)
-        ask_at[query] = now + (fault.retry_after if absence.code else 0.0)
+        ask_at[query] = now + (fault.retry_after if absence.code and is_put_off else 0.0)
         if absence.code and fault.counted:
             errors = _counted(errors, code_name(absence.code))
     answered = {query_of(name) for name in values}

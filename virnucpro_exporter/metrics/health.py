@@ -60,6 +60,10 @@ def why_not_ready(run: RunSnapshot | None, gpus: GpuSnapshot | None, now: float)
         return f"the run has not been heard of for {now - run.timestamp:.0f} s"
     if gpus is None or (run is not None and not gpus.devices):
         return ""
+    return _why_no_gpus(gpus, now)
+
+
+def _why_no_gpus(gpus: GpuSnapshot, now: float) -> str:
     health = gpus.health
     if health.success is None:
         return "no GPU has been sampled yet"
@@ -67,4 +71,7 @@ def why_not_ready(run: RunSnapshot | None, gpus: GpuSnapshot | None, now: float)
         return f"the GPUs cannot be sampled: {health.reason}"
     if health.last_success_timestamp is None or now - health.last_success_timestamp > STALE_AFTER:
         return "the latest GPU sample is too old"
+    if gpus.devices and not any(device.up for device in gpus.devices):
+        first = gpus.devices[0]
+        return f"no GPU answers (GPU {first.gpu}: {dict(first.reasons).get('', 'unknown')})"
     return ""

@@ -62,7 +62,7 @@ _REACHING = {"open", "print", "input", "exec", "eval", "compile", "breakpoint", 
 
 # The rooms of ours that a room may import, where the layers allow more.
 OURS: Mapping[str, tuple[str, ...]] = {
-    "cli": ("app", "cli", "config", "errors", "text", "version"),
+    "cli": ("app", "cli", "config", "errors", "streams", "text", "version"),
 }
 
 

@@ -2,32 +2,59 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 import click
 
-from virnucpro_exporter.errors import VirnucproError
+from virnucpro_exporter import streams
+from virnucpro_exporter.errors import UsageError, VirnucproError
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    streams.prepare()
+    try:
+        status = _status()
+    except OSError:
+        if not streams.is_output_lost():
+            raise
+        status = 1
+    lost = streams.take_loss()
+    if isinstance(lost, BrokenPipeError):
+        status = 141  # the reader of our output has left
+    elif lost is not None:
+        streams.say(f"standard output cannot be written: {lost.strerror}")
+        status = status or 1
+    streams.close()
+    sys.exit(status)
+
+
+def _status() -> int:
     try:
         # Loading takes a moment, in which Ctrl-C must not show a traceback either.
         from virnucpro_exporter.cli import cli  # noqa: PLC0415
 
-        status = cli.main(standalone_mode=False)
-    except click.ClickException as error:
+        status: int = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        status = error.exit_code
+        return error.exit_code
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        streams.say(f"{UsageError(error.format_message())}{hint}")
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        status = 130
+        return 130
     except VirnucproError as error:
-        print(f"virnucpro-exporter: {error}", file=sys.stderr)  # noqa: T201 - the error line
-        status = error.exit_code
-    except BrokenPipeError:
-        status = 141  # whoever read our output has left
-        sys.stdout = None  # nothing to flush to
-    sys.exit(status)
+        streams.say(str(error))
+        return error.exit_code
+    except SystemExit:  # what click makes of any broken pipe
+        if not streams.is_output_lost():
+            streams.say(os.strerror(errno.EPIPE))
+        return 1
+    return status
 
 
 if __name__ == "__main__":

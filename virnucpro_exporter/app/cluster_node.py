@@ -7,11 +7,15 @@ from dataclasses import replace
 
 from virnucpro_exporter.cluster.agent import Place
 from virnucpro_exporter.gpu.describe import why_no_gpus
-from virnucpro_exporter.gpu.identity import cuda_visible_devices, numbers_on_node
+from virnucpro_exporter.gpu.identity import (
+    CUDA_VARIABLE,
+    cuda_visible_devices,
+    hides_all,
+    numbers_on_node,
+    visible_gpus,
+)
 from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.snapshot import GpuDevice, GpuSnapshot
-
-_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 _CPU = Place(None, "CPU", "")
 
@@ -24,8 +28,8 @@ class ClusterNode:
 
     def place(self) -> Place:
         """The device of this process."""
-        visible = os.environ.get(_VARIABLE)
-        if visible == "":
+        visible = os.environ.get(CUDA_VARIABLE)
+        if visible is not None and hides_all(visible):
             return _CPU
         with GPUMonitor() as monitor:
             snapshot = monitor.wait()
@@ -37,7 +41,7 @@ class ClusterNode:
             return replace(place, device=device, sees=tuple(numbers.values()))
         if visible is None:
             return _CPU
-        return _unusable(f"{_VARIABLE} is {visible!r}, but {why_no_gpus(snapshot)}")
+        return _unusable(f"{CUDA_VARIABLE} is {visible!r}, but {why_no_gpus(snapshot)}")
 
     def gpus(self) -> GpuSnapshot:
         """All that are seen, by their numbers on the node; watched from the first call on."""
@@ -59,24 +63,15 @@ def choose(visible: str | None, there: list[GpuDevice]) -> Place:
         visible: The variable; None when it is not set.
         there: The GPUs that are seen.
     """
-    if visible is None:
-        chosen = there
-    else:
-        chosen = [device for device in there if _is_named(visible, device)]
+    chosen = there if visible is None else visible_gpus(visible, there)
     if len(chosen) != 1 or "," in (visible or ""):
         shown = "not set" if visible is None else repr(visible)
         ids = ", ".join(device.gpu for device in there)
         return _unusable(
-            f"{_VARIABLE} of a Dask worker is {shown}, and the GPUs are {ids}; start one worker"
+            f"{CUDA_VARIABLE} of a Dask worker is {shown}, and the GPUs are {ids}; start one worker"
             " per GPU, each with its own"
         )
     return Place(chosen[0].gpu, chosen[0].name, cuda_visible_devices(chosen[0]))
-
-
-def _is_named(visible: str, device: GpuDevice) -> bool:
-    """CUDA takes the beginning of a uuid, too."""
-    is_uuid = visible.startswith(("GPU-", "MIG-")) and device.uuid.startswith(visible)
-    return visible == device.gpu or is_uuid
 
 
 def _unusable(why: str) -> Place:

@@ -9,11 +9,19 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from virnucpro_exporter.app.cpus import usable_cpus
 from virnucpro_exporter.config import Devices
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.gpu.identity import cuda_visible_devices, resolve
+from virnucpro_exporter.gpu.identity import (
+    CUDA_VARIABLE,
+    cuda_visible_devices,
+    hides_all,
+    resolve,
+    visible_gpus,
+)
 from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.scheduling.weights import GPU_WEIGHTS, get_gpu_weight, is_known_gpu
+from virnucpro_exporter.snapshot import GpuDevice, GpuSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +49,8 @@ def devices(
 
     Args:
         wanted: Which ones.
-        slots: How many CPU slots there are where no GPU is used; one per core when None.
+        slots: How many CPU slots there are where no GPU is used; one for each CPU that this process
+            may use when None.
 
     Raises:
         NoDeviceError: The GPUs that were asked for are not there.
@@ -50,29 +59,54 @@ def devices(
     if wanted.gpus is not None and wanted.gpus.startswith("cpu"):
         yield _cpu_slots(wanted.gpus), None
         return
+    visible = os.environ.get(CUDA_VARIABLE)
+    slots = slots or usable_cpus()
+    if wanted.gpus is None and visible is not None and hides_all(visible):
+        log.info("%d CPU slots are used: %s=%s hides all GPUs", slots, CUDA_VARIABLE, visible)
+        yield _cpu_slots(f"cpu:{slots}"), None
+        return
     monitor = GPUMonitor()
     with monitor:
         snapshot = monitor.wait()
-        if wanted.gpus is None and not any(device.up for device in snapshot.devices):
-            slots = slots or os.cpu_count() or 1
-            log.info("%d CPU slots are used instead of GPUs", slots)  # the monitor said why
+        if wanted.gpus is not None:
+            found = resolve(wanted.gpus, snapshot)
+        else:
+            found = _by_default(snapshot, visible)
+        if not found:
+            log.info("%d CPU slots are used instead of GPUs", slots)
             yield _cpu_slots(f"cpu:{slots}"), None
             return
-        found = resolve(wanted.gpus or "all", snapshot)
         for device in found:
             busy = device.sample.foreign_processes if device.sample else None
             if busy:
                 log.warning("GPU %s is in use by %d other processes", device.gpu, busy)
-        pins = {d.gpu: {"CUDA_VISIBLE_DEVICES": cuda_visible_devices(d)} for d in found}
+        pins = {d.gpu: {CUDA_VARIABLE: cuda_visible_devices(d)} for d in found}
         weigh = expected_speeds(wanted)
         yield [Device(d.gpu, d.name, weigh(d.name), pins[d.gpu]) for d in found], monitor
+
+
+def _by_default(snapshot: GpuSnapshot, visible: str | None) -> list[GpuDevice]:
+    """The GPUs that a run uses when none are named: all that work, or of those the visible ones."""
+    if not any(device.up for device in snapshot.devices):
+        return []  # the monitor said why
+    working = resolve("all", snapshot)
+    if visible is None:
+        return working
+    named = visible_gpus(visible, snapshot.devices)
+    found = [device for device in named if device in working]
+    if len(found) < len(visible.split(",")):
+        log.warning(
+            "%s=%s: %d of its GPUs can be used; those here are %s",
+            *(CUDA_VARIABLE, visible, len(found), ", ".join(d.gpu for d in snapshot.devices)),
+        )
+    return found
 
 
 def _cpu_slots(wanted: str) -> list[Device]:
     _, _, number = wanted.partition(":")
     if wanted.partition(":")[0] != "cpu" or not number.isdecimal() or int(number) < 1:
         raise UsageError(f"--gpus {wanted}: write cpu:N with N above 0, all, or ids like 0,1")
-    pin = {"CUDA_VISIBLE_DEVICES": ""}
+    pin = {CUDA_VARIABLE: ""}
     return [Device(f"cpu{index}", "CPU", 1.0, pin) for index in range(int(number))]
 
 

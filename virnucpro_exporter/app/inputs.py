@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from virnucpro_exporter.app.cpus import usable_cpus
 from virnucpro_exporter.config import Inputs
 from virnucpro_exporter.errors import InputError, UsageError
 from virnucpro_exporter.files.counting import estimate
@@ -57,7 +57,7 @@ def measure(paths: Sequence[Path], how: str) -> list[SequenceFile]:
         return [estimate(path) for path in paths]
     total = sum(max(0, source(path).size) for path in paths)
     with CountingProgress(total) as progress:
-        return count_files(paths, os.cpu_count() or 1, progress.update)
+        return count_files(paths, usable_cpus(), progress.update)
 
 
 def source(path: Path) -> Source:

@@ -16,6 +16,7 @@ from virnucpro_exporter.cluster.nodes import NodeGpus
 from virnucpro_exporter.config import Cluster, Devices
 from virnucpro_exporter.errors import ConfigError, UsageError
 from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.gpu.identity import CUDA_VARIABLE
 from virnucpro_exporter.metrics.collectors import Source
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest, Node
 from virnucpro_exporter.workers.local_pool import LocalPool
@@ -132,5 +133,5 @@ def _connection(wanted: Devices, cluster: Cluster) -> Connect:
     with devices(wanted, slots=count) as (found, _):
         if len(found) < count:
             raise UsageError(f"--dask-local {count}: there are {len(found)} GPUs or slots to use")
-        pins = [device.environment["CUDA_VISIBLE_DEVICES"] for device in found[:count]]
+        pins = [device.environment[CUDA_VARIABLE] for device in found[:count]]
     return lambda: dask_connect.local(pins)

@@ -128,7 +128,7 @@ class Devices(Section):
         Option(
             "Which GPUs: all, ids, UUIDs, MIG slices or CPU slots.",
             "all|0,1|UUID|0:1|cpu:N",
-            unset="all, or one CPU slot per core where there is none",
+            unset="those of CUDA_VISIBLE_DEVICES, else all, else a slot for each usable CPU",
         ),
     ] = None
     gpu_weighted: Annotated[

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from virnucpro_exporter.errors import NoDeviceError, UsageError
 from virnucpro_exporter.gpu.describe import why_no_gpus
 from virnucpro_exporter.snapshot import GpuDevice, GpuSnapshot
+
+# What CUDA is told by, about the GPUs that a process may use.
+CUDA_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 def resolve(spec: str, snapshot: GpuSnapshot) -> list[GpuDevice]:
@@ -41,6 +45,57 @@ def _all(snapshot: GpuSnapshot) -> list[GpuDevice]:
     if not working:
         raise NoDeviceError(why_no_gpus(snapshot))
     return working
+
+
+def hides_all(visible: str) -> bool:
+    """Whether a CUDA_VISIBLE_DEVICES means no GPU: it begins with nothing, -1 or `NoDevFiles`."""
+    first = visible.split(",", maxsplit=1)[0].strip()
+    return first in ("", "NoDevFiles") or first.startswith("-")
+
+
+def visible_gpus(visible: str, devices: Sequence[GpuDevice]) -> list[GpuDevice]:
+    """The GPUs that a CUDA_VISIBLE_DEVICES names, in its order, by the rules of CUDA.
+
+    The list ends before its first entry that is no GPU, and is empty when it names one twice.
+    Entries are either indices (those of nvidia-smi), or uuids of GPUs and MIG slices, which may be
+    shortened as long as only one begins so. A GPU that is cut into MIG slices stands for these.
+
+    Args:
+        visible: The variable.
+        devices: All GPUs that are seen.
+    """
+    chosen: list[GpuDevice] = []
+    by_index: bool | None = None
+    for word in visible.split(","):
+        is_index = word.strip()[:1].isdigit()
+        device = _named_by_cuda(word.strip(), devices)
+        if device is None or by_index not in (None, is_index):
+            break
+        by_index = is_index
+        if device in chosen:
+            return []
+        chosen.append(device)
+    return [part for device in chosen for part in _slices(device, devices) or (device,)]
+
+
+def _named_by_cuda(word: str, devices: Sequence[GpuDevice]) -> GpuDevice | None:
+    if word[:1].isdigit():
+        number = re.match(r"\d+(:\d+)?", word, re.ASCII)
+        found = [d for d in devices if number is not None and d.gpu == number[0]]
+    elif word.startswith(("GPU-", "MIG-")):
+        found = [d for d in devices if d.uuid.lower().startswith(word.lower())]
+        if not found and word.startswith("MIG-GPU-"):
+            # The name that drivers before 470 gave to a slice: its GPU, and two numbers that newer
+            # ones do not tell.
+            parents = [d for d in devices if d.uuid and word[4:].startswith(d.uuid)]
+            found = [part for parent in parents for part in _slices(parent, devices)]
+    else:
+        found = []
+    return found[0] if len(found) == 1 else None
+
+
+def _slices(device: GpuDevice, devices: Sequence[GpuDevice]) -> list[GpuDevice]:
+    return [other for other in devices if other.gpu.startswith(f"{device.gpu}:")]
 
 
 def _one(word: str, snapshot: GpuSnapshot) -> GpuDevice:

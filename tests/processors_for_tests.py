@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -20,6 +21,11 @@ class Scripted:
     def __init__(self, spec: dict[str, Any]) -> None:
         self.spec = spec
         self.gpu = ""
+        if spec.get("cancel"):
+            self.cancel = self._do_not_cancel
+
+    def _do_not_cancel(self, folder: Path | None) -> None:
+        """Take notice, and go on."""
 
     def output_names(self, file: Path) -> Sequence[str]:
         """One output, unless the spec wants none."""
@@ -32,6 +38,12 @@ class Scripted:
             raise ValueError("no model\nhere")
         if self.spec.get("setup") == "exit":
             os._exit(4)
+        if self.spec.get("setup") == "sigkill":
+            with Path(self.spec["mark"]).open("a") as mark:
+                mark.write("x")
+                mark.flush()
+                if mark.tell() <= self.spec["times"]:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
     def close(self) -> None:
         """Leave a mark, or hang, where the spec says so."""
@@ -62,11 +74,34 @@ class Scripted:
             time.sleep(1000)
         if what in {"compute", "grow", "sleep"}:
             _say_nothing(what, output)
-        if what == "print":
-            print("to standard output")  # noqa: T201 - that is what is tested
+        self._act(what)
         if self.spec.get("outputs"):
             output.write_text(os.environ.get("PINNED", "") + self.gpu)
         return Processed(1, len(file.name))
+
+    def _act(self, what: str) -> None:
+        """What a file may do without dying of it."""
+        if what == "read":
+            Path(self.spec["file"]).read_bytes()
+        if what == "leave":
+            subprocess.run(["sh", "-c", "setsid sleep 1000 &"], check=True)  # noqa: S607 - likewise
+        if what == "signals":
+            expect_signals_to_be_ignored()
+        if what == "print":
+            print("to standard output")  # noqa: T201 - that is what is tested
+
+
+def expect_signals_to_be_ignored() -> None:
+    """What is sent to the whole job is for the program; what is started dies of it as usual."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(os.getpid(), number)
+        program = subprocess.run(["sh", "-c", f"kill -{number} $$; echo on"], check=False)  # noqa: S607 - likewise
+        assert program.returncode == -number
+    forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+    forked.start()
+    forked.terminate()
+    forked.join()
+    assert forked.exitcode == -signal.SIGTERM
 
 
 def _say_nothing(what: str, output: Path) -> None:

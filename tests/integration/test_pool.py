@@ -7,87 +7,24 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.pool_driver import DEADLINE, FACTORY, Driver, until
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,
     AttemptStarted,
-    Event,
     SignOfLife,
-    StartAttempt,
     WorkerLost,
     WorkerReady,
 )
-from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.workers.local_pool import LocalPool
-from virnucpro_exporter.workers.sentinel import session_members
+from virnucpro_exporter.workers.sentinel import family
 
-FACTORY = "tests.processors_for_tests:scripted"
 BUILD = "virnucpro_exporter.processors:build"
-DEADLINE = 100
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-class Driver:
-    """One worker, and what it told."""
-
-    def __init__(self, folder: Path, spec: dict[str, Any], factory: str = FACTORY) -> None:
-        self.attempts = folder / "attempts"
-        self.attempts.mkdir()
-        self.pool = LocalPool(
-            spec,
-            factory,
-            self.attempts,
-            folder,
-            {"a": {"PINNED": "pin"}},
-            look_seconds=0.1,
-            uses_gpu=lambda gpu: bool(spec.get("uses_gpu")) and gpu == "a",
-        )
-        self.pool.spawn("a")
-
-    def start(self, *names: str, first: int = 1) -> None:
-        """Hand these files to the worker, with attempts numbered from `first`."""
-        files = [StartAttempt("a", i, SequenceFile(name)) for i, name in enumerate(names, first)]
-        self.pool.start("a", files)
-
-    def wait(self, kind: type[Event], number: int = 1) -> list[Any]:
-        """The first events of a kind; others are dropped."""
-        found: list[Any] = []
-        end = time.monotonic() + DEADLINE
-        while len(found) < number:
-            assert time.monotonic() < end, found
-            found += [event for event in self.pool.poll(0.1) if isinstance(event, kind)]
-        return found
-
-    @property
-    def pid(self) -> int:
-        """The worker's process."""
-        return self.pool._workers["a"].process.pid
-
-
-@pytest.fixture
-def drive(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
-    drivers: list[Driver] = []
-
-    def make(spec: dict[str, Any] | None = None, factory: str = FACTORY) -> Driver:
-        drivers.append(Driver(tmp_path, spec or {}, factory))
-        return drivers[-1]
-
-    yield make
-    for driver in drivers:
-        driver.pool.close()
 
 
 def test_a_batch_is_processed_in_order(drive: Callable[..., Driver]) -> None:
@@ -159,11 +96,11 @@ def test_cancel_kills_what_cannot_be_stopped(drive: Callable[..., Driver]) -> No
     driver.start("hang")
     driver.wait(AttemptStarted)
     pid = driver.pid
-    until(lambda: len(list(session_members(pid))) == 2)
+    until(lambda: len(family(pid)) == 2)
     os.kill(pid, signal.SIGSTOP)
     driver.pool.cancel("a", 1)
     assert driver.wait(WorkerLost) == [WorkerLost("a", "cancelled", blame=False)]
-    assert not list(session_members(pid))
+    assert not family(pid)
 
 
 def test_cancel_kills_the_whole_command(drive: Callable[..., Driver]) -> None:
@@ -173,10 +110,10 @@ def test_cancel_kills_the_whole_command(drive: Callable[..., Driver]) -> None:
     driver.wait(WorkerReady)
     pid = driver.pid
     driver.start("file")
-    until(lambda: len(list(session_members(pid))) >= 4)
+    until(lambda: len(family(pid)) >= 4)
     driver.pool.cancel("a", 1)
     assert driver.wait(AttemptFailed) == [AttemptFailed("a", 1, "cancelled")]
-    until(lambda: list(session_members(pid)) == [pid])
+    until(lambda: family(pid) == {pid})
 
 
 BUSY = ["sh", "-c", "setsid sh -c 'while :; do :; done' & wait", "{input}"]
@@ -243,7 +180,7 @@ def test_a_processor_that_does_not_close_is_killed(drive: Callable[..., Driver])
     pid = driver.pid
     driver.pool.close_idle(0.1)
     driver.pool.kill("a")
-    assert not list(session_members(pid))
+    assert not family(pid)
 
 
 PARENT = """
@@ -274,7 +211,7 @@ def test_a_killed_parent_leaves_no_process(tmp_path: Path) -> None:
     ) as parent:
         assert parent.stdout is not None
         pids = json.loads(parent.stdout.readline())
-        until(lambda: all(len(list(session_members(pid))) >= 4 for pid in pids))
+        until(lambda: all(len(family(pid)) >= 4 for pid in pids))
         os.kill(pids[0], signal.SIGSTOP)
         parent.kill()
-    until(lambda: not any(list(session_members(pid)) for pid in pids))
+    until(lambda: not any(family(pid) for pid in pids))

@@ -30,6 +30,7 @@ from virnucpro_exporter.scheduling.assignment import assign_files_weighted
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import RunSnapshot, RunState
 from virnucpro_exporter.web.discovery import NodeDiscovery
+from virnucpro_exporter.workers import orphans
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,11 @@ def keep_pace() -> None:
     """Let neither another thread nor the garbage collector of this process delay decisions."""
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.set_threshold(COLLECT_AFTER)
+
+
+def own_process() -> None:
+    """This process belongs to the run alone: it adopts what dead workers leave, and ends it."""
+    orphans.adopt()
 
 
 def plan(config: RunConfig) -> str:

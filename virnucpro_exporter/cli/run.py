@@ -61,4 +61,5 @@ def run(
     if dry_run:
         click.echo(app.plan(config))
         return 0
+    app.own_process()
     return app.run(config, print_end).exit_code

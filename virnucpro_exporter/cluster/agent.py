@@ -27,7 +27,7 @@ from distributed import Worker, get_worker
 from virnucpro_exporter import __version__
 from virnucpro_exporter.cluster.mailbox import Mailbox, Told
 from virnucpro_exporter.errors import VirnucproError
-from virnucpro_exporter.scheduling.events import WorkerLost
+from virnucpro_exporter.scheduling.events import Event, WorkerLost
 from virnucpro_exporter.snapshot import GpuSnapshot
 from virnucpro_exporter.workers.local_pool import LocalPool
 
@@ -159,6 +159,7 @@ class Agent:
         self._is_idle_closed = asyncio.Event()
         self._heard_at = self._answered_at = time.monotonic()
         self._is_asked = False
+        self._gpu = ""
         self._generation = 0
         self._pool: LocalPool | None = None
         self._is_over = False
@@ -189,6 +190,7 @@ class Agent:
             {gpu: {"CUDA_VISIBLE_DEVICES": pin}},
             folder,
         )
+        self._gpu = gpu
         self._heard_at = time.monotonic()
         self._pool = pool
         self._thread = threading.Thread(
@@ -272,13 +274,22 @@ class Agent:
             while not self._is_over and time.monotonic() - self._heard_at < self._job.lease:
                 while not self._commands.empty():
                     self._obey(pool, self._commands.get())
-                events = pool.poll(self._answer_seconds)
-                if told := [(self._generation, event) for event in events]:
+                if told := [(self._generation, event) for event in self._poll(pool)]:
                     self._publish(told)
         finally:
             self._is_over = True
             self._node.close()
             pool.close()
+
+    def _poll(self, pool: LocalPool) -> list[Event]:
+        begin = time.monotonic()
+        try:
+            events = pool.poll(self._answer_seconds)
+        except VirnucproError as error:  # no process can be started here again
+            events = [WorkerLost(self._gpu, str(error), restart=False, blame=False)]
+        # While the node was paused, no call could come.
+        self._heard_at += max(0.0, time.monotonic() - begin - self._answer_seconds)
+        return events
 
     def _obey(self, pool: LocalPool, command: Command) -> None:
         if command.name == "close_idle":

@@ -18,6 +18,7 @@ from typing import IO
 from virnucpro_exporter.errors import ProcessorError, VirnucproError
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.progress_file import ProgressFile
+from virnucpro_exporter.workers import orphans
 
 PLACEHOLDER = re.compile(r"\{(input|output|gpu|progress)\}")
 PROGRESS_VARIABLE = "VIRNUCPRO_PROGRESS"
@@ -145,6 +146,8 @@ class CommandProcessor:
                 _kill_group(child.pid)
                 self._child = None
             status = child.wait()
+            if orphans.adopts():  # in a worker: what has left the group (`setsid`) came here
+                orphans.clear_all()
             reader.join(PIPE_SECONDS)
         return status, bytes(tail)
 

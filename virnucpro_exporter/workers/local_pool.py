@@ -3,12 +3,17 @@
 Each worker leads a session of its own, so that whatever its processor starts can be found and
 killed. Its death is seen by a descriptor of the process, not by the end of its channel, which a
 forked child might hold open. All methods but `wake` belong to one thread.
+
+Nothing is waited for without a limit. A process that hangs in the kernel (state D: a driver, a dead
+file server) does not die when it is killed: its worker gets no other process until it does, and is
+given up after a while.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import mmap
 import os
 import selectors
@@ -22,13 +27,37 @@ from pathlib import Path
 from typing import IO, Any
 
 from virnucpro_exporter.errors import OutputError
-from virnucpro_exporter.scheduling.events import Event, StartAttempt, WorkerLoading, WorkerLost
-from virnucpro_exporter.workers import sentinel, wire
-from virnucpro_exporter.workers.process import Child
+from virnucpro_exporter.scheduling.events import (
+    Event,
+    StartAttempt,
+    WorkerJoined,
+    WorkerLoading,
+    WorkerLost,
+)
+from virnucpro_exporter.workers import boot, orphans, sentinel, wire
+from virnucpro_exporter.workers.guard import Guard
+from virnucpro_exporter.workers.process import CANCEL_SECONDS, Child, launch
+from virnucpro_exporter.workers.starts import NEVER, Starts
 from virnucpro_exporter.workers.vitals import Silent, Vitals
 
-# A worker whose channel is closed is on its way out; one that is still there then is killed.
-LEAVE_SECONDS = 1.0
+log = logging.getLogger(__name__)
+
+# So long does `close` wait for all that was killed to die.
+CLOSE_SECONDS = 10.0
+
+# How often the sentinel and adopted orphans are looked after, in seconds.
+_LOOK_SECONDS = 1.0
+
+# A `poll` that returns so much later than it should, in seconds, was held up: the machine or the
+# program was paused, and the workers with it.
+_LATE_SECONDS = 0.5
+
+# What starting a process takes: its channel, log and slot, two ends of a pipe, and a margin.
+# Killing one takes fewer. They are held, so that both can be done when all others are used up.
+_RESERVED_DESCRIPTORS = 10
+
+# So many packets of one worker are read in one round at most.
+_PACKETS = 256
 
 
 class LocalPool:
@@ -63,21 +92,21 @@ class LocalPool:
         self._logs = logs
         self._devices = devices
         self._workers: dict[str, Child] = {}
+        self._dying: dict[str, Child] = {}  # killed, and not yet dead
+        self._watched: set[Child] = set()  # those that have to do something within a limit
+        self._starts = Starts()
         self._slots: dict[str, tuple[int, mmap.mmap]] = {}
         self._events: list[Event] = []
+        self._is_draining = self._is_closed = False
+        self._next_look = 0.0
+        self._adopts = orphans.adopts()
+        self._reserve = _Reserve()
         self._selector = selectors.DefaultSelector()
         self._wake_reader, self._wake_writer = os.pipe()
         for descriptor in (self._wake_reader, self._wake_writer):
             os.set_blocking(descriptor, False)
         self._selector.register(self._wake_reader, selectors.EVENT_READ)
-        self._sentinel = subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, "-I", "-S", sentinel.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            bufsize=0,
-        )
+        self._guard = Guard()
 
         self._look_seconds = look_seconds
         self._vitals = Vitals(self._silent, attempts, look_seconds, self.wake, uses_gpu)
@@ -87,48 +116,20 @@ class LocalPool:
         """The file that takes what a worker prints."""
         return self._logs / f"worker-{gpu.replace('/', '_')}.log"
 
-    def _open_log(self, gpu: str) -> IO[bytes]:
-        path = self.log_path(gpu)
-        try:
-            return path.open("ab")
-        except OSError as error:
-            raise OutputError(f"{str(path)!r}: {error.strerror}") from error
+    # -- what the run asks for --
 
     def spawn(self, gpu: str) -> None:
         """Start the process of a worker that has none; `WorkerReady` or `WorkerLost` follows.
 
+        It starts later where the last one is not dead yet or the system cannot start one now. A
+        worker whose last process could not be killed is lost, and joins again when that has died.
+
         Raises:
-            OutputError: The worker's log cannot be written.
+            OutputError: The output folder has vanished.
         """
-        descriptor, slot = self._slot(gpu)
-        slot[:8] = bytes(8)
-        channel, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        channel.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        config = {
-            "gpu": gpu,
-            "factory": self._factory,
-            "spec": self._spec,
-            "attempts": str(self._attempts),
-            "channel": remote.fileno(),
-            "slot": descriptor,
-            "path": sys.path,
-        }
-        with remote, self._open_log(gpu) as log:
-            process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "virnucpro_exporter.workers.main", json.dumps(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
-                env={**os.environ, **self._devices.get(gpu, {})},
-                pass_fds=(remote.fileno(), descriptor),
-                start_new_session=True,
-            )
-        self._tell_sentinel("+", process.pid)
-        worker = self._workers[gpu] = Child(gpu, process, channel)
-        self._selector.register(channel, selectors.EVENT_READ, worker)
-        self._selector.register(worker.death, selectors.EVENT_READ, worker)
-        self._events.append(WorkerLoading(gpu))
+        if not self._is_draining:
+            self._starts.want(gpu, time.monotonic())
+            self._start_due()
 
     def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
         """Hand files to a worker, to be processed in this order.
@@ -138,6 +139,7 @@ class LocalPool:
         messages = ((wire.START, a.attempt, os.fsencode(a.file.path)) for a in actions)
         if worker := self._workers.get(gpu):
             worker.heard_at = time.monotonic()
+            worker.held.update(action.attempt for action in actions)
             for part in wire.split(messages):
                 self._send(worker, wire.encode(part))
 
@@ -147,50 +149,65 @@ class LocalPool:
         if worker is None:
             return
         if worker.cancellable:
+            if attempt in worker.held:
+                worker.cancels[attempt] = time.monotonic()
+                self._watched.add(worker)
             self._send(worker, wire.encode([(wire.CANCEL, attempt)]))
         else:
-            self.kill(gpu)
-            self._events.append(WorkerLost(gpu, "cancelled", restart=True, blame=False))
+            self._give_up(worker, "cancelled")
             self.wake()
 
     def kill(self, gpu: str) -> None:
-        """Kill a worker and all it started; `WorkerLost` does not follow."""
+        """Kill a worker and all it started; nothing it said is heard any more."""
+        self._starts.forget(gpu)
         if worker := self._workers.get(gpu):
             self._bury(worker)
+        self._events = [event for event in self._events if getattr(event, "gpu", None) != gpu]
 
     def poll(self, timeout: float | None) -> list[Event]:
         """What happened, in the order in which each worker told it.
 
         Args:
             timeout: Seconds to wait for something to happen; None waits until something does.
+
+        Raises:
+            OutputError: The output folder has vanished before a process was started again.
         """
-        if closed := [w for w in self._workers.values() if w.closed_at is not None]:
-            timeout = min(LEAVE_SECONDS, LEAVE_SECONDS if timeout is None else timeout)
-        for key, mask in self._selector.select(timeout):
+        begin = time.monotonic()
+        wait = 0.0 if self._events else self._until_due(begin, timeout)
+        ready = self._selector.select(wait)
+        if wait is not None and (late := time.monotonic() - begin - wait) > _LATE_SECONDS:
+            self._excuse(late)
+        for key, mask in ready:
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):  # another wake-up has emptied it
                     os.read(self._wake_reader, 4096)
-            elif (worker := self._workers.get(key.data.gpu)) and worker is key.data:
-                # Any other was killed within this round.
+                continue
+            worker: Child = key.data
+            if self._workers.get(worker.gpu) is worker:
                 self._serve(worker, key.fd, mask)
-        for worker in closed:
-            self._expel(worker)
+            elif self._dying.get(worker.gpu) is worker:
+                self._reap(worker)
+            # Any other was killed, and has died, within this round.
+        self._look_after(time.monotonic())
         events, self._events = [*self._events, *self._vitals.take()], []
         return events
 
     def wake(self) -> None:
-        """End a `poll` early; may be called from any thread and signal handler."""
+        """End a `poll` early; may be called from any thread."""
         with contextlib.suppress(BlockingIOError):  # it is full of wake-ups already
             os.write(self._wake_writer, b"\0")
 
     def drain(self) -> None:
-        """Nobody is waited for."""
+        """No process is started any more."""
+        self._is_draining = True
+        self._starts.forget_all()
 
     def close_idle(self, seconds: float) -> None:
         """Let the workers that process nothing close their processors and leave.
 
         Args:
-            seconds: Whoever takes longer is killed by `close`.
+            seconds: Those that take longer are killed by `close`.
         """
         leaving = {w.death: w for w in self._workers.values() if w.ready and not self._running(w)}
         with selectors.DefaultSelector() as deaths:
@@ -205,27 +222,112 @@ class LocalPool:
                     self._bury(leaving.pop(key.fd))
 
     def close(self) -> None:
-        """Kill every worker, and let the sentinel go."""
+        """Kill every worker, and let the sentinel go; those that cannot be killed are left."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._vitals.stop()
+        self.drain()
         for worker in list(self._workers.values()):
             self._bury(worker)
-        with contextlib.suppress(BrokenPipeError):  # someone killed the sentinel
-            self._sentinel.communicate()
+        self._await_deaths()
+        self._guard.close()
         self._selector.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
+        self._reserve.release()
         for descriptor, slot in self._slots.values():
             slot.close()
             os.close(descriptor)
         self._slots.clear()
 
+    # -- starting processes --
+
+    def _start_due(self) -> None:
+        while gpu := self._starts.due(time.monotonic()):
+            if gpu in self._dying:
+                if self._dying[gpu].is_unkillable:
+                    self._lose_slot(self._dying[gpu])
+                else:
+                    self._starts.want(gpu, NEVER)  # until `_reap`
+                continue
+            try:
+                with self._reserve:
+                    self._launch(gpu)
+            except OSError as error:
+                self._refuse(gpu, error)
+
+    def _refuse(self, gpu: str, error: OSError) -> None:
+        reason = f"its process cannot be started: {error.strerror or error}"
+        pause = self._starts.refused(gpu, time.monotonic())
+        if pause is None:
+            self._events.append(WorkerLost(gpu, reason, restart=False, blame=False))
+        else:
+            log.warning("GPU %s: %s; it is tried again in %g s", gpu, reason, pause)
+
+    def _launch(self, gpu: str) -> None:
+        """Start a process.
+
+        Raises:
+            OSError: The system could not.
+            OutputError: The output folder has vanished.
+        """
+        descriptor, slot = self._slot(gpu)
+        slot[:8] = bytes(8)
+        with contextlib.ExitStack() as on_error:
+            channel, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            on_error.callback(channel.close)
+            channel.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            config = {
+                "gpu": gpu,
+                "factory": self._factory,
+                "spec": self._spec,
+                "attempts": str(self._attempts),
+                "channel": remote.fileno(),
+                "slot": descriptor,
+                "path": sys.path,
+            }
+            with remote, self._open_log(gpu) as output:
+                process = launch(
+                    [sys.executable, boot.__file__, json.dumps(config)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    cwd=self._folder,
+                    env={**os.environ, **self._devices.get(gpu, {})},
+                    pass_fds=(remote.fileno(), descriptor),
+                )
+            on_error.callback(process.wait)
+            on_error.callback(process.kill)
+            worker = Child(gpu, process, channel)
+            on_error.pop_all()
+        self._guard.add(process.pid)
+        self._starts.started(gpu)
+        self._events.append(WorkerLoading(gpu))
+        self._workers[gpu] = worker
+        self._selector.register(channel, selectors.EVENT_READ, worker)
+        self._selector.register(worker.death, selectors.EVENT_READ, worker)
+
+    def _open_log(self, gpu: str) -> IO[bytes]:
+        try:
+            self._logs.mkdir(exist_ok=True)
+        except FileNotFoundError as error:
+            raise OutputError(f"{str(self._logs.parent)!r} has vanished") from error
+        return self.log_path(gpu).open("ab")
+
     def _slot(self, gpu: str) -> tuple[int, mmap.mmap]:
         """The shared memory in which a worker keeps the number of its attempt, plus one."""
         if gpu not in self._slots:
             descriptor = os.memfd_create("attempt")
-            os.ftruncate(descriptor, mmap.PAGESIZE)
-            self._slots[gpu] = descriptor, mmap.mmap(descriptor, mmap.PAGESIZE)
+            try:
+                os.ftruncate(descriptor, mmap.PAGESIZE)
+                self._slots[gpu] = descriptor, mmap.mmap(descriptor, mmap.PAGESIZE)
+            except OSError:
+                os.close(descriptor)
+                raise
         return self._slots[gpu]
+
+    # -- talking to them --
 
     def _running(self, worker: Child) -> int | None:
         """The attempt that a worker processes, or None."""
@@ -238,12 +340,6 @@ class LocalPool:
         for worker in list(self._workers.values()):
             if worker.heard_at <= since and (attempt := self._running(worker)) is not None:
                 yield Silent(worker.gpu, worker.process.pid, attempt)
-
-    def _tell_sentinel(self, sign: str, pid: int) -> None:
-        stdin = self._sentinel.stdin
-        with contextlib.suppress(BrokenPipeError):  # someone killed it; workers still leave at EOF
-            if stdin is not None:
-                stdin.write(f"{sign}{pid}\n".encode())
 
     def _send(self, worker: Child, packet: bytes) -> None:
         worker.outgoing.append(packet)
@@ -273,7 +369,9 @@ class LocalPool:
         if mask & selectors.EVENT_WRITE:
             self._flush(worker)
         if mask & selectors.EVENT_READ:
-            self._receive(worker)
+            for _ in range(_PACKETS):
+                if not self._receive(worker):
+                    break
 
     def _receive(self, worker: Child) -> bool:
         """Take one packet; False when there is none."""
@@ -285,36 +383,170 @@ class LocalPool:
             return True
         if not packet:  # closed: it is dying, or its processor closed what is not its own
             worker.closed_at = time.monotonic()
+            self._watched.add(worker)
             if worker.channel in self._selector.get_map():
                 self._selector.unregister(worker.channel)
             return False
         worker.heard_at = time.monotonic()
+        was_ready = worker.ready
         heard = map(worker.hear, wire.decode(packet))
         self._events += [event for event in heard if event is not None]
+        if worker.ready and not was_ready:
+            self._starts.loaded(worker.gpu)
         return True
 
-    def _expel(self, worker: Child) -> None:
-        """Kill a worker that lives on without a channel, once it had the time to leave."""
-        since = worker.closed_at
-        if since is not None and time.monotonic() - since >= LEAVE_SECONDS:
+    # -- what has a limit --
+
+    def _until_due(self, now: float, timeout: float | None) -> float | None:
+        """Seconds until something has to be looked after, `timeout` at most, or None."""
+        due = min((worker.deadline() for worker in self._watched), default=NEVER)
+        due = min(due, self._starts.next_due())
+        if due == NEVER:
+            return timeout
+        left = max(0.0, due - now)
+        return left if timeout is None else min(left, timeout)
+
+    def _excuse(self, seconds: float) -> None:
+        """Move all limits: so long was the program paused, and its workers with it."""
+        for worker in self._watched:
+            worker.excuse(seconds)
+
+    def _look_after(self, now: float) -> None:
+        """Act on the limits that have passed."""
+        for worker in list(self._watched):
+            if now >= worker.deadline():
+                self._enforce(worker, now)
+            elif worker.deadline() == NEVER:
+                self._watched.discard(worker)
+        self._start_due()
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_SECONDS
+            self._guard.look()
+            self._clear_orphans()
+
+    def _enforce(self, worker: Child, now: float) -> None:
+        if worker.killed_at is not None:
+            self._declare_unkillable(worker)
+        elif worker.closed_at is not None:  # it lives on without a channel
             worker.is_expelled = True
             worker.process.kill()
+        elif self._running(worker) in worker.cancels:
+            self._give_up(worker, f"no answer to a cancellation for {CANCEL_SECONDS:g} s")
+        else:  # what was cancelled waits for the file before it
+            worker.cancels = dict.fromkeys(worker.cancels, now)
+
+    def _declare_unkillable(self, worker: Child) -> None:
+        worker.is_unkillable = True
+        log.error(
+            "GPU %s: process %d cannot be killed: it hangs in the kernel (a driver, a disk or a"
+            " file server that does not answer); the run goes on without it",
+            *(worker.gpu, worker.process.pid),
+        )
+        if self._starts.is_wanted(worker.gpu):
+            self._lose_slot(worker)
+
+    def _lose_slot(self, worker: Child) -> None:
+        """The worker's last process cannot be killed, so that it gets no other."""
+        self._starts.forget(worker.gpu)
+        worker.is_missed = True
+        reason = f"its process {worker.process.pid} cannot be killed"
+        self._events.append(WorkerLost(worker.gpu, reason, restart=False, blame=False))
+
+    def _clear_orphans(self) -> None:
+        if self._adopts:
+            known = [*self._workers.values(), *self._dying.values()]
+            own = {worker.process.pid for worker in known} | {self._guard.pid or 0}
+            orphans.clear(own)
+
+    # -- deaths --
+
+    def _give_up(self, worker: Child, reason: str) -> None:
+        """Kill a worker of which an attempt is to be stopped; no file is to blame."""
+        self._bury(worker)
+        self._events.append(WorkerLost(worker.gpu, reason, restart=True, blame=False))
 
     def _lose(self, worker: Child) -> None:
         """Tell how a worker died, once all it said has been heard."""
-        running = self._running(worker)
+        gpu, running = worker.gpu, self._running(worker)
         self._bury(worker)
+        if worker.was_killed_loading and not self._is_draining:
+            pause = self._starts.killed_while_loading(gpu, time.monotonic())
+            if pause is not None:
+                log.warning(
+                    "GPU %s: the worker %s while it loaded; it is started again in %g s, and only"
+                    " one worker loads at a time",
+                    *(gpu, worker.how_it_ended(), pause),
+                )
+                return
+        self._starts.forget(gpu)
         self._events.append(worker.loss(running))
 
     def _bury(self, worker: Child) -> None:
-        """Kill a worker's whole session, reap it and forget it."""
-        pid = worker.process.pid
-        sentinel.kill_session(pid)  # before it is reaped: the number cannot have a new owner
-        worker.process.wait()
-        self._tell_sentinel("-", pid)
-        for registered in (worker.channel, worker.death):
-            if registered in self._selector.get_map():
-                self._selector.unregister(registered)
+        """Kill a worker's whole family and forget it, reaped now or when it dies."""
+        with self._reserve:
+            sentinel.kill_family(worker.process.pid)  # the number cannot have a new owner yet
+        worker.killed_at = time.monotonic()
+        if worker.channel in self._selector.get_map():
+            self._selector.unregister(worker.channel)
         worker.channel.close()
-        os.close(worker.death)
         del self._workers[worker.gpu]
+        self._dying[worker.gpu] = worker
+        self._watched.add(worker)
+        self._reap(worker)
+
+    def _reap(self, worker: Child) -> None:
+        """Take notice of the death of a worker that was killed, if it has died."""
+        if worker.process.poll() is None:
+            return
+        del self._dying[worker.gpu]
+        self._watched.discard(worker)
+        self._guard.remove(worker.process.pid)
+        if worker.death in self._selector.get_map():
+            self._selector.unregister(worker.death)
+        os.close(worker.death)
+        self._clear_orphans()
+        if worker.is_missed and not self._is_draining:
+            log.info("GPU %s: process %d has died at last", worker.gpu, worker.process.pid)
+            self._events.append(WorkerJoined(worker.gpu))
+        elif self._starts.is_wanted(worker.gpu):
+            self._starts.want(worker.gpu, time.monotonic())
+
+    def _await_deaths(self) -> None:
+        end = time.monotonic() + CLOSE_SECONDS
+        while (left := end - time.monotonic()) > 0 and any(
+            not worker.is_unkillable for worker in self._dying.values()
+        ):
+            for key, _ in self._selector.select(left):
+                worker: Child | None = key.data
+                if worker is None:
+                    os.read(self._wake_reader, 4096)
+                elif self._dying.get(worker.gpu) is worker:
+                    self._reap(worker)
+        for worker in self._dying.values():
+            if not worker.is_unkillable:
+                self._declare_unkillable(worker)
+            os.close(worker.death)
+
+
+class _Reserve:
+    """Descriptors that are set free while a process is started."""
+
+    def __init__(self) -> None:
+        self._descriptors: list[int] = []
+        self._refill()
+
+    def __enter__(self) -> None:
+        self.release()
+
+    def __exit__(self, *_: object) -> None:
+        self._refill()
+
+    def release(self) -> None:
+        """Set them free."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def _refill(self) -> None:
+        with contextlib.suppress(OSError):  # they are used up; it is tried again next time
+            while len(self._descriptors) < _RESERVED_DESCRIPTORS:
+                self._descriptors.append(os.open(os.devnull, os.O_RDONLY))

@@ -14,6 +14,7 @@ import mmap
 import operator
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -24,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro_exporter.errors import SequenceFileError, VirnucproError
-from virnucpro_exporter.workers import wire
+from virnucpro_exporter.workers import orphans, sentinel, wire
+from virnucpro_exporter.workers.process import JOB_SIGNALS
 
 FLUSH_SECONDS = 0.02
 PROGRESS_SECONDS = 0.1
@@ -281,12 +283,43 @@ def _builder(factory: str, spec: dict[str, Any]) -> Callable[[], Any]:
     return build
 
 
+def _leave_signals_to_the_program() -> None:
+    """Go on with the file when a signal is sent to the whole job (`Ctrl-C`, systemd, SLURM).
+
+    A handler that does nothing, and not `SIG_IGN`, so that programs that are started get the
+    default back. Forked processes get it here, and see no signal before they have it: or
+    `Process.terminate()` would wait for ever.
+    """
+    handlers = {number: signal.getsignal(number) for number in JOB_SIGNALS}
+    of_thread = threading.local()
+
+    def block() -> None:
+        of_thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, of_thread.mask)
+
+    def give_back() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        unblock()
+
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:  # by nohup
+            signal.signal(number, lambda *_: None)
+            signal.siginterrupt(number, False)  # noqa: FBT003 - the standard library's signature
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=give_back)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, JOB_SIGNALS)
+
+
 def main() -> None:
     """Run a worker as its one argument, in JSON, says."""
+    _leave_signals_to_the_program()
+    orphans.adopt()
     faulthandler.enable()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text file, always
     config = json.loads(sys.argv[1])
-    sys.path += [entry for entry in config["path"] if entry not in sys.path]
+    sys.path += [entry for entry in (*config["path"], "") if entry not in sys.path]
     for descriptor in (config["channel"], config["slot"]):
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - the standard library's signature
     with (
@@ -297,9 +330,6 @@ def main() -> None:
         if worker.set_up(_builder(config["factory"], config["spec"]), config["gpu"]):
             worker.serve()
         sys.stdout.flush()
+        sentinel.kill_descendants()
         # Threads and exit handlers of the user's libraries must not hold up the end.
         os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

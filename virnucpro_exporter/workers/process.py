@@ -8,6 +8,8 @@ import socket
 import subprocess
 import time
 from collections import deque
+from collections.abc import Sequence
+from typing import Any
 
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
@@ -19,6 +21,34 @@ from virnucpro_exporter.scheduling.events import (
     WorkerReady,
 )
 from virnucpro_exporter.workers import wire
+from virnucpro_exporter.workers.starts import NEVER
+
+# A worker whose channel is closed is on its way out; one that is still there then is killed.
+LEAVE_SECONDS = 1.0
+
+# A worker that has not answered to a cancellation for so long is killed.
+CANCEL_SECONDS = 10.0
+
+# A worker that is killed and does not die for so long is given up.
+DIE_SECONDS = 10.0
+
+# What a job scheduler or a terminal may send to all processes of a job: the program alone answers.
+JOB_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def launch(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a program of our own, which leads a session and begins with the job's signals blocked.
+
+    So no such signal kills it before it has said what it makes of them.
+
+    Raises:
+        OSError: The system could not start it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
+    try:
+        return subprocess.Popen(argv, start_new_session=True, **options)  # noqa: S603 - our own modules
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Child:
@@ -34,7 +64,12 @@ class Child:
         outgoing: Packets that it has not taken yet.
         ready: Its processor is set up.
         cancellable: Its processor can stop a file by itself.
-        closed_at: When its end of the channel was closed (monotonic clock, s), or None.
+        held: Attempts that it was handed and has not answered for.
+        cancels: When each of those was cancelled that were (pool's clock, s).
+        closed_at: When its end of the channel was closed (pool's clock, s), or None.
+        killed_at: When it was killed (pool's clock, s), or None.
+        is_unkillable: It lived on for long after it was killed.
+        is_missed: The worker was lost for that, and joins again when the process has died.
         is_expelled: It was killed because it lived on without a channel.
         heard_at: When it said something last, or was given a file (monotonic clock, s).
         setup_error: Why its processor could not be set up, or None.
@@ -48,14 +83,38 @@ class Child:
         self.outgoing: deque[bytes] = deque()
         self.ready = False
         self.cancellable = False
+        self.held: set[int] = set()
+        self.cancels: dict[int, float] = {}
         self.closed_at: float | None = None
+        self.killed_at: float | None = None
+        self.is_unkillable = False
+        self.is_missed = False
         self.is_expelled = False
         self.heard_at = time.monotonic()
         self.setup_error: str | None = None
 
+    def deadline(self) -> float:
+        """When it has to have done what it was told to (pool's clock, s)."""
+        if self.killed_at is not None:
+            return NEVER if self.is_unkillable else self.killed_at + DIE_SECONDS
+        if self.closed_at is not None:
+            return NEVER if self.is_expelled else self.closed_at + LEAVE_SECONDS
+        return min(self.cancels.values(), default=NEVER) + CANCEL_SECONDS
+
+    def excuse(self, seconds: float) -> None:
+        """Give it so much longer."""
+        if self.killed_at is not None:
+            self.killed_at += seconds
+        if self.closed_at is not None:
+            self.closed_at += seconds
+        self.cancels = {attempt: at + seconds for attempt, at in self.cancels.items()}
+
     def hear(self, message: wire.Message) -> Event | None:
         """What a message of the worker means; None for one that the pool keeps to itself."""
         tag, *values = message
+        if tag in (wire.COMPLETED, wire.FAILED):
+            self.held.discard(values[0])
+            self.cancels.pop(values[0], None)
         if tag == wire.COMPLETED:
             attempt, sequences, residues, duration, found = values
             outputs = tuple(map(os.fsdecode, found)) if found else ()
@@ -73,17 +132,23 @@ class Child:
         (self.setup_error,) = values
         return None
 
+    @property
+    def was_killed_loading(self) -> bool:
+        """A signal ended it before its processor was set up, and it had not said why."""
+        return not self.ready and self.setup_error is None and self.process.returncode < 0
+
     def loss(self, running: int | None) -> WorkerLost:
         """How it ended, once it was reaped; `running` is the attempt that it processed.
 
-        One that dies before it is ready would do so for ever, and is not worth a restart.
+        One whose processor cannot be set up is not worth a restart.
         """
-        reason = self._how_it_ended()
+        reason = self.how_it_ended()
         if not self.ready:
             reason = f"processor setup failed: {self.setup_error or f'the worker {reason}'}"
         return WorkerLost(self.gpu, reason, restart=self.ready, blame=self.ready, running=running)
 
-    def _how_it_ended(self) -> str:
+    def how_it_ended(self) -> str:
+        """How it ended, in one line without a subject, once it was reaped."""
         if self.is_expelled:
             return "closed its channel to the program, and was killed"
         return describe_end(self.process.returncode)

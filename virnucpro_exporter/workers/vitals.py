@@ -139,7 +139,8 @@ class Vitals:
 
     def _live(self) -> None:
         while not self._is_over.wait(self._every):
-            self.look()
+            with suppress(OSError):  # no descriptor is left for a moment
+                self.look()
 
 
 class _Process(NamedTuple):

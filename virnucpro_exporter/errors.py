@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 
 class VirnucproError(Exception):
@@ -86,3 +86,11 @@ class SchedulingError(VirnucproError):
 
 class JournalError(VirnucproError):
     """The journal of the run cannot be written."""
+
+
+def assert_never(value: NoReturn) -> NoReturn:
+    """Stands where no value can be left: a type checker refuses a `match` that forgets a kind.
+
+    `typing` has it from Python 3.11 on.
+    """
+    raise AssertionError(f"{value!r} was forgotten")

@@ -11,7 +11,7 @@ from virnucpro_exporter.app.devices import expected_speeds
 from virnucpro_exporter.app.run import run
 from virnucpro_exporter.cluster.agent import About, Place
 from virnucpro_exporter.cluster.gpu_watch import observers, pause
-from virnucpro_exporter.cluster.link import Link
+from virnucpro_exporter.cluster.link import Link, RemoteAgent
 from virnucpro_exporter.config import Devices, run_config
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.snapshot import GpuDevice
@@ -64,7 +64,9 @@ def test_a_dask_worker_without_one_gpu_is_not_used(visible: str | None) -> None:
 def test_as_few_are_asked_as_see_all_gpus(views: list[str], asked: list[int]) -> None:
     """One worker of a node, or each where each sees another GPU; a node without any is asked."""
     places = (Place(None, "CPU", "", sees=tuple(view)) for view in views)
-    links = [Link("n/0", About("n", place), "tcp://x:1", None, 60.0) for place in places]
+    links = [
+        Link("n/0", About("n", place), "tcp://x:1", RemoteAgent(None), 60.0) for place in places
+    ]
     assert [links.index(link) for link in observers(links)] == asked
 
 

@@ -25,8 +25,17 @@ from weakref import WeakKeyDictionary
 from distributed import Worker, get_worker
 
 from virnucpro_exporter import __version__
+from virnucpro_exporter.cluster.commands import (
+    Cancel,
+    CloseIdle,
+    Command,
+    Kill,
+    Order,
+    Spawn,
+    Start,
+)
 from virnucpro_exporter.cluster.mailbox import Mailbox, Told
-from virnucpro_exporter.errors import VirnucproError
+from virnucpro_exporter.errors import VirnucproError, assert_never
 from virnucpro_exporter.scheduling.events import Event, WorkerLost
 from virnucpro_exporter.snapshot import GpuSnapshot
 from virnucpro_exporter.workers.local_pool import LocalPool
@@ -117,21 +126,6 @@ class About:
 
     node: str
     place: Place
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What the agent's pool shall do.
-
-    Attributes:
-        name: A method of `LocalPool` that takes the id of the worker first.
-        arguments: All of them.
-        generation: How many processes the worker has had; events carry it.
-    """
-
-    name: str
-    arguments: tuple[Any, ...]
-    generation: int
 
 
 class AgentEndedError(Exception):
@@ -256,7 +250,7 @@ class Agent:
         return time.time(), snapshot
 
     async def idle_closed(self) -> None:
-        """Wait until `close_idle` has been carried out."""
+        """Wait until `CloseIdle` has been carried out."""
         await self._is_idle_closed.wait()
 
     def end(self) -> None:
@@ -292,16 +286,29 @@ class Agent:
         return events
 
     def _obey(self, pool: LocalPool, command: Command) -> None:
-        if command.name == "close_idle":
-            pool.close_idle(*command.arguments)
-            self._loop.call_soon_threadsafe(self._is_idle_closed.set)
-            return
-        self._generation = command.generation
+        if not isinstance(command.order, CloseIdle):
+            self._generation = command.generation
         try:
-            getattr(pool, command.name)(*command.arguments)
+            self._carry_out(pool, command.gpu, command.order)
         except (VirnucproError, OSError) as error:  # no process can be started here
-            lost = WorkerLost(command.arguments[0], str(error), restart=False, blame=False)
+            lost = WorkerLost(command.gpu, str(error), restart=False, blame=False)
             self._publish([(self._generation, lost)])
+
+    def _carry_out(self, pool: LocalPool, gpu: str, order: Order) -> None:
+        match order:
+            case Spawn():
+                pool.spawn(gpu)
+            case Start(actions):
+                pool.start(gpu, actions)
+            case Cancel(attempt):
+                pool.cancel(gpu, attempt)
+            case Kill():
+                pool.kill(gpu)
+            case CloseIdle(seconds):
+                pool.close_idle(seconds)
+                self._loop.call_soon_threadsafe(self._is_idle_closed.set)
+            case _:
+                assert_never(order)
 
     def _publish(self, told: list[Told]) -> None:
         self._loop.call_soon_threadsafe(self._mailbox.put, told)

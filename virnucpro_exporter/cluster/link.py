@@ -4,15 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from virnucpro_exporter.cluster.agent import About, AgentEndedError, Command
+from virnucpro_exporter.cluster.agent import About, Agent, AgentEndedError
+from virnucpro_exporter.cluster.commands import Command
 from virnucpro_exporter.scheduling.events import Event
 from virnucpro_exporter.snapshot import GpuSnapshot
 
 # Takes an event, and of which process of its worker it tells; None: of the worker itself.
 Tell = Callable[[Event, "int | None"], None]
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class RemoteAgent:
+    """An agent elsewhere. Its methods are named as what they are, so that types check each call.
+
+    Args:
+        actor: What Dask gives for it: the names of the methods, each to be awaited.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def ask(
+        self, method: Callable[Concatenate[Agent, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call a method that answers at once, there."""
+        answer: T = await getattr(self._actor, method.__name__)(*args, **kwargs)
+        return answer
+
+    async def wait(
+        self,
+        method: Callable[Concatenate[Agent, P], Coroutine[Any, Any, T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Call a method that takes its time, there."""
+        answer: T = await getattr(self._actor, method.__name__)(*args, **kwargs)
+        return answer
 
 
 class Link:
@@ -22,11 +55,13 @@ class Link:
         gpu: The id of the worker.
         about: What its agent has told.
         address: Of the Dask worker.
-        agent: The actor: the methods of `Agent`, each to be awaited.
+        agent: The agent there.
         silence: Seconds without an answer after which it counts as lost.
     """
 
-    def __init__(self, gpu: str, about: About, address: str, agent: Any, silence: float) -> None:
+    def __init__(
+        self, gpu: str, about: About, address: str, agent: RemoteAgent, silence: float
+    ) -> None:
         self.gpu = gpu
         self.node = about.node
         self.name = about.place.name
@@ -63,12 +98,11 @@ class Link:
 
     async def gpus(self) -> tuple[float, GpuSnapshot]:
         """The present time of the node's clock, in Unix seconds, and the GPUs seen there."""
-        answer: tuple[float, GpuSnapshot] = await self._in_time(self._agent.gpus())
-        return answer
+        return await self._in_time(self._agent.wait(Agent.gpus))
 
     async def idle_closed(self) -> None:
-        """Wait until `close_idle` has been carried out."""
-        await self._agent.idle_closed()
+        """Wait until `CloseIdle` has been carried out."""
+        await self._agent.wait(Agent.idle_closed)
 
     def cut(self) -> list[asyncio.Task[None]]:
         """Talk no more.
@@ -83,7 +117,7 @@ class Link:
     async def end(self) -> None:
         """End the agent and its process."""
         with contextlib.suppress(OSError):  # it is gone
-            await self._agent.end()
+            await self._agent.ask(Agent.end)
 
     async def _speak(self, _tell: Tell) -> None:
         """Send the commands, those that have gathered together, one message at a time."""
@@ -91,14 +125,14 @@ class Link:
             await self._has_outgoing.wait()
             self._has_outgoing.clear()
             commands, self._outgoing = self._outgoing, []
-            await self._in_time(self._agent.tell(commands))
+            await self._in_time(self._agent.wait(Agent.tell, commands))
 
     async def _listen(self, tell: Tell) -> None:
         while True:
-            for generation, event in await self._in_time(self._agent.listen()):
+            for generation, event in await self._in_time(self._agent.wait(Agent.listen)):
                 tell(event, generation)
 
-    async def _in_time(self, answer: Any) -> Any:
+    async def _in_time(self, answer: Coroutine[Any, Any, T]) -> T:
         return await asyncio.wait_for(answer, self._silence)
 
 

@@ -15,9 +15,10 @@ from distributed.comm import get_address_host
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.cluster import agent as dask_agent
-from virnucpro_exporter.cluster.agent import NODE_VARIABLE, About, Agent, Command, Job
+from virnucpro_exporter.cluster.agent import NODE_VARIABLE, About, Agent, Job
+from virnucpro_exporter.cluster.commands import CloseIdle, Command
 from virnucpro_exporter.cluster.gpu_watch import Gpus, GpuWatch
-from virnucpro_exporter.cluster.link import Link
+from virnucpro_exporter.cluster.link import Link, RemoteAgent
 from virnucpro_exporter.scheduling.events import WorkerJoined, WorkerLost
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class Members:
         """Let the workers that process nothing close their processors and leave."""
         links = list(self._links.values())
         for link in links:
-            link.send(Command("close_idle", (seconds,), -1))
+            link.send(Command(link.gpu, CloseIdle(seconds), -1))
         await asyncio.gather(*(link.idle_closed() for link in links), return_exceptions=True)
 
     async def leave(self) -> None:
@@ -160,8 +161,8 @@ class Members:
             if version != __version__:
                 self._complain(_host(address), _OTHER_VERSION % (address, version))
                 return
-            agent = await submit(Agent, self._terms.job, actor=True)
-            about: About = await agent.about()
+            agent = RemoteAgent(await submit(Agent, self._terms.job, actor=True))
+            about = await agent.ask(Agent.about)
             if about.place.trouble:
                 self._complain(about.node, f"node {about.node}: {about.place.trouble}")
                 return
@@ -180,10 +181,10 @@ class Members:
             log.warning(_THREADS, gpu, threads)
         self._welcome(Link(gpu, about, address, agent, self._terms.silence))
 
-    async def _begin(self, agent: Any, gpu: str, pin: str) -> None:
+    async def _begin(self, agent: RemoteAgent, gpu: str, pin: str) -> None:
         self._pins[gpu] = pin
         try:
-            await agent.begin(gpu, pin)
+            await agent.ask(Agent.begin, gpu, pin)
         except BaseException:
             del self._pins[gpu]
             raise

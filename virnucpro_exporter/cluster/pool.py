@@ -18,7 +18,8 @@ from typing import Any
 
 from distributed import Client
 
-from virnucpro_exporter.cluster.agent import Command, Job
+from virnucpro_exporter.cluster.agent import Job
+from virnucpro_exporter.cluster.commands import Cancel, Command, Kill, Order, Spawn, Start
 from virnucpro_exporter.cluster.connect import Connect
 from virnucpro_exporter.cluster.gpu_watch import Gpus
 from virnucpro_exporter.cluster.members import Members, Terms
@@ -102,20 +103,20 @@ class DaskPool:
     def spawn(self, gpu: str) -> None:
         """Start the process of a worker that has none; `WorkerReady` or `WorkerLost` follows."""
         self._generations[gpu] = self._generations.get(gpu, 0) + 1
-        self._send(gpu, "spawn")
+        self._send(gpu, Spawn())
 
     def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
         """Hand files to a worker, to be processed in this order."""
-        self._send(gpu, "start", tuple(actions))
+        self._send(gpu, Start(tuple(actions)))
 
     def cancel(self, gpu: str, attempt: int) -> None:
         """Stop an attempt; `AttemptFailed` or `WorkerLost` without blame follows."""
-        self._send(gpu, "cancel", attempt)
+        self._send(gpu, Cancel(attempt))
 
     def kill(self, gpu: str) -> None:
         """Kill a worker's process, if there is one; nothing it said is heard any more."""
         self._generations[gpu] = self._generations.get(gpu, 0) + 1
-        self._send(gpu, "kill")
+        self._send(gpu, Kill())
 
     def poll(self, timeout: float | None) -> list[Event]:
         """What happened, in the order in which each worker told it.
@@ -152,8 +153,8 @@ class DaskPool:
         self._thread.join()
         self._loop.close()
 
-    def _send(self, gpu: str, name: str, *arguments: Any) -> None:
-        command = Command(name, (gpu, *arguments), self._generations.get(gpu, 0))
+    def _send(self, gpu: str, order: Order) -> None:
+        command = Command(gpu, order, self._generations.get(gpu, 0))
         if self._members is not None:
             self._loop.call_soon_threadsafe(self._members.send, gpu, command)
 

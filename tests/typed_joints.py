@@ -1,0 +1,29 @@
+"""Mistakes at the joints of the program, which mypy must see; nothing here is ever run.
+
+mypy warns of each `type: ignore` that hides no error. So `make lint` fails as soon as one of these
+mistakes would pass.
+"""
+
+from __future__ import annotations
+
+from virnucpro_exporter.cluster.agent import Agent
+from virnucpro_exporter.cluster.commands import Cancel, Command, Kill, Start
+from virnucpro_exporter.cluster.link import RemoteAgent
+
+
+async def calls_of_an_agent(agent: RemoteAgent) -> None:
+    """Methods that there are not, and arguments that they do not take."""
+    await agent.wait(Agent.tel, [])  # type: ignore[attr-defined]
+    await agent.wait(Agent.tell, [], 1)  # type: ignore[call-arg]
+    await agent.wait(Agent.tell)  # type: ignore[call-arg]
+    await agent.wait(Agent.tell, [Kill()])  # type: ignore[list-item]
+    await agent.ask(Agent.begin, "0", 1)  # type: ignore[arg-type]
+    await agent.ask(Agent.about, "0")  # type: ignore[call-arg]
+
+
+def commands_of_an_agent() -> None:
+    """Orders with the wrong arguments, and what is no order."""
+    Command("0", Cancel(), 1)  # type: ignore[call-arg]
+    Command("0", Cancel("1"), 1)  # type: ignore[arg-type]
+    Command("0", Start((1,)), 1)  # type: ignore[arg-type]
+    Command("0", "kill", 1)  # type: ignore[arg-type]

@@ -1,0 +1,68 @@
+"""What the coordinator has an agent do: messages, each with the arguments that belong to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from virnucpro_exporter.scheduling.events import StartAttempt
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start the process of the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Process files.
+
+    Attributes:
+        actions: In this order.
+    """
+
+    actions: tuple[StartAttempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop an attempt.
+
+    Attributes:
+        attempt: Its number.
+    """
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Kill the process of the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseIdle:
+    """Close the processor of a worker that processes nothing.
+
+    Attributes:
+        seconds: How long that may take.
+    """
+
+    seconds: float
+
+
+Order = Spawn | Start | Cancel | Kill | CloseIdle
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An order to one worker.
+
+    Attributes:
+        gpu: The id of the worker.
+        order: What to do.
+        generation: How many processes the worker has had; events carry it.
+    """
+
+    gpu: str
+    order: Order
+    generation: int

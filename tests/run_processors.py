@@ -65,3 +65,15 @@ class Broken:
 
     def process(self, file: Path, output: Path, progress: ProgressCallback) -> None:
         """Never called."""
+
+
+class SameNames:
+    """Names its result as translate would."""
+
+    def output_names(self, file: Path) -> list[str]:
+        """One of the names of translate."""
+        return [f"{file.stem}_chunked500.fa"]
+
+    def process(self, _file: Path, output: Path, _progress: ProgressCallback) -> None:
+        """Write something else."""
+        output.write_bytes(b"mine")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def found(folder: Path, *inputs: str, output: Path | None = None) -> list[str]:
-    return [str(path.relative_to(folder)) for path in discover(inputs, output)]
+    return [str(Path(f.path).relative_to(folder)) for f in discover(inputs, output).files]
 
 
 def test_folder(folder: Path) -> None:
@@ -71,7 +72,7 @@ def test_undecodable_name(folder: Path) -> None:
     """A name that is not UTF-8 is found, and keeps its bytes."""
     name = os.fsdecode(b"\xff.fa")
     (folder / name).write_bytes(b">a\nA\n")
-    assert folder / name in discover([str(folder)])
+    assert str(folder / name) in [file.path for file in discover([str(folder)]).files]
 
 
 @pytest.mark.parametrize("argument", ["gone.fa", "*.faa", "sub/empty"])
@@ -84,7 +85,7 @@ def test_no_match(folder: Path, argument: str) -> None:
 
 
 def test_folder_that_cannot_be_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that refuses to be read is named, never left out in silence."""
+    """A folder that refuses to be read is told and the others are searched; alone it is refused."""
     scandir = os.scandir
 
     def refusing(path: str) -> object:
@@ -93,5 +94,54 @@ def test_folder_that_cannot_be_searched(folder: Path, monkeypatch: pytest.Monkey
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
+    searched = discover([str(folder)], folder / "out")
+    assert [Path(file.path).name for file in searched.files] == ["x2.FASTA.gz", "x10.fa"]
+    (line,) = searched.lines()
+    assert line.endswith("sub' cannot be searched (Permission denied): its files are missing")
     with pytest.raises(InputError, match=r"sub' cannot be searched \(Permission denied\)"):
-        discover([str(folder)])
+        discover([str(folder / "sub")])
+
+
+def test_what_is_left_out_is_told(folder: Path) -> None:
+    """Pipes, sockets and formats that are not read get a line each; companions get none."""
+    os.mkfifo(folder / "p.fa")
+    (folder / "p_link.fa").symlink_to(folder / "p.fa")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(folder / "s.fa"))
+    for name in ("a.fa.lz4", "b.bam", "x10.fa.fai", "x10.fa.bwt", "x2.fasta.txt", "x.nhr"):
+        (folder / name).touch()
+    searched = discover([str(folder)], folder / "out")
+    assert len(searched.files) == 3
+    left_out = {Path(path).name for paths in searched.left_out.values() for path in paths}
+    assert left_out == {"p.fa", "p_link.fa", "s.fa", "a.fa.lz4", "b.bam"}
+    assert len(list(searched.lines())) == 3
+
+
+@pytest.mark.parametrize("argument", ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "p.fa"])
+def test_streams_are_refused(folder: Path, argument: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream or pipe that is named is one clear line, and nothing waits for what it gives."""
+    os.mkfifo(folder / "p.fa")
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match=r"to a file"):
+        discover([argument])
+
+
+def test_results_are_no_inputs(folder: Path) -> None:
+    """Known results in the output folder and the folders of other runs are left out, and told."""
+    (folder / "out" / ".virnucpro").mkdir()
+    assert "out/x2_chunked500.fa" not in found(folder, str(folder))
+    assert found(folder, str(folder / "out")) == ["out/x2_chunked500.fa"]
+    arguments = [str(path) for path in folder.glob("x*")]
+    searched = discover(arguments, folder, ["x10.fa"])
+    assert [Path(file.path).name for file in searched.files] == ["x2.FASTA.gz"]
+    assert "results of earlier runs" in next(searched.lines())
+
+
+def test_one_file_by_many_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is the same whatever way it is spelled, and shown as it was typed first."""
+    (folder / "link").symlink_to(folder / "sub")
+    (folder / "y_link.fq").symlink_to("sub/y.fq")
+    monkeypatch.chdir(folder)
+    spellings = ["link/y.fq", "./sub/../sub/y.fq", "y_link.fq", str(folder / "sub/y.fq")]
+    (file,) = discover(spellings).files
+    assert (file.path, file.real) == ("link/y.fq", os.path.realpath("sub/y.fq"))

@@ -13,6 +13,7 @@ import pytest
 from virnucpro_exporter.errors import OutputError, VirnucproError
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.results import is_result, result_names
 from virnucpro_exporter.journal.schema import Committed, Committing
 from virnucpro_exporter.journal.status import GpuTotals, RunStatus, read_status
 from virnucpro_exporter.journal.writer import Journal, Resumed, Source
@@ -138,6 +139,95 @@ def test_a_crash_before_the_commit_repeats_the_file(journal: Journal, outputs: O
     assert outputs.left_attempts() == set()
     with closing(Journal(outputs, fresh=True)) as fresh:
         assert fresh.next_attempt() == 6
+
+
+HERE = Source("in/a.fa", 1, 1, "/home/in/a.fa")
+
+
+def test_a_file_is_the_same_however_its_path_is_spelled(journal: Journal, outputs: Outputs) -> None:
+    """It stays done, and is shown as the last run called it; another file may take the old path."""
+    journal.plan([HERE])
+    complete(journal, outputs, HERE.path, 1, "a.out")
+    linked = HERE._replace(path="/link/a.fa")
+    assert resume(outputs, [linked]).done == {"/link/a.fa"}
+    elsewhere = Source(HERE.path, 1, 1, "/elsewhere/in/a.fa")
+    assert resume(outputs, [elsewhere, linked]).done == {"/link/a.fa"}
+    swapped = [elsewhere._replace(path="/link/a.fa"), HERE]
+    assert resume(outputs, swapped).done == {HERE.path}
+    paths = "SELECT path FROM files ORDER BY path"
+    with closing(sqlite3.connect(outputs.journal)) as database:
+        assert [row[0] for row in database.execute(paths)] == [b"/link/a.fa", b"in/a.fa"]
+
+
+def test_a_result_of_another_input_is_never_replaced(journal: Journal, outputs: Outputs) -> None:
+    """A name belongs to its input, also while that is done again, until the result is removed."""
+    journal.plan([HERE])
+    complete(journal, outputs, HERE.path, 1, "a.out")
+    other = Source("d2/a.fa", 5, 5, "/home/d2/a.fa")
+    with pytest.raises(OutputError, match=r"a.out' is the result of '/home/in/a.fa'.*'d2/a.fa'"):
+        journal.plan([other], lambda _: ["a.out"])
+    journal.plan([HERE._replace(size=2), other])
+    assert journal.refusal("a.out", HERE.path) is None
+    assert (
+        journal.refusal("a.out", other.path) == "'a.out' is the result of '/home/in/a.fa' already"
+    )
+    (outputs.folder / "a.out").unlink()
+    assert journal.refusal("a.out", other.path) is None
+    complete(journal, outputs, other.path, 2, "a.out")
+    assert resume(outputs, [HERE, other]).done == {other.path}
+
+
+def test_an_input_of_an_earlier_run_is_never_replaced(journal: Journal, outputs: Outputs) -> None:
+    """A result may not take the name of a file that lies in the output folder and was an input."""
+    (outputs.folder / "a.fa").touch()
+    inside = Source("a.fa", 1, 1, str(outputs.folder / "a.fa"))
+    journal.plan([inside])
+    with pytest.raises(OutputError, match="would replace the input"):
+        journal.plan([Source("b.fa", 1, 1)], lambda _: ["a.fa"])
+
+
+def test_inputs_that_are_gone_are_no_failures(
+    journal: Journal, outputs: Outputs, tmp_path: Path
+) -> None:
+    """A file that failed and was removed since no longer counts as failed; another one does."""
+    here = tmp_path / "here.fa"
+    here.touch()
+    journal.plan([Source("gone.fa", 1, 1, "/gone.fa"), Source(str(here), 1, 1)])
+    for number, path in enumerate(("gone.fa", str(here)), 1):
+        start(journal, path, number)
+        journal.record([FileFailed(SequenceFile(path), "cpu0", 1, "odd")], now=101.0)
+    journal.plan([HERE])
+    assert read_status(outputs.folder).counts == {"failed": 1, "gone": 1, "queued": 1}
+
+
+def test_an_old_journal_is_taken_over(
+    journal: Journal, outputs: Outputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its paths are followed; where two inputs shared a result, the later one is done."""
+    monkeypatch.chdir(tmp_path)
+    sources = [Source(path, 1, 1) for path in ("d1/a.fa", "d2/a.fa", "./d3/a.fa")]
+    journal.plan(sources)
+    for number, source in enumerate(sources, 1):
+        complete(journal, outputs, source.path, number, "b.out" if number == 3 else "a.out")
+    with closing(sqlite3.connect(outputs.journal)) as database, database:
+        database.executescript(
+            "UPDATE files SET started = attempt; DROP TABLE results; DROP INDEX files_by_real;"
+            "ALTER TABLE files DROP COLUMN real; UPDATE meta SET value = 2 WHERE key = 'schema'"
+        )
+    assert result_names(outputs.folder) == {"a.out", "b.out"}
+    now = [s._replace(path=f"/x/{s.path}", real=os.path.realpath(s.path)) for s in sources]
+    assert resume(outputs, now).done == {"/x/d2/a.fa", "/x/./d3/a.fa"}
+
+
+def test_results_stay_known_when_files_are_forgotten(journal: Journal, outputs: Outputs) -> None:
+    """After --fresh a result may be replaced by any input, and is never taken for an input."""
+    journal.plan([HERE])
+    complete(journal, outputs, HERE.path, 1, "a.out")
+    with closing(Journal(outputs, fresh=True)) as fresh:
+        fresh.plan([Source("d2/a.fa", 5, 5)], lambda _: ["a.out"])
+    assert result_names(outputs.folder) == {"a.out"}
+    assert is_result(outputs.folder / "a.out")
+    assert not is_result(outputs.folder / "mine.fa")
 
 
 def test_fresh_forgets_files_but_keeps_outputs(journal: Journal, outputs: Outputs) -> None:

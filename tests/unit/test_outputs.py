@@ -60,9 +60,49 @@ def test_clean_keeps_what_it_is_told(outputs: Outputs) -> None:
 
 def test_claim_gives_a_name_to_one_input(outputs: Outputs) -> None:
     """No second input gets an output's name; its owner may ask again."""
-    assert outputs.claim("a.fa", "x/a.fq")
-    assert outputs.claim("a.fa", "x/a.fq")
-    assert not outputs.claim("a.fa", "y/a.fq")
+    assert outputs.claim("a.fa", "x/a.fq") is None
+    assert outputs.claim("a.fa", "x/a.fq") is None
+    assert outputs.claim("a.fa", "y/a.fq") == "another input of this run writes 'a.fa' too"
+
+
+def test_no_result_takes_a_name_that_is_needed(outputs: Outputs) -> None:
+    """Inputs, also those in folders, the log with its rotated files and our own folder are kept."""
+    outputs.reserve(outputs.folder / "gpu_metrics.log")
+    for name in ("a.fa", "sub/b.fa"):
+        path = outputs.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        outputs.protect(str(path), f"./{name}")
+    outputs.protect("/elsewhere/c.fa", "c.fa")
+    refused = ["a.fa", "sub", "gpu_metrics.log", "gpu_metrics.log.1", ".virnucpro", "x" * 256]
+    assert [
+        name for name in [*refused, "c.fa", "b.fa", "x" * 255] if outputs.refusal(name)
+    ] == refused
+    assert outputs.claim("a.fa", "x/a") == "it would replace the input './a.fa' by its result"
+
+
+@pytest.mark.parametrize("before", ["file", "folder", "link"])
+@pytest.mark.parametrize("after", ["file", "folder"])
+def test_a_result_replaces_what_was_there(outputs: Outputs, before: str, after: str) -> None:
+    """A folder replaces a file and the reverse; nothing of the old one is left."""
+    target = outputs.folder / "r"
+    make(target, before, "old")
+    make(outputs.attempt_folder(1) / "r", after, "new")
+    outputs.commit(1, ["r"])
+    assert ((target / "inside") if after == "folder" else target).read_text() == "new"
+    assert outputs.names() == {"r", ".virnucpro"}
+    assert not outputs.replaced.exists()
+
+
+def make(path: Path, kind: str, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    if kind == "folder":
+        path.mkdir()
+        (path / "inside").write_text(text)
+    elif kind == "link":
+        path.symlink_to("/nowhere")
+    else:
+        path.write_text(text)
 
 
 @pytest.mark.parametrize("inside", ["", "out"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from virnucpro_exporter.app.cpus import usable_cpus
 from virnucpro_exporter.config import Inputs
 from virnucpro_exporter.errors import InputError, UsageError
 from virnucpro_exporter.files.counting import estimate
-from virnucpro_exporter.files.counting_many import count_files
-from virnucpro_exporter.files.inputs import discover
+from virnucpro_exporter.files.counting_many import count_files, size_of
+from virnucpro_exporter.files.inputs import Input, discover
+from virnucpro_exporter.files.inputs import Inputs as Found
 from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.results import result_names
 from virnucpro_exporter.journal.writer import Source
 from virnucpro_exporter.processors import build
 from virnucpro_exporter.scheduling.files import SequenceFile
@@ -30,40 +33,55 @@ def output_folder(inputs: Inputs) -> Outputs:
     return Outputs(inputs.output)
 
 
-def find_files(inputs: Inputs, outputs: Outputs, spec: Mapping[str, Any]) -> list[Path]:
-    """The input files.
+Names = Callable[[str], Sequence[str]]
+
+
+def output_names(spec: Mapping[str, Any]) -> Names:
+    """What tells the names of the results of a file, by its path; none where only workers know."""
+    if spec["kind"] == "python":  # the user's own code is loaded in the workers alone
+        return lambda _: ()
+    processor = build(spec)
+    return lambda path: processor.output_names(Path(path))
+
+
+def find_files(inputs: Inputs, outputs: Outputs, names: Names) -> Found:
+    """The input files, none of which the results would replace.
 
     Raises:
-        InputError: There are none, or two of them would write the same output.
+        InputError: There are none, or the results of one cannot be kept.
     """
     if not inputs.paths:
         raise InputError("name files, folders or patterns to process")
-    paths = discover(inputs.paths, outputs.folder)
-    if spec["kind"] != "python":  # the user's own code is loaded in the workers alone
-        processor = build(spec)
-        owners: dict[str, Path] = {}
-        for path in paths:
-            for name in processor.output_names(path):
-                other = owners.setdefault(name, path)
-                if other is not path:
-                    both = f"{str(other)!r} and {str(path)!r}"
-                    raise InputError(f"{both} would both write {name!r}; run them apart")
-    return paths
+    found = discover(inputs.paths, outputs.folder, result_names(outputs.folder))
+    for file in found.files:
+        outputs.protect(file.place, file.path)
+        if file.real != file.place:
+            outputs.protect(file.real, file.path)
+    owners: dict[str, str] = {}
+    for file in found.files:
+        for name in names(file.path):
+            other = owners.setdefault(name, file.path)
+            if other is not file.path:
+                both = f"{other!r} and {file.path!r}"
+                raise InputError(f"{both} would both write {name!r}; run them apart")
+            why = outputs.refusal(name)
+            if why is not None:
+                raise InputError(f"{file.path!r}: {why}")
+    return found
 
 
 def measure(paths: Sequence[Path], how: str) -> list[SequenceFile]:
     """Count or estimate what the files hold; a count that takes long shows how far it is."""
     if how == "estimate":
         return [estimate(path) for path in paths]
-    total = sum(max(0, source(path).size) for path in paths)
-    with CountingProgress(total) as progress:
+    with CountingProgress(sum(map(size_of, paths))) as progress:
         return count_files(paths, usable_cpus(), progress.update)
 
 
-def source(path: Path) -> Source:
+def source(file: Input) -> Source:
     """The file as the journal knows it again."""
     try:
-        status = path.stat()
+        status = os.stat(file.path)  # noqa: PTH116 (a million Path objects take seconds)
     except OSError:
-        return Source(str(path), -1, -1)  # its own attempt will say what is wrong
-    return Source(str(path), status.st_size, status.st_mtime_ns)
+        return Source(file.path, -1, -1, file.real)  # its own attempt will say what is wrong
+    return Source(file.path, status.st_size, status.st_mtime_ns, file.real)

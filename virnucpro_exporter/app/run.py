@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro_exporter.app.devices import Device, devices
-from virnucpro_exporter.app.inputs import find_files, measure, output_folder, source
+from virnucpro_exporter.app.inputs import (
+    Names,
+    find_files,
+    measure,
+    output_folder,
+    output_names,
+    source,
+)
 from virnucpro_exporter.app.processor import describe, processor_spec
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.summary import failures_text, plan_text, summary_text
@@ -23,6 +31,7 @@ from virnucpro_exporter.config import RunConfig, run_config
 from virnucpro_exporter.errors import NoWorkerError, ProcessorError, UsageError, VirnucproError
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner, stamped
+from virnucpro_exporter.files.inputs import Inputs as Found
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal.writer import Journal
@@ -87,9 +96,10 @@ def plan(config: RunConfig) -> str:
     if config.cluster.is_used:
         raise UsageError("--dry-run asks no Dask cluster; leave one of the two out")
     spec = processor_spec(config.processor)
-    paths = find_files(config.inputs, output_folder(config.inputs), spec)
+    outputs = output_folder(config.inputs)
+    inputs = _find(config, outputs, output_names(spec))
     with devices(config.devices) as (found, _):
-        files = measure(paths, config.inputs.count)
+        files = measure([Path(file.path) for file in inputs.files], config.inputs.count)
         by_id = assign_files_weighted(files, {d.gpu: d.weight for d in found})
         return plan_text({device: by_id[device.gpu] for device in found})
 
@@ -112,14 +122,15 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         reserved = reserve(config.metrics, views)
         outputs.prepare()
         stack.enter_context(contextlib.closing(RunLock(outputs.lock)))
-        paths = find_files(config.inputs, outputs, spec)
+        names = output_names(spec)
+        inputs = _find(config, outputs, names)
         stack.enter_context(_tidied(outputs))
         work = workforce(config.devices, config.cluster, spec, outputs, views, stack)
         journal = stack.enter_context(
             contextlib.closing(Journal(outputs, fresh=bool(config.inputs.fresh)))
         )
         journal.agree(describe(spec), keep=config.inputs.fresh is False)
-        coordinator, files = _prepare(config, journal, paths, work.devices)
+        coordinator, files = _prepare(config, journal, inputs, names, work.devices)
         gpus = [device.gpu for device in work.devices]
         log.info("%d files to do on %d workers, into %s", len(files), len(gpus), outputs.folder)
         nodes = NodeDiscovery(work.nodes, config.cluster.dask_exporter_port)
@@ -140,7 +151,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         if not runner.was_stopped:
             work.pool.close_idle(_CLOSE_SECONDS)
         snapshot = coordinator.snapshot()
-        finished = _outcome(snapshot, runner, signals)
+        finished = _outcome(snapshot, runner, signals, is_missing_inputs=bool(inputs.unread))
         journal.finish(snapshot.state.value if not signals.caught else "interrupted", time.time())
         stack.close()
         dashboard.stop()
@@ -160,13 +171,17 @@ def _tidied(outputs: Outputs) -> Iterator[None]:
 
 
 def _prepare(
-    config: RunConfig, journal: Journal, paths: Sequence[Path], found: Sequence[Device]
+    config: RunConfig,
+    journal: Journal,
+    inputs: Found,
+    names: Names,
+    found: Sequence[Device],
 ) -> tuple[WorkStealingCoordinator, list[SequenceFile]]:
-    resumed = journal.plan([source(path) for path in paths])
-    todo = [path for path in paths if str(path) not in resumed.done]
-    known = [path for path in todo if str(path) in resumed.counts]
-    rest = [path for path in todo if str(path) not in resumed.counts]
-    files = [stamped(SequenceFile(str(path)), resumed.counts[str(path)]) for path in known]
+    resumed = journal.plan([source(file) for file in inputs.files], names)
+    todo = [file.path for file in inputs.files if file.path not in resumed.done]
+    known = [path for path in todo if path in resumed.counts]
+    rest = [Path(path) for path in todo if path not in resumed.counts]
+    files = [stamped(SequenceFile(path), resumed.counts[path]) for path in known]
     measured = measure(rest, config.inputs.count)
     if config.inputs.count == "exact":
         journal.add_counts(
@@ -188,14 +203,33 @@ def _prepare(
     return coordinator, [*files, *measured]
 
 
-def _outcome(snapshot: RunSnapshot, runner: Runner, signals: RunSignals) -> Finished:
+def _find(config: RunConfig, outputs: Outputs, names: Names) -> Found:
+    """The input files, none of which anything that the run writes would replace."""
+    log_path = config.views.log_path(outputs.folder)
+    written = [path for path in (log_path, config.metrics.textfile) if path is not None]
+    for path in written:
+        outputs.reserve(path)
+    found = find_files(config.inputs, outputs, names)
+    reals = {os.path.realpath(path): path for path in written}
+    for file in found.files:
+        if file.real in reals:
+            raise UsageError(f"{str(reals[file.real])!r} would be written, and is an input")
+    for line in found.lines():
+        log.warning("%s", line)
+    return found
+
+
+def _outcome(
+    snapshot: RunSnapshot, runner: Runner, signals: RunSignals, *, is_missing_inputs: bool
+) -> Finished:
     if signals.caught:
         return Finished(snapshot, 128 + signals.caught[0])
     if snapshot.files_queued or snapshot.files_processing:
         has_begun = any(worker.busy_seconds > 0 for worker in snapshot.workers)
         error = (NoWorkerError if has_begun else ProcessorError)(runner.last_loss)
         return Finished(snapshot, error.exit_code, error)
-    return Finished(snapshot, 0 if snapshot.state is RunState.COMPLETED else 1)
+    is_whole = snapshot.state is RunState.COMPLETED and not is_missing_inputs
+    return Finished(snapshot, 0 if is_whole else 1)
 
 
 def run_files(

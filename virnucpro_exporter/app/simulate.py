@@ -42,10 +42,10 @@ _MODEL_MEMORY = 0.62
 class NoResults:
     """Virtual workers write nothing."""
 
-    def claim(self, name: str, path: str) -> bool:
-        """Nothing is claimed twice."""
+    def claim(self, name: str, path: str) -> str | None:
+        """Every name is free."""
         del name, path
-        return True
+        return None
 
     def commit(self, attempt: int, names: Iterable[str]) -> None:
         """Nothing is kept."""

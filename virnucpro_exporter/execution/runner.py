@@ -37,8 +37,8 @@ _JOURNALED = (
 class Results(Protocol):
     """Keeps what attempts write: the outputs of those that win."""
 
-    def claim(self, name: str, path: str) -> bool:
-        """Reserve an output's name for an input; False when another input of the run has it."""
+    def claim(self, name: str, path: str) -> str | None:
+        """Reserve an output's name for an input; why it cannot have it, or None."""
 
     def commit(self, attempt: int, names: Iterable[str]) -> None:
         """Keep an attempt's outputs."""
@@ -147,16 +147,18 @@ class Runner:
                 self._pool.spawn(event.gpu)
 
     def _checked(self, event: ev.Event) -> ev.Event:
-        """A result whose output another input of this run owns is a failure."""
+        """A result whose outputs would replace what is no earlier result of its input fails."""
         if not isinstance(event, ev.AttemptCompleted):
             return event
         path = self._paths.get(event.attempt)
         if path is None:
             return event
-        taken = [name for name in event.outputs if not self._outputs.claim(name, path)]
-        if taken:
-            error = f"another input of this run writes {taken[0]!r} too"
-            return ev.AttemptFailed(event.gpu, event.attempt, error, permanent=True)
+        for name in event.outputs:
+            why = self._outputs.claim(name, path)
+            if why is None and self._journal is not None:
+                why = self._journal.refusal(name, path)
+            if why is not None:
+                return ev.AttemptFailed(event.gpu, event.attempt, why, permanent=True)
         self._names[event.attempt] = event.outputs
         return event
 

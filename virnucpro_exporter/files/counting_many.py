@@ -36,7 +36,7 @@ def count_files(
     Returns:
         The counted files, in the order of `paths`.
     """
-    sizes = {path: _size(path) for path in paths}
+    sizes = {path: size_of(path) for path in paths}
     if processes <= 1 or len(sizes) <= 1 or sum(sizes.values()) < PARALLEL_BYTES:
         counted = _count_here(list(sizes), on_progress)
     else:
@@ -92,7 +92,8 @@ def _add_to_total(size: int) -> None:
         _total.value += size
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes in a file; 0 where it cannot be looked at."""
     try:
         return path.stat().st_size
     except OSError:

@@ -1,91 +1,263 @@
-"""Finds the input files that a user means."""
+"""Input files: which files a user means, and which of them can be read."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from virnucpro_exporter.errors import InputError
-from virnucpro_exporter.sequences import is_sequence_name
+from virnucpro_exporter.files.outputs import HIDDEN
+from virnucpro_exporter.sequences import SUFFIXES, is_sequence_name
+
+# What may follow a sequence suffix without being sequences: indices, checksums, what tools say.
+_COMPANIONS = re.compile(
+    r"\.(fai|gzi|amb|ann|bwt|pac|sa|dict|md5|sha1|sha256|txt|log|json|csv|tsv|html|yaml|yml|xml|"
+    r"out|png|pdf|py|sh|n(hr|in|sq|db|ot|tf|to|og|os)|p(hr|in|sq|db|ot|tf|to|og|os)|bt2|mmi|pt)\Z"
+)
+# Sequences in formats that are not read.
+_OTHER_FORMATS = re.compile(
+    r"\.(bam|sam|cram|gb|gbk|gbff|embl|sra|2bit|seq|mfa|mpfa|afa|aln|csfasta|fast5|pod5|blow5)"
+    r"(\.[a-z0-9]+)?\Z"
+)
+_SHOWN = 3  # names in one line
 
 
-def discover(inputs: Sequence[str], output: Path | None = None) -> list[Path]:
+class Input(NamedTuple):
+    """One input file.
+
+    Attributes:
+        path: As it was typed or found.
+        real: Where that leads, absolute and without links: by this a file is the same.
+        place: The real folder of the path, and its name there; `real` itself where it is no link.
+    """
+
+    path: str
+    real: str
+    place: str
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What was found.
+
+    Attributes:
+        files: In the order of the arguments, in natural order (`x2` before `x10`) within each.
+        unread: Folders that could not be searched, and why; their files are missing.
+        left_out: What looks like sequences and is not taken, by reason.
+    """
+
+    files: list[Input] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    _noted: int = 0
+
+    def leave_out(self, reason: str, path: str) -> None:
+        """Note that a path is not taken."""
+        self.left_out.setdefault(reason, []).append(path)
+        self._noted += 1
+
+    def noted(self) -> int:
+        """How much was noted so far about what is not taken."""
+        return self._noted + len(self.unread)
+
+    def lines(self) -> Iterator[str]:
+        """What a user has to be told, one line for each reason."""
+        for text in self.unread:
+            yield f"folder {text}: its files are missing"
+        for reason, paths in self.left_out.items():
+            more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+            yield f"left out: {', '.join(map(repr, paths[:_SHOWN]))}{more}: {reason}"
+
+
+def discover(
+    inputs: Sequence[str], output: Path | None = None, results: Collection[str] = ()
+) -> Inputs:
     """Turn files, folders and globs into a list of files.
 
     A file named outright is taken whatever its suffix. Folders are searched through, links
     followed, hidden entries skipped, for names with a known suffix; a link that leads nowhere is
-    kept, so that its failure is seen. Of several paths to one file the first counts.
+    kept, so that its failure is seen. Of several paths to one file the first counts. Results are no
+    inputs: the folder that takes them and those of other runs are not searched.
 
     Args:
         inputs: What the user gave, in order.
         output: The output folder, which is not searched when it lies within an input folder.
-
-    Returns:
-        Files in the order of the arguments, in natural order (`x2` before `x10`) within each.
+        results: Names that earlier runs have left in the output folder.
 
     Raises:
-        InputError: An argument matches nothing, or a folder cannot be searched.
+        InputError: An argument matches nothing, or is a stream; or nothing is left to do.
     """
-    excluded = None if output is None else os.path.realpath(output)
-    found: dict[str, Path] = {}
-    folders: dict[str, str] = {}
+    search = _Search(None if output is None else os.path.realpath(output), results)
     for argument in inputs:
-        matches = sorted(_matches(argument, excluded), key=_natural_key)
-        if not matches:
+        _refuse_streams(argument)
+        before = search.found.noted()
+        matches = sorted(search.matches(argument), key=lambda match: _natural_key(match[0]))
+        if not matches and search.found.noted() == before:
             raise InputError(f"{argument!r} matches no sequence file")
-        for path in matches:
-            found.setdefault(_real(path, folders), Path(path))
-    return list(found.values())
+        search.take(matches)
+    if not search.files:
+        raise InputError(next(search.found.lines()))
+    search.found.files = list(search.files.values())
+    return search.found
 
 
-def _real(path: str, folders: dict[str, str]) -> str:
-    """Where a path leads; `folders` keeps where those of earlier paths lead.
-
-    To follow every part of every path would be most of the work of finding a million files, and on
-    a shared file system each part is a question to its server.
-    """
-    if os.path.islink(path):  # noqa: PTH114 (a million Path objects take seconds)
-        return os.path.realpath(path)
-    folder, name = os.path.split(path)
-    if folder not in folders:
-        folders[folder] = os.path.realpath(folder)
-    return os.path.join(folders[folder], name)  # noqa: PTH118 (likewise)
+def _refuse_streams(argument: str) -> None:
+    is_stream = argument == "-" or re.match(r"/(dev/(stdin|fd/)|proc/(self|[0-9]+)/fd/)", argument)
+    if is_stream:
+        raise InputError(
+            f"{argument!r} is a stream, and an input may be read more than once: write it to a "
+            "file and name that"
+        )
 
 
-def _matches(argument: str, excluded: str | None) -> Iterator[str]:
-    # A name that exists is taken as it stands, even if it holds the letters of a pattern.
-    names = [argument] if os.path.lexists(argument) else glob.glob(argument, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
-    visited: set[str] = set()
-    for name in names:
-        if Path(name).is_dir():
-            yield from _search(name, excluded, visited)
-        elif name == argument or not _lies_in(name, excluded):
-            yield name
+class _Search:
+    def __init__(self, excluded: str | None, results: Collection[str]) -> None:
+        self.excluded = excluded
+        self.results = results
+        self.found = Inputs()
+        self.files: dict[str, Input] = {}
+        self._folders: dict[str, str] = {}  # where folders lead
 
+    def take(self, matches: list[tuple[str, bool]]) -> None:
+        for path, is_link in matches:
+            folder, name = os.path.split(path)
+            place = os.path.join(self._real_folder(folder), name)  # noqa: PTH118 (a million Path objects take seconds)
+            real = os.path.realpath(path) if is_link else place
+            self.files.setdefault(real, Input(os.fspath(Path(path)), real, place))
 
-def _search(folder: str, excluded: str | None, visited: set[str]) -> Iterator[str]:
-    """Yield the sequence files below a folder; `visited` ends loops of links."""
-    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited or _lies_in(real, excluded):
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    def _real_folder(self, folder: str) -> str:
+        """Where a folder leads.
+
+        To follow every part of every path would be most of the work of finding a million files, and
+        on a shared file system each part is a question to its server.
+        """
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return self._folders[folder]
+
+    def matches(self, argument: str) -> Iterator[tuple[str, bool]]:
+        """Yield (path, whether it is a link) of the files that an argument means."""
+        # A name that exists is taken as it stands, even if it holds the letters of a pattern.
+        is_name = os.path.lexists(argument)
+        names = [argument] if is_name else glob.glob(argument, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        visited: set[str] = set()
         for name in names:
-            if not name.startswith(".") and is_sequence_name(name):
-                yield os.path.join(parent, name)  # noqa: PTH118 (os.walk deals in strings)
+            if Path(name).is_dir():
+                yield from self._search(name, visited)
+            elif is_name or not self._lies_in_output(name):
+                yield from self._named(name, is_name=is_name)
+
+    def _named(self, path: str, *, is_name: bool) -> Iterator[tuple[str, bool]]:
+        kind = _odd_kind(path)
+        if kind is not None and is_name:
+            raise InputError(
+                f"{path!r} is {kind}, and no file; write what it gives to a file first"
+            )
+        if kind is not None:
+            self.found.leave_out(f"{kind}, and no file", path)
+        elif self._is_result(path):
+            self.found.leave_out("results of earlier runs in the output folder", path)
+        else:
+            yield path, os.path.islink(path)  # noqa: PTH114 (a million Path objects take seconds)
+
+    def _is_result(self, path: str) -> bool:
+        if not self.results or self.excluded is None:
+            return False
+        folder, name = os.path.split(path)
+        inside = os.path.relpath(os.path.join(self._real_folder(folder), name), self.excluded)  # noqa: PTH118 (likewise)
+        return inside.split(os.sep, 1)[0] in self.results
+
+    def _lies_in_output(self, path: str) -> bool:
+        return self.excluded is not None and Path(os.path.realpath(path)).is_relative_to(
+            self.excluded
+        )
+
+    def _search(self, top: str, visited: set[str]) -> Iterator[tuple[str, bool]]:
+        """Yield the sequence files below a folder; `visited` ends loops of links."""
+        folders = [top]
+        while folders:
+            folder = folders.pop()
+            real = os.path.realpath(folder)
+            if real in visited or self._lies_in_output(real):
+                continue
+            visited.add(real)
+            try:
+                with os.scandir(folder) as scan:
+                    entries = list(scan)
+            except OSError as error:
+                self.found.unread.append(f"{folder!r} cannot be searched ({error.strerror})")
+                continue
+            if folder != top and any(entry.name == HIDDEN for entry in entries):
+                self.found.leave_out("results of another run; name the folder to take them", folder)
+                continue
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    folders.append(entry.path)
+                elif is_sequence_name(entry.name):
+                    yield from self._entry(entry)
+                elif _looks_like_sequences(entry.name):
+                    self.found.leave_out(
+                        "no format that is read; unpack or convert it, or name it outright",
+                        entry.path,
+                    )
+
+    def _entry(self, entry: os.DirEntry[str]) -> Iterator[tuple[str, bool]]:
+        is_link = entry.is_symlink()
+        kind = None if not is_link and _is_file(entry) else _odd_kind(entry.path)
+        if kind is None:
+            yield entry.path, is_link
+        else:
+            self.found.leave_out(f"{kind}, and no file", entry.path)
 
 
-def _refuse(error: OSError) -> None:
-    raise InputError(f"folder {error.filename!r} cannot be searched ({error.strerror})") from error
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # what cannot be looked at fails in an attempt of its own
 
 
-def _lies_in(path: str, folder: str | None) -> bool:
-    return folder is not None and Path(os.path.realpath(path)).is_relative_to(folder)
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def _odd_kind(path: str) -> str | None:
+    """What a path leads to that is neither a file nor missing."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 (a million Path objects take seconds)
+    except OSError:
+        return None  # its own attempt will say what is wrong
+    for is_kind, kind in _KINDS:
+        if is_kind(mode):
+            return kind
+    return None
+
+
+_KINDS = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+)
+
+
+def _looks_like_sequences(name: str) -> bool:
+    """Whether a user would expect a name to be taken, although its format is not read."""
+    lower = name.lower()
+    if _OTHER_FORMATS.search(lower):
+        return True
+    parts = lower.split(".")[1:-1]
+    return any(f".{part}" in SUFFIXES for part in parts) and not _COMPANIONS.search(lower)
 
 
 def _natural_key(path: str) -> tuple[list[tuple[bool, int, str]], str]:

@@ -8,14 +8,21 @@ holds it; after a power cut, a file of the last seconds may be lost, and `--fres
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Collection, Iterable
+from functools import cached_property
 from pathlib import Path
 
 from virnucpro_exporter.errors import OutputError
 
 HIDDEN = ".virnucpro"
+
+# What `rename` says where a folder is in the way, or a file where a folder is to go.
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST)
 
 
 class Outputs:
@@ -31,6 +38,7 @@ class Outputs:
         lock: The lock file.
         logs: One log file per worker.
         attempts: One folder per attempt in process, named by its number.
+        replaced: Folders on their way out, which a new result replaces.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -40,7 +48,10 @@ class Outputs:
         self.lock = self.hidden / "lock"
         self.logs = self.hidden / "logs"
         self.attempts = self.hidden / "attempts"
+        self.replaced = self.hidden / "replaced"
         self._owners: dict[str, str] = {}
+        self._inputs: dict[str, str] = {}
+        self._reserved = {HIDDEN}
 
     def prepare(self) -> None:
         """Create the folders that are missing.
@@ -63,9 +74,63 @@ class Outputs:
         """Where an attempt writes; the worker creates it."""
         return self.attempts / str(attempt)
 
-    def claim(self, name: str, path: str) -> bool:
-        """Reserve an output's name for an input; False when another input of the run has it."""
-        return self._owners.setdefault(name, path) == path
+    def reserve(self, path: str | os.PathLike[str]) -> None:
+        """Keep a path for this program: no result takes its name, if it lies in the folder."""
+        folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100 (`Path.absolute` keeps `..`)
+        inside = self._inside(os.path.join(os.path.realpath(folder), name))  # noqa: PTH118 (likewise)
+        if inside is not None:
+            self._reserved.add(inside)
+
+    def protect(self, place: str, shown: str) -> None:
+        """Keep an input from being replaced.
+
+        Args:
+            place: Where it is, absolute, its folder without links.
+            shown: What the user calls it.
+        """
+        name = self._inside(place)
+        if name is not None:
+            self._inputs[name] = shown
+
+    def _inside(self, place: str) -> str | None:
+        """The name in this folder that is, or holds, what is at a place; None where none does."""
+        if not place.startswith(self._prefix):
+            return None
+        return place[len(self._prefix) :].split(os.sep, 1)[0]
+
+    @cached_property
+    def _prefix(self) -> str:
+        return os.path.join(os.path.realpath(self.folder), "")  # noqa: PTH118 (for its last character)
+
+    @cached_property
+    def _longest_name(self) -> int:
+        """In bytes; the folder need not exist yet."""
+        folder = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        return os.pathconf(folder, "PC_NAME_MAX")
+
+    def refusal(self, name: str) -> str | None:
+        """Why no result may have a name, or None: it is not reserved, no input's, not too long."""
+        if name in self._reserved or re.sub(r"\.[0-9]+\Z", "", name) in self._reserved:
+            return f"{name!r} is a name that this program needs itself"
+        if name in self._inputs and os.path.lexists(self.folder / name):
+            return f"it would replace the input {self._inputs[name]!r} by its result"
+        length = len(os.fsencode(name))
+        if length > self._longest_name:
+            return (
+                f"the name of its result would be {length} bytes long, and {self._longest_name} "
+                "can be; give the input a shorter name"
+            )
+        return None
+
+    def claim(self, name: str, path: str) -> str | None:
+        """Reserve an output's name for an input.
+
+        Returns:
+            Why it cannot have it, or None.
+        """
+        if self._owners.setdefault(name, path) != path:
+            return f"another input of this run writes {name!r} too"
+        return self.refusal(name)
 
     def commit(self, attempt: int, names: Iterable[str]) -> None:
         """Move an attempt's outputs to their place; what has been moved already is left there.
@@ -77,13 +142,29 @@ class Outputs:
         for name in names:
             target = self.folder / name
             try:
-                (source / name).replace(target)
+                self._replace(source / name, target)
             except FileNotFoundError as error:
-                if not target.exists():
+                if not os.path.lexists(target):
                     raise OutputError(f"{str(target)!r} has vanished before it was kept") from error
             except OSError as error:
                 raise OutputError(f"{str(target)!r}: {error.strerror}") from error
         self.discard(attempt)
+
+    def _replace(self, source: Path, target: Path) -> None:
+        try:
+            source.replace(target)
+        except OSError as error:
+            if error.errno not in _IN_THE_WAY:
+                raise
+            # A folder cannot be replaced in one step. Between these two the name is missing, and a
+            # resumed run goes on from there.
+            self.replaced.mkdir(exist_ok=True)
+            target.replace(Path(tempfile.mkdtemp(dir=self.replaced), "old"))
+            source.replace(target)
+            self._remove_replaced()
+
+    def _remove_replaced(self) -> None:
+        shutil.rmtree(self.replaced, ignore_errors=True)
 
     def discard(self, attempt: int) -> None:
         """Remove what an attempt wrote.
@@ -94,6 +175,7 @@ class Outputs:
 
     def clean(self, keep: Collection[int] = ()) -> None:
         """Remove what dead runs left, except for these attempts."""
+        self._remove_replaced()
         for attempt in self.left_attempts() - set(keep):
             self.discard(attempt)
 

@@ -42,5 +42,9 @@ def _names(folder: Path, _size: int, _mtime_ns: int) -> frozenset[str]:
 
 
 def _read_names(database: sqlite3.Connection, _is_active: bool) -> frozenset[str]:  # noqa: FBT001 - a `Reader`
+    if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'results'").fetchone():
+        return frozenset(
+            os.fsdecode(name) for (name,) in database.execute("SELECT name FROM results")
+        )
     rows = database.execute("SELECT outputs FROM files WHERE outputs != '[]'")
     return frozenset(name for (outputs,) in rows for name in json.loads(outputs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ from virnucpro_exporter.scheduling.events import (
 )
 from virnucpro_exporter.snapshot import RunSnapshot
 
+# 3: where the paths of files lead, and which input each result is of.
 # 2: attempts without a result, stalls, and workers.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value);
 CREATE TABLE IF NOT EXISTS runs (
@@ -29,7 +30,8 @@ CREATE TABLE IF NOT EXISTS runs (
 CREATE TABLE IF NOT EXISTS files (
     path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, state TEXT, attempts INTEGER DEFAULT 0,
     attempt INTEGER, gpu TEXT, started REAL, duration REAL, sequences INTEGER, residues INTEGER,
-    error TEXT, outputs TEXT DEFAULT '[]') WITHOUT ROWID;
+    error TEXT, outputs TEXT DEFAULT '[]', real BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS results (name BLOB PRIMARY KEY, real BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS steals (time REAL, victim TEXT, thief TEXT, path BLOB);
 CREATE TABLE IF NOT EXISTS attempts (
     attempt INTEGER PRIMARY KEY, gpu TEXT, path BLOB, started REAL, ended REAL, outcome TEXT,
@@ -39,6 +41,8 @@ CREATE TABLE IF NOT EXISTS workers (
     run_id TEXT, gpu TEXT, name TEXT, updated REAL, starved REAL, restarts INTEGER,
     PRIMARY KEY (run_id, gpu)) WITHOUT ROWID;
 """
+# Columns that tables of older versions lack.
+ADDED = {"files": {"real": "BLOB"}}
 HISTORY = ("files", "steals", "attempts", "stalls", "workers")  # tables that `fresh` empties
 
 
@@ -68,6 +72,21 @@ Change = (
     | Committing
     | Committed
 )
+
+
+# By its name, the input whose result it is, as long as that is remembered.
+NOTE_RESULT = """INSERT OR REPLACE INTO results (name, real)
+    SELECT ?, coalesce(real, path) FROM files WHERE path = ?"""
+
+
+def result_rows(changes: Iterable[Change]) -> list[tuple[bytes, bytes]]:
+    """(name, path) of all outputs that are about to be moved to their place."""
+    return [
+        (os.fsencode(name), os.fsencode(change.result.file.path))
+        for change in changes
+        if isinstance(change, Committing)
+        for name in change.names
+    ]
 
 
 NOTE_WORKER = """INSERT OR REPLACE INTO workers (run_id, gpu, name, updated, starved, restarts)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,12 +20,15 @@ from typing import Any, NamedTuple
 from virnucpro_exporter.errors import JournalError, OutputError
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal.schema import (
+    ADDED,
     HISTORY,
+    NOTE_RESULT,
     NOTE_WORKER,
     SCHEMA,
     SCHEMA_VERSION,
     STATEMENTS,
     Change,
+    result_rows,
     worker_rows,
 )
 from virnucpro_exporter.scheduling.events import StartAttempt
@@ -33,11 +36,27 @@ from virnucpro_exporter.snapshot import RunSnapshot
 
 
 class Source(NamedTuple):
-    """An input file as it is on the disk now."""
+    """An input file as it is on the disk now: the same file whatever way its path is spelled."""
 
     path: str
     size: int
     mtime_ns: int
+    real: str = ""  # where the path leads; the path itself when empty
+
+
+class _Row(NamedTuple):
+    """What the journal knows of a file."""
+
+    path: bytes
+    size: int | None
+    mtime_ns: int | None
+    state: str | None
+    sequences: int | None
+    residues: int | None
+    outputs: str
+
+
+_UNKNOWN = _Row(b"", None, None, None, None, None, "[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +74,12 @@ class Resumed:
     counts: Mapping[str, tuple[int | None, int]]
 
 
+# Inputs whose result was replaced by that of another.
+_ROBBED = """UPDATE files SET state = 'queued' WHERE state = 'completed' AND EXISTS (
+    SELECT 1 FROM json_each(files.outputs) AS output JOIN results
+    ON results.name = CAST(output.value AS BLOB) WHERE results.real != files.real)"""
+
+
 class Journal:
     """The journal of one output folder; one thread at a time, and only under the folder's lock.
 
@@ -70,6 +95,7 @@ class Journal:
     def __init__(self, outputs: Outputs, *, fresh: bool = False) -> None:
         self._outputs = outputs
         self._run_id = ""
+        self._has_results = False  # of other inputs, in earlier runs
         with self._writing():
             self._database = sqlite3.connect(
                 outputs.journal, isolation_level=None, check_same_thread=False
@@ -92,11 +118,42 @@ class Journal:
                 "INSERT OR IGNORE INTO meta VALUES ('schema', ?), ('last_attempt', 0)",
                 (SCHEMA_VERSION,),
             )
-            # What older versions lack, the statements above have added.
-            database.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (SCHEMA_VERSION,))
+            self._take_over(database)
             if fresh:
                 for table in HISTORY:
                     database.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
+                # What is in the folder are results all the same, never inputs.
+                database.execute("UPDATE results SET real = NULL")
+
+    def _take_over(self, database: sqlite3.Connection) -> None:
+        """Bring a journal of an older version up to date; missing tables have been made."""
+        (version,) = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+        for table, columns in ADDED.items():
+            there = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+            for column, kind in columns.items():
+                if column not in there:
+                    database.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+        database.execute("CREATE INDEX IF NOT EXISTS files_by_real ON files (real)")
+        if version < 3:
+            paths = database.execute(
+                "SELECT path FROM files ORDER BY state = 'completed' DESC, started DESC"
+            ).fetchall()
+            latest: dict[bytes, bytes] = {}
+            for (path,) in paths:
+                latest.setdefault(os.path.realpath(path), path)
+            database.execute("UPDATE files SET real = NULL")
+            database.executemany("UPDATE files SET real = ? WHERE path = ?", list(latest.items()))
+            database.execute("DELETE FROM files WHERE real IS NULL")  # one file, spelled twice
+            # Where two inputs had results of one name, the later one has it.
+            owned = database.execute(
+                "SELECT real, outputs FROM files WHERE outputs != '[]' ORDER BY started"
+            ).fetchall()
+            database.executemany(
+                "INSERT OR REPLACE INTO results VALUES (?, ?)",
+                [(os.fsencode(n), real) for real, names in owned for n in json.loads(names)],
+            )
+            database.execute(_ROBBED)
+        database.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (SCHEMA_VERSION,))
 
     def agree(self, processor: str, *, keep: bool) -> None:
         """Make sure that this run would not take another processor's results for its own.
@@ -131,52 +188,124 @@ class Journal:
                 (run_id, now, json.dumps(settings)),
             )
 
-    def plan(self, files: Sequence[Source]) -> Resumed:
+    def plan(
+        self, files: Sequence[Source], names: Callable[[str], Sequence[str]] = lambda _: ()
+    ) -> Resumed:
         """Finish what a killed run was committing, and see which files are still to do.
+
+        Args:
+            files: The files of this run.
+            names: Tells what the results of a file are called, by its path, where that is known.
 
         Raises:
             JournalError: The journal cannot be written.
-            OutputError: An output cannot be moved to its place.
+            OutputError: An output cannot be moved to its place, or would replace that of another
+                input.
         """
         self._finish_commits()
         self._outputs.clean()
-        with self._writing():
-            rows = {
-                row[0]: row[1:]
-                for row in self._database.execute(
-                    "SELECT path, size, mtime_ns, state, sequences, residues, outputs FROM files"
-                )
-            }
+        known = self._known()
+        for real, row in known.items():
+            self._outputs.protect(os.fsdecode(real), os.fsdecode(row.path))
         present = self._outputs.names()
-        done, interrupted, counts, new = set(), set(), {}, []
+        done, interrupted, counts, new, respelled = set(), set(), {}, [], []
         for file in files:
-            size, mtime_ns, state, sequences, residues, outputs = rows.get(
-                os.fsencode(file.path), (None,) * 6
-            )
-            is_unchanged = (size, mtime_ns) == (file.size, file.mtime_ns)
-            if is_unchanged and residues is not None:
-                counts[file.path] = (sequences, residues)
-            if is_unchanged and state == "completed" and present.issuperset(json.loads(outputs)):
+            real = os.fsencode(file.real or file.path)
+            row = known.pop(real, _UNKNOWN)
+            is_unchanged = (row.size, row.mtime_ns) == (file.size, file.mtime_ns)
+            if is_unchanged and row.residues is not None:
+                counts[file.path] = (row.sequences, row.residues)
+            spelled = os.fsencode(file.path)
+            if row.path not in (spelled, b""):
+                respelled.append((spelled, real))
+            outputs = json.loads(row.outputs)
+            if is_unchanged and row.state == "completed" and present.issuperset(outputs):
                 done.add(file.path)
-                for name in json.loads(outputs):
-                    self._outputs.claim(name, file.path)
                 continue
-            if state == "processing":
+            for name in names(file.path):
+                self._refuse_replacing(name, file, real)
+            if row.state == "processing":
                 interrupted.add(file.path)
-            known = counts.get(file.path, (None, None))
-            new.append((os.fsencode(file.path), file.size, file.mtime_ns, "queued", *known))
+            count = counts.get(file.path, (None, None))
+            new.append((spelled, file.size, file.mtime_ns, "queued", *count, row.outputs, real))
         with self._transaction() as database:
+            _respell(database, respelled, [(row[0], row[-1]) for row in new])
             database.execute(
-                "INSERT OR IGNORE INTO attempts"
-                " SELECT attempt, gpu, path, started, NULL, 'interrupted', NULL FROM files"
+                "INSERT OR IGNORE INTO attempts (attempt, gpu, path, started, outcome)"
+                " SELECT attempt, gpu, path, started, 'interrupted' FROM files"
                 " WHERE state = 'processing'"
             )
             database.executemany(
-                "INSERT OR REPLACE INTO files (path, size, mtime_ns, state, sequences, residues)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO files"
+                " (path, size, mtime_ns, state, sequences, residues, outputs, real)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 new,
             )
+            database.executemany(
+                "UPDATE files SET state = 'gone' WHERE path = ?",
+                [
+                    (row.path,)
+                    for real, row in known.items()
+                    if row.state in ("queued", "processing", "failed") and not os.path.lexists(real)
+                ],
+            )
+            found = database.execute("SELECT 1 FROM results WHERE real IS NOT NULL LIMIT 1")
+            self._has_results = found.fetchone() is not None
         return Resumed(frozenset(done), frozenset(interrupted), counts)
+
+    def _known(self) -> dict[bytes, _Row]:
+        """The rows of all files, by where their paths lead."""
+        with self._writing():
+            rows = self._database.execute(
+                "SELECT path, size, mtime_ns, state, sequences, residues, outputs, real FROM files"
+            )
+            return {row[7] or row[0]: _Row(*row[:7]) for row in rows}
+
+    def _refuse_replacing(self, name: str, file: Source, real: bytes) -> None:
+        owner = self._owner(name, real)
+        if owner is not None:
+            raise OutputError(
+                f"{str(self._outputs.folder / name)!r} is the result of {owner!r}, and that of "
+                f"{file.path!r} would replace it; choose another --output, or give --fresh to "
+                "forget the earlier result"
+            )
+        why = self._outputs.refusal(name)
+        if why is not None:
+            raise OutputError(f"{file.path!r}: {why}")
+
+    def refusal(self, name: str, path: str) -> str | None:
+        """Why a result of a file may not have a name: it would replace one of an earlier run.
+
+        Args:
+            name: The result.
+            path: The file, of this run.
+        """
+        if not self._has_results:
+            return None
+        with self._writing():
+            (real,) = self._database.execute(
+                "SELECT coalesce(real, path) FROM files WHERE path = ?", (os.fsencode(path),)
+            ).fetchone()
+        owner = self._owner(name, real)
+        return None if owner is None else f"{name!r} is the result of {owner!r} already"
+
+    def _owner(self, name: str, real: bytes) -> str | None:
+        """The other input whose result is in the folder under this name, or None."""
+        with self._writing():
+            row = self._database.execute(
+                "SELECT real FROM results WHERE name = ? AND real != ?", (os.fsencode(name), real)
+            ).fetchone()
+        if row is None:
+            return None
+        if os.path.lexists(self._outputs.folder / name):
+            return os.fsdecode(row[0])
+        with self._transaction() as database:
+            # The result was removed, so the input is no longer done, whoever takes its name now.
+            database.execute("DELETE FROM results WHERE name = ?", (os.fsencode(name),))
+            database.execute(
+                "UPDATE files SET state = 'queued' WHERE state = 'completed' AND real = ?", row
+            )
+        return None
 
     def _finish_commits(self) -> None:
         with self._writing():
@@ -226,6 +355,7 @@ class Journal:
             for kind, run in groupby(changes, key=type):
                 statement, to_row = STATEMENTS[kind]
                 database.executemany(statement, [to_row(change, now) for change in run])
+            database.executemany(NOTE_RESULT, result_rows(changes))
             database.execute(
                 "UPDATE meta SET value = max(value, ?) WHERE key = 'last_attempt'", (last_attempt,)
             )
@@ -268,6 +398,30 @@ class Journal:
                 f"{str(self._outputs.journal)!r}: {error}; "
                 "mend that (is the disk full?), then run the same command again to resume"
             ) from error
+
+
+def _respell(
+    database: sqlite3.Connection,
+    known: Sequence[tuple[bytes, bytes]],
+    new: Sequence[tuple[bytes, bytes]],
+) -> None:
+    """Show files by the paths that this run was given.
+
+    A relative path may have meant another file when the program was started elsewhere: that one is
+    shown by where it leads from now on.
+
+    Args:
+        database: In a transaction.
+        known: (path, where it leads) of files that have had other paths.
+        new: Likewise, of files that get a new row.
+    """
+    # Two files may have changed names, so all make room before the first gets its own.
+    make_room = "UPDATE OR REPLACE files SET path = real WHERE path = ? AND real != ?"
+    database.executemany(
+        "UPDATE OR REPLACE files SET path = real WHERE real = ?", [(real,) for _, real in known]
+    )
+    database.executemany(make_room, [*known, *new])
+    database.executemany("UPDATE files SET path = ? WHERE real = ?", known)
 
 
 def check_schema(database: sqlite3.Connection, outputs: Outputs) -> None:

@@ -265,14 +265,16 @@ class Worker:
             found = tuple(os.fsencode(name) for name in sorted(os.listdir(folder))) if names else ()  # noqa: PTH208 - names alone are wanted
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
             log_traceback()
-            return wire.FAILED, attempt, describe(error), isinstance(error, SequenceFileError)
+            is_gone = isinstance(error, FileNotFoundError) and not file.exists()
+            why = "its input is gone" if is_gone else describe(error)
+            return wire.FAILED, attempt, why, isinstance(error, SequenceFileError)
         if sequences is None:
             progress.pass_on()
         duration = time.perf_counter() - start
-        message = (wire.COMPLETED, attempt, sequences, residues, duration, found)
-        if found and wire.size(message) > wire.PACKET_BYTES:
-            return wire.FAILED, attempt, f"it left too many outputs ({len(found)})", True
-        return message
+        while len(found) > wire.NAMES:
+            self._outbox.add((wire.OUTPUTS, attempt, found[: wire.NAMES]))
+            found = found[wire.NAMES :]
+        return wire.COMPLETED, attempt, sequences, residues, duration, found
 
 
 def _builder(factory: str, spec: dict[str, Any]) -> Callable[[], Any]:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from virnucpro_exporter.scheduling.events import (
@@ -51,6 +51,13 @@ def launch(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+_EVENTS: Mapping[int, Callable[..., Event]] = {
+    wire.STARTED: AttemptStarted,
+    wire.PROGRESS: Progress,
+    wire.FAILED: AttemptFailed,
+}
+
+
 class Child:
     """One worker process.
 
@@ -81,6 +88,7 @@ class Child:
         self.channel = channel
         self.death = os.pidfd_open(process.pid)
         self.outgoing: deque[bytes] = deque()
+        self._outputs: dict[int, list[bytes]] = {}  # of attempts whose end is still to be heard
         self.ready = False
         self.cancellable = False
         self.held: set[int] = set()
@@ -117,14 +125,15 @@ class Child:
             self.cancels.pop(values[0], None)
         if tag == wire.COMPLETED:
             attempt, sequences, residues, duration, found = values
+            found = (*self._outputs.pop(attempt, ()), *found)
             outputs = tuple(map(os.fsdecode, found)) if found else ()
             return AttemptCompleted(self.gpu, attempt, sequences, residues, duration, outputs)
-        if tag == wire.STARTED:
-            return AttemptStarted(self.gpu, *values)
-        if tag == wire.PROGRESS:
-            return Progress(self.gpu, *values)
-        if tag == wire.FAILED:
-            return AttemptFailed(self.gpu, *values)
+        if tag == wire.OUTPUTS:
+            attempt, found = values
+            self._outputs.setdefault(attempt, []).extend(found)
+            return None
+        if tag in _EVENTS:
+            return _EVENTS[tag](self.gpu, *values)
         if tag == wire.READY:
             self.ready = True
             (self.cancellable,) = values

@@ -14,12 +14,13 @@ from typing import Any
 # Towards the worker.
 START, CANCEL = 0, 1
 # Towards the pool.
-READY, SETUP_FAILED, STARTED, PROGRESS, COMPLETED, FAILED = 10, 11, 12, 13, 14, 15
+READY, SETUP_FAILED, STARTED, PROGRESS, COMPLETED, FAILED, OUTPUTS = 10, 11, 12, 13, 14, 15, 16
 
 Message = tuple[Any, ...]
 
 # Far below the smallest usual socket buffer (200 KiB), and above ten of the longest paths.
 PACKET_BYTES = 60_000
+NAMES = 50  # of outputs in one message; the longest fit into a packet
 MESSAGE_BYTES = 48  # of a message beside its texts
 RECEIVE_BYTES = 1 << 17
 

@@ -104,7 +104,7 @@ def test_a_run_is_rebuilt_from_its_metrics(endpoint: Endpoint) -> None:
     assert (run.workers[0].work_stolen_to, run.workers[1].work_stolen_from) == (2, 2)
     up, down = source.gpus.latest().devices
     assert up.sample is not None
-    assert (up.sample.utilization_ratio, up.sample.power_watts) == (0.5, None)
+    assert (up.sample.utilization_ratio, up.sample.memory_used_bytes) == (0.5, None)
     assert (down.up, down.sample) == (False, None)
 
 
@@ -191,7 +191,7 @@ def test_what_the_real_endpoint_tells_is_what_the_run_knows(tmp_path: Path) -> N
         assert getattr(seen, name) == getattr(known, name), name
     for name in (
         "gpu", "name", "state", "is_stalled", "queue_depth", "files_completed", "throughput",
-        "work_stolen_to", "work_stolen_from", "busy_seconds",
+        "work_stolen_to", "work_stolen_from",
     ):  # fmt: skip
         wanted = [getattr(worker, name) for worker in known.workers]
         assert [getattr(worker, name) for worker in seen.workers] == wanted, name

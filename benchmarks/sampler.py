@@ -41,10 +41,10 @@ def ways() -> dict[str, Callable[[], object]]:
 
     guard = Guard(NvmlSource())
     found = (guard.open(patience=0.0) or ())[0]
-    board = Board(max_age=3.0)
+    board = Board(3.0, time.monotonic, time.time)
     gpu = Gpu("0", state.identified(state.GpuState(found), found))
     board.gpus = (gpu,)
-    watcher = Watcher(gpu, guard.read, board, interval=1.0)
+    watcher = Watcher(gpu, guard.read, board, 1.0, time.monotonic, time.time)
     device = Device(0)
     ask = libnvml.nvmlQuery
 

@@ -1,7 +1,9 @@
-"""Sources of GPU values for tests: one that is scripted, and a way to wait for what threads do."""
+"""A scripted source of GPU values for tests, a sampler in virtual time, and waiting for threads."""
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ import pytest
 
 from virnucpro_exporter.gpu.sampler import Sampler
 from virnucpro_exporter.gpu.sources import INVALID_ARGUMENT, Found, Reading, Source
+from virnucpro_exporter.gpu.threads import Turn
 from virnucpro_exporter.snapshot import GpuDevice
 
 SLOWEST = 30.0  # seconds: no machine is as slow as this
@@ -76,19 +79,68 @@ class ScriptedSource:
         self.opened = -abs(self.opened)
 
 
+class VirtualTurns:
+    """Turns in virtual time, one after the other.
+
+    Attributes:
+        now: Monotonic seconds.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._numbers = itertools.count()
+        self._due: list[tuple[float, int, Turn]] = []
+
+    def spawn(self, name: str, turn: Turn) -> None:
+        del name
+        heapq.heappush(self._due, (self.now, next(self._numbers), turn))
+
+    def stop(self) -> bool:
+        self._due.clear()
+        return True
+
+    def run(self, until: Callable[[], object], seconds: float) -> None:
+        """Take turns until a condition holds, or fail after so many seconds."""
+        end = self.now + seconds
+        while not until():
+            assert self._due, "no turn is left"
+            at, _, turn = heapq.heappop(self._due)
+            assert at <= end, "it never happened"
+            self.now = max(self.now, at)
+            heapq.heappush(self._due, (self.now + turn(), next(self._numbers), turn))
+
+
 class Watched:
-    """A sampler with short intervals and, unless told otherwise, long-lived values."""
+    """A sampler that asks once a second, in virtual time or in threads."""
 
     def __init__(
         self,
         *sources: Source,
-        interval: float = FAST,
         max_age: float = SLOWEST,
         reopen_after: float = 0.0,
+        turns: VirtualTurns | None = None,
     ) -> None:
-        self.sampler = Sampler(sources, interval, reopen_after)
+        self._turns = turns
+        if turns is None:
+            self.sampler = Sampler(sources, FAST, reopen_after)
+        else:
+            self.sampler = Sampler(
+                sources,
+                1.0,
+                reopen_after,
+                turns=turns,
+                clock=lambda: turns.now,
+                wall_clock=lambda: 1e9 + turns.now,
+            )
         self.board = self.sampler.board
         self.board.max_age = max_age
+
+    def until(self, condition: Callable[[], object], seconds: float = 3600.0) -> None:
+        """Go on until a condition holds."""
+        if self._turns is None:
+            until(condition)
+        else:
+            self._turns.run(condition, seconds)
 
     def device(self, gpu: int) -> GpuDevice:
         """The GPU at this place."""
@@ -108,11 +160,23 @@ Watch = Callable[..., Watched]
 
 
 @pytest.fixture
+def watch_virtually() -> Watch:
+    """Starts samplers in virtual time."""
+
+    def start(*sources: Source, **options: Any) -> Watched:
+        watched = Watched(*sources, **options, turns=VirtualTurns())
+        watched.sampler.start()
+        return watched
+
+    return start
+
+
+@pytest.fixture
 def watch() -> Iterator[Watch]:
-    """Starts samplers, and stops them in the end."""
+    """Starts samplers in threads, and stops them in the end."""
     running: list[Sampler] = []
 
-    def start(*sources: Source, **options: float) -> Watched:
+    def start(*sources: Source, **options: Any) -> Watched:
         watched = Watched(*sources, **options)
         watched.sampler.start()
         running.append(watched.sampler)

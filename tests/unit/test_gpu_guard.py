@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -77,16 +76,24 @@ def test_it_stays_as_it_is_while_somebody_is_stuck_inside(door: Door) -> None:
     assert guard.read("a", ()) is None
 
 
-def test_it_waits_for_those_inside_and_lets_no_more_in(door: Door) -> None:
+def test_it_waits_for_those_inside_and_lets_no_more_in(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Opening comes after the last of them has left."""
     guard = Guard(door)
     guard.open(0.0)
+    waiting, wait_for = threading.Event(), guard._changed.wait_for
+
+    def wait_noted(condition: Callable[[], bool], seconds: float) -> bool:
+        waiting.set()
+        return wait_for(condition, seconds)
+
+    monkeypatch.setattr(guard._changed, "wait_for", wait_noted)
     with ThreadPoolExecutor() as pool:
         inside = pool.submit(guard.read, "a", ())
         assert door.entered.wait(60)
         opening = pool.submit(guard.open, 60.0)
-        while guard._open:
-            time.sleep(0.001)
+        assert waiting.wait(60)
         assert guard.read("b", ()) is None
         assert door.opened == 1
         door.leave.set()

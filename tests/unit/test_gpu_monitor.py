@@ -1,4 +1,4 @@
-"""The threads of the GPU monitor, on a source that is scripted."""
+"""The GPU monitor on a source that is scripted, in virtual time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.gpu_sources import FAST, SLOWEST, ScriptedSource, Watch, until
+from tests.gpu_sources import FAST, SLOWEST, ScriptedSource, Watch
 from virnucpro_exporter.gpu import monitor as monitor_module
 from virnucpro_exporter.gpu.monitor import GPUMonitor, get_gpu_utilization
 from virnucpro_exporter.gpu.sources import CORE, SLOW, SourceError
@@ -22,159 +22,123 @@ NOTHING = {
 }
 
 
-def test_an_unexpected_error_costs_only_its_gpu(watch: Watch, caplog: Any) -> None:
+def test_an_unexpected_error_costs_only_its_gpu(watch_virtually: Watch, caplog: Any) -> None:
     """The GPU is down with the reason, counted and logged once, and up again when it is over."""
     source = ScriptedSource("a", "b")
-    watched = watch(source)
-    until(lambda: watched.is_up(0, 1))
+    watched = watch_virtually(source)
+    watched.until(lambda: watched.is_up(0, 1))
     source.wrong["a"] = KeyError("oops")
-    until(lambda: "KeyError: 'oops'" in watched.why(0))
-    until(lambda: dict(watched.device(0).errors).get("INTERNAL", 0) >= 3)
+    watched.until(lambda: "KeyError: 'oops'" in watched.why(0))
+    watched.until(lambda: dict(watched.device(0).errors).get("INTERNAL", 0) >= 3)
     assert watched.is_up(1)
     assert watched.board.health.failures >= 3
     logged = [r for r in caplog.records if r.levelno >= logging.ERROR]
     assert len(logged) == 1
     assert logged[0].exc_info
     del source.wrong["a"]
-    until(lambda: watched.is_up(0))
+    watched.until(lambda: watched.is_up(0))
 
 
-def test_an_unexpected_error_of_the_supervisor(
-    watch: Watch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_of_the_supervisor(watch_virtually: Watch) -> None:
     """It is shown as the reason, and the supervisor goes on."""
-    monkeypatch.setattr("virnucpro_exporter.gpu.sampler._FIRST_RETRY", FAST)
     source = ScriptedSource("a")
     source.opening = RuntimeError("oops")
-    watched = watch(source)
-    until(lambda: "RuntimeError: oops" in watched.board.health.reason)
+    watched = watch_virtually(source)
+    watched.until(lambda: "RuntimeError: oops" in watched.board.health.reason)
     assert watched.board.health.success is False
     source.opening = None
-    until(lambda: watched.is_up(0))
+    watched.until(lambda: watched.is_up(0))
     assert watched.board.health.reason == ""
 
 
-def test_a_gpu_that_hangs_costs_only_itself(watch: Watch) -> None:
-    """The others go on, and it is never in the way of the end."""
-    source = ScriptedSource("a", "stuck")
-    source.stuck.clear()
-    watched = watch(source)
-    until(lambda: watched.is_up(0))
-    number = len(source.reads)
-    until(lambda: len(source.reads) > number + 5)
-    assert not watched.is_up(1)
-    assert not watched.board.first.is_set()
-    watched.sampler.stop()
-    assert source.opened == 1  # not closed while somebody is inside
-    source.stuck.set()
-
-
-def test_nothing_is_reopened_while_a_call_hangs(watch: Watch) -> None:
-    """A lost GPU waits until nobody is inside; the healthy one is shown all the while."""
-    source = ScriptedSource("a", "stuck", "c")
-    source.stuck.clear()
-    watched = watch(source)
-    until(lambda: watched.is_up(0, 2))
-    source.wrong["c"] = 15
-    until(lambda: watched.why(2) == "GPU_IS_LOST")
-    number = len(source.reads)
-    until(lambda: len(source.reads) > number + 5)
-    assert source.opened == 1
-    assert watched.is_up(0)
-    source.stuck.set()
-    until(lambda: source.opened > 1)
-
-
-def test_reopening_becomes_rare_for_a_gpu_that_stays_lost(watch: Watch) -> None:
+def test_reopening_becomes_rare_for_a_gpu_that_stays_lost(watch_virtually: Watch) -> None:
     """Each time keeps the healthy GPUs waiting, so it is tried less and less often."""
     source = ScriptedSource("a", "b")
     source.wrong["b"] = 15
-    watched = watch(source, reopen_after=0.02)
-    until(lambda: source.opened >= 4)
-    assert watched.sampler._pause >= 0.02 * 2**3
+    watched = watch_virtually(source, reopen_after=2.0)
+    watched.until(lambda: source.opened >= 4)
+    assert watched.sampler._pause >= 2.0 * 2**3
     del source.wrong["b"]
-    until(lambda: watched.is_up(0, 1) and watched.sampler._pause == 0.02)
+    watched.until(lambda: watched.is_up(0, 1) and watched.sampler._pause == 2.0)
 
 
-def test_ids_stay_when_a_gpu_falls_off_the_bus(watch: Watch) -> None:
+def test_ids_stay_when_a_gpu_falls_off_the_bus(watch_virtually: Watch) -> None:
     """The one that is gone is down, the others keep their ids although their indices moved."""
     source = ScriptedSource("a", "b", "c")
-    watched = watch(source)
-    until(lambda: watched.is_up(0, 1, 2))
+    watched = watch_virtually(source)
+    watched.until(lambda: watched.is_up(0, 1, 2))
     source.uuids.remove("a")
-    until(lambda: "no longer lists" in watched.why(0))
-    until(lambda: watched.is_up(1, 2))
+    watched.until(lambda: "no longer lists" in watched.why(0))
+    watched.until(lambda: watched.is_up(1, 2))
     assert [watched.device(i).uuid for i in range(3)] == ["a", "b", "c"]
     source.uuids.append("a")
-    until(lambda: watched.is_up(0, 1, 2))
+    watched.until(lambda: watched.is_up(0, 1, 2))
 
 
-def test_the_fallback_and_back(watch: Watch) -> None:
+def test_the_fallback_and_back(watch_virtually: Watch) -> None:
     """While the first source cannot be used the second one is, and the first as soon as it can."""
     first, second = ScriptedSource("a", backend="first"), ScriptedSource("a", backend="second")
     first.opening = SourceError("no library")
-    watched = watch(first, second)
-    until(lambda: watched.is_up(0))
+    watched = watch_virtually(first, second)
+    watched.until(lambda: watched.is_up(0))
     assert watched.board.backend == "second"
     first.opening = None
-    until(lambda: watched.board.backend == "first" and watched.is_up(0))
+    watched.until(lambda: watched.board.backend == "first" and watched.is_up(0))
     assert second.opened < 0  # closed
     assert [d.gpu for d in watched.board.snapshot().devices] == ["0"]
 
 
-def test_no_source_at_all_and_then_one(
-    watch: Watch, monkeypatch: pytest.MonkeyPatch, caplog: Any
-) -> None:
+def test_no_source_at_all_and_then_one(watch_virtually: Watch, caplog: Any) -> None:
     """The first source's reason is shown and said once; whatever appears later is found."""
-    monkeypatch.setattr("virnucpro_exporter.gpu.sampler._FIRST_RETRY", FAST)
-    monkeypatch.setattr("virnucpro_exporter.gpu.sampler._LONGEST_RETRY", FAST)
     first, second = ScriptedSource("a"), ScriptedSource("a")
     first.opening, second.opening = SourceError("no driver"), SourceError("no program")
     with caplog.at_level(logging.INFO):
-        watched = watch(first, second)
-        assert watched.board.first.wait(60)
-        until(lambda: first.opened > 3)
+        watched = watch_virtually(first, second)
+        watched.until(watched.board.first.is_set)
+        watched.until(lambda: first.opened > 3)
         snapshot = watched.board.snapshot()
         assert (snapshot.backend, snapshot.health.reason) == ("none", "no driver")
         assert snapshot.health.success is False
         assert [r.message for r in caplog.records] == ["no GPU values: no driver"]
         first.opening = None
-        until(lambda: watched.is_up(0))
+        watched.until(lambda: watched.is_up(0))
         assert caplog.records[-1].message == "watching 1 GPUs through scripted"
 
 
-def test_a_driver_that_goes_away(watch: Watch) -> None:
+def test_a_driver_that_goes_away(watch_virtually: Watch) -> None:
     """Values that nobody can confirm any more are dropped at once, with the reason."""
     source = ScriptedSource("a")
-    watched = watch(source)
-    until(lambda: watched.is_up(0))
+    watched = watch_virtually(source)
+    watched.until(lambda: watched.is_up(0))
     source.wrong["a"], source.opening = 1, SourceError("the driver is not loaded")
-    until(lambda: watched.why(0) == "the driver is not loaded")
+    watched.until(lambda: watched.why(0) == "the driver is not loaded")
     assert watched.board.backend == "none"
 
 
-def test_a_source_that_fails_as_a_whole(watch: Watch) -> None:
+def test_a_source_that_fails_as_a_whole(watch_virtually: Watch) -> None:
     """Its reason is that of every GPU."""
     source = ScriptedSource("a", "b")
-    watched = watch(source, reopen_after=SLOWEST)
-    until(lambda: watched.is_up(0, 1))
+    watched = watch_virtually(source, reopen_after=SLOWEST)
+    watched.until(lambda: watched.is_up(0, 1))
     source.wrong = dict.fromkeys("ab", SourceError("nvidia-smi failed (15): GPU is lost"))
-    until(lambda: "(15)" in watched.why(0) and "(15)" in watched.why(1))
+    watched.until(lambda: "(15)" in watched.why(0) and "(15)" in watched.why(1))
     source.wrong.clear()
-    until(lambda: watched.is_up(0, 1))
+    watched.until(lambda: watched.is_up(0, 1))
 
 
-def test_gpus_that_go_down_and_come_back_are_logged_once(watch: Watch, caplog: Any) -> None:
+def test_gpus_that_go_down_and_come_back_are_logged_once(
+    watch_virtually: Watch, caplog: Any
+) -> None:
     """An operator reads when and why."""
     source = ScriptedSource("a", "b")
     with caplog.at_level(logging.INFO):
-        watched = watch(source, reopen_after=SLOWEST)
-        until(lambda: watched.is_up(0, 1))
+        watched = watch_virtually(source, reopen_after=SLOWEST)
+        watched.until(lambda: watched.is_up(0, 1))
         source.wrong["b"] = 999
-        until(lambda: "down" in caplog.text)
-        until(lambda: dict(watched.device(1).errors)["UNKNOWN"] > 20)
+        watched.until(lambda: "down" in caplog.text)
+        watched.until(lambda: dict(watched.device(1).errors)["UNKNOWN"] > 20)
         del source.wrong["b"]
-        until(lambda: "up again" in caplog.text)
+        watched.until(lambda: "up again" in caplog.text)
     messages = [r.message for r in caplog.records]
     assert messages == [
         "watching 2 GPUs through scripted",
@@ -183,23 +147,23 @@ def test_gpus_that_go_down_and_come_back_are_logged_once(watch: Watch, caplog: A
     ]
 
 
-def test_slow_values_are_asked_apart_and_every_other_time(watch: Watch) -> None:
+def test_slow_values_are_asked_apart_and_every_other_time(watch_virtually: Watch) -> None:
     """The four usual values never wait for the slow ones."""
     source = ScriptedSource("a")
-    watch(source)
-    until(lambda: len(source.reads) > 5)
+    watched = watch_virtually(source)
+    watched.until(lambda: len(source.reads) > 5)
     assert [queries for _, queries in source.reads[:5]] == [CORE, SLOW, CORE, CORE, SLOW]
 
 
-def test_the_snapshot_is_the_same_object_until_something_changes(watch: Watch) -> None:
+def test_the_snapshot_is_the_same_object_until_something_changes(watch_virtually: Watch) -> None:
     """Whoever renders it can tell that nothing is new."""
     source = ScriptedSource("a")
-    watched = watch(source)
-    until(lambda: watched.is_up(0))
+    watched = watch_virtually(source)
+    watched.until(lambda: watched.is_up(0))
     watched.sampler.stop()
     board = watched.board
     assert board.snapshot() is board.snapshot()
-    board.max_age = 0.0
+    board.max_age = -1.0
     board._made = None
     assert not board.snapshot().devices[0].up
 

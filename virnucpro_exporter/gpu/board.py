@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from virnucpro_exporter.gpu import state
@@ -30,6 +30,8 @@ class Board:
 
     Args:
         max_age: Seconds for which a value may be shown.
+        clock: Monotonic seconds.
+        wall_clock: Unix seconds.
 
     Attributes:
         gpus: Every GPU ever seen, in the order of the ids.
@@ -39,7 +41,11 @@ class Board:
         lock: Held by those who write, and never while anybody is asked anything.
     """
 
-    def __init__(self, max_age: float) -> None:
+    def __init__(
+        self, max_age: float, clock: Callable[[], float], wall_clock: Callable[[], float]
+    ) -> None:
+        self._clock = clock
+        self._wall_clock = wall_clock
         self.max_age = max_age
         self.gpus: tuple[Gpu, ...] = ()
         self.backend = "none"
@@ -72,7 +78,7 @@ class Board:
 
     def snapshot(self) -> GpuSnapshot:
         """All of it as of now; the same object as long as nothing changes."""
-        now, gpus = time.monotonic(), self.gpus
+        now, gpus = self._clock(), self.gpus
         states = [gpu.state for gpu in gpus]
         parts = (self.health, self.backend, *states)
         made = self._made
@@ -80,7 +86,7 @@ class Board:
             return made[0]
         pairs = zip(gpus, states, strict=True)
         devices = tuple(state.device(gpu.id, held, now, self.max_age) for gpu, held in pairs)
-        snapshot = GpuSnapshot(time.time(), self.backend, devices, self.health)
+        snapshot = GpuSnapshot(self._wall_clock(), self.backend, devices, self.health)
         until = min((state.changes_at(s, now, self.max_age) for s in states), default=float("inf"))
         self._made = (snapshot, parts, until)
         return snapshot

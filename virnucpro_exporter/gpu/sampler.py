@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,6 +10,7 @@ from virnucpro_exporter.gpu import roster, state
 from virnucpro_exporter.gpu.board import Board, Gpu
 from virnucpro_exporter.gpu.guard import Guard
 from virnucpro_exporter.gpu.sources import Found, Reading, Source, SourceError, code_name
+from virnucpro_exporter.gpu.threads import Threads, Turns
 from virnucpro_exporter.gpu.watcher import Watcher
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 STALE_AFTER = 3  # intervals
 _FIRST_RETRY, _LONGEST_RETRY = 1.0, 30.0  # seconds, while no source can be used
 _LONGEST_REOPEN = 600.0  # seconds between two attempts to heal a GPU that stays lost
-_LEAVE = 0.5  # seconds for the threads to end
 
 
 class Sampler:
@@ -29,48 +28,45 @@ class Sampler:
         interval: Seconds between two samples of a GPU.
         reopen_after: Seconds between two initialisations of a source, at least. They become rarer
             while a GPU stays lost, because each keeps the others waiting.
+        turns: Has the GPUs asked again and again; threads when None.
+        clock: Monotonic seconds.
+        wall_clock: Unix seconds.
 
     Attributes:
         board: What is known.
     """
 
     def __init__(
-        self, sources: Sequence[Source], interval: float, reopen_after: float = 30.0
+        self,
+        sources: Sequence[Source],
+        interval: float,
+        reopen_after: float = 30.0,
+        *,
+        turns: Turns | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self.board = Board(STALE_AFTER * interval)
+        self.board = Board(STALE_AFTER * interval, clock, wall_clock)
+        self._turns = turns or Threads()
+        self._clock = clock
+        self._wall_clock = wall_clock
         self._guards = [Guard(source) for source in sources]
         self._guard: Guard | None = None
         self._interval = interval
         self._reopen_after = self._pause = reopen_after
         self._next_open = 0.0
         self._retry = _FIRST_RETRY
-        self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
         self._seen_up: dict[str, bool] = {}
         self._said = ""
 
     def start(self) -> None:
-        """Start the threads."""
-        self._spawn("gpu-supervisor", self._supervise)
+        """Begin to watch."""
+        self._turns.spawn("gpu-supervisor", self._supervise)
 
     def stop(self) -> None:
-        """End the threads and close the source; whoever is stuck in a call is left behind."""
-        self._stop.set()
-        deadline = time.monotonic() + _LEAVE
-        threads = [t for t in self._threads if t is not threading.current_thread()]
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        if self._guard is not None and not any(thread.is_alive() for thread in threads):
+        """Stop watching and close the source, unless a call into it is stuck."""
+        if self._turns.stop() and self._guard is not None:
             self._guard.close()
-
-    def _spawn(self, name: str, turn: Callable[[], float]) -> None:
-        thread = threading.Thread(target=self._live, args=(turn,), name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _live(self, turn: Callable[[], float]) -> None:
-        while not self._stop.is_set():
-            self._stop.wait(turn())
 
     def _read(self, uuid: str, queries: tuple[str, ...]) -> Reading | None:
         guard = self._guard
@@ -100,8 +96,8 @@ class Sampler:
         if self._guard is not None and self._guard.source.lists_more():
             self._open([self._guard])  # the better ones are tried at their own pace
         is_needed = any(gpu.state.wants_reopen for gpu in gpus)
-        if time.monotonic() >= self._next_open and (is_needed or place):
-            self._next_open = time.monotonic() + self._pause
+        if self._clock() >= self._next_open and (is_needed or place):
+            self._next_open = self._clock() + self._pause
             self._pause = min(2 * self._pause, max(self._reopen_after, _LONGEST_REOPEN))
             why = self._open(self._guards if is_needed else self._guards[:place])
             if why and is_needed:
@@ -144,17 +140,17 @@ class Sampler:
                     gpu.state = state.unlisted(gpu.state, missing)
             board.gpus = tuple(sorted((*board.gpus, *new), key=_order))
             board.backend = guard.source.backend
-            board.succeeded(None, time.time())
+            board.succeeded(None, self._wall_clock())
         self._guard = guard
         if before is not guard:
             log.info("watching %d GPUs through %s", len(found), guard.source.backend)
             self._said, self._retry = "", _FIRST_RETRY
-            self._next_open = time.monotonic() + self._reopen_after
+            self._next_open = self._clock() + self._reopen_after
             if before is not None:
                 before.close()
         for gpu in new:
-            watcher = Watcher(gpu, self._read, board, self._interval)
-            self._spawn(f"gpu-{gpu.id}", watcher.turn)
+            watcher = Watcher(gpu, self._read, board, self._interval, self._clock, self._wall_clock)
+            self._turns.spawn(f"gpu-{gpu.id}", watcher.turn)
 
     def _lose_source(self, why: str) -> None:
         self._guard = None
@@ -172,7 +168,7 @@ class Sampler:
         """Log, once, each GPU that goes down or comes back."""
         if not self.board.first.is_set():
             return  # those that are silent may yet give their first answer
-        now, max_age = time.monotonic(), self.board.max_age
+        now, max_age = self._clock(), self.board.max_age
         for gpu in self.board.gpus:
             held, was_up = gpu.state, self._seen_up.get(gpu.id, True)
             is_up = self._seen_up[gpu.id] = state.is_believed(held, now, max_age)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -27,9 +26,21 @@ class Watcher:
         read: Asks a GPU, by its uuid, some queries; None while nobody may ask.
         board: Where the answers are published.
         interval: Seconds between two turns.
+        clock: Monotonic seconds.
+        wall_clock: Unix seconds.
     """
 
-    def __init__(self, gpu: Gpu, read: Read, board: Board, interval: float) -> None:
+    def __init__(
+        self,
+        gpu: Gpu,
+        read: Read,
+        board: Board,
+        interval: float,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._clock = clock
+        self._wall_clock = wall_clock
         self._gpu = gpu
         self._read = read
         self._board = board
@@ -42,7 +53,7 @@ class Watcher:
         Returns:
             Seconds until the next turn.
         """
-        began = time.monotonic()
+        began = self._clock()
         try:
             # Slow values have a call of their own, so that the others do not wait for them, and
             # every other turn, so that they too stay younger than three intervals.
@@ -55,11 +66,11 @@ class Watcher:
             self._pause = min(2 * self._pause, max(_LONGEST_PAUSE, self._interval))
         if not self._gpu.is_asked and (self._turns or self._gpu.state.why):
             self._board.was_asked(self._gpu)
-        return max(0.0, self._pause - (time.monotonic() - began))
+        return max(0.0, self._pause - (self._clock() - began))
 
     def sample(self, queries: tuple[str, ...]) -> bool:
         """Ask some queries and publish the answers; False when asking more makes no sense."""
-        gpu, now, timestamp = self._gpu, time.monotonic(), time.time()
+        gpu, now, timestamp = self._gpu, self._clock(), self._wall_clock()
         asked = state.due(gpu.state, queries, now)
         if not asked:
             return True
@@ -70,7 +81,7 @@ class Watcher:
             return False
         if reading is None:
             return False
-        seconds = time.monotonic() - now
+        seconds = self._clock() - now
         if "foreign_processes" in reading.values:
             reading = _told_apart(reading)
         with self._board.lock:

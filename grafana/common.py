@@ -10,6 +10,7 @@ WORKER_STATE = (
     "(virnucpro_gpu_up == 0)"
     f" or ((virnucpro_worker_up == 0) and {RUNNING}) + 1"
     " or (virnucpro_worker_stalled == 1) + 1"
+    " or (virnucpro_worker_loading == 1) + 4"
     " or (virnucpro_worker_inflight_files > bool 0) + 3"
     ")"
 )

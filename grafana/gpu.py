@@ -70,14 +70,20 @@ def _progress() -> Shelf:
                 chart(
                     "Time since progress",
                     "Since the last file start, progress report or file end, of workers that have "
-                    "files. Above the dashed threshold a worker counts as stalled. Workers "
-                    "without files are not shown.",
+                    "files. Above the dashed threshold a worker counts as stalled; one that never "
+                    "reports progress may be silent for longer. Workers without files are not "
+                    "shown.",
                     Query(SINCE_PROGRESS, GPU),
                     Query("max(virnucpro_worker_stall_threshold_seconds)", "stall threshold"),
+                    Query(
+                        "max(virnucpro_worker_stall_deadline_timestamp_seconds"
+                        " - virnucpro_worker_last_progress_timestamp_seconds)",
+                        "longest silence allowed",
+                    ),
                     unit="s",
                     missing="no worker has files",
                 ),
-                "/^stall threshold$/",
+                "/^(stall threshold|longest silence allowed)$/",
             ),
             stat(
                 "Stalls",

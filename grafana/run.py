@@ -88,9 +88,12 @@ def _answers() -> Shelf:
             ),
             stat(
                 "Stalled GPUs",
-                "Workers that have files and have made no progress for the stall threshold. "
-                "Wanted: 0. The table below names them.",
-                Query("sum(virnucpro_worker_stalled)"),
+                "Workers that have files and have made no progress for too long. Those of lost "
+                "GPUs are not counted. Wanted: 0. The table below names them.",
+                Query(
+                    "sum(virnucpro_worker_stalled"
+                    " unless on (job, instance, gpu) virnucpro_gpu_up == 0)"
+                ),
                 colours=_NONE_WANTED,
                 missing=_NO_RUN,
             ),

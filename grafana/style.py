@@ -44,6 +44,7 @@ WORKER_STATES = {
     "2": ("stalled", WARNING),
     "3": ("idle", NEUTRAL),
     "4": ("busy", GOOD),
+    "5": ("loading", NEUTRAL),
 }
 RUN_STATES = {
     "starting": ("starting", NEUTRAL),

@@ -122,7 +122,9 @@ def test_what_is_wrong_is_named_on_top_until_the_run_is_over() -> None:
     workers = tuple(replace(w, is_stalled=int(w.gpu) < 10) for w in run.workers)
     run = replace(run, workers=(*workers[:-1], builders.lost_worker().workers[-1]))
     told = warnings(run, worker_rows(run, builders.gpus_up()), builders.NOW)
-    assert told == ["STALLED: GPU 0, 1, 2, 3, 4, 5, 6, 7 and 2 more", "LOST: GPU 1"]
+    assert told == ["LOST: GPU 1", "STALLED: GPU 0, 1, 2, 3, 4, 5, 6, 7 and 2 more"]
+    away = worker_rows(builders.stalled(), builders.gpu_lost(1))
+    assert warnings(builders.stalled(), away, builders.NOW) == ["DOWN: GPU 0"]
     over = replace(run, state=RunState.FAILED)
     assert warnings(over, worker_rows(over, builders.gpus_up()), builders.NOW + 99) == []
 
@@ -143,8 +145,8 @@ def test_log_lines_have_the_facts_of_the_table() -> None:
     """One line for the run and one for each worker, so that each can be searched for."""
     head, *workers = describe_run(builders.stalled(), builders.gpu_lost(), builders.NOW)
     assert head == (
-        "running: 4/13 files, 0 failed, 101 seq/s, ETA 3m00s (22:16), STALLED: GPU 0, "
-        "DOWN: GPU 1, queues imbalanced: 3 to 4 files"
+        "running: 4/13 files, 0 failed, 101 seq/s, ETA 3m00s (22:16), DOWN: GPU 1, "
+        "STALLED: GPU 0, queues imbalanced: 3 to 4 files"
     )
     facts = "{}, {} seq/s, {} queued, 2 done, stolen by/from {}"
     assert workers == [

@@ -94,7 +94,8 @@ class Processor(Section):
     command: Annotated[
         Texts,
         Option(
-            "A program to run on each file, with {input}, {output} and {gpu} where they belong.",
+            "A program to run on each file, with {input}, {output}, {gpu} and {progress} where they"
+            " belong.",
             "-- PROGRAM ...",
             place=Place.ARGUMENT,
         ),
@@ -118,6 +119,11 @@ class Processor(Section):
     output_suffix: Annotated[
         Text, Option("For commands and Python: result = name of the file + this.", "TEXT")
     ] = ".out"
+
+    @property
+    def reports_progress(self) -> bool:
+        """Whether it is known to report progress; what users bring shows that by what it does."""
+        return self.name in {"translate", "esm2", "dnabert"}
 
 
 class Devices(Section):
@@ -148,10 +154,21 @@ class Scheduling(Section):
 
     balancer: Balancer = "stealing"
     stall_threshold: Annotated[
-        Seconds, Option("Seconds without progress that count as a stall.", "SECONDS")
+        Seconds,
+        Option(
+            "Seconds without progress that count as a stall; more where a processor never reports"
+            " any.",
+            "SECONDS",
+        ),
     ] = 300.0
     on_stall: OnStall = "report"
     max_attempts: Annotated[Count, Option("Attempts per file before it is given up.", "N")] = 3
+    setup_timeout: Annotated[
+        Seconds,
+        Option(
+            "Seconds that a worker may take to set its processor up: to load a model.", "SECONDS"
+        ),
+    ] = 1800.0
     file_timeout: Annotated[
         Seconds | None, Option("Seconds that one attempt may take.", "SECONDS", unset="no limit")
     ] = None

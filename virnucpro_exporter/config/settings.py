@@ -56,6 +56,8 @@ class RunConfig(BaseModel):
             on_stall=OnStall(chosen.on_stall),
             max_attempts=chosen.max_attempts,
             file_timeout=chosen.file_timeout,
+            setup_timeout=chosen.setup_timeout,
+            reports_progress=self.processor.reports_progress,
             second_attempts=chosen.balancer == "stealing",
         )
         if self.cluster.is_used:

@@ -152,7 +152,12 @@ QUEUE_FILES = _work.gauge(
 QUEUE_RESIDUES = _work.gauge("queue_depth_residues", "Residues of the files that wait.", "gpu")
 
 _worker = _Section("Workers")
-WORKER_UP = _worker.gauge("worker_up", "1 while the worker process is alive.", "gpu")
+WORKER_UP = _worker.gauge(
+    "worker_up", "1 while the worker process is alive, if only to load.", "gpu"
+)
+WORKER_LOADING = _worker.gauge(
+    "worker_loading", "1 while the worker process sets its processor up: loads the model.", "gpu"
+)
 WORKER_INFLIGHT = _worker.gauge(
     "worker_inflight_files", "Files handed to the worker and not yet ended.", "gpu"
 )
@@ -167,7 +172,12 @@ WORKER_PROGRESS = _worker.gauge(
 )
 WORKER_STALLED = _worker.gauge(
     "worker_stalled",
-    "1 while files are held or waiting and nothing has progressed for the stall threshold.",
+    "1 while files are held or waiting and nothing has progressed up to the deadline.",
+    "gpu",
+)
+STALL_DEADLINE = _worker.gauge(
+    "worker_stall_deadline_timestamp_seconds",
+    "Unix time from which on silence is a stall, or loading takes too long; absent without work.",
     "gpu",
 )
 WORKER_STALLS = _worker.counter("worker_stalls_total", "Stalls that began.", "gpu")

@@ -152,6 +152,8 @@ def _worker(samples: Samples, previous: Samples | None, gpu: str) -> WorkerSnaps
 def _worker_state(samples: Samples, previous: Samples | None, gpu: str) -> WorkerState:
     if not samples.get(c.WORKER_UP, gpu=gpu):
         return WorkerState.LOST
+    if samples.get(c.WORKER_LOADING, gpu=gpu):
+        return WorkerState.LOADING
     if samples.get(c.WORKER_INFLIGHT, gpu=gpu):
         return WorkerState.BUSY
     before = None if previous is None else previous.get(c.WORKER_STARVED, gpu=gpu)

@@ -22,6 +22,9 @@ class SchedulerSettings:
         stall_threshold: Seconds without progress after which a worker counts as stalled.
         on_stall: What happens then to the file it holds.
         max_attempts: Failed attempts after which a file is given up.
+        setup_timeout: Seconds that a worker may take to load before its process is replaced.
+        reports_progress: Whether workers are known to report progress all the time, so that their
+            silence alone is a stall. Otherwise they show by what they do whether they report.
         file_timeout: Seconds after which an attempt counts as failed, or None for no limit.
         second_attempts: Idle workers may repeat a running file that they would end sooner.
         batch_seconds: Files are handed over together as long as they take no longer than this.
@@ -31,6 +34,8 @@ class SchedulerSettings:
     stall_threshold: float = 300.0
     on_stall: OnStall = OnStall.REPORT
     max_attempts: int = 3
+    setup_timeout: float = 1800.0
+    reports_progress: bool = True
     file_timeout: float | None = None
     second_attempts: bool = True
     batch_seconds: float = 0.05
@@ -42,7 +47,7 @@ class SchedulerSettings:
         Raises:
             ValueError: A limit is not above 0.
         """
-        for name in ("stall_threshold", "max_attempts", "batch_files"):
+        for name in ("stall_threshold", "setup_timeout", "max_attempts", "batch_files"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0")
         if self.file_timeout is not None and not self.file_timeout > 0:

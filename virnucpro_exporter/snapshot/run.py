@@ -80,7 +80,11 @@ class WorkerSnapshot:
         weight: Declared speed relative to an RTX 3090.
         state: What it does now.
         is_alive: Whether its process runs, if only to load.
-        is_stalled: Holds or awaits files, and has made no progress for the stall threshold.
+        is_stalled: Holds or awaits files, and has made no progress up to its deadline.
+        stall_deadline_time: Unix seconds at which more silence is a stall: the stall threshold
+            after the last progress, and later where the worker never reports progress and its
+            present file is expected to take longer, or where it shows signs of life. While it
+            loads, when that has taken too long. None where nothing is expected of it.
         queue_depth: Files waiting, without the ones in process.
         queue_residues: Residues of those files.
         inflight_files: Files handed to the worker and not yet ended.
@@ -117,6 +121,7 @@ class WorkerSnapshot:
     state: WorkerState = WorkerState.STARTING
     is_alive: bool = False
     is_stalled: bool = False
+    stall_deadline_time: float | None = None
     queue_depth: int = 0
     queue_residues: int = 0
     inflight_files: int = 0

@@ -27,13 +27,15 @@ OVER = (RunState.COMPLETED, RunState.FAILED)
 
 # What a person must see first when not all rows fit. What is wrong is in capitals and inverted:
 # it catches the eye without colours, too.
+# A GPU that is down explains the other two, so it comes first, as it holds back their alerts.
 STALLED, LOST, DOWN = "STALLED", "LOST", "GPU DOWN"
-WRONG = (STALLED, LOST, DOWN)
-URGENCY = (*WRONG, "starved", "busy", "starting", "idle")
+WRONG = (DOWN, LOST, STALLED)
+URGENCY = (*WRONG, "starved", "busy", "loading", "starting", "idle")
 STATE_STYLES = {
     **dict.fromkeys(WRONG, "bold red reverse"),
     "starved": "yellow",
     "busy": "",
+    "loading": "dim",
     "starting": "dim",
     "idle": "dim",
 }
@@ -124,12 +126,12 @@ def worker_label(worker: WorkerSnapshot, device: GpuDevice | None, run: RunSnaps
     """The word for what a worker does, the worst news first."""
     if run.state in OVER:
         return "idle"
-    if worker.is_stalled:
-        return STALLED
-    if worker.state is WorkerState.LOST:
-        return LOST
     if device is not None and not device.up:
         return DOWN
+    if worker.state is WorkerState.LOST:
+        return LOST
+    if worker.is_stalled:
+        return STALLED
     state: str = worker.state.value
     return state
 

@@ -20,7 +20,12 @@ from virnucpro_exporter.metrics.collectors.families import (
     labels,
     labels_each,
 )
-from virnucpro_exporter.snapshot import PAIRED_WORKERS, RunSnapshot, WorkerSnapshot
+from virnucpro_exporter.snapshot import (
+    PAIRED_WORKERS,
+    RunSnapshot,
+    WorkerSnapshot,
+    WorkerState,
+)
 
 _EXEMPLAR_CHARACTERS = 100  # OpenMetrics allows 128 for the name and the value of all labels
 
@@ -43,11 +48,13 @@ _WORKER_VALUES: Sequence[tuple[c.Metric, _Read]] = (
     (c.QUEUE_FILES, attrgetter("queue_depth")),
     (c.QUEUE_RESIDUES, attrgetter("queue_residues")),
     (c.WORKER_UP, attrgetter("is_alive")),
+    (c.WORKER_LOADING, lambda worker: worker.state is WorkerState.LOADING),
     (c.WORKER_INFLIGHT, attrgetter("inflight_files")),
     (c.WORKER_BUSY, attrgetter("busy_seconds")),
     (c.WORKER_STARVED, attrgetter("starved_seconds")),
     (c.WORKER_PROGRESS, attrgetter("last_progress_time")),
     (c.WORKER_STALLED, attrgetter("is_stalled")),
+    (c.STALL_DEADLINE, attrgetter("stall_deadline_time")),
     (c.WORKER_STALLS, attrgetter("stalls")),
     (c.WORKER_RESTARTS, attrgetter("restarts")),
     (c.FILES_STOLEN_FROM, attrgetter("work_stolen_from")),

@@ -56,6 +56,18 @@ class Picky:
         waiting(file, output, progress)
 
 
+class Slow:
+    """Its model never gets loaded."""
+
+    def setup(self, gpu: str) -> None:
+        """Wait for ever."""
+        assert gpu
+        time.sleep(1000)
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> None:
+        """Never called."""
+
+
 class Broken:
     """Its model is missing."""
 

@@ -29,7 +29,7 @@ def counters(worker: WorkerSnapshot) -> dict[str, float]:
         for name, value in values.items()
         if isinstance(value, int | float)
         and name not in _NOT_COUNTERS
-        and not name.startswith(("is_", "throughput", "residues_per", "last_"))
+        and not name.startswith(("is_", "throughput", "residues_per", "last_", "stall_deadline"))
     }
 
 
@@ -38,6 +38,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @initialize(
         on_stall=st.sampled_from(OnStall),
+        is_reporting=st.booleans(),
         is_static=st.booleans(),
         is_pull=st.booleans(),
         timeout=st.sampled_from([None, 40.0]),
@@ -46,6 +47,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def start(
         self,
         on_stall: OnStall,
+        is_reporting: bool,
         is_static: bool,
         is_pull: bool,
         timeout: float | None,
@@ -60,6 +62,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 on_stall=on_stall,
                 max_attempts=2,
                 file_timeout=timeout,
+                setup_timeout=20.0,
+                reports_progress=is_reporting,
                 second_attempts=not is_pull,
             ),
             policy=NoStealing() if is_static else EarliestFinish(),
@@ -86,6 +90,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             elif isinstance(action, ev.RestartWorker | ev.RetireWorker):
                 self.up.discard(action.gpu)
                 self.held[action.gpu].clear()
+                self.startable.discard(action.gpu)
                 if isinstance(action, ev.RestartWorker):
                     self.startable.add(action.gpu)
             elif isinstance(action, ev.FileCompleted | ev.FileFailed):
@@ -121,6 +126,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.up.add(gpu)
         if not self.is_pull:
             self.tell(ev.WorkerReady(gpu))
+
+    @precondition(lambda self: self.startable and not self.is_pull)
+    @rule(data=st.data())
+    def load(self, data: st.DataObject) -> None:
+        self.tell(ev.WorkerLoading(data.draw(st.sampled_from(sorted(self.startable)))))
+
+    @precondition(lambda self: any(self.held[g] for g in self.up))
+    @rule(data=st.data())
+    def live(self, data: st.DataObject) -> None:
+        gpu = data.draw(st.sampled_from(sorted(g for g in self.up if self.held[g])))
+        self.tell(ev.SignOfLife(gpu, self.held[gpu][0]))
 
     @precondition(lambda self: len(self.held) < 5)
     @rule(weight=st.sampled_from([0.3, 1.0, 4.0]))

@@ -125,7 +125,8 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         names = output_names(spec)
         inputs = _find(config, outputs, names)
         stack.enter_context(_tidied(outputs))
-        work = workforce(config.devices, config.cluster, spec, outputs, views, stack)
+        threshold = config.scheduling.stall_threshold
+        work = workforce(config.devices, config.cluster, threshold, spec, outputs, views, stack)
         journal = stack.enter_context(
             contextlib.closing(Journal(outputs, fresh=bool(config.inputs.fresh)))
         )

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import util
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,11 @@ from virnucpro_exporter.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
     from virnucpro_exporter.cluster.connect import Connect
+
+# Workers that are silent are looked at for signs of life this often, in seconds; a sign takes two
+# looks after the first.
+_LOOK_SECONDS = 10.0
+_LOOKS_BEFORE_A_STALL = 5
 
 _NODE = "virnucpro_exporter.app.cluster_node:ClusterNode"
 
@@ -48,6 +54,7 @@ class Workforce:
 def workforce(
     wanted: Devices,
     cluster: Cluster,
+    stall_threshold: float,
     spec: Mapping[str, Any],
     outputs: Outputs,
     views: contextlib.ExitStack,
@@ -58,6 +65,7 @@ def workforce(
     Args:
         wanted: Which devices.
         cluster: The Dask cluster, if one is used.
+        stall_threshold: Seconds of silence that may be a stall; signs of life are seen before that.
         spec: The processor.
         outputs: The output folder, prepared.
         views: Closes what the views need.
@@ -68,18 +76,40 @@ def workforce(
         NoDeviceError: The GPUs that were asked for are not there.
         UsageError: The options cannot be used.
     """
+    look_seconds = min(_LOOK_SECONDS, stall_threshold / _LOOKS_BEFORE_A_STALL)
     if cluster.is_used:
-        return stack.enter_context(_on_dask(wanted, cluster, spec, outputs))
+        return stack.enter_context(_on_dask(wanted, cluster, look_seconds, spec, outputs))
     found, monitor = views.enter_context(devices(wanted))
     pins = {device.gpu: device.environment for device in found}
-    local = LocalPool(spec, FACTORY, outputs.attempts, outputs.logs, pins)
+    local = LocalPool(
+        spec,
+        FACTORY,
+        outputs.attempts,
+        outputs.logs,
+        pins,
+        look_seconds=look_seconds,
+        uses_gpu=None if monitor is None else partial(_is_used, monitor),
+    )
     stack.callback(local.close)
     return Workforce(found, local, monitor, Latest(()))
 
 
+def _is_used(monitor: Source[GpuSnapshot], gpu: str) -> bool:
+    """Whether a GPU computes, and for nobody but this run."""
+    for device in monitor.latest().devices:
+        sample = device.sample
+        if device.gpu == gpu and device.up and sample is not None:
+            return sample.foreign_processes == 0 and bool(sample.utilization_ratio)
+    return False
+
+
 @contextlib.contextmanager
 def _on_dask(
-    wanted: Devices, cluster: Cluster, spec: Mapping[str, Any], outputs: Outputs
+    wanted: Devices,
+    cluster: Cluster,
+    look_seconds: float,
+    spec: Mapping[str, Any],
+    outputs: Outputs,
 ) -> Iterator[Workforce]:
     connect = _connection(wanted, cluster)
     from virnucpro_exporter.cluster.agent import Job  # noqa: PLC0415 - needs an extra
@@ -98,6 +128,7 @@ def _on_dask(
         probe=str(probe),
         token=token,
         lease=cluster.dask_timeout,
+        look_seconds=look_seconds,
     )
     gpus = NodeGpus()
     limits = {"silence": cluster.dask_timeout, "patience": cluster.dask_timeout}

@@ -70,6 +70,7 @@ class Job:
         probe: A file that every node has to see.
         token: What is in that file.
         lease: Seconds without a call after which an agent ends.
+        look_seconds: A worker that is silent is looked at for signs of life this often.
     """
 
     spec: Mapping[str, Any]
@@ -81,6 +82,7 @@ class Job:
     probe: str
     token: str
     lease: float
+    look_seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,7 @@ class Agent:
             Path(self._job.logs),
             {gpu: {"CUDA_VISIBLE_DEVICES": pin}},
             folder,
+            look_seconds=self._job.look_seconds,
         )
         self._gpu = gpu
         self._heard_at = time.monotonic()

@@ -16,6 +16,7 @@ from virnucpro_exporter.scheduling.policy import EarliestFinish, NoStealing, Ste
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.scheduling.snapshot import RunFacts, take_snapshot
+from virnucpro_exporter.scheduling.stalls import is_judged
 from virnucpro_exporter.snapshot import Latest, RunSnapshot, StealEvent, is_imbalanced
 
 log = logging.getLogger(__name__)
@@ -250,11 +251,12 @@ class WorkStealingCoordinator:
         """The ids of the GPUs that have work and made no progress for so many seconds."""
         self._tell_stalls()
         with self._lock:
-            now = self._clock()
+            now, ledger = self._clock(), self._scheduler.ledger
             return [
                 w.gpu
-                for w in self._scheduler.ledger.fleet
-                if w.has_work and not w.is_retired and now >= w.touched_at + stall_threshold
+                for w in ledger.fleet
+                if is_judged(w, is_push=ledger.is_push, is_draining=ledger.is_draining)
+                and now >= w.touched_at + stall_threshold
             ]
 
     def _tell_stalls(self) -> None:

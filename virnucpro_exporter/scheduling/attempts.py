@@ -35,6 +35,7 @@ class Outcomes:
         residues = file.residues if event.residues is None else event.residues
         sequences = file.sequences if event.sequences is None else event.sequences
         self._progress.advance(attempt, sequences or 0, residues, seconds, now)
+        self._progress.was_silent(worker, now)
         self._progress.made(worker, now)
         counters = worker.counters
         counters.completed += 1

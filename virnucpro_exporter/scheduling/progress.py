@@ -64,6 +64,12 @@ class ProgressBook:
             if worker.learned.value is None:
                 self.expect(worker)
 
+    def was_silent(self, worker: Worker, now: float) -> None:
+        """The worker got further within a file or to its end: its silence until now was none."""
+        if worker.stalled_since is None:
+            silence = now - worker.touched_at
+            self._ledger.longest_silence = max(self._ledger.longest_silence, silence)
+
     def made(self, worker: Worker, now: float) -> None:
         """The worker got further, so it does not stall."""
         worker.last_progress = worker.touched_at = now

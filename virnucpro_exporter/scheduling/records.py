@@ -104,6 +104,7 @@ class Worker:
         "busy_since",
         "counters",
         "gpu",
+        "has_reported",
         "idle_from",
         "index",
         "inflight",
@@ -116,6 +117,7 @@ class Worker:
         "name",
         "queue",
         "queued_residues",
+        "slow_setups",
         "spawned_at",
         "speed",
         "stalled_since",
@@ -138,6 +140,7 @@ class Worker:
         self.is_retired = False  # will never be up again
         self.spawned_at = now  # when its process was last started
         self.startup = 0.0  # seconds until its last process was ready
+        self.slow_setups = 0  # processes in a row that took too long to load
         self.awaits_work = False  # asked for a file and got none
         self.troubles: list[str] = []  # files on which its process was lost since the last success
         # Its work
@@ -152,6 +155,7 @@ class Worker:
         # Its times
         self.touched_at = now  # the last progress, or when it came up or got its first work
         self.alive_at = now  # the last sign of life other than progress
+        self.has_reported = False  # progress within a file
         self.last_progress: float | None = None
         self.stalled_since: float | None = None
         self.busy_since: float | None = None

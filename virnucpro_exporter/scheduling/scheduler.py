@@ -81,7 +81,7 @@ class Scheduler:
         self._progress = ProgressBook(ledger)
         self._outcomes = Outcomes(ledger, self._progress)
         self._recovery = Recovery(ledger, self._progress, self._outcomes)
-        self._watch = Watch(ledger, self._outcomes, self._recovery)
+        self._watch = Watch(ledger, self._progress, self._outcomes, self._recovery)
         self._review = Review(ledger, self._outcomes)
         self._dispatcher = Dispatcher(ledger)
         self._handlers: dict[type, Callable[[Any, float], None]] = {
@@ -187,8 +187,10 @@ class Scheduler:
     def _on_loading(self, event: ev.WorkerLoading, now: float) -> None:
         worker = self.ledger.worker(event.gpu)
         if not (worker.is_ready or worker.is_retired):
+            self.ledger.is_push = True
             worker.is_loading = True
             worker.spawned_at = now
+            self.ledger.look_by(now + self.ledger.settings.setup_timeout)
 
     def _on_ready(self, event: ev.WorkerReady, now: float) -> None:
         worker = self.ledger.worker(event.gpu)
@@ -196,7 +198,9 @@ class Scheduler:
             worker.startup = now - worker.spawned_at
         worker.is_ready = True
         worker.is_loading = False
+        worker.slow_setups = 0
         worker.touched_at = now
+        self.ledger.look_by(now + self.ledger.settings.stall_threshold)
         self.ledger.is_push = True
         self._dispatcher.feed(worker, now)
 
@@ -229,13 +233,15 @@ class Scheduler:
         seconds = now - attempt.reported_at
         self._progress.advance(attempt, event.sequences, residues, seconds, now)
         attempt.reported_at = now
+        worker.has_reported = True
+        self._progress.was_silent(worker, now)
         self._progress.made(worker, now)
         self._review.news(now)
 
     def _on_sign_of_life(self, event: ev.SignOfLife, now: float) -> None:
         worker = self.ledger.worker(event.gpu)
         if event.attempt in worker.inflight:
-            worker.alive_at = now
+            self._watch.lives(worker, now)
 
     def _on_completed(self, event: ev.AttemptCompleted, now: float) -> None:
         worker = self.ledger.worker(event.gpu)

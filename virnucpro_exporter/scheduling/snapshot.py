@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from virnucpro_exporter.scheduling import stalls
 from virnucpro_exporter.scheduling.records import Worker
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.state import Ledger
@@ -130,6 +131,7 @@ def _worker(ledger: Ledger, w: Worker, facts: RunFacts, now: float) -> WorkerSna
         state=_worker_state(ledger, w),
         is_alive=w.is_ready or w.is_loading,
         is_stalled=w.stalled_since is not None,
+        stall_deadline_time=_deadline(ledger, w, facts),
         queue_depth=len(w.queue),
         queue_residues=w.queued_residues,
         inflight_files=len(w.inflight),
@@ -158,6 +160,14 @@ def _worker(ledger: Ledger, w: Worker, facts: RunFacts, now: float) -> WorkerSna
         second_attempts_lost=counters.seconds_lost,
         durations=counters.durations.snapshot(facts.wall_offset),
     )
+
+
+def _deadline(ledger: Ledger, worker: Worker, facts: RunFacts) -> float | None:
+    """When more silence of the worker is a stall; None where nothing is expected of it."""
+    is_judged = stalls.is_judged(worker, is_push=ledger.is_push, is_draining=ledger.is_draining)
+    if ledger.is_finished or not (is_judged or worker.is_loading):
+        return None
+    return stalls.deadline(worker, ledger.settings, ledger.longest_silence) + facts.wall_offset
 
 
 def _since(begin: float | None, now: float) -> float:

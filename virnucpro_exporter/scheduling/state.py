@@ -54,6 +54,7 @@ class Ledger:
         self.stolen_residues: dict[tuple[str, str], int] = {}
         self.recent_steals: deque[tuple[float, str, str, str]] = deque(maxlen=RECENT_STEALS)
         self.resteals = self.retries = self.late_results = 0
+        self.longest_silence = 0.0  # of attempts that got further after it, in seconds
         # Where the run stands
         self.is_draining = False
         self.is_push = False  # workers wait for files; else callers come and ask

@@ -13,6 +13,9 @@ from virnucpro_exporter.scheduling.state import Ledger
 # another worker is left; a lone worker goes on, because each file is given up in time.
 _LOSSES_BEFORE_RETIRING = 3
 
+# Processes of a worker in a row that take too long to load.
+_SLOW_SETUPS_BEFORE_RETIRING = 2
+
 
 class Recovery:
     """Replaces processes and gives workers up.
@@ -61,11 +64,21 @@ class Recovery:
         else:
             self._restart(worker, reason, now)
 
+    def replace_loading(self, worker: Worker, limit: float, now: float) -> None:
+        """Kill a process that does not get its processor set up; the second one is given up."""
+        worker.slow_setups += 1
+        reason = f"the processor was not set up within {limit:g} s (--setup-timeout)"
+        if worker.slow_setups < _SLOW_SETUPS_BEFORE_RETIRING:
+            self._restart(worker, reason, now)
+        else:
+            self._retire(worker, reason, now)
+
     def come_back(self, worker: Worker, now: float) -> None:
         """A worker that was given up is there again: its node has returned."""
         worker.is_retired = False
         worker.touched_at = worker.spawned_at = now
         worker.troubles.clear()
+        worker.slow_setups = 0
         if worker.has_work:
             self._ledger.look_by(now + self._ledger.settings.stall_threshold)
 

@@ -172,11 +172,12 @@ class VirtualWorkers:
     # -- what a scheduler asks for --
 
     def spawn(self, gpu: str) -> None:
-        """Start the process of a worker that has none; `WorkerReady` follows."""
+        """Start the process of a worker that has none; it loads, and `WorkerReady` follows."""
         worker = self._workers[gpu]
         worker.started_at = self.now
         lost = [o.end for o in worker.outages if o.is_loss and o.begin <= self.now < o.end]
         worker.ready_at = max(lost, default=self.now) + worker.gpu.startup
+        self._post(worker.ready_at - worker.gpu.startup, ev.WorkerLoading(gpu), gpu)
         self._post(worker.ready_at, ev.WorkerReady(gpu), gpu)
         for outage in worker.outages:
             self._doom(gpu, outage)

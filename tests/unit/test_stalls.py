@@ -1,0 +1,179 @@
+"""When silence is a stall, and what is done about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.scheduler import Scheduler
+from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+from virnucpro_exporter.scheduling.snapshot import RunFacts, take_snapshot
+from virnucpro_exporter.snapshot import WorkerSnapshot, WorkerState
+
+# A command of which nothing is known; 100 s are a stall where silence alone counts.
+SETTINGS = SchedulerSettings(100.0, reports_progress=False, second_attempts=False)
+
+
+class Run:
+    """One worker with files of 1,000 residues."""
+
+    def __init__(self, files: int = 3, settings: SchedulerSettings = SETTINGS) -> None:
+        self.scheduler = Scheduler({"0": 1.0}, settings=settings)
+        self.told: list[ev.Action] = []
+        self.number = 0
+        names = [SequenceFile(f"/{i}", None, 1000) for i in range(files)]
+        self.tell(0.0, ev.FilesSubmitted(tuple(names)), ev.WorkerLoading("0"))
+
+    def tell(self, now: float, *events: ev.Event) -> list[ev.Action]:
+        """Let time go on, deadline by deadline, and then something happen."""
+        before = len(self.told)
+        self.now = now
+        while (due := self.scheduler.next_deadline()) is not None and due < now:
+            self._handle(ev.TimePassed(), due)
+        for event in (*events, ev.TimePassed()):
+            self._handle(event, now)
+        return self.told[before:]
+
+    def _handle(self, event: ev.Event, now: float) -> None:
+        actions = self.scheduler.handle(event, now)
+        self.told += actions
+        for action in actions:
+            if isinstance(action, ev.StartAttempt) and action.gpu == "0":
+                self.number = action.attempt
+
+    def begin(self, now: float) -> None:
+        """The worker is ready, and begins its first file."""
+        self.tell(now, ev.WorkerReady("0"), ev.AttemptStarted("0", 1))
+
+    def complete(self, now: float, seconds: float) -> None:
+        """It ends its file, and begins the next one."""
+        self.tell(now, ev.AttemptCompleted("0", self.number, None, None, seconds))
+        self.tell(now, ev.AttemptStarted("0", self.number))
+
+    def lives(self, now: float) -> list[ev.Action]:
+        """Its processes work."""
+        return self.tell(now, ev.SignOfLife("0", self.number))
+
+    @property
+    def worker(self) -> WorkerSnapshot:
+        """What is shown of it."""
+        return take_snapshot(self.scheduler, RunFacts(), self.now).workers[0]
+
+
+def stalls(actions: list[ev.Action]) -> list[float]:
+    """After how long a silence the stalls began."""
+    return [a.silent_seconds for a in actions if isinstance(a, ev.StallStarted)]
+
+
+def test_a_processor_that_is_known_to_report_stalls_at_the_threshold() -> None:
+    """Whatever its processes do."""
+    run = Run(settings=replace(SETTINGS, reports_progress=True))
+    run.begin(0.0)
+    assert run.worker.stall_deadline_time == 100.0
+    run.lives(99.0)
+    assert stalls(run.tell(150.0)) == [100.0]
+
+
+def test_a_command_of_which_nothing_is_known_gets_several_thresholds() -> None:
+    """Without a sign of life it stalls after three of them, and not at twice the threshold."""
+    run = Run()
+    run.begin(0.0)
+    assert run.worker.stall_deadline_time == 300.0
+    assert stalls(run.tell(299.0)) == []
+    assert stalls(run.tell(400.0)) == [300.0]
+
+
+def test_a_command_that_never_reports_is_judged_by_what_its_file_should_take() -> None:
+    """Three times as long as the file before it, and never less than the threshold."""
+    run = Run()
+    run.begin(0.0)
+    run.complete(250.0, 250.0)
+    assert run.worker.stall_deadline_time == 250.0 + 3 * 250.0
+    quick = Run()
+    quick.begin(0.0)
+    quick.complete(1.0, 1.0)
+    assert quick.worker.stall_deadline_time == 1.0 + 100.0
+
+
+def test_signs_of_life_put_a_stall_off_and_end_one() -> None:
+    """They are no progress: a healthy command of any length is neither stalled nor further."""
+    run = Run()
+    run.begin(0.0)
+    for now in range(10, 5000, 90):
+        assert stalls(run.lives(now)) == []
+    assert run.worker.last_progress_time == 0.0
+    last = run.now
+    assert stalls(run.tell(last + 100.0)) == [last + 100.0]
+    ended = [a for a in run.lives(last + 120.0) if isinstance(a, ev.StallEnded)]
+    assert [a.stalled_seconds for a in ended] == [20.0]
+    assert not run.worker.is_stalled
+
+
+def test_a_command_that_reports_is_judged_by_its_own_silences() -> None:
+    """The threshold, or three times the longest silence that ended well, counts for it."""
+    run = Run()
+    run.begin(0.0)
+    run.tell(5.0, ev.Progress("0", 1, 1))
+    assert run.worker.stall_deadline_time == 105.0
+    run.tell(95.0, ev.Progress("0", 1, 2))
+    assert run.worker.stall_deadline_time == 95.0 + 3 * 90.0
+    run.lives(300.0)
+    assert stalls(run.tell(400.0)) == [270.0]
+
+
+@pytest.mark.parametrize(("alive_at", "killed_after"), [(0.0, 300.0), (250.0, 350.0)])
+def test_restart_kills_what_never_reported_only_without_signs_of_life(
+    alive_at: float, killed_after: float
+) -> None:
+    """Silence alone kills nothing."""
+    run = Run(settings=replace(SETTINGS, on_stall=OnStall.RESTART))
+    run.begin(0.0)
+    run.lives(alive_at)
+    told = run.tell(1000.0)
+    assert stalls(told)[:1] == [killed_after]
+    assert ev.RestartWorker("0", f"no progress for {killed_after:.0f} s") in told
+
+
+def test_restart_believes_a_worker_that_stopped_reporting_for_a_while_only() -> None:
+    """A program that waits for a hung GPU uses processor time; its silence counts in the end."""
+    run = Run(settings=replace(SETTINGS, on_stall=OnStall.RESTART))
+    run.begin(0.0)
+    run.tell(5.0, ev.Progress("0", 1, 1))
+    told = [action for now in range(10, 500, 10) for action in run.lives(now)]
+    assert stalls(told) == [100.0]
+    assert [a.reason for a in told if isinstance(a, ev.RestartWorker)] == ["no progress for 300 s"]
+
+
+def test_loading_is_no_stall_and_has_a_limit_of_its_own() -> None:
+    """It is a state; after the limit the process is replaced once, and then the worker given up."""
+    run = Run(settings=replace(SETTINGS, setup_timeout=1800.0))
+    shown = run.worker
+    assert (shown.state, shown.is_alive) == (WorkerState.LOADING, True)
+    told = run.tell(1799.0)
+    assert told == []
+    assert run.worker.stall_deadline_time == 1800.0
+    reason = "the processor was not set up within 1800 s (--setup-timeout)"
+    assert ev.RestartWorker("0", reason) in run.tell(1800.0)
+    shown = run.worker
+    assert (shown.state, shown.is_alive) == (WorkerState.STARTING, False)
+    run.tell(1801.0, ev.WorkerLoading("0"))
+    assert ev.RetireWorker("0", reason) in run.tell(4000.0)
+    shown = run.worker
+    assert (shown.state, shown.is_alive) == (WorkerState.LOST, False)
+    assert not stalls(run.told)
+
+
+def test_a_worker_without_work_has_no_deadline() -> None:
+    """Neither an idle one nor one that is lost; a stall of another attempt is not put off."""
+    run = Run(files=1)
+    run.begin(0.0)
+    run.tell(250.0, ev.SignOfLife("0", 99))
+    deadline = run.worker.stall_deadline_time
+    assert deadline == 300.0
+    run.tell(260.0, ev.AttemptCompleted("0", 1, None, None, 260.0))
+    deadline = run.worker.stall_deadline_time
+    assert deadline is None
+    assert not stalls(run.tell(10_000.0))

@@ -10,6 +10,7 @@ import click
 
 from virnucpro_exporter import streams
 from virnucpro_exporter.errors import UsageError, VirnucproError
+from virnucpro_exporter.text import clean
 
 
 def main() -> None:
@@ -27,7 +28,6 @@ def main() -> None:
     elif lost is not None:
         streams.say(f"standard output cannot be written: {lost.strerror}")
         status = status or 1
-    streams.close()
     sys.exit(status)
 
 
@@ -43,12 +43,13 @@ def _status() -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
-        streams.say(f"{UsageError(error.format_message())}{hint}")
+        what = " ".join(error.format_message().split())
+        streams.say(clean(f"{UsageError(what)}{hint}"))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
     except VirnucproError as error:
-        streams.say(str(error))
+        streams.say(clean(str(error)))
         return error.exit_code
     except SystemExit:  # what click makes of any broken pipe
         if not streams.is_output_lost():

@@ -9,27 +9,38 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-# Standard output once it is watched, for click puts another object in its place when a pipe breaks;
-# and the object that was there before, which would close the file under it.
-_watched: list[tuple[Output, TextIO]] = []
-
 
 class Output(io.TextIOWrapper):
     """A stream that remembers why it could not be written.
+
+    Args:
+        stream: What is there so far; it is kept, because it would close the file under this one.
+        is_essential: Errors are raised. Without it they are dropped: a table or a log line that
+            cannot be shown must not end a run, and there is no other place to tell it.
 
     Attributes:
         lost: The error, or None as long as everything was written.
     """
 
-    lost: OSError | None = None
+    def __init__(self, stream: TextIO, *, is_essential: bool) -> None:
+        super().__init__(
+            stream.buffer,
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=bool(stream.line_buffering),
+        )
+        self._stream = stream
+        self._is_essential = is_essential
+        self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write, and remember an error that this raises."""
+        """Write, and remember an error."""
         with self._remembering():
-            return super().write(text)
+            super().write(text)
+        return len(text)
 
     def flush(self) -> None:
-        """Write what is held back, and remember an error that this raises."""
+        """Write what is held back, and remember an error."""
         with self._remembering():
             super().flush()
 
@@ -39,7 +50,12 @@ class Output(io.TextIOWrapper):
             yield
         except OSError as error:
             self.lost = error
-            raise
+            if self._is_essential:
+                raise
+
+
+# Standard output once it is watched; click puts another object in its place when a pipe breaks.
+_watched: list[Output] = []
 
 
 def prepare() -> None:
@@ -52,8 +68,9 @@ def prepare() -> None:
         if not _is_open(number):
             os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free: this one
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stdout = _watch(sys.stdout or _writer(1))
-    sys.stderr = sys.stderr or _writer(2)
+    sys.stdout = output = Output(sys.stdout or _writer(1), is_essential=True)
+    sys.stderr = Output(sys.stderr or _writer(2), is_essential=False)
+    _watched.append(output)
 
 
 def _is_open(number: int) -> bool:
@@ -68,25 +85,14 @@ def _writer(number: int) -> TextIO:
     return open(number, "w", encoding="utf-8", closefd=False)
 
 
-def _watch(stream: TextIO) -> Output:
-    output = Output(
-        stream.buffer,
-        encoding=stream.encoding,
-        errors=stream.errors,
-        line_buffering=stream.isatty(),
-    )
-    _watched.append((output, stream))
-    return output
-
-
 def is_output_lost() -> bool:
     """Whether something that was printed could not be written."""
-    return any(output.lost is not None for output, _ in _watched)
+    return any(output.lost is not None for output in _watched)
 
 
 def take_loss() -> OSError | None:
     """Why something that was printed could not be written, or None; what follows is dropped."""
-    for output, _ in _watched:
+    for output in _watched:
         with contextlib.suppress(OSError):
             output.flush()
         lost, output.lost = output.lost, None
@@ -96,19 +102,6 @@ def take_loss() -> OSError | None:
     return None
 
 
-def close() -> None:
-    """Write what is held back, if it can be written; the interpreter would fail where it cannot."""
-    _flush(sys.stdout)
-    _flush(sys.stderr)
-
-
-def _flush(stream: TextIO) -> None:
-    try:
-        stream.flush()
-    except OSError:
-        _drop(stream)
-
-
 def _drop(stream: TextIO) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
@@ -116,6 +109,5 @@ def _drop(stream: TextIO) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line of the program's own on standard error, if that can be written."""
-    with contextlib.suppress(OSError):
-        print(f"virnucpro-exporter: {line}", file=sys.stderr)  # noqa: T201 - the error line
+    """Print a line of the program's own on standard error."""
+    print(f"virnucpro-exporter: {line}", file=sys.stderr)  # noqa: T201 - the error line

@@ -57,6 +57,13 @@ def test_errors_that_cannot_be_printed_keep_their_status(tmp_path: Path) -> None
     assert shell("PROGRAM gpus --simulate-gpus 1 2> /dev/full", tmp_path).returncode == 0
 
 
+def test_dashboard_that_cannot_be_drawn_costs_no_result(tmp_path: Path) -> None:
+    """The terminal may be gone, or its file full: the run goes on."""
+    words = f"run {READS} --gpus cpu:1 --no-web --dashboard --output out"
+    assert shell(f"PROGRAM {words} 2> /dev/full", tmp_path).returncode == 0
+    assert len(list((tmp_path / "out").glob("lambda_phage*"))) == 3
+
+
 def test_reader_that_left_is_no_error(tmp_path: Path) -> None:
     """As with other programs in a pipe, the status tells and nothing is printed."""
     done = shell("PROGRAM gpus --simulate-gpus 2 | true", tmp_path)

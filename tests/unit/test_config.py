@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from pathlib import Path
@@ -196,3 +197,17 @@ def test_journal_keeps_settings_by_their_keys() -> None:
     assert flat["processor"] == "translate"
     assert flat["metrics_log"] == "gpu_metrics.log"
     assert set(flat) == {one.key for one in declared(RunConfig)}
+
+
+def test_functions_of_app_take_the_sections_they_need() -> None:
+    """Only those that are a whole command see a whole configuration."""
+    whole = {
+        f"{path.stem}.{node.name}"
+        for path in (PAGE.parents[1] / "virnucpro_exporter" / "app").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        for argument in node.args.args + node.args.kwonlyargs
+        if argument.annotation is not None
+        and re.search(r"RunConfig|SimulateConfig", ast.unparse(argument.annotation))
+    }
+    assert whole == {"run.plan", "run.run", "simulate.simulate"}

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -103,9 +104,12 @@ def _by_default(snapshot: GpuSnapshot, visible: str | None) -> list[GpuDevice]:
 
 
 def _cpu_slots(wanted: str) -> list[Device]:
-    _, _, number = wanted.partition(":")
-    if wanted.partition(":")[0] != "cpu" or not number.isdecimal() or int(number) < 1:
-        raise UsageError(f"--gpus {wanted}: write cpu:N with N above 0, all, or ids like 0,1")
+    named = re.fullmatch(r"cpu:0*([1-9][0-9]{0,3})", wanted, re.ASCII)
+    if named is None:
+        raise UsageError(
+            f"--gpus {wanted}: write cpu:N with N from 1 to 9999, all, or ids like 0,1"
+        )
+    number = named[1]
     pin = {CUDA_VARIABLE: ""}
     return [Device(f"cpu{index}", "CPU", 1.0, pin) for index in range(int(number))]
 

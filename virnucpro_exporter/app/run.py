@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from virnucpro_exporter.app.devices import Device, devices
+from virnucpro_exporter.app.devices import devices
 from virnucpro_exporter.app.inputs import (
     Names,
     find_files,
@@ -27,7 +27,7 @@ from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.summary import failures_text, plan_text, summary_text
 from virnucpro_exporter.app.views import linger, reserve, show
 from virnucpro_exporter.app.workforce import workforce
-from virnucpro_exporter.config import RunConfig, run_config
+from virnucpro_exporter.config import Inputs, Metrics, RunConfig, Views, run_config
 from virnucpro_exporter.errors import NoWorkerError, ProcessorError, UsageError, VirnucproError
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner, stamped
@@ -97,7 +97,7 @@ def plan(config: RunConfig) -> str:
         raise UsageError("--dry-run asks no Dask cluster; leave one of the two out")
     spec = processor_spec(config.processor)
     outputs = output_folder(config.inputs)
-    inputs = _find(config, outputs, output_names(spec))
+    inputs = _find(config.inputs, config.views, config.metrics, outputs, output_names(spec))
     with devices(config.devices) as (found, _):
         files = measure([Path(file.path) for file in inputs.files], config.inputs.count)
         by_id = assign_files_weighted(files, {d.gpu: d.weight for d in found})
@@ -123,7 +123,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         outputs.prepare()
         stack.enter_context(contextlib.closing(RunLock(outputs.lock)))
         names = output_names(spec)
-        inputs = _find(config, outputs, names)
+        inputs = _find(config.inputs, config.views, config.metrics, outputs, names)
         stack.enter_context(_tidied(outputs))
         threshold = config.scheduling.stall_threshold
         work = workforce(config.devices, config.cluster, threshold, spec, outputs, views, stack)
@@ -131,7 +131,17 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             contextlib.closing(Journal(outputs, fresh=bool(config.inputs.fresh)))
         )
         journal.agree(describe(spec), keep=config.inputs.fresh is False)
-        coordinator, files = _prepare(config, journal, inputs, names, work.devices)
+        files, done = _files(config.inputs, journal, inputs, names)
+        coordinator = WorkStealingCoordinator(
+            {device.gpu: device.weight for device in work.devices},
+            names={device.gpu: device.name for device in work.devices},
+            balancer=config.scheduling.balancer,
+            settings=config.scheduler_settings(),
+            processor=config.processor.name,
+            first_attempt=journal.next_attempt(),
+            skipped=done,
+        )
+        journal.begin(coordinator.run_id, config.flat(), time.time())
         gpus = [device.gpu for device in work.devices]
         log.info("%d files to do on %d workers, into %s", len(files), len(gpus), outputs.folder)
         nodes = NodeDiscovery(work.nodes, config.cluster.dask_exporter_port)
@@ -171,46 +181,33 @@ def _tidied(outputs: Outputs) -> Iterator[None]:
     outputs.clean()
 
 
-def _prepare(
-    config: RunConfig,
-    journal: Journal,
-    inputs: Found,
-    names: Names,
-    found: Sequence[Device],
-) -> tuple[WorkStealingCoordinator, list[SequenceFile]]:
+def _files(
+    options: Inputs, journal: Journal, inputs: Found, names: Names
+) -> tuple[list[SequenceFile], list[SequenceFile]]:
+    """The files to do, and those that an earlier run has done."""
     resumed = journal.plan([source(file) for file in inputs.files], names)
     todo = [file.path for file in inputs.files if file.path not in resumed.done]
     known = [path for path in todo if path in resumed.counts]
     rest = [Path(path) for path in todo if path not in resumed.counts]
     files = [stamped(SequenceFile(path), resumed.counts[path]) for path in known]
-    measured = measure(rest, config.inputs.count)
-    if config.inputs.count == "exact":
+    measured = measure(rest, options.count)
+    if options.count == "exact":
         journal.add_counts(
             {f.path: (f.sequences, f.residues) for f in measured if f.sequences is not None}
         )
     done = [stamped(SequenceFile(path), resumed.counts.get(path)) for path in resumed.done]
     if done:
         log.info("%d files were finished by an earlier run and are skipped", len(done))
-    coordinator = WorkStealingCoordinator(
-        {device.gpu: device.weight for device in found},
-        names={device.gpu: device.name for device in found},
-        balancer=config.scheduling.balancer,
-        settings=config.scheduler_settings(),
-        processor=config.processor.name,
-        first_attempt=journal.next_attempt(),
-        skipped=done,
-    )
-    journal.begin(coordinator.run_id, config.flat(), time.time())
-    return coordinator, [*files, *measured]
+    return [*files, *measured], done
 
 
-def _find(config: RunConfig, outputs: Outputs, names: Names) -> Found:
+def _find(inputs: Inputs, views: Views, metrics: Metrics, outputs: Outputs, names: Names) -> Found:
     """The input files, none of which anything that the run writes would replace."""
-    log_path = config.views.log_path(outputs.folder)
-    written = [path for path in (log_path, config.metrics.textfile) if path is not None]
+    log_path = views.log_path(outputs.folder)
+    written = [path for path in (log_path, metrics.textfile) if path is not None]
     for path in written:
         outputs.reserve(path)
-    found = find_files(config.inputs, outputs, names)
+    found = find_files(inputs, outputs, names)
     reals = {os.path.realpath(path): path for path in written}
     for file in found.files:
         if file.real in reals:

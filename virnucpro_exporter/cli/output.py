@@ -8,6 +8,7 @@ import click
 
 from virnucpro_exporter import streams
 from virnucpro_exporter.app.run import Finished
+from virnucpro_exporter.text import clean
 
 
 def print_end(finished: Finished) -> None:
@@ -21,7 +22,6 @@ def print_end(finished: Finished) -> None:
     if lost is not None and not isinstance(lost, BrokenPipeError):
         streams.say(f"standard output cannot be written: {lost.strerror}")
     if finished.failures:
-        with contextlib.suppress(OSError):
-            click.echo(finished.failures, err=True)
+        click.echo(finished.failures, err=True)
     if finished.error is not None:
-        streams.say(str(finished.error))
+        streams.say(clean(str(finished.error)))

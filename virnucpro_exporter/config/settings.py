@@ -194,9 +194,9 @@ def _build(model: type[M], options: Mapping[str, Any]) -> M:
     nested: dict[str, Any] = {}
     for key, value in options.items():
         if key not in table:
-            near = difflib.get_close_matches(key, table, n=1)
+            near = difflib.get_close_matches(key[:100], table, n=1)
             hint = f"; {near[0]} is meant?" if near else ""
-            raise _Fault((key,), f"there is no such option{hint}")
+            raise _Fault((key[:100],), f"there is no such option{hint}")
         if value is None and not table[key].takes_none:
             continue
         *sections, name = table[key].path

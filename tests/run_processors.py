@@ -89,3 +89,21 @@ class SameNames:
     def process(self, _file: Path, output: Path, _progress: ProgressCallback) -> None:
         """Write something else."""
         output.write_bytes(b"mine")
+
+
+class Flaky:
+    """Throws away its first work, and never does a file whose name is not ASCII."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> int:
+        """Report more work than is kept."""
+        self.calls += 1
+        for number in range(1, 11):
+            time.sleep(SLOW_SECONDS)
+            progress(number)
+        if self.calls == 1 or not file.name.isascii():
+            raise ValueError("flaky")
+        output.write_bytes(b"x")
+        return 10

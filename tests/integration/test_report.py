@@ -54,3 +54,19 @@ def test_a_wrong_folder_is_one_line(tmp_path: Path) -> None:
     told = call([*PROGRAM, "report", tmp_path])
     assert (told.returncode, told.stdout) == (2, "")
     assert told.stderr.count("\n") == 1
+
+
+def test_all_texts_agree_after_retries(tmp_path: Path) -> None:
+    """Summary and status count results, not work thrown away, and show any letters of a name."""
+    reads, output = tmp_path / "reads", tmp_path / "out"
+    reads.mkdir()
+    for name in ("a.fa", "b.fa", "\u6837.fa"):
+        (reads / name).write_text(">r\nACGT\n")
+    done = run(reads, "--processor=tests.run_processors:Flaky", output=output, workers=1)
+    assert done.returncode == 1
+    assert " 20 sequences, " in done.stdout
+    status = call([*PROGRAM, "status", output]).stdout
+    assert "2 files, 20 sequences" in status
+    report = call([*PROGRAM, "report", output]).stdout
+    for text in (done.stderr, status, report):
+        assert "\u6837.fa'" in text

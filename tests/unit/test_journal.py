@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from virnucpro_exporter.errors import OutputError, VirnucproError
+from virnucpro_exporter.errors import JournalError, OutputError, VirnucproError
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal import writer
 from virnucpro_exporter.journal.results import is_result, result_names
 from virnucpro_exporter.journal.schema import Committed, Committing
 from virnucpro_exporter.journal.status import GpuTotals, RunStatus, read_status
@@ -139,6 +140,55 @@ def test_a_crash_before_the_commit_repeats_the_file(journal: Journal, outputs: O
     assert outputs.left_attempts() == set()
     with closing(Journal(outputs, fresh=True)) as fresh:
         assert fresh.next_attempt() == 6
+
+
+def test_room_is_made_before_anything_is_written(
+    journal: Journal, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a dead run left is removed although the disk is full; what it was keeping stays."""
+    journal.plan(SOURCES[:1])
+    write(outputs, 1, "a.out")
+    write(outputs, 2, "b.out")
+    start(journal, PATHS[0], 1)
+    journal.record([committing(PATHS[0], 1, "a.out")], now=101.0)
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Journal, "_take_over", full)
+    with pytest.raises(JournalError, match="disk is full"):
+        Journal(outputs)
+    assert outputs.left_attempts() == {1}
+
+
+def test_the_journal_is_private(journal: Journal, outputs: Outputs) -> None:
+    """Only the owner can read it, since it holds the arguments of commands; old ones as well."""
+    files = list(outputs.hidden.glob("journal*"))
+    assert len(files) == 3
+    for file in files:
+        file.chmod(0o644)
+    journal.close()
+    with closing(Journal(outputs)):
+        assert {file.stat().st_mode & 0o777 for file in outputs.hidden.glob("journal*")} == {0o600}
+
+
+def test_a_file_system_without_shared_memory(
+    outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the journal is locked by the run alone, and can be read all the same."""
+    real = writer._open
+
+    def refusing(outputs: Outputs, *, is_exclusive: bool) -> sqlite3.Connection:
+        if not is_exclusive:
+            raise sqlite3.OperationalError("disk I/O error")
+        return real(outputs, is_exclusive=True)
+
+    monkeypatch.setattr(writer, "_open", refusing)
+    with closing(RunLock(outputs.lock)), closing(Journal(outputs)) as journal:
+        journal.begin("run 1", {}, now=50.0)
+        journal.plan(SOURCES)
+        assert not outputs.journal.with_name("journal.sqlite-shm").exists()
+        assert read_status(outputs.folder).counts == {"queued": 4}
 
 
 HERE = Source("in/a.fa", 1, 1, "/home/in/a.fa")

@@ -37,5 +37,10 @@ def _status_object(state: RunStatus) -> dict[str, Any]:
         "active": state.is_active,
         "files": dict(state.counts),
         "steals": state.steals,
-        "failed": [{"path": ascii(path)[1:-1], "error": error} for path, error in state.failed],
+        "failed": [{"path": _text(path), "error": error} for path, error in state.failed],
     }
+
+
+def _text(path: str) -> str:
+    """The path with what UTF-8 cannot hold written as escapes."""
+    return path.encode("utf-8", "backslashreplace").decode()

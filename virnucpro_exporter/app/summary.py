@@ -29,7 +29,7 @@ def plan_text(plan: Mapping[Device, Sequence[SequenceFile]]) -> str:
 def summary_text(run: RunSnapshot) -> str:
     """What a run did."""
     done = run.files_completed - run.files_skipped
-    sequences = sum(worker.sequences_processed for worker in run.workers)
+    sequences = sum(worker.sequences_completed for worker in run.workers)
     seconds = run.elapsed_seconds
     left = run.files_queued + run.files_processing
     lines = [

@@ -20,6 +20,9 @@ from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal.writer import check_schema
 
 T = TypeVar("T")
+# A run keeps its journal locked where the file system lets processes share no memory.
+_LOCKED_SECONDS = 0.5
+
 Reader = Callable[[sqlite3.Connection, bool], T]
 
 
@@ -59,7 +62,9 @@ def _read_copy(outputs: Outputs, read: Reader[T], *, is_active: bool) -> T:
 
 
 def _read(outputs: Outputs, journal: Path, read: Reader[T], *, is_active: bool) -> T:
-    with contextlib.closing(sqlite3.connect(f"{journal.as_uri()}?mode=ro", uri=True)) as database:
+    with contextlib.closing(
+        sqlite3.connect(f"{journal.as_uri()}?mode=ro", uri=True, timeout=_LOCKED_SECONDS)
+    ) as database:
         check_schema(database, outputs)
         database.execute("BEGIN")  # all that follows is seen as of one moment
         return read(database, is_active)

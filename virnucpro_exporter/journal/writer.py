@@ -8,6 +8,7 @@ turn of the coordinator's loop decides is one transaction.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from virnucpro_exporter.errors import JournalError, OutputError
@@ -97,9 +99,8 @@ class Journal:
         self._run_id = ""
         self._has_results = False  # of other inputs, in earlier runs
         with self._writing():
-            self._database = sqlite3.connect(
-                outputs.journal, isolation_level=None, check_same_thread=False
-            )
+            _keep_private(outputs.journal)
+            self._database = _connect(outputs)
         try:
             self._set_up(fresh=fresh)
         except BaseException:
@@ -108,8 +109,7 @@ class Journal:
 
     def _set_up(self, *, fresh: bool) -> None:
         with self._writing():
-            check_schema(self._database, self._outputs)
-            self._database.execute("PRAGMA journal_mode = WAL")
+            self._make_room()
             # Flushed at checkpoints: a killed process loses nothing, a power cut the last moments.
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.executescript(SCHEMA)
@@ -124,6 +124,12 @@ class Journal:
                     database.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
                 # What is in the folder are results all the same, never inputs.
                 database.execute("UPDATE results SET real = NULL")
+
+    def _make_room(self) -> None:
+        """Remove what dead runs left before anything is written: the disk may be full of it."""
+        if self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'files'").fetchone():
+            rows = self._database.execute("SELECT attempt FROM files WHERE state = 'committing'")
+            self._outputs.clean(keep={attempt for (attempt,) in rows})
 
     def _take_over(self, database: sqlite3.Connection) -> None:
         """Bring a journal of an older version up to date; missing tables have been made."""
@@ -398,6 +404,46 @@ class Journal:
                 f"{str(self._outputs.journal)!r}: {error}; "
                 "mend that (is the disk full?), then run the same command again to resume"
             ) from error
+
+
+def _keep_private(journal: Path) -> None:
+    """Let the owner alone read the journal: arguments of commands may be secrets.
+
+    Raises:
+        OSError: There can be no such file.
+    """
+    os.close(os.open(journal, os.O_RDWR | os.O_CREAT, 0o600))
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # somebody else's
+            os.chmod(f"{journal}{suffix}", 0o600)  # noqa: PTH101 (a suffix of the name)
+
+
+def _connect(outputs: Outputs) -> sqlite3.Connection:
+    """Open the journal so that others can read it, where processes can share memory.
+
+    Some file systems do not let them, and on a full disk there may be no room for it.
+
+    Raises:
+        sqlite3.Error: It cannot be used.
+    """
+    try:
+        return _open(outputs, is_exclusive=False)
+    except sqlite3.OperationalError:
+        return _open(outputs, is_exclusive=True)
+
+
+def _open(outputs: Outputs, *, is_exclusive: bool) -> sqlite3.Connection:
+    database = sqlite3.connect(outputs.journal, isolation_level=None, check_same_thread=False)
+    try:
+        if is_exclusive:
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        check_schema(database, outputs)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("SELECT 1 FROM sqlite_master")
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 def _respell(

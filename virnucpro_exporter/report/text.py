@@ -155,7 +155,7 @@ def _steals(summary: Summary) -> list[str]:
 
 
 def _failed(summary: Summary) -> list[str]:
-    lines = [f"failed: {path!a}: {clean(error)}" for path, error in summary.failed[:MOST_FAILED]]
+    lines = [f"failed: {path!r}: {clean(error)}" for path, error in summary.failed[:MOST_FAILED]]
     more = len(summary.failed) - MOST_FAILED
     return [*lines, f"and {more:,} more"] if more > 0 else lines
 

@@ -39,6 +39,7 @@ class Outcomes:
         self._progress.made(worker, now)
         counters = worker.counters
         counters.completed += 1
+        counters.sequences += attempt.sequences if sequences is None else sequences
         counters.durations.add(duration, file, now)
         worker.throughput.file_ended(now)
         worker.longest_recent = max(duration, 0.8 * worker.longest_recent)

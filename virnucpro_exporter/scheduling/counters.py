@@ -38,6 +38,7 @@ class Counters:
     """What a worker's life adds up to; none of these ever goes down."""
 
     completed: int = 0
+    sequences: int = 0  # of the results delivered, without work thrown away
     failures: int = 0
     residues: int = 0
     restarts: int = 0

@@ -139,6 +139,7 @@ def _worker(ledger: Ledger, w: Worker, facts: RunFacts, now: float) -> WorkerSna
         current_seconds=None if begun is None else now - begun,
         files_completed=counters.completed,
         file_failures=counters.failures,
+        sequences_completed=counters.sequences,
         sequences_processed=w.throughput.total,
         residues_processed=counters.residues,
         throughput=w.throughput.per_second(_now_or_end(ledger, now)),

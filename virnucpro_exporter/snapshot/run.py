@@ -92,6 +92,7 @@ class WorkerSnapshot:
         current_seconds: How long the current file has been in process, or None.
         files_completed: Files whose result this worker delivered.
         file_failures: Attempts on this worker that ended in an error.
+        sequences_completed: Sequences of the files whose result this worker delivered.
         sequences_processed: Sequences, growing within a file as progress is reported.
         residues_processed: Residues, likewise.
         throughput: Sequences per second over the last 60 s, or the last 10 files where those reach
@@ -129,6 +130,7 @@ class WorkerSnapshot:
     current_seconds: float | None = None
     files_completed: int = 0
     file_failures: int = 0
+    sequences_completed: int = 0
     sequences_processed: int = 0
     residues_processed: int = 0
     throughput: float | None = None

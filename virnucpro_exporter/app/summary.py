@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from virnucpro_exporter.app.devices import Device
 from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.snapshot import RunSnapshot
+from virnucpro_exporter.snapshot import RunSnapshot, WorkerSnapshot, WorkerState
+from virnucpro_exporter.text import format_duration
 
 # In seconds. Below that a run is start-up alone, and its ratio to the bound says nothing.
 _LEAST_BOUND = 0.05
@@ -27,26 +28,40 @@ def plan_text(plan: Mapping[Device, Sequence[SequenceFile]]) -> str:
 
 
 def summary_text(run: RunSnapshot) -> str:
-    """What a run did."""
-    done = run.files_completed - run.files_skipped
-    sequences = sum(worker.sequences_completed for worker in run.workers)
-    seconds = run.elapsed_seconds
-    left = run.files_queued + run.files_processing
-    lines = [
-        (
-            f"{done} files done, {run.files_failed} failed, {run.files_skipped} skipped, "
-            f"{left} left; {run.retries} retries, {sum(n for _, n in run.steals)} steals"
-        )
-    ]
-    rate = f"{sequences / seconds:,.0f} sequences/s" if seconds > 0 else "no time"
-    lines.append(f"{seconds:.1f} s, {sequences:,} sequences, {rate}{_against_bound(run)}")
+    """What a run did: a line for each worker, and the totals last."""
     width = max((len(worker.gpu) + 1 for worker in run.workers), default=0)
-    for worker in run.workers:
-        busy = worker.busy_seconds / seconds if seconds > 0 else 0.0
-        lines.append(
-            f"  {worker.gpu:<{max(width, 8)}}{worker.files_completed:>7} files, busy {busy:>4.0%}"
-        )
+    lines = [_worker_line(worker, run, max(width, 8)) for worker in run.workers]
+    done = run.files_completed - run.files_skipped
+    left = run.files_queued + run.files_processing
+    lines.append(
+        f"{done} files done, {run.files_failed} failed, {run.files_skipped} skipped, "
+        f"{left} left; {run.retries} retries, {sum(n for _, n in run.steals)} steals"
+    )
+    lines.append(f"{run.elapsed_seconds:.1f} s, {_work(run)}{_against_bound(run)}")
     return "\n".join(lines)
+
+
+def _worker_line(worker: WorkerSnapshot, run: RunSnapshot, width: int) -> str:
+    busy = worker.busy_seconds / run.elapsed_seconds if run.elapsed_seconds > 0 else 0.0
+    line = f"  {worker.gpu:<{width}}{worker.files_completed:>7} files, busy {busy:>4.0%}"
+    if worker.stalls:
+        times = "once" if worker.stalls == 1 else f"{worker.stalls} times"
+        line += f", stalled {times} for {format_duration(worker.stalled_seconds)}"
+    if worker.restarts:
+        line += f", {worker.restarts} restarts"
+    return line + (", LOST" if worker.state is WorkerState.LOST else "")
+
+
+def _work(run: RunSnapshot) -> str:
+    """Sequences where they are known, else residues."""
+    sequences = sum(worker.sequences_processed for worker in run.workers)
+    residues = sum(worker.residues_processed for worker in run.workers)
+    amount, unit = (
+        (residues, "residues") if residues and not sequences else (sequences, "sequences")
+    )
+    seconds = run.elapsed_seconds
+    rate = f"{amount / seconds:,.0f} {unit}/s" if seconds > 0 else "no time"
+    return f"{amount:,} {unit}, {rate}"
 
 
 def failures_text(run: RunSnapshot) -> str:
@@ -55,12 +70,19 @@ def failures_text(run: RunSnapshot) -> str:
 
 
 def _against_bound(run: RunSnapshot) -> str:
-    """The makespan beside the least that the learned speeds allow."""
-    speeds = [w.residues_per_second for w in run.workers if w.residues_per_second]
+    """The makespan beside the least that the speeds allow, with all workers busy all the time.
+
+    Workers do so much work for each second in which they are busy. One that did nothing counts as
+    fast as its declared speed says beside the others.
+    """
     work = sum(worker.residues_processed for worker in run.workers)
-    if not speeds or not work:
+    known = [w for w in run.workers if w.residues_processed and w.busy_seconds > 0]
+    if not known or not work:
         return ""
-    bound = work / sum(speeds)
+    speed = sum(w.residues_processed / w.busy_seconds for w in known)
+    base = speed / sum(w.weight for w in known)
+    idle = sum(w.weight for w in run.workers) - sum(w.weight for w in known)
+    bound = work / (speed + base * idle)
     if bound < _LEAST_BOUND:
         return ""
     return f"; {run.elapsed_seconds / bound:.2f} x the least possible ({bound:.1f} s)"

@@ -1,0 +1,57 @@
+"""What is printed at the end of a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests import builders
+from virnucpro_exporter.app.summary import summary_text
+from virnucpro_exporter.snapshot import WorkerState
+
+
+def test_totals_come_last_and_what_went_wrong_stands_beside_its_gpu() -> None:
+    """A stalled and a lost GPU are named, for how long and how often."""
+    run = builders.finished(2)
+    stalled = replace(run.workers[0], stalls=2, stalled_seconds=96.0, restarts=1)
+    lost = replace(run.workers[1], state=WorkerState.LOST)
+    lines = summary_text(replace(run, workers=(stalled, lost))).splitlines()
+    assert lines[0].endswith("busy  98%, stalled 2 times for 1m36s, 1 restarts")
+    assert lines[1].endswith("busy  98%, LOST")
+    assert "files done" in lines[2]
+    assert "sequences/s" in lines[3]
+
+
+def test_residues_are_told_where_sequences_are_not_known() -> None:
+    """A command that counts nothing has not done 0 sequences."""
+    run = builders.finished(1)
+    (worker,) = run.workers
+    run = replace(run, workers=(replace(worker, sequences_processed=0, residues_processed=6000),))
+    last = summary_text(run).splitlines()[-1]
+    assert "6,000 residues, 100 residues/s" in last
+    assert "sequences" not in last
+
+
+@pytest.mark.parametrize(
+    ("work", "busy", "ratio"),
+    [
+        ((1000, 1000), (60.0, 60.0), "1.00"),
+        ((1000, 1000), (30.0, 60.0), "1.50"),
+        ((1000, 0), (60.0, 0.0), "2.00"),
+        ((1000, 0), (60.0, 60.0), "2.00"),
+        ((0, 0), (60.0, 60.0), None),
+    ],
+)
+def test_the_least_possible_counts_every_worker_and_is_never_more_than_it_took(
+    work: tuple[int, int], busy: tuple[float, float], ratio: str | None
+) -> None:
+    """By what each did in a busy second; one that did nothing would have been as fast."""
+    run = builders.finished(2)
+    workers = tuple(
+        replace(w, weight=1.0, residues_processed=done, busy_seconds=seconds)
+        for w, done, seconds in zip(run.workers, work, busy, strict=True)
+    )
+    text = summary_text(replace(run, workers=workers, elapsed_seconds=60.0))
+    found = None if "least" not in text else text.rpartition("; ")[2].split()[0]
+    assert found == ratio

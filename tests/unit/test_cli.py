@@ -9,6 +9,8 @@ import click
 import pytest
 
 from virnucpro_exporter.cli import cli
+from virnucpro_exporter.config import RunConfig, SimulateConfig, declared
+from virnucpro_exporter.config.options import Place
 from virnucpro_exporter.errors import UsageError
 
 
@@ -54,13 +56,13 @@ def test_command_line_that_cannot_be_meant(
     assert not list(tmp_path.iterdir())
 
 
-def test_help_shows_defaults_in_groups() -> None:
-    """The table gives them; what was typed once is shown everywhere."""
-    text = cli.commands["run"].get_help(click.Context(cli.commands["run"], terminal_width=100))
-    words = " ".join(text.split())
-    for group in ("Inputs and results:", "GPUs and CPU slots:", "Dask cluster:", "Other options:"):
-        assert f"\n{group}\n" in text
-    assert "--stall-threshold SECONDS Seconds without progress that count as a stall." in words
-    assert "[default: 300.0]" in words
-    assert "[default: stealing]" in words
-    assert "[default: (those of CUDA_VISIBLE_DEVICES, else all" in words
+@pytest.mark.parametrize(("name", "model"), [("run", RunConfig), ("simulate", SimulateConfig)])
+def test_help_shows_defaults_in_groups(name: str, model: type[RunConfig | SimulateConfig]) -> None:
+    """What the table says is typed once, and shown."""
+    command = cli.commands[name]
+    text = command.get_help(click.Context(command, terminal_width=1000, max_content_width=1000))
+    for one in declared(model):
+        if one.option.place is Place.EVERYWHERE:
+            assert f"\n{one.section}:\n" in text
+            assert one.option.about in text
+            assert one.default in (None, False) or f"{one.option.about}  [default: " in text

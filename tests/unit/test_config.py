@@ -162,14 +162,21 @@ def test_seconds_for_ever() -> None:
     assert config.scheduling.stall_threshold == FOREVER
 
 
-def test_home_folder_is_meant_by_a_tilde(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_folder_is_meant_by_a_tilde(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In every option that takes a path, in the file and elsewhere."""
-    monkeypatch.setenv("HOME", "/home/ada")
+    home = str(tmp_path)
+    monkeypatch.setenv("HOME", home)
     config = load("output: ~/out\ninputs: [~/a.fa, './~x']\nmetrics_log: ~/m.csv\n", model="~/m")
-    assert config.inputs.output == "/home/ada/out"
-    assert config.inputs.paths == ("/home/ada/a.fa", "./~x")
-    assert config.views.log_path(Path("/out")) == Path("/home/ada/m.csv")
-    assert config.processor.model == "/home/ada/m"
+    assert config.inputs.output == f"{home}/out"
+    assert config.inputs.paths == (f"{home}/a.fa", "./~x")
+    assert config.views.log_path(Path("/out")) == tmp_path / "m.csv"
+    assert config.processor.model == f"{home}/m"
+    for unset in ("", "/no/such/home"):
+        monkeypatch.setenv("HOME", unset)
+        with pytest.raises(UsageError, match="names a home folder that does not exist"):
+            run_config({"output": "~/out"})
 
 
 def test_metrics_log_lies_where_it_is_named(

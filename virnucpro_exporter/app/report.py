@@ -6,6 +6,7 @@ import stat
 import time
 from pathlib import Path
 
+from virnucpro_exporter.config import DEFAULT_LOG
 from virnucpro_exporter.csv_log.reader import read_log
 from virnucpro_exporter.errors import LogError, OutputError, ReportError
 from virnucpro_exporter.history import RunHistory
@@ -13,8 +14,6 @@ from virnucpro_exporter.journal.history import read_history
 from virnucpro_exporter.report.page import page
 from virnucpro_exporter.report.summary import Summary, summarize, summarize_log
 from virnucpro_exporter.report.text import describe
-
-DEFAULT_LOG = "gpu_metrics.log"
 
 
 def make_report(source: str, html: str | None, now: float | None = None) -> str:

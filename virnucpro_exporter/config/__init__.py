@@ -5,6 +5,7 @@ The command line, the YAML file and docs/configuration.md are made from that tab
 
 from virnucpro_exporter.config.options import declared
 from virnucpro_exporter.config.sections import (
+    DEFAULT_LOG,
     Cluster,
     Devices,
     Endpoint,
@@ -24,6 +25,7 @@ from virnucpro_exporter.config.settings import (
 )
 
 __all__ = [
+    "DEFAULT_LOG",
     "Cluster",
     "Devices",
     "Endpoint",

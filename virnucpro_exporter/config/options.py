@@ -180,12 +180,14 @@ def local_path(value: str) -> str:
     """
     if _URL.match(value):
         raise ValueError("must be a path on this machine, not a URL; copy or mount what it names")
-    path = os.path.expanduser(value)  # noqa: PTH111 - Path would also drop a `./` that was typed
-    if path.startswith("~") and not os.path.lexists(path):
-        raise ValueError(
-            "names a home folder that does not exist; write ./~ for a name with a tilde"
-        )
-    return path
+    if not value.startswith("~") or os.path.lexists(value):
+        return value
+    name, slash, rest = value.partition("/")
+    # An empty HOME would make `~/out` a folder of the root.
+    home = os.path.expanduser(name) if os.environ.get("HOME") != "" or name != "~" else ""  # noqa: PTH111 - Path refuses an unknown user with an error of its own
+    if not os.path.isdir(home):  # noqa: PTH112 - likewise
+        raise ValueError("names a home folder that does not exist; write ./~ for a name so begun")
+    return home.rstrip("/") + slash + rest or "/"
 
 
 def _forever(value: float) -> float:

@@ -218,11 +218,26 @@ def test_a_port_in_use_is_one_line_before_anything_starts(server: MetricsServer)
     other.stop()
 
 
-@pytest.mark.parametrize("path", ["metrics", "", "/", "/-/ready"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("metrics", "", "/", "/-/ready", "/-/healthy", "/sd", "/metrics?x", "/metrics#x", "/a b"),
+        *("/a%20b", "//metrics", "/a//b", "/../metrics", "/a/./b", "/a/..", "/m\u00e9", "/a\\b"),
+        *("/a\n", '/"', "/" + "x" * 1000),
+    ],
+)
 def test_the_metrics_need_a_path_of_their_own(path: str) -> None:
-    """A path that another page has, or that is none, is refused."""
-    with pytest.raises(UsageError):
+    """A path that another page has, or that clients would not ask for, is refused in one line."""
+    with pytest.raises(UsageError, match="use a path like /metrics") as caught:
         MetricsServer(telemetry_path=path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/m", "/metrics/", "/a/b.c", "/.metrics", "/-/metrics", "/~a@b"])
+def test_any_path_that_clients_send_as_it_is_will_do(run: Latest[RunSnapshot], path: str) -> None:
+    """The metrics are there."""
+    with MetricsServer(run, listen=LOCAL, telemetry_path=path) as server:
+        assert ask(server, path)[0].status == 200
 
 
 def test_it_listens_on_every_address_given(run: Latest[RunSnapshot]) -> None:

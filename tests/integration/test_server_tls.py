@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
+import gc
 import http.client
 import socket
 import ssl
@@ -17,6 +20,7 @@ from virnucpro_exporter.errors import ConfigError
 from virnucpro_exporter.snapshot import Latest
 from virnucpro_exporter.web import MetricsServer
 from virnucpro_exporter.web.connections import Limits
+from virnucpro_exporter.web.streams import Stream
 
 PATIENCE = 20.0  # seconds until a test gives up
 RUN = Latest(builders.running())
@@ -33,11 +37,11 @@ def authority(tmp_path: Path) -> Authority:
     return authority
 
 
-def serve(folder: Path, text: str) -> MetricsServer:
+def serve(folder: Path, text: str, head_seconds: float = 2.0) -> MetricsServer:
     """A server with this web configuration, not yet started."""
     config = folder / "web.yml"
     config.write_text(text)
-    limits = Limits(head_seconds=2.0)
+    limits = Limits(head_seconds=head_seconds)
     return MetricsServer(RUN, listen=["127.0.0.1:0"], web_config=config, limits=limits)
 
 
@@ -148,6 +152,82 @@ def test_a_changed_file_is_read_again(
         assert status(server, successor.own.cert) == 401
         assert status(server, successor.own.cert, user="alice:secret") == 200
     assert caplog.text.count("nonsense") == 1
+
+
+@pytest.mark.parametrize("ended_by", ["server", "client", "deadline", "stranger"])
+def test_connections_leave_no_garbage(tmp_path: Path, authority: Authority, ended_by: str) -> None:
+    """Whatever ends them, nothing of them waits for the garbage collector, which seldom looks."""
+    context = ssl.create_default_context(cafile=authority.own.cert)
+    with serve(tmp_path, TLS, head_seconds=0.2 if ended_by == "deadline" else 20.0) as server:
+        host, _, port = server.addresses[0].rpartition(":")
+        assert status(server, authority.own.cert) == 200
+        gc.collect()
+        before = kept()
+        gc.disable()
+        try:
+            for _ in range(5 if ended_by == "deadline" else 20):
+                with socket.create_connection((host, int(port)), timeout=PATIENCE) as plain:
+                    if ended_by == "stranger":
+                        plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                        with contextlib.suppress(ConnectionResetError):
+                            plain.recv(100)
+                        continue
+                    with context.wrap_socket(plain, server_hostname=host) as client:
+                        ask = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+                        client.sendall(ask[:20] if ended_by == "deadline" else ask)
+                        while ended_by != "client" and client.recv(4096):
+                            pass
+            del plain
+            if ended_by != "stranger":
+                del client
+            until(lambda: kept() <= before)
+        finally:
+            gc.enable()
+
+
+def kept() -> int:
+    """How many objects of connections there are, whether they are in use or not."""
+    kinds = (ssl.SSLObject, ssl.SSLSocket, asyncio.Task, Stream, asyncio.TimerHandle)
+    return sum(isinstance(thing, kinds) for thing in gc.get_objects())
+
+
+def test_a_name_that_is_not_allowed_is_not_served(tmp_path: Path, authority: Authority) -> None:
+    """The authority of the client's certificate is right, and none of its names."""
+    friend = authority.issue("friend")
+    for name, served in (("127.0.0.1", True), ("127.0.0.2", False)):
+        text = MUTUAL.format("RequireAndVerifyClientCert") + f"  client_allowed_sans: [{name}]\n"
+        with serve(tmp_path, text) as server:
+            assert refused(lambda: status(server, authority.own.cert, friend)) is not served
+
+
+def test_a_file_that_is_emptied_for_a_moment_turns_nothing_off(
+    tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TLS and passwords stay, one line tells, and the whole file takes effect afterwards."""
+    caplog.set_level("INFO")
+    with serve(tmp_path, TLS + USERS) as server:
+        (tmp_path / "web.yml").write_text("")
+        until(lambda: "without TLS, passwords; for that, start anew" in caplog.text)
+        assert refused(lambda: status(server))
+        assert status(server, authority.own.cert) == 401
+        (tmp_path / "web.yml").write_text(TLS + USERS.replace("alice", "bob"))
+        until(lambda: "read the web configuration again" in caplog.text)
+        assert status(server, authority.own.cert, user="bob:secret") == 200
+    assert caplog.text.count("stays as it was") == 1
+
+
+def test_requests_beyond_the_rate_limit_are_refused(tmp_path: Path) -> None:
+    """A burst is served, and the next request has to wait; headers come with every answer."""
+    limit = "rate_limit: {interval: 1h, burst: 2}\n"
+    header = "http_server_config: {headers: {X-Frame-Options: deny}}\n"
+    with serve(tmp_path, limit + header) as server:
+        assert [status(server) for _ in range(3)] == [200, 200, 429]
+        client = http.client.HTTPConnection(server.addresses[0], timeout=PATIENCE)
+        client.request("GET", "/")
+        answer = client.getresponse()
+        client.close()
+    assert answer.getheader("X-Frame-Options") == "deny"
+    assert answer.headers.get_all("X-Content-Type-Options") == ["nosniff"]
 
 
 def test_a_wrong_file_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -4,16 +4,19 @@ import asyncio
 import base64
 import socket
 import ssl
+import threading
 from pathlib import Path
 
 import bcrypt
 import pytest
+import yaml
 
 from tests.certificates import Authority
 from virnucpro_exporter.errors import ConfigError, UsageError
 from virnucpro_exporter.web import auth
 from virnucpro_exporter.web.addresses import bind, shown
 from virnucpro_exporter.web.auth import BasicAuth
+from virnucpro_exporter.web.pace import Pace
 from virnucpro_exporter.web.web_config import WebConfig
 
 HASH = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
@@ -43,10 +46,122 @@ def test_a_file_of_the_exporter_toolkit_is_read(folder: Path) -> None:
     )
     config = read(folder, text)
     assert config.tls is not None
-    assert config.tls.verify_mode is ssl.CERT_REQUIRED
-    assert config.tls.minimum_version is ssl.TLSVersion.TLSv1_3
+    assert config.tls.context.verify_mode is ssl.CERT_REQUIRED
+    assert config.tls.context.minimum_version is ssl.TLSVersion.TLSv1_3
     assert config.users == {"alice": HASH.encode()}
     assert [file.name for file in config.files] == ["web.yml", "server.crt", "server.key", "ca.crt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "remark"),
+    [
+        ("tls_server_config:\nbasic_auth_users:\nhttp_server_config:\nrate_limit:", None),
+        ("tls_server_config: {}", None),
+        ("http_server_config: {http2: false}", None),
+        ("http_server_config: {http2: true}", "http_server_config.http2: clients are served"),
+        (TLS + "  max_version: TLS12", None),
+        (TLS + "  min_version: TLS10", "tls_server_config.min_version: TLS 1.2 is the oldest"),
+        (TLS + "  prefer_server_cipher_suites: false", None),
+        (TLS + "  curve_preferences: [CurveP521]", None),
+        (
+            TLS + "  curve_preferences: [X25519, CurveP256, CurveP384]",
+            "tls_server_config.curve_preferences: Python sets one curve, X25519",
+        ),
+        (TLS + "  cipher_suites: [TLS_AES_128_GCM_SHA256]", None),
+        (TLS + "  client_auth_type: RequestClientCert", "tls_server_config.client_auth_type: cert"),
+        (TLS + "  client_auth_type: RequireAnyClientCert", "tls_server_config.client_auth_type: P"),
+        (TLS + "  client_auth_type: RequireClientCert", "tls_server_config.client_auth_type: P"),
+        (
+            TLS + "  client_auth_type: RequireAnyClientCert\n  client_ca_file: ca.crt",
+            "tls_server_config.client_auth_type: certificates are verified",
+        ),
+        (
+            TLS + "  client_auth_type: VerifyClientCertIfGiven",
+            "tls_server_config.client_ca_file: l",
+        ),
+        (TLS + "  client_allowed_sans: [x]", "tls_server_config.client_allowed_sans: without"),
+        ("rate_limit: {interval: 0, burst: 0}", None),
+    ],
+)
+def test_all_keys_of_the_toolkit_are_taken(folder: Path, text: str, remark: str | None) -> None:
+    """What Python does otherwise is one line; everything else is none."""
+    remarks = read(folder, text).remarks
+    assert len(remarks) == (remark is not None), remarks
+    assert remark is None or remarks[0].startswith(remark)
+
+
+def test_inline_certificates_names_and_headers_are_as_they_are_written(folder: Path) -> None:
+    """Certificates as texts, users and values that look like numbers, and durations of Go."""
+    cert, key, ca = ((folder / n).read_text() for n in ("server.crt", "server.key", "ca.crt"))
+    tls = {"cert": cert, "key": key, "client_ca": ca}
+    tls["client_auth_type"] = "RequireAndVerifyClientCert"
+    header = {"X-XSS-Protection": 1, "X-Frame-Options": "deny", "Content-Security-Policy": ""}
+    content = {"tls_server_config": tls, "http_server_config": {"headers": header}}
+    text = yaml.safe_dump(content) + (
+        f"basic_auth_users: {{0123: {HASH}, yes: {HASH}, 1e3: {HASH}, 2024-01-01: {HASH}}}\n"
+        "rate_limit: {interval: 1m0.5s, burst: 20}\n"
+    )
+    config = read(folder, text)
+    assert config.tls is not None
+    assert config.tls.context.verify_mode is ssl.CERT_REQUIRED
+    assert list(config.users) == ["0123", "yes", "1e3", "2024-01-01"]
+    assert config.headers == (("X-Frame-Options", "deny"), ("X-XSS-Protection", "1"))
+    assert (config.interval, config.burst) == (60.5, 20)
+    assert config.files == (folder / "web.yml",)
+
+
+def test_only_the_chosen_cipher_suites_are_left(folder: Path) -> None:
+    """Of TLS 1.2; those of TLS 1.3 cannot be chosen, in Go neither."""
+    suites = "[TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA, TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]"
+    config = read(folder, f"{TLS}  cipher_suites: {suites}\n")
+    assert config.tls is not None
+    names = [suite["name"] for suite in config.tls.context.get_ciphers()]
+    chosen = [name for name in names if not name.startswith("TLS_")]
+    assert chosen == ["ECDHE-RSA-AES128-SHA", "ECDHE-ECDSA-AES256-GCM-SHA384"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "admitted"),
+    [
+        ("DNS", "one", True),
+        ("DNS", "One", False),
+        ("IP Address", "0:0:0:0:0:0:0:1", True),
+        ("URI", "spiffe://x", True),
+        ("email", "a@b", False),
+        ("", "", False),
+    ],
+)
+def test_a_name_of_the_certificate_has_to_be_allowed(
+    folder: Path, kind: str, name: str, admitted: object
+) -> None:
+    """Any kind of name; a client without a certificate has none."""
+    mutual = "  client_ca_file: ca.crt\n  client_auth_type: VerifyClientCertIfGiven\n"
+    config = read(folder, f'{TLS}{mutual}  client_allowed_sans: [one, "::1", "spiffe://x"]\n')
+    assert config.tls is not None
+    certificate = {"subjectAltName": ((kind, name),)} if kind else {}
+    assert config.tls.admits(certificate) is admitted
+
+
+@pytest.mark.parametrize(
+    ("now", "complaint"),
+    [
+        ("", "without TLS, client certificates, client_allowed_sans, min_version TLS13, passwords"),
+        ("# nothing yet\n", "without TLS"),
+        (TLS, "without client certificates, client_allowed_sans, min_version TLS13, passwords"),
+        (f"basic_auth_users: {{alice: {HASH}}}", "without TLS"),
+    ],
+)
+def test_a_new_file_that_protects_less_is_refused(folder: Path, now: str, complaint: str) -> None:
+    """A file that is being written looks like that for a moment, from empty to whole."""
+    mutual = "  client_ca_file: ca.crt\n  client_auth_type: RequireAndVerifyClientCert\n"
+    users = f"basic_auth_users: {{alice: {HASH}}}\n"
+    whole = f"{TLS}{mutual}  client_allowed_sans: [x]\n  min_version: TLS13\n{users}"
+    config = read(folder, whole)
+    (folder / "web.yml").write_text(now)
+    with pytest.raises(ConfigError, match=complaint):
+        config.renewed()
+    (folder / "web.yml").write_text(whole.replace("alice", "bob"))
+    assert list(config.renewed().users) == ["bob"]
 
 
 def test_an_empty_file_asks_for_nothing(folder: Path) -> None:
@@ -59,15 +174,40 @@ def test_an_empty_file_asks_for_nothing(folder: Path) -> None:
     ("text", "complaint"),
     [
         (
-            "tls_server_config: {cert_file: server.crt}",
-            "tls_server_config.key_file: Field required",
+            "tls_server_config: {cert_file: server.crt, key_file: ''}",
+            "tls_server_config.key_file: it is missing, and so is key",
         ),
-        ("tls_server_config: {cert: x}", "tls_server_config.cert_file: Field required"),
-        (TLS + "  min_version: TLS10", "tls_server_config.min_version: Input should be 'TLS12'"),
+        (
+            "tls_server_config: {key_file: server.key}",
+            "tls_server_config.cert_file: it is missing, and so is cert",
+        ),
+        ("tls_server_config: {cert: x, key: x}", "tls_server_config.key_file: not a usable key"),
+        (TLS + "  min_version: TLS111", "tls_server_config.min_version: Input should be 'TLS10'"),
+        (TLS + "  max_version: TLS11", "tls_server_config.max_version: no version is left"),
+        (
+            TLS + "  min_version: TLS13\n  max_version: TLS12",
+            "tls_server_config.max_version: no version is left",
+        ),
+        (TLS + "  cipher_suites: [TLS_X]", "tls_server_config.cipher_suites.0: 'TLS_X' is no cip"),
+        (
+            TLS + "  curve_preferences: [P257]",
+            "tls_server_config.curve_preferences.0: 'P257' is no",
+        ),
+        (TLS + "  client_auth_type: x", "tls_server_config.client_auth_type: Input should be"),
+        (TLS + "  cert_file: x", "cert_file is written twice, the second time in line 4"),
+        ("http_server_config: {headers: {Set-Cookie: x}}", "http_server_config: headers.Set-Coo"),
+        (
+            "http_server_config: {headers: {X-Frame-Options: foo}}",
+            "http_server_config: headers.X-Frame-Options can be deny or sameorigin",
+        ),
+        (
+            'http_server_config: {headers: {X-XSS-Protection: "1\\r\\nSet-Cookie: x"}}',
+            "http_server_config: headers.X-XSS-Protection has to be one line",
+        ),
+        ("rate_limit: {interval: soon}", "rate_limit.interval: write a duration"),
+        ("rate_limit: {burst: -1}", "rate_limit.burst: "),
         (TLS + "  cipher: x", "tls_server_config.cipher: there is no such key"),
         (TLS + "  client_ca_file: ca.crt", "tls_server_config.client_auth_type: "),
-        (TLS + "  client_auth_type: VerifyClientCertIfGiven", "tls_server_config.client_ca_file: "),
-        (TLS + "  client_auth_type: RequestClientCert", "tls_server_config.client_auth_type: "),
         (TLS.replace("server.crt", "no.crt"), "tls_server_config.cert_file: "),
         (TLS.replace("server.key", "no.key"), "tls_server_config.key_file: "),
         (TLS.replace("server.key", "ca.key"), "tls_server_config.key_file: not a usable key"),
@@ -81,7 +221,16 @@ def test_an_empty_file_asks_for_nothing(folder: Path) -> None:
         ("users: {}", "users: there is no such key"),
         ("[]", "the file: "),
         ("a: [", "while parsing"),
-        ("a: " + "[" * 10_000, "maximum recursion depth exceeded"),
+        ("a: " + "[" * 10_000, "it is nested too deeply"),
+        ("a: &a [*a]", "it is nested too deeply"),
+        (
+            "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+            + "\n".join(
+                f"{n}: &{n} [{', '.join([f'*{o}'] * 10)}]"
+                for o, n in zip("abcdef", "bcdefg", strict=True)
+            ),
+            "it has too many values",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_path_of_the_key(
@@ -133,6 +282,9 @@ def header(user: str, password: str) -> str:
         (header("alice", "Secret"), False),
         (header("alice", ""), False),
         (header("alice", "secret" * 20), False),
+        (header("long", "x" * 72), True),
+        (header("long", "x" * 72 + "y"), True),
+        (header("long", "x" * 71), False),
         (header("alice", "secret\0"), False),
         (header("bob", "secret"), False),
         ("Basic " + base64.b64encode(b"alice").decode(), False),
@@ -143,9 +295,9 @@ def header(user: str, password: str) -> str:
     ],
 )
 def test_only_the_right_password_of_a_known_user_is_allowed(value: str, allowed: object) -> None:
-    """Twice, as the second time may be answered from memory."""
+    """Twice, as the second may be answered from memory; bcrypt reads 72 bytes, as elsewhere."""
     checker = BasicAuth()
-    users = {"alice": HASH.encode()}
+    users = {"alice": HASH.encode(), "long": bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4))}
     answers = [asyncio.run(checker.allows(value, users)) for _ in range(2)]
     checker.close()
     assert answers == [allowed, allowed]
@@ -172,6 +324,51 @@ def test_an_unknown_user_costs_as_much_as_a_wrong_password(monkeypatch: pytest.M
     asyncio.run(checker.allows(header("alice", "secret"), {"alice": other}))
     assert checked[-1] == other, "a changed password makes a remembered one worthless"
     checker.close()
+
+
+def test_few_wait_for_a_check_and_a_known_client_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a check goes on, those beyond the queue are sent away, and known ones answered."""
+    going, go_on = threading.Event(), threading.Event()
+
+    def matches(password: bytes, _: bytes) -> bool:
+        if password != b"secret":
+            going.set()
+            assert go_on.wait(20)
+        return password == b"secret"
+
+    async def flood() -> tuple[list[bool | BaseException], bool, bool]:
+        users = {"alice": HASH.encode()}
+        assert await checker.allows(header("alice", "secret"), users)
+        strangers = [
+            asyncio.create_task(checker.allows(header("alice", f"wrong{n}"), users))
+            for n in range(300)
+        ]
+        await asyncio.to_thread(going.wait, 20)
+        known = await checker.allows(header("alice", "secret"), users)
+        go_on.set()
+        answers = await asyncio.gather(*strangers, return_exceptions=True)
+        return answers, known, await checker.allows(header("alice", "wrong0"), users)
+
+    monkeypatch.setattr(auth, "_matches", matches)
+    checker = BasicAuth()
+    answers, known, again = asyncio.run(flood())
+    checker.close()
+    assert known
+    assert not again
+    assert answers.count(False) == 8
+    assert sum(isinstance(answer, auth.TooManyChecks) for answer in answers) == 292
+
+
+def test_checks_take_a_small_share_of_the_machine() -> None:
+    """After a burst, work comes no faster than its share of time, and rest gives credit anew."""
+    pace = Pace(0.1, burst=1.0)
+    now, done = 0.0, 0.0
+    while now < 100.0:
+        now += pace.wait(now)
+        pace.spend(now, 0.5)
+        done += 0.5
+    assert done == pytest.approx(100 * 0.1 + 1.0, abs=1.0)
+    assert pace.wait(now + 30.0) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,12 @@ class Reserved:
     Attributes:
         listeners: Where the endpoint will be.
         pushes: Where the metrics will be sent.
+        web: Who may read them. It is read once, so that what was checked is what holds.
     """
 
     listeners: tuple[socket.socket, ...]
     pushes: tuple[Periodic, ...]
+    web: WebConfig
 
 
 def reserve(metrics: Metrics, stack: contextlib.ExitStack) -> Reserved:
@@ -51,9 +53,11 @@ def reserve(metrics: Metrics, stack: contextlib.ExitStack) -> Reserved:
         UsageError: An address or a path cannot be used, or the web configuration is wrong.
     """
     listeners: list[socket.socket] = []
+    web = WebConfig()
     if metrics.web:
         check_path(metrics.web_telemetry_path)
-        WebConfig(None if metrics.web_config_file is None else Path(metrics.web_config_file))
+        file = metrics.web_config_file
+        web = WebConfig(None if file is None else Path(file))
         listeners = bind(metrics.web_listen_address)
         for listener in listeners:
             stack.callback(listener.close)
@@ -62,7 +66,7 @@ def reserve(metrics: Metrics, stack: contextlib.ExitStack) -> Reserved:
         pushes.append(TextfileWriter(metrics.textfile, metrics.push_interval))
     if metrics.push_gateway:
         pushes.append(GatewayPusher(metrics.push_gateway, metrics.push_interval))
-    return Reserved(tuple(listeners), tuple(pushes))
+    return Reserved(tuple(listeners), tuple(pushes), web)
 
 
 def show(
@@ -105,7 +109,7 @@ def show(
             monitor,
             listen=reserved.listeners,
             telemetry_path=metrics.web_telemetry_path,
-            web_config=metrics.web_config_file,
+            web_config=reserved.web,
             health=health,
             nodes=nodes,
         )

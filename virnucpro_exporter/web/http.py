@@ -25,7 +25,7 @@ class HttpError(Exception):
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
-        self.response = plain(status, f"{detail}\n")
+        self.response = plain(status, f"{detail}\n", is_refusal=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,13 @@ class Response:
         status: The HTTP status.
         body: All of it; a HEAD request gets its length alone.
         headers: Beside those about the length and the connection.
+        is_refusal: The client has not shown that it may ask. Such answers are not urgent.
     """
 
     status: int
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
+    is_refusal: bool = False
 
     def head(self, now: float, *, keep_alive: bool) -> bytes:
         """The status line and the headers.
@@ -105,10 +107,11 @@ class Response:
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-def plain(status: int, text: str, *headers: tuple[str, str]) -> Response:
+def plain(status: int, text: str, *headers: tuple[str, str], is_refusal: bool = False) -> Response:
     """An answer in plain text."""
     kind = ("Content-Type", "text/plain; charset=utf-8")
-    return Response(status, text.encode("utf-8", "backslashreplace"), (kind, *headers))
+    body = text.encode("utf-8", "backslashreplace")
+    return Response(status, body, (kind, *headers), is_refusal)
 
 
 def parse(head: bytes) -> Request:

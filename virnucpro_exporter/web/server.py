@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import html
 import logging
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from virnucpro_exporter import __version__
@@ -18,10 +20,11 @@ from virnucpro_exporter.metrics.health import why_not_ready
 from virnucpro_exporter.metrics.registry import HealthSources, build_registry
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
 from virnucpro_exporter.web.addresses import bind, shown
-from virnucpro_exporter.web.auth import BasicAuth
+from virnucpro_exporter.web.auth import BasicAuth, TooManyChecks
 from virnucpro_exporter.web.connections import Connections, Limits
 from virnucpro_exporter.web.discovery import NodeDiscovery
 from virnucpro_exporter.web.http import HttpError, Request, Response, plain
+from virnucpro_exporter.web.pace import Pace
 from virnucpro_exporter.web.pages import Pages
 from virnucpro_exporter.web.web_config import WebConfig
 
@@ -29,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_LISTEN = (":9877",)
 _RELOAD_EVERY = 1.0  # seconds between two looks at the web configuration
+_RETRY_AFTER = "10"  # seconds
 _JSON = (("Content-Type", "application/json"),)
 # The pages beside the metrics, as the landing page calls them.
 _TITLES = {
@@ -43,15 +47,23 @@ _LANDING = """<!DOCTYPE html>
 """
 
 
+# What clients send as it is written: none of these is encoded, and no part is resolved away.
+_PATH = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?")
+_LONGEST_PATH = 1000  # characters
+
+
 def check_path(telemetry_path: str) -> None:
-    """Check that the metrics can be at this path.
+    """Check that the metrics can be at this path, and that clients can ask for it.
 
     Raises:
         UsageError: They cannot.
     """
-    is_plain = telemetry_path.isascii() and telemetry_path.isprintable()
-    if not telemetry_path.startswith("/") or telemetry_path in ("/", *_TITLES) or not is_plain:
-        raise UsageError(f"the metrics cannot be at {telemetry_path!r}: use a path like /metrics")
+    taken = telemetry_path in _TITLES
+    if taken or not _PATH.fullmatch(telemetry_path) or len(telemetry_path) > _LONGEST_PATH:
+        why = "another page is there" if taken else "clients cannot ask for it"
+        raise UsageError(
+            f"the metrics cannot be at {telemetry_path!a}: {why}; use a path like /metrics"
+        )
 
 
 class MetricsServer:
@@ -68,8 +80,8 @@ class MetricsServer:
         listen: `HOST:PORT`, `[IPV6]:PORT` or `:PORT` for all addresses of the machine, as often as
             wanted; port 0 takes a free one. Or sockets that listen already.
         telemetry_path: Where the metrics are.
-        web_config: File with TLS and users, in the format of Prometheus' exporter-toolkit; it is
-            read again when it changes.
+        web_config: File with TLS and users, in the format of Prometheus' exporter-toolkit, or what
+            was read from it; it is read again when it changes.
         health: Further sources of `CollectorHealth`, by the name of the collector.
         limits: What one client may take.
         nodes: Where to scrape the nodes of the run, which `/sd` lists; None: there is no such page.
@@ -82,7 +94,7 @@ class MetricsServer:
         *,
         listen: Sequence[str | socket.socket] = DEFAULT_LISTEN,
         telemetry_path: str = "/metrics",
-        web_config: str | Path | None = None,
+        web_config: str | Path | WebConfig | None = None,
         health: HealthSources | None = None,
         limits: Limits | None = None,
         nodes: NodeDiscovery | None = None,
@@ -93,8 +105,9 @@ class MetricsServer:
         self._gpu_monitor = gpu_monitor
         self._listen = tuple(listen)
         self._path = telemetry_path
-        self._web_path = None if web_config is None else Path(web_config)
+        self._web_source = web_config
         self._web = WebConfig()
+        self._rate: Pace | None = None
         self._limits = limits or Limits()
         sources = [s for s in (coordinator, gpu_monitor, *health.values()) if s is not None]
         self._pages = Pages(build_registry(coordinator, gpu_monitor, health), sources)
@@ -119,7 +132,10 @@ class MetricsServer:
             ConfigError: The web configuration cannot be used.
             UsageError: An address cannot be listened on.
         """
-        self._web = WebConfig(self._web_path)
+        source = self._web_source
+        if not isinstance(source, WebConfig):
+            source = WebConfig(None if source is None else Path(source))
+        self._use(source)
         listeners = bind(self._listen)
         self._addresses = tuple(map(shown, listeners))
         loop, stopped = asyncio.new_event_loop(), asyncio.Event()
@@ -172,15 +188,24 @@ class MetricsServer:
     async def _serve(self, stopped: asyncio.Event, listeners: list[socket.socket]) -> None:
         connections = Connections(self._respond, lambda: self._web.tls, self._limits)
         tasks = [asyncio.create_task(connections.accept(s)) for s in listeners]
-        if self._web_path is not None:
-            tasks.append(asyncio.create_task(self._watch(self._web_path, connections)))
+        if self._web.path is not None:
+            tasks.append(asyncio.create_task(self._watch(connections)))
         await stopped.wait()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await connections.close()
 
-    async def _watch(self, path: Path, connections: Connections) -> None:
+    def _use(self, web: WebConfig) -> None:
+        for remark in web.remarks:
+            if remark not in self._web.remarks:
+                _log.warning("%s: %s", web.path, remark)
+        if (web.interval, web.burst) != (self._web.interval, self._web.burst):
+            # The first of a burst needs no credit.
+            self._rate = Pace(1 / web.interval, web.burst - 1.0) if web.interval else None
+        self._web = web
+
+    async def _watch(self, connections: Connections) -> None:
         """Read the web configuration again when it changes; keep the last one that was good."""
         told = ""
         while True:
@@ -189,7 +214,7 @@ class MetricsServer:
             if not told and not self._web.has_changed():
                 continue
             try:
-                self._web = WebConfig(path)
+                self._use(self._web.renewed())
             except ConfigError as error:
                 if str(error) != told:
                     told = str(error)
@@ -197,13 +222,35 @@ class MetricsServer:
                 continue
             told = ""
             connections.drop_idle()  # a certificate may have been withdrawn
-            _log.info("read the web configuration again: %s", path)
+            _log.info("read the web configuration again: %s", self._web.path)
 
     async def _respond(self, request: Request) -> Response:
+        response = await self._refusal(request) or self._answer(request)
+        extra = tuple(
+            h for h in self._web.headers if h[0] != "X-Content-Type-Options"
+        )  # always set
+        return replace(response, headers=(*response.headers, *extra)) if extra else response
+
+    async def _refusal(self, request: Request) -> Response | None:
+        """The answer to a request that may not be made now, or not by this client."""
+        now = time.monotonic()
+        if self._rate is not None:
+            if not self._web.burst or self._rate.wait(now):
+                return plain(429, "there are too many requests\n", is_refusal=True)
+            self._rate.spend(now, 1.0)
         users = self._web.users
-        if users and not await self._auth.allows(request.headers.get("authorization", ""), users):
-            realm = ("WWW-Authenticate", 'Basic realm="virnucpro_exporter", charset="UTF-8"')
-            return plain(401, "a user name and a password are needed\n", realm)
+        try:
+            if not users or await self._auth.allows(
+                request.headers.get("authorization", ""), users
+            ):
+                return None
+        except TooManyChecks:
+            later = ("Retry-After", _RETRY_AFTER)
+            return plain(503, "too many passwords wait to be checked\n", later, is_refusal=True)
+        realm = ("WWW-Authenticate", 'Basic realm="virnucpro_exporter", charset="UTF-8"')
+        return plain(401, "a user name and a password are needed\n", realm, is_refusal=True)
+
+    def _answer(self, request: Request) -> Response:
         try:
             response = self._route(request)
         except HttpError:

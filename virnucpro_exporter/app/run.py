@@ -80,6 +80,18 @@ class Finished:
         return failures_text(self.snapshot)
 
 
+def steady_clock(
+    clock: Callable[[], float] = time.monotonic, wall_clock: Callable[[], float] = time.time
+) -> Callable[[], float]:
+    """Unix seconds for the journal of one run.
+
+    They go on evenly when somebody sets the clock of the machine: no file took an hour because of
+    that, and none ended before it began.
+    """
+    offset = wall_clock() - clock()
+    return lambda: clock() + offset
+
+
 def keep_pace() -> None:
     """Let neither another thread nor the garbage collector of this process delay decisions."""
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -141,7 +153,8 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             first_attempt=journal.next_attempt(),
             skipped=done,
         )
-        journal.begin(coordinator.run_id, config.flat(), time.time())
+        clock = steady_clock()
+        journal.begin(coordinator.run_id, config.flat(), clock())
         gpus = [device.gpu for device in work.devices]
         log.info("%d files to do on %d workers, into %s", len(files), len(gpus), outputs.folder)
         nodes = NodeDiscovery(work.nodes, config.cluster.dask_exporter_port)
@@ -155,7 +168,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             outputs.folder,
             nodes,
         )
-        runner = Runner(coordinator, work.pool, gpus, outputs, journal)
+        runner = Runner(coordinator, work.pool, gpus, outputs, journal, clock)
         signals = views.enter_context(RunSignals(runner.drain, runner.stop))
         stack.callback(signals.detach)
         runner.run(files)
@@ -163,7 +176,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             work.pool.close_idle(_CLOSE_SECONDS)
         snapshot = coordinator.snapshot()
         finished = _outcome(snapshot, runner, signals, is_missing_inputs=bool(inputs.unread))
-        journal.finish(snapshot.state.value if not signals.caught else "interrupted", time.time())
+        journal.finish(snapshot.state.value if not signals.caught else "interrupted", clock())
         stack.close()
         dashboard.stop()
         tell(finished)

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypedDict
 
 from virnucpro_exporter.errors import SchedulingError
@@ -28,6 +29,9 @@ POLICIES: dict[str, Callable[[], StealPolicy]] = {
 
 # A published snapshot is replaced when somebody reads one that is older than this, in seconds.
 _FRESH_SECONDS = 0.2
+
+# When the wall clock has moved by so much against the other one, in seconds, somebody has set it.
+_STEP_SECONDS = 0.5
 
 
 class GpuMetrics(TypedDict):
@@ -85,6 +89,8 @@ class WorkStealingCoordinator:
             raise ValueError(f"balancer must be one of {', '.join(POLICIES)}, not {balancer!r}")
         weights = dict(gpus) if isinstance(gpus, Mapping) else dict.fromkeys(gpus, 1.0)
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._beat_at: float | None = None  # when the run loop last turned
         started = clock()
         self._lock = threading.Lock()
         self._scheduler = Scheduler(
@@ -129,6 +135,10 @@ class WorkStealingCoordinator:
             actions += self._pass_time(now)
         self._tell(actions)
         return actions
+
+    def beat(self) -> None:
+        """The run loop turns. From the first time on, its silence shows in the snapshots."""
+        self._beat_at = self._clock()
 
     def seconds_to_deadline(self) -> float | None:
         """After how many seconds `handle` wants to be called at the latest; None for never."""
@@ -201,7 +211,11 @@ class WorkStealingCoordinator:
     # -- for whoever looks on --
 
     def _take(self, now: float) -> RunSnapshot:
-        return take_snapshot(self._scheduler, self._facts, now)
+        offset = self._wall_clock() - now
+        # Small differences are left, or every moment of the past would flicker.
+        if abs(offset - self._facts.wall_offset) > _STEP_SECONDS:
+            self._facts = replace(self._facts, wall_offset=offset)
+        return take_snapshot(self._scheduler, self._facts, now, self._beat_at)
 
     def snapshot(self) -> RunSnapshot:
         """The run as it is at this moment."""

@@ -132,6 +132,7 @@ class Runner:
             self._journal.note_workers(self._coordinator.snapshot(), now)
 
     def _turn(self, events: Sequence[ev.Event]) -> None:
+        self._coordinator.beat()
         actions = self._coordinator.handle([self._checked(event) for event in events])
         results = [a for a in actions if isinstance(a, ev.FileCompleted)]
         # Files go out first, so that no worker waits for the disk.

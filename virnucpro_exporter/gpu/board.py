@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from virnucpro_exporter.gpu import state
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot
 
+# A difference between the clocks that has changed by so much means that one was set.
+_STEP_SECONDS = 0.5
+
 
 @dataclass(slots=True)
 class Gpu:
@@ -36,7 +39,7 @@ class Board:
     Attributes:
         gpus: Every GPU ever seen, in the order of the ids.
         backend: Which source is used.
-        health: How the latest pass went.
+        health: How the latest pass went; when the last one succeeded is in the snapshot alone.
         first: Set when every GPU was asked for all its values once, or when none can be had.
         lock: Held by those who write, and never while anybody is asked anything.
     """
@@ -52,16 +55,18 @@ class Board:
         self.health = CollectorHealth()
         self.first = threading.Event()
         self.lock = threading.Lock()
+        self._succeeded_at: float | None = None
+        self._offset = 0.0  # of the wall clock to the other one, as of the last snapshot
         self._made: tuple[GpuSnapshot, tuple[object, ...], float] | None = None
 
-    def succeeded(self, seconds: float | None, timestamp: float) -> None:
-        """A pass gave an answer. Called with the lock held."""
+    def succeeded(self, seconds: float | None, at: float) -> None:
+        """A pass that began at this moment gave an answer. Called with the lock held."""
         old = self.health
         duration = old.duration_seconds if seconds is None else seconds
+        self._succeeded_at = at
         self.health = CollectorHealth(
             success=True,
             duration_seconds=duration,
-            last_success_timestamp=timestamp,
             failures=old.failures,
         )
 
@@ -78,15 +83,20 @@ class Board:
 
     def snapshot(self) -> GpuSnapshot:
         """All of it as of now; the same object as long as nothing changes."""
-        now, gpus = self._clock(), self.gpus
+        now, wall, gpus = self._clock(), self._wall_clock(), self.gpus
         states = [gpu.state for gpu in gpus]
         parts = (self.health, self.backend, *states)
         made = self._made
-        if made is not None and now < made[2] and _same(made[1], parts):
+        was_set = abs(wall - now - self._offset) > _STEP_SECONDS
+        if made is not None and now < made[2] and _same(made[1], parts) and not was_set:
             return made[0]
+        self._offset = wall - now
         pairs = zip(gpus, states, strict=True)
         devices = tuple(state.device(gpu.id, held, now, self.max_age) for gpu, held in pairs)
-        snapshot = GpuSnapshot(self._wall_clock(), self.backend, devices, self.health)
+        at = self._succeeded_at
+        last_success = None if at is None else at + self._offset
+        health = replace(self.health, last_success_timestamp=last_success)
+        snapshot = GpuSnapshot(wall, self.backend, devices, health)
         until = min((state.changes_at(s, now, self.max_age) for s in states), default=float("inf"))
         self._made = (snapshot, parts, until)
         return snapshot

@@ -140,7 +140,7 @@ class Sampler:
                     gpu.state = state.unlisted(gpu.state, missing)
             board.gpus = tuple(sorted((*board.gpus, *new), key=_order))
             board.backend = guard.source.backend
-            board.succeeded(None, self._wall_clock())
+            board.succeeded(None, self._clock())
         self._guard = guard
         if before is not guard:
             log.info("watching %d GPUs through %s", len(found), guard.source.backend)

@@ -51,7 +51,7 @@ class SimulatedSource:
         names: The model name of each GPU.
         activity: What a GPU, by its id, does at this moment; called from any thread.
         seed: Another seed gives another noise.
-        clock: Seconds.
+        clock: Monotonic seconds.
     """
 
     backend = "simulated"
@@ -62,7 +62,7 @@ class SimulatedSource:
         activity: Callable[[str], Activity],
         *,
         seed: int = 0,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._activity = activity
         self._clock = clock
@@ -106,7 +106,7 @@ def demonstration(count: int) -> SimulatedSource:
     names = [models[index % len(models)] for index in range(count)]
 
     def wave(gpu: str) -> Activity:
-        share = 0.6 + 0.35 * math.sin(time.time() / 20 + 1.7 * int(gpu))
+        share = 0.6 + 0.35 * math.sin(time.monotonic() / 20 + 1.7 * int(gpu))
         return Activity(share, share, 0.1 + 0.6 * share)
 
     return SimulatedSource(names, wave)

@@ -86,7 +86,7 @@ class Watcher:
             reading = _told_apart(reading)
         with self._board.lock:
             gpu.state = state.absorb(gpu.state, reading, now - reading.age, timestamp - reading.age)
-            self._board.succeeded(seconds, timestamp)
+            self._board.succeeded(seconds, now)
         return True
 
     def _failed(self, why: str) -> None:

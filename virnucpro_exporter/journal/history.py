@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
 from bisect import bisect_left, bisect_right
@@ -40,7 +41,7 @@ def read_history(folder: str | os.PathLike[str], now: float) -> RunHistory:
 def _history(
     database: sqlite3.Connection, folder: str | os.PathLike[str], now: float, *, is_active: bool
 ) -> RunHistory:
-    settings = database.execute("SELECT settings FROM runs ORDER BY started DESC LIMIT 1")
+    settings = database.execute("SELECT settings FROM runs ORDER BY rowid DESC LIMIT 1")
     runs = _runs(database, now, is_active=is_active)
     failed = database.execute("SELECT path, error FROM files WHERE state = 'failed' ORDER BY path")
     return RunHistory(
@@ -75,15 +76,20 @@ def _rows(database: sqlite3.Connection, table: str, columns: str) -> Iterator[An
 
 
 def _runs(database: sqlite3.Connection, now: float, *, is_active: bool) -> tuple[RunPeriod, ...]:
-    """Every run that did anything, and the last in any case."""
+    """Every run that did anything, and the last in any case.
+
+    In the order of their rows: a clock that was set back between two runs does not change it.
+    """
     begun = database.execute(
-        "SELECT run_id, state, started, ended FROM runs ORDER BY started"
+        "SELECT run_id, state, started, ended FROM runs ORDER BY rowid"
     ).fetchall()
     moments = sorted(_moments(database))
     found = []
     for index, (run_id, state, started, ended) in enumerate(begun):
         is_last = index == len(begun) - 1
         until = now if is_last else begun[index + 1][2]
+        if until < started:  # the clock was set back since then
+            until = math.inf if ended is None else ended
         seen = moments[bisect_left(moments, started) : bisect_right(moments, until)]
         if not (seen or is_last):
             continue

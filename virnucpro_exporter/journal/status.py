@@ -69,7 +69,7 @@ def read_status(folder: str | os.PathLike[str]) -> RunStatus:
 
 def _status(database: sqlite3.Connection, is_active: bool) -> RunStatus:  # noqa: FBT001 - a `Reader`
     run = database.execute(
-        "SELECT run_id, state, started, ended, settings FROM runs ORDER BY started DESC LIMIT 1"
+        "SELECT run_id, state, started, ended, settings FROM runs ORDER BY rowid DESC LIMIT 1"
     ).fetchone()
     run_id, state, started, ended, settings = run or (None, "running", None, None, "{}")
     if state == "running" and not is_active:

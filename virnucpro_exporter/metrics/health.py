@@ -13,7 +13,9 @@ _ENDED = (RunState.COMPLETED, RunState.FAILED)
 
 
 class RunHealth:
-    """The health of a coordinator, judged by the age of its snapshots.
+    """The health of a run, judged by the heartbeat of its loop.
+
+    A pipeline with threads of its own has no such loop; then by the age of its snapshots.
 
     Args:
         source: Whose `latest()` is a `RunSnapshot`.
@@ -25,10 +27,16 @@ class RunHealth:
         self._clock = clock
 
     def latest(self) -> CollectorHealth:
-        """Success while snapshots keep coming, and after the last one of a run that has ended."""
+        """Success while the loop turns, and after the last turn of a run that has ended."""
         run = self._source.latest()
-        success = run.state in _ENDED or self._clock() - run.timestamp <= STALE_AFTER
-        return CollectorHealth(success=success, last_success_timestamp=run.timestamp)
+        alive = _alive(run)
+        success = run.state in _ENDED or self._clock() - alive <= STALE_AFTER
+        return CollectorHealth(success=success, last_success_timestamp=alive)
+
+
+def _alive(run: RunSnapshot) -> float:
+    """When the run was last known to go on, in Unix seconds."""
+    return run.timestamp - (run.heartbeat_age or 0.0)
 
 
 class GpuHealth:
@@ -56,8 +64,8 @@ def why_not_ready(run: RunSnapshot | None, gpus: GpuSnapshot | None, now: float)
         gpus: The newest snapshot of the GPUs, or None when nobody watches them.
         now: Unix seconds.
     """
-    if run is not None and run.state not in _ENDED and now - run.timestamp > STALE_AFTER:
-        return f"the run has not been heard of for {now - run.timestamp:.0f} s"
+    if run is not None and run.state not in _ENDED and now - _alive(run) > STALE_AFTER:
+        return f"the run has not been heard of for {now - _alive(run):.0f} s"
     if gpus is None or (run is not None and not gpus.devices):
         return ""
     return _why_no_gpus(gpus, now)

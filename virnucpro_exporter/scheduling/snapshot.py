@@ -39,13 +39,23 @@ class RunFacts:
     skipped_residues: int = 0
 
 
-def take_snapshot(scheduler: Scheduler, facts: RunFacts, now: float) -> RunSnapshot:
-    """The run at `now`, on the scheduler's clock. Costs time in proportion to the workers."""
+def take_snapshot(
+    scheduler: Scheduler, facts: RunFacts, now: float, beat_at: float | None = None
+) -> RunSnapshot:
+    """The run at `now`, on the scheduler's clock. Costs time in proportion to the workers.
+
+    Args:
+        scheduler: Whose state it is.
+        facts: What it does not know about its run.
+        now: On its clock.
+        beat_at: When the run loop last turned, on the same clock; None where there is no such loop.
+    """
     ledger = scheduler.ledger
     inflight = sum(a.done for w in ledger.fleet for a in w.inflight.values())
     done = ledger.residues_done + inflight
     return RunSnapshot(
         timestamp=now + facts.wall_offset,
+        heartbeat_age=None if beat_at is None else now - beat_at,
         run_id=facts.run_id,
         processor=facts.processor,
         balancer=ledger.policy.name,

@@ -158,6 +158,7 @@ class RunSnapshot:
 
     Attributes:
         timestamp: Unix seconds at which this snapshot was taken.
+        heartbeat_age: Seconds since the run loop last turned; None where there is no such loop.
         run_id: A name for the run that is unique in practice.
         processor: What is done to a file, by name.
         balancer: `"stealing"` or `"static"`.
@@ -185,6 +186,7 @@ class RunSnapshot:
     """
 
     timestamp: float
+    heartbeat_age: float | None = None
     run_id: str = ""
     processor: str = ""
     balancer: str = "stealing"

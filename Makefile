@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODELS_VENV := .venv-models
 
-.PHONY: run test test-models lint bench dashboards clean
+.PHONY: run test test-chaos test-models lint bench dashboards clean
 
 run: $(VENV)/run.stamp ## Translate the sample sequences on every CPU core or GPU
 	$(BIN)/virnucpro-exporter run examples --output results --linger 0
@@ -13,6 +13,9 @@ run: $(VENV)/run.stamp ## Translate the sample sequences on every CPU core or GP
 test: $(VENV)/test.stamp ## Set up and pass the tests
 	sh tests/install_prometheus.sh
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup
+
+test-chaos: $(VENV)/test.stamp ## Live through 200 random histories of kills, stops and pauses
+	CHAOS_HISTORIES=200 $(BIN)/python -m pytest -s tests/integration/test_chaos.py
 
 test-models: $(MODELS_VENV)/stamp ## Pass the tests that need PyTorch, in a virtual environment of their own
 	$(MODELS_VENV)/bin/python -m pytest tests/models

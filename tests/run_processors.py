@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+from virnucpro_exporter.errors import SequenceFileError
 from virnucpro_exporter.processors.base import ProgressCallback
 
 SLOW_SECONDS = 0.05
@@ -30,6 +31,19 @@ def uncounted(file: Path, output: Path, _progress: ProgressCallback) -> float:
     """Copy, and return what is no number of sequences."""
     output.write_bytes(file.read_bytes())
     return float("nan")
+
+
+def in_two_steps(file: Path, output: Path, _progress: ProgressCallback) -> int:
+    """Write at two times what only the input decides; fail where the input says so."""
+    content = file.read_bytes()
+    if b"bad" in content:
+        raise SequenceFileError("it is bad")
+    with output.open("wb") as out:
+        out.write(content[:100])
+        out.flush()
+        time.sleep(0.001 * (len(content) % 7))
+        out.write(content[:99:-1])
+    return 1
 
 
 def waiting(file: Path, output: Path, _progress: ProgressCallback) -> None:

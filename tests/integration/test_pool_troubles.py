@@ -213,7 +213,7 @@ def test_signals_to_the_whole_job_do_not_end_a_worker(drive: Drive) -> None:
     driver.start("signals", "ok")
     assert driver.wait(AttemptCompleted, 2)
     for number in process.JOB_SIGNALS:
-        os.kill(driver.pool._guard.pid or 0, number)
+        os.kill(driver.pool._guard.pid, number)
     driver.pool.poll(0)
 
 
@@ -342,7 +342,7 @@ def test_stopped_sentinel_does_not_hold_up_the_end(
     """It is killed after a moment."""
     monkeypatch.setattr(guard, "_LEAVE_SECONDS", 0.2)
     driver = drive()
-    pid = driver.pool._guard.pid or 0
+    pid = driver.pool._guard.pid
     os.kill(pid, signal.SIGSTOP)
     driver.pool.close()
     assert not psutil.pid_exists(pid)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import selectors
 import subprocess
 import sys
 
@@ -18,41 +20,55 @@ class Guard:
     """Sees to it that a killed program leaves no worker behind.
 
     Where the system cannot start a sentinel, the workers still leave when their channel ends, and
-    the next worker that starts tries again.
+    it is tried again.
+
+    Args:
+        selector: Is told to look at the sentinel's death, with this object as its data.
+
+    Attributes:
+        mark: A text in the command line of each worker, by which the sentinel finds those that it
+            was not told of in time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self.mark = secrets.token_hex(8)
+        self._selector = selector
         self._workers: set[int] = set()
         self._process: subprocess.Popen[bytes] | None = None
-        self._ensure()
+        self._death = -1
+        self.look()
 
     @property
-    def pid(self) -> int | None:
-        """The sentinel's process."""
-        return None if self._process is None else self._process.pid
+    def pid(self) -> int:
+        """The sentinel's process, or 0."""
+        return 0 if self._process is None else self._process.pid
 
     def add(self, pid: int) -> None:
         """A worker has been started."""
         self._workers.add(pid)
-        if not self._ensure():
-            self._tell(f"+{pid}\n")
+        self._tell(f"+{pid}\n")
 
     def remove(self, pid: int) -> None:
         """A worker has been reaped."""
         self._workers.discard(pid)
-        if not self._ensure():
-            self._tell(f"-{pid}\n")
+        self._tell(f"-{pid}\n")
 
     def look(self) -> None:
-        """Replace the sentinel if it has died."""
-        self._ensure()
+        """Start a sentinel that knows all workers, if there is none that lives."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                return
+            self._forget()
+        with contextlib.suppress(OSError):
+            self._start()
+            self._tell("".join(f"+{pid}\n" for pid in self._workers))
 
     def close(self) -> None:
         """Let the sentinel go; it kills the workers that it was told of and that are left."""
-        process, self._process = self._process, None
-        if process is None or process.stdin is None:
+        process = self._process
+        if process is None:
             return
-        process.stdin.close()
+        self._forget()
         try:
             process.wait(_LEAVE_SECONDS)
         except subprocess.TimeoutExpired:  # it was stopped
@@ -60,25 +76,32 @@ class Guard:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_LEAVE_SECONDS)
 
-    def _ensure(self) -> bool:
-        """Start a sentinel that knows all workers if there is none; whether one was started."""
-        if self._process is not None and self._process.poll() is None:
-            return False
+    def _start(self) -> None:
+        process = launch(
+            [sys.executable, "-I", "-S", sentinel.__file__, self.mark],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+        )
+        try:
+            self._death = os.pidfd_open(process.pid)
+        except OSError:
+            process.kill()
+            process.wait()
+            raise
+        self._process = process
+        self._selector.register(self._death, selectors.EVENT_READ, self)
+        if process.stdin is not None:
+            os.set_blocking(process.stdin.fileno(), False)
+
+    def _forget(self) -> None:
+        """Close the pipe of the sentinel, and look at its death no more."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
         self._process = None
-        with contextlib.suppress(OSError):
-            self._process = launch(
-                [sys.executable, "-I", "-S", sentinel.__file__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-            )
-            if self._process.stdin is not None:
-                os.set_blocking(self._process.stdin.fileno(), False)
-            self._tell("".join(f"+{pid}\n" for pid in self._workers))
-        return True
+        self._selector.unregister(self._death)
+        os.close(self._death)
 
     def _tell(self, text: str) -> None:
         """Write to the sentinel; one that does not read is of no use, and is replaced."""
@@ -87,7 +110,7 @@ class Guard:
             return
         try:
             written = process.stdin.write(text.encode())
-        except BrokenPipeError:  # it was killed a moment ago; `look` replaces it
+        except BrokenPipeError:  # it was killed a moment ago; the next one is told of all
             return
         if written != len(text):
             process.kill()

@@ -106,7 +106,7 @@ class LocalPool:
         for descriptor in (self._wake_reader, self._wake_writer):
             os.set_blocking(descriptor, False)
         self._selector.register(self._wake_reader, selectors.EVENT_READ)
-        self._guard = Guard()
+        self._guard = Guard(self._selector)
 
         self._look_seconds = look_seconds
         self._vitals = Vitals(self._silent, attempts, look_seconds, self.wake, uses_gpu)
@@ -182,6 +182,9 @@ class LocalPool:
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):  # another wake-up has emptied it
                     os.read(self._wake_reader, 4096)
+                continue
+            if key.data is self._guard:
+                self._guard.look()
                 continue
             worker: Child = key.data
             if self._workers.get(worker.gpu) is worker:
@@ -286,6 +289,7 @@ class LocalPool:
                 "channel": remote.fileno(),
                 "slot": descriptor,
                 "path": sys.path,
+                "mark": self._guard.mark,
             }
             with remote, self._open_log(gpu) as output:
                 process = launch(
@@ -455,7 +459,7 @@ class LocalPool:
     def _clear_orphans(self) -> None:
         if self._adopts:
             known = [*self._workers.values(), *self._dying.values()]
-            own = {worker.process.pid for worker in known} | {self._guard.pid or 0}
+            own = {worker.process.pid for worker in known} | {self._guard.pid}
             orphans.clear(own)
 
     # -- deaths --
@@ -517,11 +521,12 @@ class LocalPool:
             not worker.is_unkillable for worker in self._dying.values()
         ):
             for key, _ in self._selector.select(left):
-                worker: Child | None = key.data
-                if worker is None:
+                if key.data is None:
                     os.read(self._wake_reader, 4096)
-                elif self._dying.get(worker.gpu) is worker:
-                    self._reap(worker)
+                elif key.data is self._guard:
+                    self._guard.look()
+                else:
+                    self._reap(key.data)
         for worker in self._dying.values():
             if not worker.is_unkillable:
                 self._declare_unkillable(worker)

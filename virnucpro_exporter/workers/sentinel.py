@@ -1,8 +1,8 @@
 """Outlives the program by a moment, so that its death leaves no process behind.
 
-Run as a script of its own, it reads `+<pid>` when a worker starts and `-<pid>` when one has gone.
-When the program dies, whatever the cause, the pipe ends, and the family of every worker that is
-left is killed: stopped workers and grandchildren of commands too.
+Run as a script of its own, with the mark of the program's workers, it reads `+<pid>` when a worker
+starts and `-<pid>` when one has gone. When the program dies, whatever the cause, the pipe ends, and
+the family of every worker that is left is killed: stopped ones and grandchildren of commands too.
 
 A worker's family is its session and all that descends from it. Each worker is a reaper of orphans
 (`PR_SET_CHILD_SUBREAPER`), so a program that leaves the session (`setsid`) goes on descending from
@@ -131,8 +131,20 @@ def send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
+def _marked(mark: bytes) -> Iterator[int]:
+    """The live processes whose command line holds a text."""
+    for process in processes():
+        with contextlib.suppress(OSError):
+            if mark in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+                yield process.pid
+
+
 def main() -> None:
-    """Follow the workers on standard input until it ends, then kill those left."""
+    """Follow the workers on standard input until it ends, then kill those left.
+
+    Last of all those are looked for that have only just been started. That may hang where one of
+    the machine's processes hangs in the kernel, and stops no run.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     workers: set[int] = set()
@@ -143,6 +155,9 @@ def main() -> None:
             workers.discard(int(line[1:]))
     for worker in workers:
         kill_family(worker)
+    for pid in _marked(sys.argv[1].encode()):
+        if pid != os.getpid():
+            kill_family(pid)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,315 @@
+"""Random histories of whole runs: processes are killed, stopped and paused, and the run is resumed.
+
+Each history is one output folder. A run is started, things happen to its processes at random times,
+and when it has ended it is started again, at last in peace. After each life no process may be left,
+and journal, outputs and metrics must agree; at the end every file has its one result.
+
+A history costs little, because this process loads the program once and forks for each life. It is
+alone in its process for that, and adopts all that a killed run leaves behind, so that it sees it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from virnucpro_exporter import __main__ as program
+from virnucpro_exporter import cli
+from virnucpro_exporter.app import run as _loaded_before_the_forks
+from virnucpro_exporter.workers import orphans, sentinel, starts
+
+DEADLINE = 60.0
+LIVES = 3  # the last one is left in peace
+FILES = 6
+GRACE = 20.0  # seconds in which all processes of a dead run have to be dead
+
+__all__ = ["_loaded_before_the_forks", "cli"]
+
+
+class ChaosError(Exception):
+    """Something was lost, done twice, left behind, or shown otherwise than it is."""
+
+
+def result(content: bytes) -> bytes:
+    """What `in_two_steps` writes."""
+    return content[:100] + content[:99:-1]
+
+
+class History:
+    """One output folder, from its first run to its end.
+
+    Args:
+        folder: Where; new.
+        seed: Decides all that happens, as far as times can decide it.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.folder = folder
+        self.inputs = folder / "in"
+        self.output = folder / "out"
+        self.textfile = folder / "run.prom"
+        self.story: list[str] = []
+        self.files: dict[str, bytes] = {}
+        self.inputs.mkdir(parents=True)
+        for number in range(FILES):
+            bases = "".join(self.random.choices("ACGT", k=self.random.randint(200, 3000)))
+            content = f">{'bad' if not self.random.randrange(12) else 'r'}\n{bases}\n".encode()
+            self.files[f"{number}.fa"] = content
+            (self.inputs / f"{number}.fa").write_bytes(content)
+        self.bad = {name for name, content in self.files.items() if b"bad" in content}
+
+    def live(self) -> None:
+        """Run, be disturbed, be resumed, and end."""
+        for number in range(LIVES):
+            is_calm = number == LIVES - 1
+            status = self._run(is_calm=is_calm)
+            self.story.append(f"ended with {status}")
+            expect(not self._wait(self._clear_up), f"processes are left: {self._alive()}")
+            self._check(status)
+            if status in {0, 1} and not self._unfinished():
+                return
+        raise ChaosError("it is not finished after a run in peace")
+
+    # -- one run --
+
+    def _run(self, *, is_calm: bool) -> int:
+        self.textfile.unlink(missing_ok=True)
+        pid = os.fork()
+        if not pid:
+            self._be_the_program()
+        end = time.monotonic() + DEADLINE
+        while True:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            expect(time.monotonic() < end, "the run hangs")
+            time.sleep(self.random.choice([0.002, 0.01, 0.03, 0.1]))
+            if not is_calm and not self.random.randrange(3):
+                self._disturb(pid)
+
+    def _be_the_program(self) -> None:
+        status = 99
+        try:
+            os.setsid()
+            log = os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            views = ["--no-web", "--no-dashboard", "--metrics-log-interval", "1"]
+            where = ["--output", str(self.output), "--textfile", str(self.textfile)]
+            how = [
+                "--processor",
+                "tests.run_processors:in_two_steps",
+                "--gpus",
+                "cpu:2",
+                "--max-attempts",
+                "99",
+            ]
+            sys.argv = ["virnucpro-exporter", "run", str(self.inputs), *views, *where, *how]
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            program.main()
+        except SystemExit as leaving:
+            status = leaving.code if isinstance(leaving.code, int) else 98
+        except BaseException:  # noqa: BLE001 - a defect is told by the status and the log
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
+    # -- what happens to it --
+
+    def _disturb(self, pid: int) -> None:
+        workers, sentinels = self._processes(pid)
+        job = [pid, *workers, *sentinels]
+        kill, end = signal.SIGKILL, signal.SIGTERM
+        happenings: list[tuple[str, list[tuple[list[int], signal.Signals]]]] = [
+            ("a worker is killed", [(workers[:1], kill)]),
+            ("all workers are killed", [(workers, kill)]),
+            ("the sentinel is killed", [(sentinels, kill)]),
+            ("the sentinel is stopped", [(sentinels, signal.SIGSTOP)]),
+            ("the program is killed", [([pid], kill)]),
+            (
+                "a worker is stopped, the program killed",
+                [(workers[:1], signal.SIGSTOP), ([pid], kill)],
+            ),
+            ("the program is told to end", [([pid], end)]),
+            ("the job is told to end", [(job, end)]),
+            ("the program is told twice", [([pid], signal.SIGINT), ([pid], end)]),
+        ]
+        pauses = [
+            ("a worker is paused", workers[:1]),
+            ("the program is paused", [pid]),
+            ("all is paused", job),
+        ]
+        chosen = self.random.randrange(len(happenings) + len(pauses))
+        if chosen < len(happenings):
+            name, signals = happenings[chosen]
+            for pids, number in signals:
+                self._signal(pids, number)
+        else:
+            name, pids = pauses[chosen - len(happenings)]
+            self._signal(pids, signal.SIGSTOP)
+            time.sleep(self.random.uniform(0.001, 0.1))
+            self._signal(pids, signal.SIGCONT)
+        self.story.append(name)
+
+    def _processes(self, pid: int) -> tuple[list[int], list[int]]:
+        """The workers and the sentinels of a run, in random order."""
+        workers: list[int] = []
+        sentinels: list[int] = []
+        for child in sentinel.children(pid):
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{child.pid}/cmdline").read_bytes()
+                if b"sentinel.py" in command:
+                    sentinels.append(child.pid)
+                elif b"boot.py" in command:  # else it is not yet what it will be
+                    workers.append(child.pid)
+        self.random.shuffle(workers)
+        return workers, sentinels
+
+    def _signal(self, pids: list[int], number: signal.Signals) -> None:
+        for pid in pids:
+            sentinel.send(pid, number)
+
+    # -- what must hold --
+
+    def _alive(self) -> list[str]:
+        found = []
+        for child in sentinel.children(os.getpid()):
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{child.pid}/cmdline").read_bytes()
+                found.append(f"{child.pid} {command.replace(bytes(1), b' ')[:80].decode()}")
+        return found
+
+    def _clear_up(self) -> bool:
+        """Take notice of those that have died; whether any is left."""
+        for child in sentinel.children(os.getpid()):
+            if child.is_dead:
+                os.waitpid(child.pid, 0)
+            else:
+                with contextlib.suppress(OSError):  # a sentinel that was stopped by the test
+                    command = Path(f"/proc/{child.pid}/cmdline").read_bytes()
+                    if b"sentinel.py" in command:
+                        os.kill(child.pid, signal.SIGCONT)
+        return bool(sentinel.children(os.getpid()))
+
+    def _wait(self, is_left: Callable[[], bool]) -> bool:
+        """Wait until something is no longer so; whether it still is."""
+        end = time.monotonic() + GRACE
+        while is_left():
+            if time.monotonic() >= end:
+                return True
+            time.sleep(0.002)
+        return False
+
+    def _unfinished(self) -> set[str]:
+        return {name for name in self.files if self._state(name) not in {"completed", "failed"}}
+
+    def _state(self, name: str) -> str:
+        return self.states.get(str(self.inputs / name), "unknown")
+
+    def _check(self, status: int) -> None:
+        """Journal, outputs and metrics agree."""
+        told = {128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM}
+        expect(status in {0, 1, -signal.SIGKILL, *told}, f"it ended with {status}")
+        self.states = self._journal()
+        outputs = {
+            path.name: path.read_bytes()
+            for path in (self.output.iterdir() if self.output.exists() else ())
+            if path.is_file() and path.suffix == ".out"
+        }
+        for name, content in self.files.items():
+            state, output = self._state(name), outputs.pop(f"{name}.out", None)
+            expect(output in {None, result(content)}, f"the result of {name} is wrong")
+            if state == "completed":
+                expect(output is not None, f"{name} is completed and has no result")
+            elif state != "committing":
+                expect(output is None, f"{name} is {state} and has a result")
+            if state == "failed":
+                expect(name in self.bad, f"{name} has failed")
+        expect(not outputs, f"there are results of no file: {sorted(outputs)}")
+        if status >= 0:
+            expect(not list((self.output / ".virnucpro/attempts").iterdir()), "attempts are left")
+        if self.textfile.exists():
+            self._check_metrics(status)
+
+    def _journal(self) -> dict[str, str]:
+        path = self.output / ".virnucpro" / "journal.sqlite"
+        if not path.exists():
+            return {}
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            expect(
+                database.execute("PRAGMA integrity_check").fetchall() == [("ok",)],
+                "the journal is damaged",
+            )
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name='files'").fetchall():
+                return {}
+            rows = database.execute("SELECT path, state FROM files").fetchall()
+        return {os.fsdecode(path): state for path, state in rows}
+
+    def _check_metrics(self, status: int) -> None:
+        shown: dict[str, float] = {}
+        for line in self.textfile.read_text().splitlines():
+            if line.startswith("virnucpro_run_files{"):
+                state = line.partition('state="')[2].partition('"')[0]
+                shown[state] = float(line.rpartition(" ")[2])
+        if status < 0 or not shown:
+            return
+        for state in ("completed", "failed"):
+            known = sum(known == state for known in self.states.values())
+            expect(shown[state] == known, f"metrics say {shown} files, the journal {self.states}")
+
+
+def expect(condition: object, complaint: str) -> None:
+    """Complain unless something holds."""
+    if not condition:
+        raise ChaosError(complaint)
+
+
+def main(first: int, histories: int, folder: Path, seconds: float) -> None:
+    """Live through histories; tell of those that went wrong, and of the number, line by line.
+
+    Args:
+        first: The seed of the first one.
+        histories: How many, at most.
+        folder: Where; new.
+        seconds: None is begun after that.
+    """
+    orphans.adopt()
+    starts._LOADING_PAUSES = (0.01, 0.01, 0.01)
+    end, number = time.monotonic() + seconds, 0
+    while number < histories and time.monotonic() < end:
+        history = History(folder / str(first + number), first + number)
+        try:
+            history.live()
+        except ChaosError as error:
+            log = (history.folder / "log").read_text()[-3000:]
+            tell({"seed": first + number, "error": str(error), "story": history.story, "log": log})
+            for child in sentinel.children(os.getpid()):
+                sentinel.kill_family(child.pid)
+        else:
+            shutil.rmtree(history.folder)
+        number += 1
+    tell({"histories": number})
+
+
+def tell(what: dict[str, object]) -> None:
+    """Write a line of JSON, for the test to read."""
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]))

@@ -1,0 +1,43 @@
+"""Random histories: whatever happens to its processes, a run loses nothing and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.run_program import ROOT
+
+# `make test-chaos` asks for more.
+HISTORIES = int(os.environ.get("CHAOS_HISTORIES", "20"))
+SECONDS = 160.0  # none is begun after that, however slow the machine is
+ABREAST = 4
+
+
+@pytest.mark.timeout(400)
+def test_random_histories(tmp_path: Path) -> None:
+    """Kills, stops and pauses: journal, outputs and metrics agree after each life of a run."""
+    share = -(-HISTORIES // ABREAST)
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos", *map(str, (first, share, tmp_path, SECONDS))],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for first in range(0, share * ABREAST, share)
+    ]
+    told: list[dict[str, Any]] = []
+    for driver in drivers:
+        output, _ = driver.communicate()
+        assert driver.returncode == 0
+        told += map(json.loads, output.splitlines())
+    wrong = [line for line in told if "error" in line]
+    assert not wrong, json.dumps(wrong, indent=1)
+    lived = sum(line["histories"] for line in told if "histories" in line)
+    sys.stdout.write(f"{lived} histories\n")

@@ -123,6 +123,27 @@ def test_watching_ends_with_a_signal(number: signal.Signals) -> None:
     assert b"\x1b[?25l" in shown
 
 
+def test_ctrl_z_gives_the_cursor_back_while_watching() -> None:
+    """The process is stopped with the cursor visible; continued, it hides it and draws anew."""
+    ours, theirs = pty.openpty()
+    with started("gpus", "--watch", "--interval=1", "--simulate-gpus=2", output=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while b"GeForce RTX 3090" not in shown:
+            shown += os.read(ours, 4096)
+        process.send_signal(signal.SIGTSTP)
+        stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        assert stopped is not None
+        while not shown.endswith(b"\x1b[?25h\r\r\n"):
+            shown += os.read(ours, 4096)
+        process.send_signal(signal.SIGCONT)
+        shown = b""
+        while b"GeForce RTX 3090" not in shown:
+            shown += os.read(ours, 4096)
+        assert shown.index(b"\x1b[?25l") < shown.index(b"GeForce RTX 3090")
+    os.close(ours)
+
+
 @contextmanager
 def serving() -> Iterator[tuple[subprocess.Popen[bytes], Callable[[str], str]]]:
     """A server, and a way to ask it for a page; empty while it is not there yet."""

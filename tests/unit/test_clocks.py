@@ -15,10 +15,12 @@ from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.gpu.board import Board
+from virnucpro_exporter.history import RunPeriod
 from virnucpro_exporter.journal.history import read_history
 from virnucpro_exporter.journal.status import read_status
 from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.metrics.health import RunHealth, why_not_ready
+from virnucpro_exporter.report.running_time import RunningTime
 from virnucpro_exporter.scheduling.events import Event
 from virnucpro_exporter.scheduling.files import SequenceFile
 
@@ -138,3 +140,16 @@ def test_runs_are_in_the_order_of_their_rows(tmp_path: Path) -> None:
     history = read_history(outputs.folder, now=1020.0)
     assert [run.run_id for run in history.runs][-1] == "run 2"
     assert history.settings == {"number": 2}
+
+
+def test_the_running_time_of_runs_between_which_the_clock_was_set_back() -> None:
+    """Each moment counts within the run that it belongs to, one run after the other."""
+    first, second = RunPeriod("1", "completed", 5000.0, 5010.0), RunPeriod("2", "", 1000.0, 1020.0)
+    time = RunningTime([first, second])
+    assert time.total == 30.0
+    assert [time.at(moment) for moment in (5000.0, 5004.0, 1000.0, 1005.0)] == [
+        0.0,
+        4.0,
+        10.0,
+        15.0,
+    ]

@@ -154,5 +154,6 @@ def _attempts(
 
 def _end_of(moment: float, runs: Sequence[RunPeriod]) -> float:
     """The end of the run to which a moment belongs."""
-    ends = [run.ended for run in runs if run.started <= moment]
-    return max(moment, ends[-1] if ends else moment)
+    begun = (run for run in runs if run.started <= moment)
+    latest = max(begun, key=lambda run: run.started, default=None)
+    return moment if latest is None else max(moment, latest.ended)

@@ -29,13 +29,20 @@ class RunningTime:
         lengths = [period.ended - period.started for period in self.periods]
         self.starts = [0.0, *accumulate(lengths[:-1])]
         self.total = self.starts[-1] + lengths[-1]
-        self._begins = [period.started for period in self.periods]
+        # By the clock: one that was set back between two runs has the later one begin earlier.
+        self._order = sorted(range(len(self.periods)), key=lambda i: self.periods[i].started)
+        self._begins = [self.periods[index].started for index in self._order]
 
     def at(self, moment: float) -> float:
         """The running time at a moment; a moment in a pause counts as its beginning."""
-        index = max(0, bisect_right(self._begins, moment) - 1)
+        index = self._index(moment)
         period = self.periods[index]
         return self.starts[index] + min(max(moment, period.started), period.ended) - period.started
+
+    def _index(self, moment: float) -> int:
+        """The period of a moment, or the last one before it."""
+        index = max(0, bisect_right(self._begins, moment) - 1)
+        return self._order[index]
 
     def covers(self, moment: float, slack: float = 0.0) -> bool:
         """Whether something ran at a moment, give or take some seconds."""

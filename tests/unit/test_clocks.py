@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests import builders
 from tests.fakes import FakePool
 from virnucpro_exporter.app.run import steady_clock
 from virnucpro_exporter.app.simulate import NoResults
@@ -23,6 +25,7 @@ from virnucpro_exporter.metrics.health import RunHealth, why_not_ready
 from virnucpro_exporter.report.running_time import RunningTime
 from virnucpro_exporter.scheduling.events import Event
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.snapshot import Latest
 
 HOUR = 3600.0
 
@@ -114,6 +117,13 @@ def test_a_run_loop_that_hangs_shows(tmp_path: Path) -> None:
     assert (fresh.success, age) == (True, 0.0)
     assert (stale.success, stale_age) == (False, 120.0)
     assert stale.last_success_timestamp == clocks.wall() - 120.0
+
+
+def test_a_run_that_has_ended_needs_no_heartbeat() -> None:
+    """Its last values are served on, and none of them counts as stale."""
+    ended = replace(builders.finished(), heartbeat_age=300.0)
+    health = RunHealth(Latest(ended), lambda: builders.NOW).latest()
+    assert (health.success, health.last_success_timestamp) == (True, ended.timestamp)
 
 
 def test_the_clock_of_a_journal_goes_on_evenly() -> None:

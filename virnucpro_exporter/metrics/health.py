@@ -35,8 +35,9 @@ class RunHealth:
 
 
 def _alive(run: RunSnapshot) -> float:
-    """When the run was last known to go on, in Unix seconds."""
-    return run.timestamp - (run.heartbeat_age or 0.0)
+    """When the run was last known to go on, in Unix seconds; one that has ended needs no loop."""
+    silent = 0.0 if run.state in _ENDED else run.heartbeat_age
+    return run.timestamp - (silent or 0.0)
 
 
 class GpuHealth:

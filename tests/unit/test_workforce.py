@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import util
+from typing import Any
 
 import pytest
 
+from tests import builders
 from virnucpro_exporter.app.cluster_node import choose
 from virnucpro_exporter.app.devices import expected_speeds
 from virnucpro_exporter.app.run import run
+from virnucpro_exporter.app.workforce import _is_used
 from virnucpro_exporter.cluster.agent import About, Place
 from virnucpro_exporter.cluster.gpu_watch import observers, pause
 from virnucpro_exporter.cluster.link import Link, RemoteAgent
 from virnucpro_exporter.config import Devices, run_config
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.snapshot import GpuDevice
+from virnucpro_exporter.snapshot import GpuDevice, Latest
 
 GPUS = [GpuDevice("0", uuid="GPU-aa", name="A100"), GpuDevice("1", uuid="GPU-bb", name="H100")]
 
@@ -83,3 +87,27 @@ def test_an_unknown_model_is_logged_once(caplog: pytest.LogCaptureFixture) -> No
     assert [record.message.partition(";")[0] for record in caplog.records] == [
         "the speed of a 'Maker X1' is not known"
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_used"),
+    [
+        ({}, True),
+        ({"utilization_ratio": 0.0}, False),
+        ({"utilization_ratio": None}, False),
+        ({"foreign_processes": 1}, False),
+        ({"foreign_processes": None}, False),
+    ],
+)
+def test_a_gpu_is_a_sign_of_life_where_it_computes_for_the_run_alone(
+    changes: dict[str, Any], is_used: bool
+) -> None:
+    """What others do on a GPU, or what nobody knows, says nothing about its worker."""
+    gpus = builders.gpus_up(1)
+    (device,) = gpus.devices
+    assert device.sample is not None
+    device = replace(device, sample=replace(device.sample, **changes))
+    monitor = Latest(replace(gpus, devices=(device,)))
+    assert _is_used(monitor, "0") is is_used
+    assert not _is_used(monitor, "1")
+    assert not _is_used(Latest(builders.gpu_lost(1)), "0")

@@ -21,6 +21,7 @@ from virnucpro_exporter.history import (
     Outcome,
     RunHistory,
     RunPeriod,
+    StallSpan,
 )
 from virnucpro_exporter.report.bins import binned
 from virnucpro_exporter.report.blocks import blocks
@@ -234,3 +235,23 @@ def test_a_log_that_cannot_be_used_is_told_and_the_rest_is_shown(
     text = app_report.make_report(str(tmp_path), None)
     assert "58 files done" in text
     assert "is no metrics log" in text
+
+
+def test_a_lost_gpu_is_down_and_not_stalled() -> None:
+    """What the log says about the GPU comes first; a stall of a GPU that answers is one."""
+    start = histories.START
+    gone = summarize(
+        replace(
+            histories.history(),
+            stalls=(
+                StallSpan("3", start + 5_100, start + 5_600),
+                StallSpan("1", start + 500, start + 900),
+            ),
+        ),
+        histories.log(),
+    )
+    text = describe(gone)
+    strips = [line.split()[-1] for line in text.splitlines() if line[:5] in ("  1  ", "  3  ")]
+    assert [set("D!") & set(strip) for strip in strips[:2]] == [{"!"}, {"D"}]
+    assert text.index("Did not answer: GPU 3 (20m45s).") < text.index("Stalled: GPU 1 (1 time")
+    assert "GPU 3 (1 time" not in text

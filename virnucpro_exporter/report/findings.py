@@ -42,11 +42,22 @@ def _of_gpus(summary: Summary) -> Iterator[str]:
         is_busy = gpu.busy_seconds is not None and gpu.busy_seconds > 0.9 * summary.time.total
         return is_busy and gpu.compute is not None and gpu.compute < LOW_COMPUTE
 
+    def stalled_seconds(gpu: GpuSummary) -> float | None:
+        return sum(s.ended - s.started for s in summary.stalls_of(gpu.gpu)) or None
+
+    yield from _named(
+        "Did not answer: {}.",
+        summary,
+        lambda gpu: gpu.down_seconds or None,
+        lambda gpu: format_span(gpu.down_seconds),
+    )
     yield from _named(
         "Stalled: {}.",
         summary,
-        lambda gpu: gpu.stalled_seconds if gpu.stalls else None,
-        lambda gpu: f"{_times(gpu.stalls)}, {format_span(gpu.stalled_seconds)}",
+        stalled_seconds,
+        lambda gpu: (
+            f"{_times(len(summary.stalls_of(gpu.gpu)))}, {format_span(stalled_seconds(gpu))}"
+        ),
     )
     yield from _named(
         "Workers replaced: {}.",

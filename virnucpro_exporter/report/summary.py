@@ -38,6 +38,7 @@ class GpuSummary:
         busy_seconds: Time with a file in process, whatever came of it.
         starved_seconds: Time idle while files waited in another queue.
         stalled_seconds: Time spent stalled.
+        down_seconds: Time in which its GPU did not answer, as far as the log tells.
         wasted_seconds: Time spent on attempts that brought no result.
         stalls: How often it stalled.
         restarts: How often its worker was replaced.
@@ -57,6 +58,7 @@ class GpuSummary:
     busy_seconds: float | None = None
     starved_seconds: float | None = None
     stalled_seconds: float | None = None
+    down_seconds: float | None = None
     wasted_seconds: float | None = None
     stalls: int | None = None
     restarts: int | None = None
@@ -85,6 +87,7 @@ class Summary:
         attempts: Every attempt.
         steals: Every steal.
         stalls: Every stall.
+        downs: Every time in which a GPU did not answer that answers otherwise, as the log tells.
         series: What the log tells of each GPU while something ran.
         notes: What could not be read, in sentences.
     """
@@ -102,8 +105,19 @@ class Summary:
     attempts: tuple[AttemptSpan, ...] = ()
     steals: tuple[StealEvent, ...] = ()
     stalls: tuple[StallSpan, ...] = ()
+    downs: tuple[StallSpan, ...] = ()
     series: Mapping[str, GpuSeries] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def stalls_of(self, gpu: str) -> list[StallSpan]:
+        """The stalls of a GPU that answered: what stands still with a lost GPU is no stall."""
+        downs = [down for down in self.downs if down.gpu == gpu]
+        return [
+            stall
+            for stall in self.stalls
+            if stall.gpu == gpu
+            and not any(d.started < stall.ended and stall.started < d.ended for d in downs)
+        ]
 
 
 def summarize(history: RunHistory, log: LogHistory | None, notes: tuple[str, ...] = ()) -> Summary:
@@ -153,6 +167,7 @@ def summarize(history: RunHistory, log: LogHistory | None, notes: tuple[str, ...
         attempts=history.attempts,
         steals=history.steals,
         stalls=history.stalls,
+        downs=_downs(series),
         series=series,
         notes=(*notes, *_damage(log)),
     )
@@ -170,6 +185,7 @@ def summarize_log(log: LogHistory) -> Summary:
         time=RunningTime(periods_of_log(log)),
         gpus=gpus,
         rate=sum(rates) if rates else None,
+        downs=_downs(log.gpus),
         series=log.gpus,
         notes=_damage(log),
     )
@@ -233,7 +249,30 @@ def _rate(sequences: int | None, seconds: float) -> float | None:
 def _with_log(gpu: GpuSummary, series: GpuSeries | None) -> GpuSummary:
     if series is None:
         return gpu
-    return replace(gpu, compute=mean(series.compute), memory=mean(series.memory))
+    downs = _downs({gpu.gpu: series})
+    return replace(
+        gpu,
+        compute=mean(series.compute),
+        memory=mean(series.memory),
+        down_seconds=sum(down.ended - down.started for down in downs),
+    )
+
+
+def _downs(series: Mapping[str, GpuSeries]) -> tuple[StallSpan, ...]:
+    """When GPUs did not answer; one that never did, or a CPU slot, is not known to be down."""
+    found: list[StallSpan] = []
+    for gpu, values in series.items():
+        answers = [not math.isnan(value) for value in values.compute]
+        if not any(answers):
+            continue
+        began: float | None = None
+        for moment, is_up in zip(values.times, answers, strict=True):
+            if is_up and began is not None:
+                found.append(StallSpan(gpu, began, moment))
+            began = None if is_up else moment if began is None else began
+        if began is not None:
+            found.append(StallSpan(gpu, began, values.times[-1]))
+    return tuple(found)
 
 
 def _during(log: LogHistory | None, time: RunningTime) -> dict[str, GpuSeries]:

@@ -10,7 +10,7 @@ from virnucpro_exporter.report.summary import GpuSummary, Summary
 from virnucpro_exporter.text import clean, format_moment, format_number, format_span
 
 STRIP_WIDTH = 60  # characters of the timeline
-LEGEND = "# busy  : partly  x no result  ! stalled  . idle"
+LEGEND = "# busy  : partly  x no result  D GPU down  ! stalled  . idle"
 MOST_PAIRS = 10
 MOST_FAILED = 20
 
@@ -113,17 +113,21 @@ def _timeline(summary: Summary) -> list[str]:
 def strip(summary: Summary, gpu: str) -> str:
     """What a GPU did from start to end, in `STRIP_WIDTH` characters."""
     step = summary.time.total / STRIP_WIDTH or 1.0
-    good, bad, stalled = ([0.0] * STRIP_WIDTH for _ in range(3))
+    good, bad, stalled, down = ([0.0] * STRIP_WIDTH for _ in range(4))
     for attempt in summary.attempts:
         if attempt.gpu == gpu:
             _spread(bad if _is_fruitless(attempt) else good, attempt, summary, step)
-    for stall in summary.stalls:
-        if stall.gpu == gpu:
-            _spread(stalled, stall, summary, step)
-    return "".join(map(_character, good, bad, stalled))
+    for stall in summary.stalls_of(gpu):
+        _spread(stalled, stall, summary, step)
+    for span in summary.downs:
+        if span.gpu == gpu:
+            _spread(down, span, summary, step)
+    return "".join(map(_character, good, bad, stalled, down))
 
 
-def _character(good: float, bad: float, stalled: float) -> str:
+def _character(good: float, bad: float, stalled: float, down: float) -> str:
+    if down > 0:
+        return "D"
     if stalled > 0:
         return "!"
     if bad > max(good, 0.1):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from virnucpro_exporter.history import AttemptSpan, Outcome
+from virnucpro_exporter.history import AttemptSpan, Outcome, StallSpan
 from virnucpro_exporter.report.blocks import Block, blocks, is_odd
 from virnucpro_exporter.report.summary import Summary
 from virnucpro_exporter.text import clean, format_clock, format_span
@@ -70,7 +70,7 @@ def timeline_panel(summary: Summary, scale: float) -> Iterator[Panel]:
         "tickfont": {"size": 13 if len(lanes) <= MANY_LANES else 9},
     }
     traces = [
-        *_stalls(summary, scale),
+        *_troubles(summary, scale),
         *_files(summary, scale),
         *_steals(summary, scale),
     ]
@@ -127,27 +127,43 @@ def _about(block: Block) -> str:
     return "<br>".join(lines)
 
 
-def _stalls(summary: Summary, scale: float) -> Iterator[Trace]:
-    if not summary.stalls:
-        return
-    spans = [(summary.time.at(s.started), summary.time.at(s.ended), s) for s in summary.stalls]
-    yield {
+def _troubles(summary: Summary, scale: float) -> Iterator[Trace]:
+    """The times in which GPUs did not answer or stalled."""
+    stalls = [stall for gpu in summary.gpus for stall in summary.stalls_of(gpu.gpu)]
+    for name, words, shape, spans in (
+        ("GPU down", "did not answer from", "x", summary.downs),
+        ("stalled", "stalled at", "/", stalls),
+    ):
+        if spans:
+            yield _trouble(name, words, shape, spans, summary, scale)
+
+
+def _trouble(
+    name: str,
+    words: str,
+    shape: str,
+    found: Sequence[StallSpan],
+    summary: Summary,
+    scale: float,
+) -> Trace:
+    spans = [(summary.time.at(s.started), summary.time.at(s.ended), s) for s in found]
+    return {
         "type": "bar",
         "orientation": "h",
-        "name": "stalled",
+        "name": name,
         "base": [begin / scale for begin, _, _ in spans],
         "x": [max(end - begin, summary.time.total / WIDTH) / scale for begin, end, _ in spans],
-        "y": [stall.gpu for _, _, stall in spans],
+        "y": [span.gpu for _, _, span in spans],
         "width": 0.98,
         "marker": {
             "color": "rgba(213,94,0,0.25)",
             "line": {"width": 1.5, "color": STALL},
-            "pattern": {**HATCH, "shape": "/", "fgcolor": STALL, "size": 7},
+            "pattern": {**HATCH, "shape": shape, "fgcolor": STALL, "size": 7},
         },
         "hovertext": [
-            f"GPU {shown(stall.gpu)} stalled at {format_clock(stall.started)}"
-            f" for {format_span(stall.ended - stall.started)}"
-            for _, _, stall in spans
+            f"GPU {shown(span.gpu)} {words} {format_clock(span.started)}"
+            f" for {format_span(span.ended - span.started)}"
+            for _, _, span in spans
         ],
         "hoverinfo": "text",
     }

@@ -1,6 +1,6 @@
 """Which module may import what: read from the source text, so that no allowed list has a gap.
 
-`import-linter` checks the order of the rooms (pyproject.toml). What it cannot check is here: that a
+The order of the rooms is in pyproject.toml. Here is what a contract of layers cannot say: that a
 room imports nothing but what is listed, and that a foreign package has one place.
 """
 

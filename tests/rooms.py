@@ -45,7 +45,7 @@ rect {{ fill: #ddf4ff; stroke: #0969da; stroke-width: 1.5; }}
 def layers() -> list[list[str]]:
     """The rooms and single modules of each layer, upper layers first."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    (contract,) = settings["tool"]["importlinter"]["contracts"]
+    contract, *_ = settings["tool"]["importlinter"]["contracts"]
     return [layer.split(" | ") for layer in contract["layers"]]
 
 

@@ -15,19 +15,20 @@ def test_totals_come_last_and_what_went_wrong_stands_beside_its_gpu() -> None:
     """A stalled and a lost GPU are named, for how long and how often."""
     run = builders.finished(2)
     stalled = replace(run.workers[0], stalls=2, stalled_seconds=96.0, restarts=1)
+    stalled = replace(stalled, sequences_completed=9000)
     lost = replace(run.workers[1], state=WorkerState.LOST)
     lines = summary_text(replace(run, workers=(stalled, lost))).splitlines()
     assert lines[0].endswith("busy  98%, stalled 2 times for 1m36s, 1 restarts")
     assert lines[1].endswith("busy  98%, LOST")
     assert "files done" in lines[2]
-    assert "sequences/s" in lines[3]
+    assert "9,000 sequences, 150 sequences/s" in lines[3]
 
 
 def test_residues_are_told_where_sequences_are_not_known() -> None:
     """A command that counts nothing has not done 0 sequences."""
     run = builders.finished(1)
     (worker,) = run.workers
-    run = replace(run, workers=(replace(worker, sequences_processed=0, residues_processed=6000),))
+    run = replace(run, workers=(replace(worker, sequences_completed=0, residues_processed=6000),))
     last = summary_text(run).splitlines()[-1]
     assert "6,000 residues, 100 residues/s" in last
     assert "sequences" not in last

@@ -53,8 +53,8 @@ def _worker_line(worker: WorkerSnapshot, run: RunSnapshot, width: int) -> str:
 
 
 def _work(run: RunSnapshot) -> str:
-    """Sequences where they are known, else residues."""
-    sequences = sum(worker.sequences_processed for worker in run.workers)
+    """Sequences of the results where they are known, else residues."""
+    sequences = sum(worker.sequences_completed for worker in run.workers)
     residues = sum(worker.residues_processed for worker in run.workers)
     amount, unit = (
         (residues, "residues") if residues and not sequences else (sequences, "sequences")

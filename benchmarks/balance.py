@@ -41,9 +41,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.commands import Command, RetireWorker, StartAttempt
+from virnucpro_exporter.scheduling.facts import Fact, FileCompleted
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.policy import EarliestFinish, NoStealing
-from virnucpro_exporter.scheduling.scheduler import Scheduler
+from virnucpro_exporter.scheduling.scheduler import Decisions, Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 from virnucpro_exporter.simulation import (
     Mishap,
@@ -237,49 +240,57 @@ class CentralQueue:
     def next_deadline(self) -> None:
         """It never looks at the time."""
 
-    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
-        """Take in one event, and say what is to be done."""
+    def handle(self, event: ev.Event, now: float) -> Decisions:
+        """Take in one event, and say what is to be done and what happened."""
         del now
-        done: list[ev.Action] = []
+        commands: list[Command] = []
+        facts: list[Fact] = []
         if isinstance(event, ev.FilesSubmitted):
             self._left = len(event.files)
             for file in event.files:
                 self._put(file)
         elif isinstance(event, ev.WorkerReady):
-            self._free.append(event.gpu)
+            self._free.append(event.worker_id)
             self._is_open = self._is_open or len(self._free) == self._at_start
         elif isinstance(event, ev.AttemptCompleted):
-            done.append(self._complete(event))
+            facts.append(self._complete(event))
         elif isinstance(event, ev.AttemptFailed):
-            self._put(self._held.pop(event.gpu)[1])
-            self._free.append(event.gpu)
+            self._put(self._held.pop(event.worker_id)[1])
+            self._free.append(event.worker_id)
         elif isinstance(event, ev.WorkerLost):
-            if event.gpu in self._held:
-                self._put(self._held.pop(event.gpu)[1])
-            self._free = [gpu for gpu in self._free if gpu != event.gpu]
-            done.append(ev.RetireWorker(event.gpu, event.reason))
-        return [*done, *self._starts()]
+            if event.worker_id in self._held:
+                self._put(self._held.pop(event.worker_id)[1])
+            self._free = [gpu for gpu in self._free if gpu != event.worker_id]
+            commands.append(RetireWorker(WorkerId(event.worker_id)))
+        return Decisions([*commands, *self._starts()], facts)
 
     def _put(self, file: SequenceFile) -> None:
         rank = -file.residues if self._is_sorted else 0
         self._put_before += 1
         heapq.heappush(self._waiting, (rank, self._put_before, file))
 
-    def _complete(self, event: ev.AttemptCompleted) -> ev.Action:
-        number, file = self._held.pop(event.gpu)
-        self._free.append(event.gpu)
+    def _complete(self, event: ev.AttemptCompleted) -> Fact:
+        number, file = self._held.pop(event.worker_id)
+        self._free.append(event.worker_id)
         self._left -= 1
-        return ev.FileCompleted(
-            file, event.gpu, number, 1, event.duration, event.sequences, event.residues
+        residues = file.residues if event.residues is None else event.residues
+        return FileCompleted(
+            file,
+            WorkerId(event.worker_id),
+            AttemptNumber(number),
+            1,
+            event.duration,
+            event.sequences,
+            residues,
         )
 
-    def _starts(self) -> Iterator[ev.StartAttempt]:
+    def _starts(self) -> Iterator[StartAttempt]:
         self._free.sort(key=lambda gpu: -self._speeds[gpu])
         while self._is_open and self._free and self._waiting:
             gpu, (*_, file) = self._free.pop(0), heapq.heappop(self._waiting)
             self._attempts += 1
             self._held[gpu] = (self._attempts, file)
-            yield ev.StartAttempt(gpu, self._attempts, file)
+            yield StartAttempt(WorkerId(gpu), AttemptNumber(self._attempts), file)
 
 
 class Instance:
@@ -381,7 +392,7 @@ class Instance:
         for index, begin, end in self.times_away():
             gpu = str(index)
             if begin:
-                lost = ev.WorkerLost(gpu, "its node has left", restart=False, blame=False)
+                lost = ev.WorkerLost(gpu, "its node has left", ev.LossCause.LEFT_CLUSTER)
                 workers.announce(begin, lost)
             if end < math.inf:
                 joined = ev.WorkerJoined(gpu, weight=workload.speeds[index])

@@ -193,7 +193,7 @@ def dask_pool(on: Cluster) -> MakePool:
         joined = pool.wait_for_workers()
         while len(joined) < on.workers:
             joined += [event for event in pool.poll(0.1) if isinstance(event, WorkerJoined)]
-        return pool, sorted(event.gpu for event in joined)
+        return pool, sorted(event.worker_id for event in joined)
 
     return make
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import resource
 import time
 
+from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.scheduler import Scheduler
@@ -18,18 +19,21 @@ def cycles_per_second(gpus: int, files: int) -> float:
     scheduler = Scheduler({str(gpu): 1.0 + gpu % 3 for gpu in range(gpus)})
     inputs = tuple(SequenceFile(f"/f/{i:07}.fa", 10, 1 + i * 7919 % 100_003) for i in range(files))
     scheduler.handle(ev.FilesSubmitted(inputs), 0.0)
-    now, waiting = 0.0, []
+    now = 0.0
+    waiting: list[co.Command] = []
     begin = time.perf_counter()
     for gpu in range(gpus):
-        waiting += scheduler.handle(ev.WorkerReady(str(gpu)), now)
+        waiting += scheduler.handle(ev.WorkerReady(str(gpu)), now).commands
     while waiting:
         now += 0.001
         done, waiting = waiting, []
-        for action in done:
-            if isinstance(action, ev.StartAttempt):
-                file = action.file
-                event = ev.AttemptCompleted(action.gpu, action.attempt, 10, file.residues, 1.0)
-                waiting += scheduler.handle(event, now)
+        for command in done:
+            if isinstance(command, co.StartAttempt):
+                file = command.file
+                event = ev.AttemptCompleted(
+                    command.worker_id, command.attempt, 10, file.residues, 1.0
+                )
+                waiting += scheduler.handle(event, now).commands
     if not scheduler.is_finished:
         raise RuntimeError("files are left")
     return files / (time.perf_counter() - begin)

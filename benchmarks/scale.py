@@ -36,9 +36,11 @@ from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal.schema import Change
 from virnucpro_exporter.journal.writer import Journal, Source
+from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling import facts as fa
 from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.scheduling.scheduler import Scheduler
+from virnucpro_exporter.scheduling.scheduler import Decisions, Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 from virnucpro_exporter.simulation import VirtualCluster, VirtualPool, timeless
 
@@ -100,16 +102,16 @@ class Coordinator(WorkStealingCoordinator):
     done: bytearray  # how often, by the number of the file
     completed = 0
 
-    def handle(self, events: Iterable[ev.Event]) -> list[ev.Action]:
+    def handle(self, events: Iterable[ev.Event]) -> Decisions:
         """Decide."""
         events = list(events)
         self.phase.events += len(events)
-        actions = self.phase.decisions.timed(super().handle, events)
-        for action in actions:
-            if isinstance(action, ev.FileCompleted):
-                self.done[int(action.file.name.partition(".")[0])] += 1
+        decisions = self.phase.decisions.timed(super().handle, events)
+        for fact in decisions.facts:
+            if isinstance(fact, fa.FileCompleted):
+                self.done[int(fact.file.name.partition(".")[0])] += 1
                 self.completed += 1
-        return actions
+        return decisions
 
 
 class TimedJournal(Journal):
@@ -117,9 +119,9 @@ class TimedJournal(Journal):
 
     phase: Phase
 
-    def record(self, changes: Iterable[Change], now: float) -> None:
+    def record(self, changes: Iterable[Change], now: float, offset: float = 0.0) -> None:
         """Write."""
-        self.phase.journal.timed(super().record, changes, now)
+        self.phase.journal.timed(super().record, changes, now, offset)
 
 
 class TimedPool(VirtualPool):
@@ -133,7 +135,7 @@ class TimedPool(VirtualPool):
         self.look()
         return self.phase.workers.timed(super().poll, timeout)
 
-    def start(self, gpu: str, actions: Sequence[ev.StartAttempt]) -> None:
+    def start(self, gpu: str, actions: Sequence[co.StartAttempt]) -> None:
         """Hand files to a worker."""
         self.phase.workers.timed(super().start, gpu, actions)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from virnucpro_exporter.scheduling.events import Event, StartAttempt, WorkerReady
+from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.events import Event, WorkerReady
 from virnucpro_exporter.workers.pool import WorkerPool
 
 

@@ -34,6 +34,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "rich": ("terminal",),
     "torch": ("processors.transformer",),
     "transformers": ("processors.transformer",),
+    "typing_extensions": ("scheduling.message",),
     "yaml": ("config", "web.web_config"),
     # Of the standard library, what has one trade's shape.
     "sqlite3": ("journal",),
@@ -50,6 +51,7 @@ _COMPUTING = frozenset(
 )
 PURE: Mapping[str, frozenset[str]] = {
     "scheduling": _COMPUTING | {"errors", "snapshot", "scheduling"},
+    "scheduling.message": _COMPUTING | {"typing_extensions"},  # for type checkers alone
     "scheduling.diagram": _COMPUTING | {"scheduling", "sys"},  # it writes docs/states.svg
     "snapshot": _COMPUTING | {"snapshot"},
     "history": _COMPUTING | {"snapshot"},

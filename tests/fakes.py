@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from virnucpro_exporter.scheduling.commands import StartAttempt
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,
     AttemptStarted,
     Event,
+    LossCause,
     Progress,
-    StartAttempt,
     WorkerLost,
     WorkerReady,
 )
@@ -40,7 +41,7 @@ class FakePool:
         """Tell that the worker is ready, or that its setup failed."""
         if self._spec.get("setup") == "raise":
             reason = "processor setup failed: ValueError: no model here"
-            self._events.append(WorkerLost(gpu, reason, restart=False, blame=False))
+            self._events.append(WorkerLost(gpu, reason, LossCause.SETUP_FAILED))
         else:
             self._files[gpu] = deque()
             self._events.append(WorkerReady(gpu))
@@ -54,12 +55,12 @@ class FakePool:
         """Replace the worker that holds the attempt."""
         if any(action.attempt == attempt for action in self._files.get(gpu, ())):
             del self._files[gpu]
-            self._events.append(WorkerLost(gpu, "cancelled", blame=False))
+            self._events.append(WorkerLost(gpu, "cancelled", LossCause.CANCELLED))
 
     def kill(self, gpu: str) -> None:
         """Forget the worker."""
         self._files.pop(gpu, None)
-        self._events = [event for event in self._events if getattr(event, "gpu", None) != gpu]
+        self._events = [event for event in self._events if getattr(event, "worker_id", None) != gpu]
 
     def poll(self, timeout: float | None) -> list[Event]:
         """What happened; never waits."""

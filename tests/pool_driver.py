@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from virnucpro_exporter.scheduling.events import Event, StartAttempt
+from tests.facts import start
+from virnucpro_exporter.scheduling.events import Event
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.workers.local_pool import LocalPool
 
@@ -42,7 +43,7 @@ class Driver:
 
     def start(self, *names: str, first: int = 1) -> None:
         """Hand these files to the worker, with attempts numbered from `first`."""
-        files = [StartAttempt("a", i, SequenceFile(name)) for i, name in enumerate(names, first)]
+        files = [start("a", i, SequenceFile(name)) for i, name in enumerate(names, first)]
         self.pool.start("a", files)
 
     def wait(self, kind: type[Event], number: int = 1) -> list[Any]:

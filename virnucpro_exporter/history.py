@@ -17,11 +17,14 @@ class Outcome(enum.Enum):
     """How an attempt at a file ended."""
 
     COMPLETED = "completed"
+    RUNNING = "running"  # it has not ended
     FAILED = "failed"
-    LOST = "lost"
-    CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"
-    RUNNING = "running"
+    TIMED_OUT = "timed out"  # it took longer than the limit for a file
+    WORKER_LOST = "worker lost"  # with its worker's process
+    SUPERSEDED = "superseded"  # another attempt was first
+    CANCELLED = "cancelled"  # superseded, moved or timed out: an older version did not say which
+    MOVED = "moved"  # taken back, because another worker did the file sooner
+    INTERRUPTED = "interrupted"  # the run itself was killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +36,11 @@ class AttemptSpan:
         path: The file.
         started: When it began.
         ended: When it ended; the last known moment where it did not end by itself.
-        outcome: How it ended: `LOST` with its worker's process, `CANCELLED` because another attempt
-            was first, `INTERRUPTED` because the run itself was killed.
+        outcome: How it ended.
         sequences: Sequences in the file, of a completed attempt that knows.
         error: Why it brought no result.
+        is_charged: It counted against the limit of failures of its file; None where an older
+            version noted it.
     """
 
     gpu: str
@@ -46,6 +50,14 @@ class AttemptSpan:
     outcome: Outcome
     sequences: int | None = None
     error: str = ""
+    is_charged: bool | None = None
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether it counts as a failure of its file."""
+        if self.is_charged is None:
+            return self.outcome in (Outcome.FAILED, Outcome.WORKER_LOST)
+        return self.is_charged
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,9 @@ def wait_for(pool: DaskPool, *gpus: str) -> None:
     joined: list[str] = []
 
     def have_joined() -> bool:
-        joined.extend(event.gpu for event in pool.poll(0.05) if isinstance(event, WorkerJoined))
+        joined.extend(
+            event.worker_id for event in pool.poll(0.05) if isinstance(event, WorkerJoined)
+        )
         return len(joined) >= len(gpus)
 
     until(have_joined)

@@ -10,7 +10,7 @@ import pytest
 from tests.dask_cluster import DaskCluster, family
 from tests.dask_runs import WAITING, Word, begun, command, fault, start, whole
 from tests.run_program import DEADLINE, READS, call, results, until
-from virnucpro_exporter.scheduling.events import WorkerLost
+from virnucpro_exporter.scheduling.events import LossCause, WorkerLost
 
 # Dask runs such a text when a worker starts.
 OTHER_VERSION = "import virnucpro_exporter as program; program.__version__ = '0.0.1'"
@@ -80,7 +80,10 @@ def test_of_two_dask_workers_with_one_gpu_one_is_used(
         first.kill()
         # The lone worker's place was taken: that its process is another is all there is to tell.
         until(
-            lambda: any(isinstance(event, WorkerLost) and event.restart for event in pool.poll(1))
+            lambda: any(
+                isinstance(event, WorkerLost) and event.cause.is_worth_a_restart
+                for event in pool.poll(1)
+            )
         )
     finally:
         pool.close()
@@ -95,10 +98,10 @@ def test_a_node_that_can_start_no_process_is_told(cluster: DaskCluster, tmp_path
     try:
         (joined,) = pool.wait_for_workers()
         here.rmdir()
-        pool.spawn(joined.gpu)
+        pool.spawn(joined.worker_id)
         (lost,) = pool.poll(DEADLINE)
         assert isinstance(lost, WorkerLost)
-        assert (lost.restart, lost.blame) == (False, False)
+        assert lost.cause is LossCause.CANNOT_START
         assert str(here) in lost.reason
     finally:
         pool.close()

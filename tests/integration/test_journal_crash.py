@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import facts
 from virnucpro_exporter.errors import JournalError, OutputError
 from virnucpro_exporter.files.lock import Holder, RunLock, holder
 from virnucpro_exporter.files.outputs import Outputs
-from virnucpro_exporter.journal.schema import Committed, Committing
+from virnucpro_exporter.journal.schema import Committed
 from virnucpro_exporter.journal.writer import Journal, Source
-from virnucpro_exporter.scheduling.events import FileCompleted, StartAttempt
 from virnucpro_exporter.scheduling.files import SequenceFile
 
 FILES = [Source(f"in/{number}.fa", 1, 1) for number in range(400)]
@@ -40,6 +40,10 @@ runpy.run_path(sys.argv[1])["fill"](sys.argv[2])
 """
 
 
+def outputs_of(file: SequenceFile) -> tuple[str, ...]:
+    return f"{file.name}.fa", f"{file.name}.faa"
+
+
 def run(folder: str) -> None:
     """What a parent does, without workers."""
     outputs = Outputs(folder)
@@ -51,24 +55,21 @@ def run(folder: str) -> None:
         while left:
             batch, left = left[:5], left[5:]
             numbered = list(enumerate(map(SequenceFile, batch), attempt))
-            journal.record([StartAttempt("cpu0", n, file) for n, file in numbered], now=0.0)
+            journal.record([facts.started("cpu0", n, file) for n, file in numbered], now=0.0)
             for number, file in numbered:
                 outputs.attempt_folder(number).mkdir()
                 for suffix in ("fa", "faa"):
                     path = outputs.attempt_folder(number) / f"{file.name}.{suffix}"
                     path.write_text(f"{number}\n" * 100)
             results = [
-                Committing(
-                    FileCompleted(file, "cpu0", number, 1, 0.0, 1, 1),
-                    (f"{file.name}.fa", f"{file.name}.faa"),
-                )
+                facts.completed("cpu0", number, file, 0.0, outputs_of(file))
                 for number, file in numbered
             ]
             journal.record(results, now=0.0)
             sys.stdout.writelines(f"{n} {file.name}\n" for n, file in numbered)
             sys.stdout.flush()
-            for result in results:
-                outputs.commit(result.result.attempt, result.names)
+            for number, file in numbered:
+                outputs.commit(number, outputs_of(file))
             journal.record([Committed(file.path) for _, file in numbered], now=0.0)
             attempt += len(batch)
 

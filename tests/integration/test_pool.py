@@ -18,6 +18,7 @@ from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,
     AttemptStarted,
+    LossCause,
     SignOfLife,
     WorkerLost,
     WorkerReady,
@@ -86,7 +87,8 @@ def test_a_dead_worker_names_the_file_that_killed_it(
 def test_a_failed_setup_is_final(drive: Callable[..., Driver], setup: str, reason: str) -> None:
     """A processor that cannot be set up is told once and is not worth a restart."""
     (lost,) = drive({"setup": setup}).wait(WorkerLost)
-    assert lost == WorkerLost("a", f"processor setup failed: {reason}", restart=False, blame=False)
+    cause = LossCause.DIED_LOADING if setup == "exit" else LossCause.SETUP_FAILED
+    assert lost == WorkerLost("a", f"processor setup failed: {reason}", cause)
 
 
 def test_cancel_kills_what_cannot_be_stopped(drive: Callable[..., Driver]) -> None:
@@ -99,7 +101,7 @@ def test_cancel_kills_what_cannot_be_stopped(drive: Callable[..., Driver]) -> No
     until(lambda: len(family(pid)) == 2)
     os.kill(pid, signal.SIGSTOP)
     driver.pool.cancel("a", 1)
-    assert driver.wait(WorkerLost) == [WorkerLost("a", "cancelled", blame=False)]
+    assert driver.wait(WorkerLost) == [WorkerLost("a", "cancelled", LossCause.CANCELLED)]
     assert not family(pid)
 
 
@@ -187,7 +189,8 @@ PARENT = """
 import json, os, signal, sys, time
 from pathlib import Path
 from virnucpro_exporter.workers.local_pool import LocalPool
-from virnucpro_exporter.scheduling.events import AttemptStarted, StartAttempt, WorkerReady
+from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.events import AttemptStarted, WorkerReady
 from virnucpro_exporter.scheduling.files import SequenceFile
 folder = Path(sys.argv[1])
 spec = {"kind": "command", "argv": ["sh", "-c", "sleep 1000 & sleep 1000"]}
@@ -197,7 +200,8 @@ started = 0
 while started < 2:
     for event in pool.poll(1):
         if isinstance(event, WorkerReady):
-            pool.start(event.gpu, [StartAttempt(event.gpu, ord(event.gpu), SequenceFile("f"))])
+            gpu = event.worker_id
+            pool.start(gpu, [StartAttempt(gpu, ord(gpu), SequenceFile("f"))])
         started += isinstance(event, AttemptStarted)
 print(json.dumps([worker.process.pid for worker in pool._workers.values()]), flush=True)
 time.sleep(1000)

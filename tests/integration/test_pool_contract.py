@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 
 from tests.dask_cluster import DaskCluster
+from tests.facts import start
 from tests.fakes import FakePool
 from virnucpro_exporter.cluster.pool import DaskPool
+from virnucpro_exporter.scheduling.commands import StartAttempt
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,
     AttemptStarted,
     Event,
+    LossCause,
     Progress,
-    StartAttempt,
     WorkerLost,
     WorkerReady,
 )
@@ -73,7 +75,7 @@ class Renamed:
         self.names = names
         self.back = {real: name for name, real in names.items()}
         joined: list[Any] = [*pool.wait_for_workers()]
-        while {event.gpu for event in joined} != set(self.back):
+        while {event.worker_id for event in joined} != set(self.back):
             joined += pool.poll(0.1)
         self.wake, self.drain = pool.wake, pool.drain
         self.close_idle, self.close = pool.close_idle, pool.close
@@ -92,7 +94,7 @@ class Renamed:
 
     def poll(self, timeout: float | None) -> list[Event]:
         told: list[Any] = self.pool.poll(timeout)
-        return [replace(event, gpu=self.back[event.gpu]) for event in told]
+        return [replace(event, worker_id=self.back[event.worker_id]) for event in told]
 
 
 class Driver:
@@ -108,13 +110,11 @@ class Driver:
             self.pool.spawn(gpu)
         waiting = set(gpus)
         while waiting:
-            waiting.remove(self.wait(lambda event: isinstance(event, WorkerReady)).gpu)
+            waiting.remove(self.wait(lambda event: isinstance(event, WorkerReady)).worker_id)
 
     def start(self, gpu: str, first: int, *names: str) -> None:
         """Hand files to a worker, the attempts numbered from `first`."""
-        files = [
-            StartAttempt(gpu, n, SequenceFile(f"/x/{name}")) for n, name in enumerate(names, first)
-        ]
+        files = [start(gpu, n, SequenceFile(f"/x/{name}")) for n, name in enumerate(names, first)]
         self.pool.start(gpu, files)
 
     def wait(self, wanted: Callable[[Event], bool]) -> Any:
@@ -155,7 +155,7 @@ def test_files_complete_in_order_with_their_outputs(
     driver.start("a", 7, "first")
     assert driver.wait(lambda event: isinstance(event, AttemptStarted)) == AttemptStarted("a", 7)
     done = driver.end()
-    assert (done.gpu, done.attempt, done.sequences, done.residues) == ("a", 7, 1, 5)
+    assert (done.worker_id, done.attempt, done.sequences, done.residues) == ("a", 7, 1, 5)
     assert done.outputs == ("first.out",)
     assert (tmp_path / "7" / "first.out").exists()
     driver.start("a", 8, "second", "third")
@@ -192,7 +192,7 @@ def test_a_setup_that_fails_is_not_worth_a_restart(drive: Callable[..., Driver])
     driver = drive(setup="raise")
     driver.pool.spawn("a")
     reason = "processor setup failed: ValueError: no model here"
-    assert driver.end() == WorkerLost("a", reason, restart=False, blame=False)
+    assert driver.end() == WorkerLost("a", reason, LossCause.SETUP_FAILED)
 
 
 def test_one_worker_does_not_hold_up_another(drive: Callable[..., Driver]) -> None:
@@ -203,7 +203,7 @@ def test_one_worker_does_not_hold_up_another(drive: Callable[..., Driver]) -> No
     progress = driver.wait(lambda event: isinstance(event, Progress))
     assert progress == Progress("a", 1, 1, 10)
     driver.start("b", 2, "fine")
-    assert driver.end().gpu == "b"
+    assert driver.end().worker_id == "b"
 
 
 def test_a_cancelled_attempt_ends_without_blame(drive: Callable[..., Driver]) -> None:
@@ -214,7 +214,10 @@ def test_a_cancelled_attempt_ends_without_blame(drive: Callable[..., Driver]) ->
     driver.wait(lambda event: isinstance(event, AttemptStarted))
     driver.pool.cancel("a", 1)
     ended = driver.end()
-    assert ended in (WorkerLost("a", "cancelled", blame=False), AttemptFailed("a", 1, "cancelled"))
+    assert ended in (
+        WorkerLost("a", "cancelled", LossCause.CANCELLED),
+        AttemptFailed("a", 1, "cancelled"),
+    )
     if isinstance(ended, WorkerLost):
         driver.spawn("a")
     driver.start("a", 2, "fine")
@@ -230,7 +233,7 @@ def test_nothing_is_heard_of_a_killed_worker(drive: Callable[..., Driver]) -> No
     driver.pool.kill("a")
     driver.pool.kill("a")
     driver.start("b", 2, "fine")
-    assert driver.end().gpu == "b"
+    assert driver.end().worker_id == "b"
     driver.spawn("a")
     driver.start("a", 3, "fine")
     assert driver.end().attempt == 3
@@ -244,4 +247,4 @@ def test_closing_ends_idle_workers_first(drive: Callable[..., Driver]) -> None:
     driver.wait(lambda event: isinstance(event, Progress))
     driver.pool.close_idle(DEADLINE)
     driver.pool.cancel("a", 1)
-    assert driver.end().gpu == "a"
+    assert driver.end().worker_id == "a"

@@ -26,6 +26,7 @@ from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,
     AttemptStarted,
+    LossCause,
     WorkerJoined,
     WorkerLost,
     WorkerReady,
@@ -63,10 +64,10 @@ def test_process_that_cannot_be_killed_costs_its_worker_alone(
     assert not driver.pool.poll(0)
     assert time.monotonic() - begin < 5  # and not for ever
     until(lambda: is_hanging(pid))
-    reason = f"its process {pid} cannot be killed"
-    assert driver.wait(WorkerLost) == [WorkerLost("a", reason, restart=False, blame=False)]
+    lost = WorkerLost("a", f"its process {pid} cannot be killed", LossCause.CANNOT_BE_KILLED)
+    assert driver.wait(WorkerLost) == [lost]
     driver.pool.spawn("a")
-    assert driver.wait(WorkerLost) == [WorkerLost("a", reason, restart=False, blame=False)]
+    assert driver.wait(WorkerLost) == [lost]
     hanging.close()
     assert driver.wait(WorkerJoined) == [WorkerJoined("a")]
     driver.pool.spawn("a")
@@ -88,7 +89,8 @@ def test_pool_closes_beside_a_process_that_cannot_be_killed(
     driver.pool.cancel("a", 1)  # the command goes on, and so the worker does not answer
     monkeypatch.setattr(process, "CANCEL_SECONDS", 0.0)
     lost = driver.wait(WorkerLost)
-    assert lost == [WorkerLost("a", "no answer to a cancellation for 10 s", blame=False)]
+    reason = "no answer to a cancellation for 10 s"
+    assert lost == [WorkerLost("a", reason, LossCause.CANCELLED)]
     driver.pool.spawn("a")
     driver.wait(WorkerReady)
     driver.pool.close()
@@ -154,8 +156,8 @@ def test_process_that_cannot_be_started_is_started_later(
     refusals[:] = [errno.EAGAIN] * 2
     driver.pool.spawn("a")
     (lost,) = driver.wait(WorkerLost)
-    assert (lost.restart, lost.reason) == (
-        False,
+    assert (lost.cause, lost.reason) == (
+        LossCause.CANNOT_START,
         "its process cannot be started: Resource temporarily unavailable",
     )
 
@@ -198,7 +200,7 @@ def test_worker_that_is_killed_while_it_loads_is_started_again(
         assert mark.read_text() == "x" * 3
         return
     reason = "processor setup failed: the worker was killed by SIGKILL (out of memory?)"
-    assert driver.wait(WorkerLost) == [WorkerLost("a", reason, restart=False, blame=False)]
+    assert driver.wait(WorkerLost) == [WorkerLost("a", reason, LossCause.DIED_LOADING)]
     assert mark.read_text() == "x" * 4
 
 
@@ -260,7 +262,8 @@ PARENT = """
 import json, os, sys, time
 from pathlib import Path
 from virnucpro_exporter.workers.local_pool import LocalPool
-from virnucpro_exporter.scheduling.events import AttemptStarted, StartAttempt, WorkerReady
+from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.events import AttemptStarted, WorkerReady
 from virnucpro_exporter.scheduling.files import SequenceFile
 folder = Path(sys.argv[1])
 script = "setsid sleep 1000 & sleep 1000"
@@ -287,7 +290,8 @@ import os, sys, time
 from pathlib import Path
 from virnucpro_exporter.workers import orphans, sentinel
 from virnucpro_exporter.workers.local_pool import LocalPool
-from virnucpro_exporter.scheduling.events import StartAttempt, WorkerLost, WorkerReady
+from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.events import WorkerLost, WorkerReady
 from virnucpro_exporter.scheduling.files import SequenceFile
 orphans.adopt()
 folder = Path(sys.argv[1])

@@ -10,21 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from tests import facts
 from virnucpro_exporter.errors import JournalError, OutputError, VirnucproError
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal import writer
 from virnucpro_exporter.journal.results import is_result, result_names
-from virnucpro_exporter.journal.schema import Committed, Committing
+from virnucpro_exporter.journal.schema import Committed
 from virnucpro_exporter.journal.status import GpuTotals, RunStatus, read_status
 from virnucpro_exporter.journal.writer import Journal, Resumed, Source
-from virnucpro_exporter.scheduling.events import (
-    FileCompleted,
-    FileFailed,
-    FileRetried,
-    FileStolen,
-    StartAttempt,
-)
+from virnucpro_exporter.scheduling.facts import Fact
 from virnucpro_exporter.scheduling.files import SequenceFile
 
 PATHS = ["in/a b.fa", "in/quo'te\".fa", "in/new\nline.fa", "in/caf\udce9.fa"]
@@ -46,13 +41,11 @@ def journal(outputs: Outputs) -> Iterator[Journal]:
 
 
 def start(journal: Journal, path: str, attempt: int) -> None:
-    journal.record([StartAttempt("cpu0", attempt, SequenceFile(path))], now=100.0)
+    journal.record([facts.started("cpu0", attempt, SequenceFile(path))], now=100.0)
 
 
-def committing(path: str, attempt: int, *names: str) -> Committing:
-    return Committing(
-        FileCompleted(SequenceFile(path), "cpu0", attempt, 1, 2.5, sequences=3, residues=30), names
-    )
+def committing(path: str, attempt: int, *names: str) -> Fact:
+    return facts.completed("cpu0", attempt, SequenceFile(path), 2.5, names)
 
 
 def write(outputs: Outputs, attempt: int, *names: str) -> None:
@@ -245,7 +238,7 @@ def test_inputs_that_are_gone_are_no_failures(
     journal.plan([Source("gone.fa", 1, 1, "/gone.fa"), Source(str(here), 1, 1)])
     for number, path in enumerate(("gone.fa", str(here)), 1):
         start(journal, path, number)
-        journal.record([FileFailed(SequenceFile(path), "cpu0", 1, "odd")], now=101.0)
+        journal.record([facts.failed("cpu0", SequenceFile(path), "odd")], now=101.0)
     journal.plan([HERE])
     assert read_status(outputs.folder).counts == {"failed": 1, "gone": 1, "queued": 1}
 
@@ -303,12 +296,12 @@ def test_status_of_a_dead_run(journal: Journal, outputs: Outputs) -> None:
     bad = SequenceFile(PATHS[3])
     journal.record(
         [
-            StartAttempt("cpu1", 2, bad),
-            FileRetried(bad, "cpu1", 2, 1, "odd"),
-            FileStolen(bad, "cpu1", "cpu0"),
-            StartAttempt("cpu0", 3, bad),
-            FileFailed(bad, "cpu0", 2, "bytes caf\udce9"),
-            StartAttempt("cpu0", 4, SequenceFile(PATHS[1])),
+            facts.started("cpu1", 2, bad),
+            facts.queued("cpu1", bad, "odd"),
+            facts.stolen(bad, "cpu1", "cpu0"),
+            facts.started("cpu0", 3, bad),
+            facts.failed("cpu0", bad, "bytes caf\udce9", 2),
+            facts.started("cpu0", 4, SequenceFile(PATHS[1])),
         ],
         now=103.0,
     )

@@ -9,21 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests import builders
+from tests import builders, facts
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.history import AttemptSpan, Outcome, RunPeriod, StallSpan, WorkerTotals
-from virnucpro_exporter.journal.attempts import AttemptWasted
 from virnucpro_exporter.journal.history import read_history
-from virnucpro_exporter.journal.schema import Committed, Committing
 from virnucpro_exporter.journal.writer import Journal, Source
-from virnucpro_exporter.scheduling.events import (
-    FileCompleted,
-    FileStolen,
-    StallEnded,
-    StallStarted,
-    StartAttempt,
-)
+from virnucpro_exporter.scheduling.facts import Outcome as End
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import StealEvent
 
@@ -49,26 +41,26 @@ def journal(outputs: Outputs) -> Iterator[Journal]:
 
 
 def complete(journal: Journal, file: SequenceFile, attempt: int, now: float) -> None:
-    done = FileCompleted(file, "0", attempt, 1, 2.5, sequences=3, residues=30)
-    journal.record([Committing(done, ())], now)
-    journal.record([Committed(file.path)], now)
+    journal.record([facts.completed("0", attempt, file, 2.5)], now)
 
 
 def test_everything_that_took_time_is_remembered(journal: Journal, outputs: Outputs) -> None:
     """The winner has its own start; the other attempts, steals, stalls and totals are all there."""
-    journal.record([FileStolen(A, "1", "0"), StartAttempt("0", 1, A)], 60.0)
-    journal.record([StartAttempt("1", 2, A)], 69.0)  # a second attempt, which comes too late
+    journal.record([facts.stolen(A, "1", "0"), facts.started("0", 1, A)], 60.0)
+    journal.record([facts.started("1", 2, A)], 69.0)  # a second attempt, which comes too late
     complete(journal, A, 1, now=70.0)
     journal.record(
         [
-            AttemptWasted(2, "1", A.path, 69.0, "cancelled"),
-            AttemptWasted(3, "1", C.path, 70.0, "failed", "odd caf\udce9"),
-            StallStarted("1", C.path, 5.0),
-            StallStarted("0", None, 5.0),
+            facts.ended("1", 2, A, End.SUPERSEDED, "0 was first", started_at=9.0),
+            facts.ended("1", 3, C, End.FAILED, "odd caf\udce9", started_at=10.0, is_charged=True),
+            facts.ended("1", 4, B, End.WORKER_LOST, "gone", started_at=None),
+            facts.stall("1", C.path, 5.0),
+            facts.stall("0", None, 5.0),
         ],
         75.0,
+        offset=60.0,
     )
-    journal.record([StallEnded("1", 5.0)], 80.0)
+    journal.record([facts.stall_ended("1", 5.0)], 80.0)
     worker = replace(builders.worker(0), starved_seconds=6.0, restarts=2)
     journal.note_workers(replace(builders.running(), workers=(worker,)), 70.0)
     journal.note_workers(replace(builders.running(), workers=(worker,)), 90.0)
@@ -77,8 +69,12 @@ def test_everything_that_took_time_is_remembered(journal: Journal, outputs: Outp
     assert found.runs == (RunPeriod("run 1", "completed", 50.0, 95.0),)
     assert set(found.attempts) == {
         AttemptSpan("0", A.path, 67.5, 70.0, Outcome.COMPLETED, 3),
-        AttemptSpan("1", A.path, 69.0, 75.0, Outcome.CANCELLED),
-        AttemptSpan("1", C.path, 70.0, 75.0, Outcome.FAILED, error="odd caf\\udce9"),
+        AttemptSpan(
+            "1", A.path, 69.0, 75.0, Outcome.SUPERSEDED, error="0 was first", is_charged=False
+        ),
+        AttemptSpan(
+            "1", C.path, 70.0, 75.0, Outcome.FAILED, error="odd caf\\udce9", is_charged=True
+        ),
     }
     assert found.steals == (StealEvent(60.0, "1", "0", "a.fa"),)
     assert set(found.stalls) == {StallSpan("1", 75.0, 80.0), StallSpan("0", 75.0, 95.0)}
@@ -88,7 +84,7 @@ def test_everything_that_took_time_is_remembered(journal: Journal, outputs: Outp
 
 def test_a_run_that_goes_on_lasts_until_now(journal: Journal, outputs: Outputs) -> None:
     """A file in process takes until now while the run holds the lock."""
-    journal.record([StartAttempt("0", 1, A)], 60.0)
+    journal.record([facts.started("0", 1, A)], 60.0)
     with closing(RunLock(outputs.lock)):
         found = read_history(outputs.folder, now=100.0)
     assert found.runs == (RunPeriod("run 1", "running", 50.0, 100.0),)
@@ -97,7 +93,7 @@ def test_a_run_that_goes_on_lasts_until_now(journal: Journal, outputs: Outputs) 
 
 def test_a_killed_run_ends_where_it_was_last_heard_of(journal: Journal, outputs: Outputs) -> None:
     """The files of a killed run were cut off, before and after it is resumed."""
-    journal.record([StartAttempt("0", 1, A)], 60.0)
+    journal.record([facts.started("0", 1, A)], 60.0)
     journal.note_workers(builders.running(1), 65.0)
     cut = AttemptSpan("0", A.path, 60.0, 65.0, Outcome.INTERRUPTED)
     killed = RunPeriod("run 1", "interrupted", 50.0, 65.0)
@@ -106,7 +102,7 @@ def test_a_killed_run_ends_where_it_was_last_heard_of(journal: Journal, outputs:
     with closing(Journal(outputs)) as second:
         second.plan(SOURCES)
         second.begin("run 2", {"metrics_log": "m.csv"}, now=500.0)
-        second.record([StartAttempt("1", 2, A)], 505.0)
+        second.record([facts.started("1", 2, A)], 505.0)
         complete(second, A, 2, now=510.0)
         second.finish("completed", 520.0)
     found = read_history(outputs.folder, now=1000.0)
@@ -120,7 +116,7 @@ def test_a_killed_run_ends_where_it_was_last_heard_of(journal: Journal, outputs:
 
 def test_fresh_forgets_the_history(journal: Journal, outputs: Outputs) -> None:
     """After a fresh start only the new run is told of."""
-    journal.record([StartAttempt("0", 1, A), StallStarted("0", A.path, 5.0)], 60.0)
+    journal.record([facts.started("0", 1, A), facts.stall("0", A.path, 5.0)], 60.0)
     journal.note_workers(builders.running(1), 65.0)
     with closing(Journal(outputs, fresh=True)) as fresh:
         fresh.plan(SOURCES)
@@ -134,7 +130,7 @@ def test_the_journal_of_an_older_version_is_read_and_taken_over(
     journal: Journal, outputs: Outputs
 ) -> None:
     """Schema 1 has no history of attempts: it is read without, and a run adds the tables."""
-    journal.record([StartAttempt("0", 1, A)], 60.0)
+    journal.record([facts.started("0", 1, A)], 60.0)
     complete(journal, A, 1, now=70.0)
     journal.finish("completed", 71.0)
     with closing(sqlite3.connect(outputs.journal)) as database, database:
@@ -148,4 +144,4 @@ def test_the_journal_of_an_older_version_is_read_and_taken_over(
         assert newer.plan([source]).done == {A.path}
         newer.note_workers(builders.running(1), 80.0)
     with closing(sqlite3.connect(outputs.journal)) as database:
-        assert database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == (3,)
+        assert database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == (4,)

@@ -12,7 +12,7 @@ from virnucpro_exporter.gpu.sources import CORE
 from virnucpro_exporter.metrics import GpuCollector, RunCollector
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
-from virnucpro_exporter.scheduling.snapshot import RunFacts, take_snapshot
+from virnucpro_exporter.scheduling.snapshot import RunContext, take_snapshot
 from virnucpro_exporter.simulation import SCENARIOS, Simulation
 from virnucpro_exporter.simulation.run import VirtualRun
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest
@@ -66,7 +66,7 @@ class ScrapedRun(VirtualRun):
                 self._states[gpu] = state.absorb(held, reading, now, now)
         devices = tuple(state.device(gpu, held, now, 3.0) for gpu, held in self._states.items())
         self.lost |= not all(device.up for device in devices)
-        run = take_snapshot(self._core, RunFacts(), now)
+        run = take_snapshot(self._core, RunContext(), now)
         collectors = RunCollector(Latest(run)), GpuCollector(Latest(GpuSnapshot(now, "x", devices)))
         return {
             (sample.name, tuple(sample.labels.items())): sample.value

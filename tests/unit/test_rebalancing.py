@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from tests.facts import everything
+from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling import facts as fa
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.laws import check_invariants
 from virnucpro_exporter.scheduling.rebalancing import MOST_MOVES
@@ -22,17 +25,17 @@ class Run:
         )
         files = [SequenceFile(f"/{i}", 1, 100 + i) for i in range(4 * workers)]
         self.attempts: dict[str, int] = {}
-        self.actions: list[ev.Action] = []
+        self.actions: list[co.Command | fa.Fact] = []
         self.now = startup
         self.tell(ev.FilesSubmitted((SequenceFile(LARGE, 1, 1000), *files)), at=0.0)
         for i in range(workers):
             self.tell(ev.WorkerReady(str(i)))
 
     def tell(self, event: ev.Event, at: float | None = None) -> None:
-        self.actions += self.scheduler.handle(event, self.now if at is None else at)
+        self.actions += everything(self.scheduler.handle(event, self.now if at is None else at))
         for action in self.actions:
-            if isinstance(action, ev.StartAttempt):
-                self.attempts[action.gpu] = action.attempt
+            if isinstance(action, co.StartAttempt):
+                self.attempts[action.worker_id] = action.attempt
         check_invariants(self.scheduler)
 
     def progress(self, *residues: int) -> None:
@@ -45,11 +48,11 @@ class Run:
         self.tell(ev.TimePassed())
 
     def taken_back(self) -> list[str]:
-        return [a.file.path for a in self.actions if isinstance(a, ev.FileRetried)]
+        return [a.file.path for a in self.actions if isinstance(a, fa.FileQueued)]
 
     def starts_of_large(self) -> list[str]:
-        starts = [a for a in self.actions if isinstance(a, ev.StartAttempt)]
-        return [a.gpu for a in starts if a.file.path == LARGE]
+        starts = [a for a in self.actions if isinstance(a, co.StartAttempt)]
+        return [a.worker_id for a in starts if a.file.path == LARGE]
 
 
 def test_a_large_file_that_has_hardly_begun_on_a_slow_worker_is_moved() -> None:
@@ -64,7 +67,7 @@ def test_a_large_file_that_has_hardly_begun_on_a_slow_worker_is_moved() -> None:
         run.tell(ev.AttemptCompleted("1", run.attempts["1"], 1, 111, 11.0))
         gpu = run.starts_of_large()[-1]
     assert gpu != "0"
-    assert any(isinstance(a, ev.PlanChanged) for a in run.actions)
+    assert any(isinstance(a, fa.PlanChanged) for a in run.actions)
 
 
 def test_workers_that_are_as_fast_as_declared_keep_their_files() -> None:
@@ -75,7 +78,7 @@ def test_workers_that_are_as_fast_as_declared_keep_their_files() -> None:
     run.now = 12.0
     run.progress(118, 127, 115)
     assert run.taken_back() == []
-    assert not any(isinstance(a, ev.PlanChanged | ev.CancelAttempt) for a in run.actions)
+    assert not any(isinstance(a, fa.PlanChanged | co.CancelAttempt) for a in run.actions)
 
 
 def test_a_file_that_is_mostly_done_is_not_taken_back() -> None:
@@ -112,7 +115,7 @@ def test_callers_that_come_and_ask_are_never_interrupted() -> None:
 def test_a_file_is_not_moved_again_and_again() -> None:
     """However bad its workers seem, it stays in the end, so that the run ends."""
     run = Run()
-    run.scheduler.ledger.files[LARGE].moves = MOST_MOVES
+    run.scheduler.state.files[LARGE].moves = MOST_MOVES
     run.now = 10.0
     run.progress(3, 10, 10)
     assert LARGE not in run.taken_back()

@@ -16,7 +16,7 @@ from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
-from virnucpro_exporter.scheduling.snapshot import RunFacts, take_snapshot
+from virnucpro_exporter.scheduling.snapshot import RunContext, take_snapshot
 from virnucpro_exporter.simulation import (
     VirtualCluster,
     VirtualGpu,
@@ -70,16 +70,16 @@ def test_no_event_costs_more_with_more_files() -> None:
         scheduler = Scheduler({str(gpu): 1.0 for gpu in range(32)})
         inputs = tuple(SequenceFile(f"/{i}", 1, 2_000_000 - i) for i in range(files))
         scheduler.handle(ev.FilesSubmitted(inputs), 0.0)
-        for gpu in scheduler.ledger.workers:
+        for gpu in scheduler.state.workers:
             scheduler.handle(ev.WorkerReady(gpu), 0.0)
         events: list[ev.Event] = [
             ev.AttemptStarted("3", 4),
             ev.AttemptCompleted("3", 4, 1, 2_000_000, 20.0),
-            ev.WorkerLost("4", "its node has left", restart=False, blame=False),
+            ev.WorkerLost("4", "its node has left", ev.LossCause.LEFT_CLUSTER),
             ev.TimePassed(),
         ]
         works = [lambda event=event: scheduler.handle(event, 500.0) for event in events]
-        snapshot = lines_run(lambda: take_snapshot(scheduler, RunFacts(), 500.0))
+        snapshot = lines_run(lambda: take_snapshot(scheduler, RunContext(), 500.0))
         return [*map(lines_run, works), snapshot]
 
     few, many = costs(640), costs(12_800)

@@ -8,13 +8,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.facts import everything
+from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling import facts as fa
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.laws import check_invariants, check_nobody_idles
 from virnucpro_exporter.scheduling.policy import EarliestFinish, NoStealing
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
-from virnucpro_exporter.scheduling.snapshot import RunFacts, take_snapshot
+from virnucpro_exporter.scheduling.snapshot import RunContext, take_snapshot
 from virnucpro_exporter.snapshot import WorkerSnapshot
 
 # What a worker's snapshot says that may go down.
@@ -78,25 +81,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.totals: dict[str, dict[str, float]] = {}
 
     def tell(self, event: ev.Event) -> None:
-        ledger = self.scheduler.ledger
-        is_drained, looks = ledger.is_draining, self.now >= ledger.next_rethink
-        for action in self.scheduler.handle(event, self.now):
-            if isinstance(action, ev.StartAttempt):
-                assert action.gpu in self.up, "a file was given to a worker that is not up"
+        state = self.scheduler.state
+        is_drained, looks = state.is_draining, self.now >= state.next_rethink
+        for action in everything(self.scheduler.handle(event, self.now)):
+            if isinstance(action, co.StartAttempt):
+                assert action.worker_id in self.up, "a file was given to a worker that is not up"
                 assert not is_drained, "a file was started after a drain"
-                self.held[action.gpu].append(action.attempt)
+                self.held[action.worker_id].append(action.attempt)
                 self.given[action.attempt] += 1
                 assert self.given[action.attempt] == 1, "an attempt has a number of its own"
-            elif isinstance(action, ev.RestartWorker | ev.RetireWorker):
-                self.up.discard(action.gpu)
-                self.held[action.gpu].clear()
-                self.startable.discard(action.gpu)
-                if isinstance(action, ev.RestartWorker):
-                    self.startable.add(action.gpu)
-            elif isinstance(action, ev.FileCompleted | ev.FileFailed):
+            elif isinstance(action, co.RestartWorker | co.RetireWorker):
+                self.up.discard(action.worker_id)
+                self.held[action.worker_id].clear()
+                self.startable.discard(action.worker_id)
+                if isinstance(action, co.RestartWorker):
+                    self.startable.add(action.worker_id)
+            elif isinstance(action, fa.FileCompleted | fa.FileFailed):
                 self.results[action.file.path] += 1
-            elif isinstance(action, ev.RunFinished):
-                assert not ledger.processing, "the run ended with a file in process"
+            elif isinstance(action, fa.RunFinished):
+                assert not state.processing, "the run ended with a file in process"
         if isinstance(event, ev.TimePassed) and looks:
             check_nobody_idles(self.scheduler, self.now)
 
@@ -104,7 +107,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def submit(self, costs: list[int], *, again: bool) -> None:
         files = [SequenceFile(f"/{self.submitted + i}.fa", 10, c) for i, c in enumerate(costs)]
         self.submitted += len(files)
-        known = list(self.scheduler.ledger.files.values())[:1] if again else []
+        known = list(self.scheduler.state.files.values())[:1] if again else []
         self.tell(ev.FilesSubmitted((*files, *(record.file for record in known))))
 
     @rule(seconds=st.sampled_from([0.0, 0.001, 1.0, 12.5, 31.0]))
@@ -154,7 +157,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.tell(ev.WorkerJoined(gpu, "a model", 1.0))
 
     def gone(self) -> list[str]:
-        return [worker.gpu for worker in self.scheduler.ledger.fleet if worker.is_retired]
+        return [worker.id for worker in self.scheduler.state.fleet if worker.is_retired]
 
     @precondition(lambda self: self.is_pull and self.up)
     @rule(data=st.data())
@@ -182,27 +185,28 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.tell(ev.AttemptFailed(gpu, number, "no", permanent=outcome == "bad"))
 
     @precondition(lambda self: self.up)
-    @rule(data=st.data(), restart=st.booleans(), blame=st.booleans(), told=st.booleans())
-    def die(self, data: st.DataObject, *, restart: bool, blame: bool, told: bool) -> None:
+    @rule(data=st.data(), cause=st.sampled_from(ev.LossCause), told=st.booleans())
+    def die(self, data: st.DataObject, cause: ev.LossCause, *, told: bool) -> None:
         gpu = data.draw(st.sampled_from(sorted(self.up)))
         running = data.draw(st.sampled_from(self.held[gpu])) if told and self.held[gpu] else None
         self.up.discard(gpu)
         self.held[gpu].clear()
         before = self.failures()
-        self.tell(ev.WorkerLost(gpu, "killed", restart=restart, blame=blame, running=running))
-        assert self.failures() - before <= blame, "a loss is charged to one file, or to none"
+        self.tell(ev.WorkerLost(gpu, "killed", cause, running))
+        is_charged = cause.is_charged
+        assert self.failures() - before <= is_charged, "a loss is charged to one file, or to none"
 
     def failures(self) -> int:
-        return sum(record.failures for record in self.scheduler.ledger.files.values())
+        return sum(record.failures for record in self.scheduler.state.files.values())
 
     @rule(number=st.integers(1, 50), data=st.data())
     def late(self, number: int, data: st.DataObject) -> None:
         gpu = data.draw(st.sampled_from(sorted(self.held)))
         if number not in self.held[gpu]:
-            before = self.scheduler.ledger.late_results
+            before = self.scheduler.state.late_results
             self.tell(ev.AttemptCompleted(gpu, number, 10, 100, 1.0))
             self.tell(ev.Progress(gpu, number, 10, 100))
-            assert self.scheduler.ledger.late_results == before + 1
+            assert self.scheduler.state.late_results == before + 1
 
     @precondition(lambda self: len(self.results) > 5)
     @rule()
@@ -216,7 +220,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def snapshot_agrees(self) -> None:
-        snapshot = take_snapshot(self.scheduler, RunFacts(), self.now)
+        snapshot = take_snapshot(self.scheduler, RunContext(), self.now)
         assert snapshot.files_total == self.submitted
         assert snapshot.files_completed + snapshot.files_failed == len(self.results)
         assert 0 <= snapshot.residues_done <= snapshot.residues_total
@@ -244,7 +248,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                     self.tell(ev.AttemptCompleted(gpu, self.held[gpu].pop(0), 10, 100, 1.0))
             self.wait(1.0)
             check_invariants(self.scheduler)
-        stories = [record.story() for record in self.scheduler.ledger.files.values()]
+        stories = [record.story() for record in self.scheduler.state.files.values()]
         raise AssertionError(f"the run did not end: {stories}")
 
 

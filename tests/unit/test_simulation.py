@@ -7,11 +7,13 @@ from collections.abc import Iterable
 
 import pytest
 
+from tests import facts
 from virnucpro_exporter.app.simulate import NoResults, activity, begin
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.gpu.simulated import Activity, SimulatedSource
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.scheduler import Decisions
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.simulation import SCENARIOS, Simulation, VirtualPool, VirtualWorkers
 from virnucpro_exporter.snapshot import RunSnapshot
@@ -37,13 +39,13 @@ class FakeTime:
 class Recorded(WorkStealingCoordinator):
     """Keeps what was decided, and when."""
 
-    decisions: list[tuple[float, ev.Action]]
+    decisions: list[tuple[float, object]]
 
-    def handle(self, events: Iterable[ev.Event]) -> list[ev.Action]:
+    def handle(self, events: Iterable[ev.Event]) -> Decisions:
         """Decide, and write it down."""
-        actions = super().handle(events)
-        self.decisions += [(self._clock(), action) for action in actions]
-        return actions
+        decisions = super().handle(events)
+        self.decisions += [(self._clock(), decided) for decided in facts.everything(decisions)]
+        return decisions
 
 
 class Played:
@@ -136,7 +138,7 @@ def test_a_virtual_gpu_shows_what_its_worker_does() -> None:
         workers.spawn("1")
         while workers.now < plan.batch(0).outages[0][1].begin:
             workers.now += 0.5
-            workers.start(ev.StartAttempt("1", 1, file))
+            workers.start(facts.start("1", 1, file))
         assert activity(workers, "1") == expected
         assert activity(workers, "0").memory < 0.1
 

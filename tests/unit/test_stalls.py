@@ -6,12 +6,18 @@ from dataclasses import replace
 
 import pytest
 
+from tests.facts import everything
+from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling import facts as fa
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.ids import WorkerId
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
-from virnucpro_exporter.scheduling.snapshot import RunFacts, take_snapshot
+from virnucpro_exporter.scheduling.snapshot import RunContext, take_snapshot
 from virnucpro_exporter.snapshot import WorkerSnapshot, WorkerState
+
+Decided = co.Command | fa.Fact
 
 # A command of which nothing is known; 100 s are a stall where silence alone counts.
 SETTINGS = SchedulerSettings(100.0, reports_progress=False, second_attempts=False)
@@ -22,12 +28,12 @@ class Run:
 
     def __init__(self, files: int = 3, settings: SchedulerSettings = SETTINGS) -> None:
         self.scheduler = Scheduler({"0": 1.0}, settings=settings)
-        self.told: list[ev.Action] = []
+        self.told: list[Decided] = []
         self.number = 0
         names = [SequenceFile(f"/{i}", None, 1000) for i in range(files)]
         self.tell(0.0, ev.FilesSubmitted(tuple(names)), ev.WorkerLoading("0"))
 
-    def tell(self, now: float, *events: ev.Event) -> list[ev.Action]:
+    def tell(self, now: float, *events: ev.Event) -> list[Decided]:
         """Let time go on, deadline by deadline, and then something happen."""
         before = len(self.told)
         self.now = now
@@ -38,10 +44,10 @@ class Run:
         return self.told[before:]
 
     def _handle(self, event: ev.Event, now: float) -> None:
-        actions = self.scheduler.handle(event, now)
+        actions = everything(self.scheduler.handle(event, now))
         self.told += actions
         for action in actions:
-            if isinstance(action, ev.StartAttempt) and action.gpu == "0":
+            if isinstance(action, co.StartAttempt) and action.worker_id == "0":
                 self.number = action.attempt
 
     def begin(self, now: float) -> None:
@@ -53,19 +59,19 @@ class Run:
         self.tell(now, ev.AttemptCompleted("0", self.number, None, None, seconds))
         self.tell(now, ev.AttemptStarted("0", self.number))
 
-    def lives(self, now: float) -> list[ev.Action]:
+    def lives(self, now: float) -> list[Decided]:
         """Its processes work."""
         return self.tell(now, ev.SignOfLife("0", self.number))
 
     @property
     def worker(self) -> WorkerSnapshot:
         """What is shown of it."""
-        return take_snapshot(self.scheduler, RunFacts(), self.now).workers[0]
+        return take_snapshot(self.scheduler, RunContext(), self.now).workers[0]
 
 
-def stalls(actions: list[ev.Action]) -> list[float]:
+def stalls(actions: list[Decided]) -> list[float]:
     """After how long a silence the stalls began."""
-    return [a.silent_seconds for a in actions if isinstance(a, ev.StallStarted)]
+    return [a.silent_seconds for a in actions if isinstance(a, fa.StallStarted)]
 
 
 def test_a_processor_that_is_known_to_report_stalls_at_the_threshold() -> None:
@@ -107,7 +113,7 @@ def test_signs_of_life_put_a_stall_off_and_end_one() -> None:
     assert run.worker.last_progress_time == 0.0
     last = run.now
     assert stalls(run.tell(last + 100.0)) == [last + 100.0]
-    ended = [a for a in run.lives(last + 120.0) if isinstance(a, ev.StallEnded)]
+    ended = [a for a in run.lives(last + 120.0) if isinstance(a, fa.StallEnded)]
     assert [a.stalled_seconds for a in ended] == [20.0]
     assert not run.worker.is_stalled
 
@@ -134,7 +140,7 @@ def test_restart_kills_what_never_reported_only_without_signs_of_life(
     run.lives(alive_at)
     told = run.tell(1000.0)
     assert stalls(told)[:1] == [killed_after]
-    assert ev.RestartWorker("0", f"no progress for {killed_after:.0f} s") in told
+    assert fa.WorkerRestarted(WorkerId("0"), f"no progress for {killed_after:.0f} s") in told
 
 
 def test_restart_believes_a_worker_that_stopped_reporting_for_a_while_only() -> None:
@@ -144,7 +150,9 @@ def test_restart_believes_a_worker_that_stopped_reporting_for_a_while_only() -> 
     run.tell(5.0, ev.Progress("0", 1, 1))
     told = [action for now in range(10, 500, 10) for action in run.lives(now)]
     assert stalls(told) == [100.0]
-    assert [a.reason for a in told if isinstance(a, ev.RestartWorker)] == ["no progress for 300 s"]
+    assert [a.reason for a in told if isinstance(a, fa.WorkerRestarted)] == [
+        "no progress for 300 s"
+    ]
 
 
 def test_loading_is_no_stall_and_has_a_limit_of_its_own() -> None:
@@ -156,11 +164,11 @@ def test_loading_is_no_stall_and_has_a_limit_of_its_own() -> None:
     assert told == []
     assert run.worker.stall_deadline_time == 1800.0
     reason = "the processor was not set up within 1800 s (--setup-timeout)"
-    assert ev.RestartWorker("0", reason) in run.tell(1800.0)
+    assert fa.WorkerRestarted(WorkerId("0"), reason) in run.tell(1800.0)
     shown = run.worker
     assert (shown.state, shown.is_alive) == (WorkerState.STARTING, False)
     run.tell(1801.0, ev.WorkerLoading("0"))
-    assert ev.RetireWorker("0", reason) in run.tell(4000.0)
+    assert fa.WorkerRetired(WorkerId("0"), reason) in run.tell(4000.0)
     shown = run.worker
     assert (shown.state, shown.is_alive) == (WorkerState.LOST, False)
     assert not stalls(run.told)

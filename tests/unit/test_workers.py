@@ -6,16 +6,21 @@ from typing import TypeVar
 
 import pytest
 
+from tests import facts
+from tests.facts import everything
 from virnucpro_exporter.errors import SchedulingError
+from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling import facts as fa
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.laws import check_invariants
 from virnucpro_exporter.scheduling.policy import NoStealing, StealPolicy
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
-from virnucpro_exporter.scheduling.snapshot import RunFacts, take_snapshot
+from virnucpro_exporter.scheduling.snapshot import RunContext, take_snapshot
 
-A = TypeVar("A", bound=ev.Action)
+Decided = co.Command | fa.Fact
+A = TypeVar("A", bound=Decided)
 
 
 class Run:
@@ -30,20 +35,20 @@ class Run:
     ) -> None:
         settings = settings or SchedulerSettings(second_attempts=False)
         self.scheduler = Scheduler(weights, policy=policy, settings=settings)
-        self.ledger = self.scheduler.ledger
+        self.state = self.scheduler.state
         self.now = 0.0
-        self.running: dict[str, list[ev.StartAttempt]] = {gpu: [] for gpu in weights}
+        self.running: dict[str, list[co.StartAttempt]] = {gpu: [] for gpu in weights}
         self.files = [SequenceFile(f"/{i}", 1, cost) for i, cost in enumerate(costs)]
         self.tell(ev.FilesSubmitted(tuple(self.files)))
 
-    def tell(self, event: ev.Event, *, after: float = 0.0) -> list[ev.Action]:
+    def tell(self, event: ev.Event, *, after: float = 0.0) -> list[Decided]:
         self.now += after
-        actions = self.scheduler.handle(event, self.now)
+        actions = everything(self.scheduler.handle(event, self.now))
         for action in actions:
-            if isinstance(action, ev.StartAttempt):
-                self.running.setdefault(action.gpu, []).append(action)
-            elif isinstance(action, ev.RestartWorker | ev.RetireWorker):
-                self.running[action.gpu].clear()
+            if isinstance(action, co.StartAttempt):
+                self.running.setdefault(action.worker_id, []).append(action)
+            elif isinstance(action, co.RestartWorker | co.RetireWorker):
+                self.running[action.worker_id].clear()
         check_invariants(self.scheduler)
         return actions
 
@@ -51,20 +56,20 @@ class Run:
         for gpu in gpus:
             self.tell(ev.WorkerReady(gpu))
 
-    def complete(self, gpu: str, seconds: float) -> list[ev.Action]:
+    def complete(self, gpu: str, seconds: float) -> list[Decided]:
         start = self.running[gpu].pop(0)
         residues = start.file.residues
         event = ev.AttemptCompleted(gpu, start.attempt, 1, residues, seconds)
         return self.tell(event, after=seconds)
 
-    def fail(self, gpu: str, error: str = "no") -> list[ev.Action]:
+    def fail(self, gpu: str, error: str = "no") -> list[Decided]:
         return self.tell(ev.AttemptFailed(gpu, self.running[gpu].pop(0).attempt, error))
 
     def current(self, gpu: str) -> str:
         return self.running[gpu][0].file.path
 
 
-def only(kind: type[A], actions: list[ev.Action]) -> list[A]:
+def only(kind: type[A], actions: list[Decided]) -> list[A]:
     return [action for action in actions if isinstance(action, kind)]
 
 
@@ -73,7 +78,7 @@ def test_a_failed_file_goes_to_an_idle_worker_at_once() -> None:
     run = Run({"0": 1.0, "1": 1.0}, 100)
     run.ready("0", "1")
     assert run.current("0") == "/0"
-    assert [start.gpu for start in only(ev.StartAttempt, run.fail("0"))] == ["1"]
+    assert [start.worker_id for start in only(co.StartAttempt, run.fail("0"))] == ["1"]
 
 
 def test_a_file_that_failed_everywhere_may_be_tried_anywhere() -> None:
@@ -82,27 +87,28 @@ def test_a_file_that_failed_everywhere_may_be_tried_anywhere() -> None:
     run.ready("0", "1")
     run.fail("1")
     assert run.running["1"] == []
-    actions = run.tell(ev.WorkerLost("0", "gone", restart=False, blame=False))
-    assert only(ev.RetireWorker, actions) == [ev.RetireWorker("0", "gone")]
-    assert only(ev.RestartWorker, actions) == []
+    actions = run.tell(ev.WorkerLost("0", "gone", ev.LossCause.LEFT_CLUSTER))
+    assert [(f.worker_id, f.reason) for f in only(fa.WorkerRetired, actions)] == [("0", "gone")]
+    assert len(only(co.RetireWorker, actions)) == 1
+    assert only(co.RestartWorker, actions) == []
     run.complete("1", 1.0)
-    assert run.complete("1", 1.0)[-1] == ev.RunFinished()
-    assert run.ledger.completed_files == 2
+    assert fa.RunFinished() in run.complete("1", 1.0)
+    assert run.state.completed_files == 2
 
 
-@pytest.mark.parametrize("blame", [True, False])
-def test_a_worker_that_leaves_hands_everything_to_the_others(*, blame: bool) -> None:
+@pytest.mark.parametrize("cause", ev.LossCause)
+def test_a_worker_that_leaves_hands_everything_to_the_others(cause: ev.LossCause) -> None:
     """Its file is charged with an attempt or not, as the loss says; its queue is done by others."""
     run = Run({"0": 1.0, "1": 1.0}, *range(100, 92, -1))
     run.ready("0", "1")
-    lost = run.ledger.files[run.current("0")]
-    run.tell(ev.WorkerLost("0", "the node left", restart=False, blame=blame))
-    assert lost.failures == blame
+    lost = run.state.files[run.current("0")]
+    run.tell(ev.WorkerLost("0", "the node left", cause))
+    assert lost.failures == cause.is_charged
     while not run.scheduler.is_finished:
         run.complete("1", 1.0)
-    assert run.ledger.completed_files == 8
-    assert run.ledger.workers["1"].counters.completed == 8
-    assert run.ledger.retries == blame
+    assert run.state.completed_files == 8
+    assert run.state.workers["1"].counters.completed == 8
+    assert run.state.retries == cause.is_charged
 
 
 def test_the_static_balancer_takes_over_from_workers_that_are_gone() -> None:
@@ -112,8 +118,8 @@ def test_the_static_balancer_takes_over_from_workers_that_are_gone() -> None:
     run.complete("1", 1.0)
     run.complete("1", 1.0)
     assert run.running["1"] == []
-    actions = run.tell(ev.WorkerLost("0", "setup failed", restart=False))
-    assert [start.gpu for start in only(ev.StartAttempt, actions)] == ["1"]
+    actions = run.tell(ev.WorkerLost("0", "setup failed", ev.LossCause.SETUP_FAILED))
+    assert [start.worker_id for start in only(co.StartAttempt, actions)] == ["1"]
 
 
 def test_a_worker_that_joins_is_believed_as_fast_as_it_declares() -> None:
@@ -121,11 +127,11 @@ def test_a_worker_that_joins_is_believed_as_fast_as_it_declares() -> None:
     run = Run({"0": 1.0}, *[1000] * 8)
     run.ready("0")
     run.complete("0", 10.0)
-    assert only(ev.StartAttempt, run.tell(ev.WorkerJoined("node-2", "H100", 2.5))) == []
-    worker = run.ledger.workers["node-2"]
+    assert only(co.StartAttempt, run.tell(ev.WorkerJoined("node-2", "H100", 2.5))) == []
+    worker = run.state.workers["node-2"]
     assert worker.speed == pytest.approx(250.0)
     actions = run.tell(ev.WorkerReady("node-2"))
-    assert [(s.victim, s.thief) for s in only(ev.FileStolen, actions)] == [("0", "node-2")]
+    assert [(s.victim, s.thief) for s in only(fa.FileStolen, actions)] == [("0", "node-2")]
     assert worker.name == "H100"
     with pytest.raises(SchedulingError, match="worker node-2 is there already"):
         run.tell(ev.WorkerJoined("node-2"))
@@ -135,11 +141,11 @@ def test_a_worker_that_was_given_up_may_come_back() -> None:
     """Its file went elsewhere without blame; when its node is back, it takes its queue up again."""
     run = Run({"0": 1.0, "1": 1.0}, 40, 30, 20, 10)
     run.ready("0", "1")
-    run.tell(ev.WorkerLost("0", "node gone", restart=False, blame=False))
-    assert [worker.gpu for worker in run.ledger.usable()] == ["1"]
-    assert run.ledger.files["/0"].failures == 0
+    run.tell(ev.WorkerLost("0", "node gone", ev.LossCause.LEFT_CLUSTER))
+    assert [worker.id for worker in run.state.usable()] == ["1"]
+    assert run.state.files["/0"].failures == 0
     run.tell(ev.WorkerJoined("0", "", 1.0))
-    assert [worker.gpu for worker in run.ledger.usable()] == ["0", "1"]
+    assert [worker.id for worker in run.state.usable()] == ["0", "1"]
     run.tell(ev.WorkerReady("0"))
     assert run.current("0") == "/0"
 
@@ -148,10 +154,10 @@ def test_files_that_come_later_are_spread_over_those_who_joined() -> None:
     """The assignment knows every worker that is there, and none that is gone."""
     run = Run({"0": 1.0, "1": 1.0}, 10)
     run.tell(ev.WorkerJoined("2", "", 1.0))
-    run.tell(ev.WorkerLost("1", "gone", restart=False))
+    run.tell(ev.WorkerLost("1", "gone", ev.LossCause.SETUP_FAILED))
     run.tell(ev.FilesSubmitted(tuple(SequenceFile(f"/more{i}", 1, 100) for i in range(6))))
     # Worker 1 left one file of its own, which nobody has asked for yet.
-    assert [len(worker.queue) for worker in run.ledger.fleet] == [3 + 1, 0, 3]
+    assert [len(worker.queue) for worker in run.state.fleet] == [3 + 1, 0, 3]
 
 
 def test_only_the_file_in_process_is_charged_when_a_batch_is_lost() -> None:
@@ -164,9 +170,9 @@ def test_only_the_file_in_process_is_charged_when_a_batch_is_lost() -> None:
     assert len(held) > 2
     guilty = run.running["0"][1].file.path
     run.tell(ev.WorkerLost("0", "killed", running=held[1]))
-    charged = {path for path, record in run.ledger.files.items() if record.failures}
+    charged = {path for path, record in run.state.files.items() if record.failures}
     assert charged == {guilty}
-    assert run.ledger.queued_files == 200 - 120
+    assert run.state.queued_files == 200 - 120
 
 
 def test_the_file_of_a_stalled_worker_gets_a_second_attempt_at_once() -> None:
@@ -177,19 +183,19 @@ def test_the_file_of_a_stalled_worker_gets_a_second_attempt_at_once() -> None:
     path = run.current("0")
     run.complete("1", 1.0)
     actions = run.tell(ev.TimePassed(), after=29.5)
-    assert only(ev.StallStarted, actions) == [ev.StallStarted("0", path, 30.5)]
-    assert [(s.gpu, s.file.path) for s in only(ev.StartAttempt, actions)] == [("1", path)]
-    assert only(ev.CancelAttempt, actions) == []
+    assert only(fa.StallStarted, actions) == [facts.stall("0", path, 30.5)]
+    assert [(s.worker_id, s.file.path) for s in only(co.StartAttempt, actions)] == [("1", path)]
+    assert only(co.CancelAttempt, actions) == []
     actions = run.complete("1", 1.0)
-    assert only(ev.CancelAttempt, actions) == [ev.CancelAttempt("0", 1)]
-    assert run.ledger.workers["1"].counters.seconds_won == 1
+    assert only(co.CancelAttempt, actions) == [facts.cancel("0", 1)]
+    assert run.state.workers["1"].counters.speculative_won == 1
 
 
 def test_a_slow_worker_leaves_the_last_large_file_to_a_fast_one() -> None:
     """It declines what its victim would end sooner, and takes what it would end sooner itself."""
     run = Run({"0": 10.0, "1": 1.0}, 100, 100)
     run.ready("0", "1")
-    slow = run.ledger.workers["1"]
+    slow = run.state.workers["1"]
     assert run.running["1"] == []
     assert (slow.counters.steals_declined, slow.counters.stolen_to) == (1, 0)
     run.tell(ev.FilesSubmitted((SequenceFile("/small", 1, 5),)))
@@ -203,8 +209,8 @@ def test_busy_time_ends_with_the_last_file() -> None:
     run.ready("0")
     run.complete("0", 4.0)
     run.complete("0", 6.0)
-    assert run.ledger.workers["0"].busy_since is None
-    assert run.ledger.workers["0"].counters.busy_seconds == pytest.approx(10.0)
+    assert run.state.workers["0"].busy_since is None
+    assert run.state.workers["0"].counters.busy_seconds == pytest.approx(10.0)
 
 
 def test_a_worker_that_never_gives_a_file_back_is_busy_until_the_end_of_the_run() -> None:
@@ -214,8 +220,8 @@ def test_a_worker_that_never_gives_a_file_back_is_busy_until_the_end_of_the_run(
     run.ready("0", "1")
     run.complete("1", 1.0)
     run.tell(ev.TimePassed(), after=30.0)
-    assert ev.RunFinished() in run.complete("1", 9.0)
-    worker, _ = take_snapshot(run.scheduler, RunFacts(), run.now + 60.0).workers
+    assert fa.RunFinished() in run.complete("1", 9.0)
+    worker, _ = take_snapshot(run.scheduler, RunContext(), run.now + 60.0).workers
     assert (worker.busy_seconds, worker.stalled_seconds) == (40.0, 9.0)
 
 
@@ -223,10 +229,10 @@ def test_a_process_on_which_file_after_file_fails_is_replaced() -> None:
     """Three different files in a row: its GPU context may be gone."""
     run = Run({"0": 1.0, "1": 1.0}, *range(100, 80, -1))
     run.ready("0")
-    assert only(ev.RestartWorker, [*run.fail("0"), *run.fail("0")]) == []
-    assert only(ev.RestartWorker, run.fail("0", "CUDA error")) == [
-        ev.RestartWorker("0", "CUDA error")
-    ]
+    assert only(co.RestartWorker, [*run.fail("0"), *run.fail("0")]) == []
+    actions = run.fail("0", "CUDA error")
+    assert only(co.RestartWorker, actions) == [facts.restart("0")]
+    assert [fact.reason for fact in only(fa.WorkerRestarted, actions)] == ["CUDA error"]
 
 
 def test_a_worker_that_never_gets_well_is_given_up_while_another_is_left() -> None:
@@ -236,20 +242,20 @@ def test_a_worker_that_never_gets_well_is_given_up_while_another_is_left() -> No
     run.ready("1")
     for _ in range(5):
         run.ready("0")
-        assert only(ev.RestartWorker, run.tell(ev.WorkerLost("0", "killed")))
+        assert only(co.RestartWorker, run.tell(ev.WorkerLost("0", "killed")))
     run.ready("0")
-    assert only(ev.RetireWorker, run.tell(ev.WorkerLost("0", "killed")))
+    assert only(co.RetireWorker, run.tell(ev.WorkerLost("0", "killed")))
     while not run.scheduler.is_finished:
         run.complete("1", 1.0)
-    assert run.ledger.completed_files == 40
+    assert run.state.completed_files == 40
 
 
 def test_nothing_is_expected_of_workers_that_are_gone_or_stalled() -> None:
     """No file is left to them because they would be free first."""
     run = Run({"0": 1.0, "1": 1.0}, 100, 90)
-    gone = run.ledger.workers["0"]
+    gone = run.state.workers["0"]
     assert gone.would_end(10, 5.0) < float("inf")
-    run.tell(ev.WorkerLost("0", "gone", restart=False))
+    run.tell(ev.WorkerLost("0", "gone", ev.LossCause.SETUP_FAILED))
     assert gone.free_at(5.0) == gone.would_end(10, 5.0) == float("inf")
 
 
@@ -260,19 +266,19 @@ def test_a_second_attempt_saves_half_a_second_or_is_not_made(slow: float, starts
     run = Run({"slow": slow, "fast": 8.0}, 1, settings=settings)  # 1 or 0.5 s beside 0.125 s
     run.tell(ev.WorkerReady("slow"))  # the first to come takes the file
     actions = run.tell(ev.WorkerReady("fast"))
-    assert sum(isinstance(action, ev.StartAttempt) for action in actions) == starts
+    assert sum(isinstance(action, co.StartAttempt) for action in actions) == starts
 
 
 def test_a_run_without_workers_goes_on_when_one_joins() -> None:
     """Files that nobody could do are done by whoever joins, and the run ends then."""
     run = Run({"0": 1.0}, settings=SchedulerSettings())
-    run.tell(ev.WorkerLost("0", "gone", restart=False, blame=False))
+    run.tell(ev.WorkerLost("0", "gone", ev.LossCause.LEFT_CLUSTER))
     file = SequenceFile("/late", 1, 1)
-    assert ev.RunFinished() in run.tell(ev.FilesSubmitted((file,)))
+    assert fa.RunFinished() in run.tell(ev.FilesSubmitted((file,)))
     run.tell(ev.WorkerJoined("1"))
-    assert not run.ledger.is_finished
-    (start,) = [a for a in run.tell(ev.WorkerReady("1")) if isinstance(a, ev.StartAttempt)]
+    assert not run.state.is_finished
+    (start,) = [a for a in run.tell(ev.WorkerReady("1")) if isinstance(a, co.StartAttempt)]
     check_invariants(run.scheduler)
     done = run.tell(ev.AttemptCompleted("1", start.attempt, 1, 1, 1.0))
-    assert ev.RunFinished() in done
+    assert fa.RunFinished() in done
     check_invariants(run.scheduler)

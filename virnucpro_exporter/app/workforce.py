@@ -135,8 +135,8 @@ def _on_dask(
     pool = DaskPool(connect, job, expected_speeds(wanted), gpus, **limits)
     try:
         joined = pool.wait_for_workers()
-        joined.sort(key=lambda event: event.gpu)
-        found = [Device(e.gpu, e.name, e.weight, {}) for e in joined]
+        joined.sort(key=lambda event: event.worker_id)
+        found = [Device(e.worker_id, e.name, e.weight, {}) for e in joined]
         yield Workforce(found, pool, gpus, gpus.nodes)
     finally:
         gpus.close()

@@ -36,7 +36,7 @@ from virnucpro_exporter.cluster.commands import (
 )
 from virnucpro_exporter.cluster.mailbox import Mailbox, Told
 from virnucpro_exporter.errors import VirnucproError, assert_never
-from virnucpro_exporter.scheduling.events import Event, WorkerLost
+from virnucpro_exporter.scheduling.events import Event, LossCause, WorkerLost
 from virnucpro_exporter.snapshot import GpuSnapshot
 from virnucpro_exporter.workers.local_pool import LocalPool
 
@@ -283,7 +283,7 @@ class Agent:
         try:
             events = pool.poll(self._answer_seconds)
         except VirnucproError as error:  # no process can be started here again
-            events = [WorkerLost(self._gpu, str(error), restart=False, blame=False)]
+            events = [WorkerLost(self._gpu, str(error), LossCause.CANNOT_START)]
         # While the node was paused, no call could come.
         self._heard_at += max(0.0, time.monotonic() - begin - self._answer_seconds)
         return events
@@ -294,7 +294,7 @@ class Agent:
         try:
             self._carry_out(pool, command.gpu, command.order)
         except (VirnucproError, OSError) as error:  # no process can be started here
-            lost = WorkerLost(command.gpu, str(error), restart=False, blame=False)
+            lost = WorkerLost(command.gpu, str(error), LossCause.CANNOT_START)
             self._publish([(self._generation, lost)])
 
     def _carry_out(self, pool: LocalPool, gpu: str, order: Order) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from virnucpro_exporter.scheduling.events import StartAttempt
+from virnucpro_exporter.scheduling.commands import StartAttempt
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from virnucpro_exporter.cluster.agent import NODE_VARIABLE, About, Agent, Job
 from virnucpro_exporter.cluster.commands import CloseIdle, Command
 from virnucpro_exporter.cluster.gpu_watch import Gpus, GpuWatch
 from virnucpro_exporter.cluster.link import Link, RemoteAgent
-from virnucpro_exporter.scheduling.events import WorkerJoined, WorkerLost
+from virnucpro_exporter.scheduling.events import LossCause, WorkerJoined, WorkerLost
 
 log = logging.getLogger(__name__)
 
@@ -209,8 +209,8 @@ class Members:
         if self._watch is not None:
             self._watch.join(link)
         lost, self._last_lost = self._last_lost, None
-        if lost is not None and lost.gpu == link.gpu:
-            self._listener.tell(WorkerLost(lost.gpu, lost.reason, restart=True, blame=False))
+        if lost is not None and lost.worker_id == link.gpu:
+            self._listener.tell(WorkerLost(link.gpu, lost.reason, LossCause.TAKEN_AWAY))
             return
         self._listener.tell(WorkerJoined(link.gpu, link.name, self._terms.weigh(link.name)))
         if lost is not None:
@@ -227,7 +227,7 @@ class Members:
         link.cut()
         if self._watch is not None:
             self._watch.leave(link)
-        lost = WorkerLost(link.gpu, reason, restart=False, blame=False)
+        lost = WorkerLost(link.gpu, reason, LossCause.LEFT_CLUSTER)
         if self._links or not self._is_patient:
             self._listener.tell(lost)
         else:

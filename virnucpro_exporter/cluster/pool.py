@@ -24,7 +24,8 @@ from virnucpro_exporter.cluster.connect import Connect
 from virnucpro_exporter.cluster.gpu_watch import Gpus
 from virnucpro_exporter.cluster.members import Members, Terms
 from virnucpro_exporter.errors import ClusterError
-from virnucpro_exporter.scheduling.events import Event, StartAttempt, WorkerJoined, WorkerLost
+from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.events import Event, WorkerJoined, WorkerLost
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +90,9 @@ class DaskPool:
         while not (joined and self._inbox.has_looked.is_set()):
             for event, _ in self._inbox.take(0.1):
                 if isinstance(event, WorkerJoined):
-                    joined[event.gpu] = event
-                elif isinstance(event, WorkerLost) and not event.restart:
-                    del joined[event.gpu]
+                    joined[event.worker_id] = event
+                elif isinstance(event, WorkerLost) and not event.cause.is_worth_a_restart:
+                    del joined[event.worker_id]
             if self._inbox.has_looked.is_set() and not joined:
                 if self._inbox.troubles:
                     raise ClusterError(self._inbox.troubles[0])
@@ -110,7 +111,7 @@ class DaskPool:
         self._send(gpu, Start(tuple(actions)))
 
     def cancel(self, gpu: str, attempt: int) -> None:
-        """Stop an attempt; `AttemptFailed` or `WorkerLost` without blame follows."""
+        """Stop an attempt; `AttemptFailed` or `WorkerLost` follows."""
         self._send(gpu, Cancel(attempt))
 
     def kill(self, gpu: str) -> None:
@@ -130,7 +131,7 @@ class DaskPool:
         return [
             event
             for event, generation in told
-            if generation in (None, self._generations.get(event.gpu))  # type: ignore[union-attr]
+            if generation in (None, self._generations.get(event.worker_id))  # type: ignore[union-attr]
         ]
 
     def wake(self) -> None:

@@ -11,14 +11,17 @@ from dataclasses import replace
 from typing import TypedDict
 
 from virnucpro_exporter.errors import SchedulingError
+from virnucpro_exporter.execution.log_lines import log_line
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.facts import Fact
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.policy import EarliestFinish, NoStealing, StealPolicy
-from virnucpro_exporter.scheduling.scheduler import Scheduler
+from virnucpro_exporter.scheduling.scheduler import Decisions, Scheduler
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
-from virnucpro_exporter.scheduling.snapshot import RunFacts, take_snapshot
+from virnucpro_exporter.scheduling.snapshot import RunContext, is_load_imbalanced, take_snapshot
 from virnucpro_exporter.scheduling.stalls import is_judged
-from virnucpro_exporter.snapshot import Latest, RunSnapshot, StealEvent, is_imbalanced
+from virnucpro_exporter.snapshot import Latest, RunSnapshot, StealEvent
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +105,7 @@ class WorkStealingCoordinator:
             first_attempt=first_attempt,
             now=started,
         )
-        self._facts = RunFacts(
+        self._context = RunContext(
             run_id=uuid.uuid4().hex[:12],
             processor=processor,
             wall_offset=wall_clock() - started,
@@ -110,31 +113,26 @@ class WorkStealingCoordinator:
             skipped=len(skipped),
             skipped_residues=sum(file.residues for file in skipped),
         )
-        self._attempts: dict[tuple[str, str], int] = {}  # of callers that know files, not numbers
         self._latest = Latest(self._take(started))
         self._taken_at = started
 
     @property
     def run_id(self) -> str:
         """A name for the run that is unique in practice."""
-        return self._facts.run_id
+        return self._context.run_id
 
-    # -- for whoever carries out the actions --
+    # -- for the run loop --
 
-    def handle(self, events: Iterable[ev.Event]) -> list[ev.Action]:
+    def handle(self, events: Iterable[ev.Event]) -> Decisions:
         """Take in what happened, and a deadline if one has passed.
 
         Returns:
-            What is to be done, in this order.
+            What is to be done, and what happened, each in this order.
         """
         with self._lock:
-            now = self._clock()
-            actions: list[ev.Action] = []
-            for event in events:
-                actions += self._scheduler.handle(event, now)
-            actions += self._pass_time(now)
-        self._tell(actions)
-        return actions
+            decisions = self._scheduler.turn(events, self._clock())
+        self._tell(decisions.facts)
+        return decisions
 
     def beat(self) -> None:
         """The run loop turns. From the first time on, its silence shows in the snapshots."""
@@ -146,18 +144,24 @@ class WorkStealingCoordinator:
             deadline = self._scheduler.next_deadline()
         return None if deadline is None else max(0.0, deadline - self._clock())
 
-    def _pass_time(self, now: float) -> list[ev.Action]:
-        deadline = self._scheduler.next_deadline()
-        if deadline is None or deadline > now:
-            return []
-        return self._scheduler.handle(ev.TimePassed(), now)
+    def now(self) -> float:
+        """The time on the clock of the facts, in seconds."""
+        return self._clock()
 
-    def _tell(self, actions: Iterable[ev.Action]) -> None:
-        for action in actions:
-            line = _LINES.get(type(action))
-            if line is not None:
-                level, text = line
-                log.log(level, "%s", text(action))
+    def file_of(self, gpu_id: str, attempt: int) -> SequenceFile | None:
+        """The file of an attempt whose result is wanted, or None when it is over."""
+        with self._lock:
+            return self._scheduler.file_of(gpu_id, attempt)
+
+    def story(self, path: str) -> str:
+        """What happened to a file so far, in one line."""
+        with self._lock:
+            return self._scheduler.story(SequenceFile(path))
+
+    def _tell(self, facts: Iterable[Fact]) -> None:
+        for fact in facts:
+            level, text, values = log_line(fact)
+            log.log(level, text, *values)
 
     # -- for pipelines with threads of their own --
 
@@ -167,18 +171,17 @@ class WorkStealingCoordinator:
 
     def next_file(self, gpu_id: str) -> SequenceFile | None:
         """The next file for a GPU: from its own queue, else a stolen one, else None for now."""
-        for action in self.handle([ev.WorkRequested(gpu_id)]):
-            if isinstance(action, ev.StartAttempt) and action.gpu == gpu_id:
-                with self._lock:
-                    self._attempts[gpu_id, action.file.path] = action.attempt
-                return action.file
+        for command in self.handle([ev.WorkRequested(gpu_id)]).commands:
+            if isinstance(command, StartAttempt) and command.worker_id == gpu_id:
+                return command.file
         return None
 
-    def _attempt(self, gpu_id: str, path: str, *, is_over: bool = False) -> int:
+    def _attempt(self, gpu_id: str, path: str) -> int:
+        """The number of the attempt at a file that was given to a GPU, be it wanted or not."""
         with self._lock:
-            self._scheduler.ledger.worker(gpu_id)
-            get = self._attempts.pop if is_over else self._attempts.get
-            number = get((gpu_id, path), None)
+            worker = self._scheduler.state.worker(gpu_id)
+            held = (a.number for a in worker.inflight.values() if a.record.file.path == path)
+            number = next(held, None)
         if number is None:
             raise SchedulingError(f"{path} was not given to {gpu_id}, or has ended there")
         return number
@@ -190,32 +193,31 @@ class WorkStealingCoordinator:
     def record_progress(self, gpu_id: str, sequences: int) -> None:
         """The GPU has done so many sequences of its present file."""
         with self._lock:
-            self._scheduler.ledger.worker(gpu_id)
-            numbers = [n for (gpu, _), n in self._attempts.items() if gpu == gpu_id]
-        if not numbers:
+            number = next(iter(self._scheduler.state.worker(gpu_id).inflight), None)
+        if number is None:
             raise SchedulingError(f"{gpu_id} has no file in process")
-        self.handle([ev.Progress(gpu_id, numbers[0], sequences)])
+        self.handle([ev.Progress(gpu_id, number, sequences)])
 
     def record_file_completion(
         self, gpu_id: str, file_path: str, sequences: int, duration: float
     ) -> None:
         """The GPU has finished the file, which held `sequences`, in `duration` seconds."""
-        number = self._attempt(gpu_id, file_path, is_over=True)
+        number = self._attempt(gpu_id, file_path)
         self.handle([ev.AttemptCompleted(gpu_id, number, sequences, None, duration)])
 
     def record_file_failure(self, gpu_id: str, file_path: str, error: str) -> None:
         """The GPU could not process the file; it is tried again or given up."""
-        number = self._attempt(gpu_id, file_path, is_over=True)
+        number = self._attempt(gpu_id, file_path)
         self.handle([ev.AttemptFailed(gpu_id, number, error)])
 
-    # -- for whoever looks on --
+    # -- for those who look on --
 
     def _take(self, now: float) -> RunSnapshot:
         offset = self._wall_clock() - now
         # Small differences are left, or every moment of the past would flicker.
-        if abs(offset - self._facts.wall_offset) > _STEP_SECONDS:
-            self._facts = replace(self._facts, wall_offset=offset)
-        return take_snapshot(self._scheduler, self._facts, now, self._beat_at)
+        if abs(offset - self._context.wall_offset) > _STEP_SECONDS:
+            self._context = replace(self._context, wall_offset=offset)
+        return take_snapshot(self._scheduler, self._context, now, self._beat_at)
 
     def snapshot(self) -> RunSnapshot:
         """The run as it is at this moment."""
@@ -265,52 +267,20 @@ class WorkStealingCoordinator:
         """The ids of the GPUs that have work and made no progress for so many seconds."""
         self._tell_stalls()
         with self._lock:
-            now, ledger = self._clock(), self._scheduler.ledger
+            now, state = self._clock(), self._scheduler.state
             return [
-                w.gpu
-                for w in ledger.fleet
-                if is_judged(w, is_push=ledger.is_push, is_draining=ledger.is_draining)
+                w.id
+                for w in state.fleet
+                if is_judged(w, is_push=state.is_push, is_draining=state.is_draining)
                 and now >= w.touched_at + stall_threshold
             ]
 
     def _tell_stalls(self) -> None:
         """Notice stalls now, where no run loop watches the deadlines."""
-        if not self._scheduler.ledger.is_push:
+        if not self._scheduler.state.is_push:
             self.handle([])
 
     def detect_load_imbalance(self) -> bool:
-        """Whether queue depths (in files) are imbalanced."""
+        """Whether queue depths (in files) are imbalanced: what the snapshot says of this moment."""
         with self._lock:
-            return is_imbalanced([len(w.queue) for w in self._scheduler.ledger.usable()])
-
-
-def _stall_started(action: ev.StallStarted) -> str:
-    what = f" in {action.path!r}" if action.path else ""
-    return f"GPU {action.gpu} has stalled: no progress for {action.silent_seconds:.0f} s{what}"
-
-
-_LINES: dict[type[ev.Action], tuple[int, Callable[..., str]]] = {
-    ev.StallStarted: (logging.WARNING, _stall_started),
-    ev.StallEnded: (
-        logging.INFO,
-        lambda a: f"GPU {a.gpu} is no longer stalled, after {a.stalled_seconds:.0f} s",
-    ),
-    ev.FileRetried: (
-        logging.WARNING,
-        lambda a: f"{a.file.path!r} is tried again: GPU {a.gpu}: {a.error}",
-    ),
-    ev.FileFailed: (
-        logging.ERROR,
-        lambda a: f"{a.file.path!r} is given up after {a.attempts} attempts: {a.error}",
-    ),
-    ev.RestartWorker: (logging.WARNING, lambda a: f"GPU {a.gpu} gets a new worker: {a.reason}"),
-    ev.RetireWorker: (logging.ERROR, lambda a: f"GPU {a.gpu} is given up: {a.reason}"),
-    ev.PlanChanged: (
-        logging.INFO,
-        lambda a: f"the plan was changed: {a.files} files moved to other workers",
-    ),
-    ev.FileStolen: (
-        logging.DEBUG,
-        lambda a: f"GPU {a.thief} stole {a.file.path!r} from GPU {a.victim}",
-    ),
-}
+            return is_load_imbalanced(self._scheduler.state)

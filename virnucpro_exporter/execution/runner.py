@@ -1,4 +1,4 @@
-"""The run loop: events of the workers to the coordinator, its actions to workers and journal."""
+"""The run loop: events of the workers to the coordinator, its commands to them, facts on record."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from virnucpro_exporter.errors import assert_never
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.journal.attempts import OpenAttempts
-from virnucpro_exporter.journal.schema import Change, Committed, Committing
+from virnucpro_exporter.journal.schema import Change, Committed
 from virnucpro_exporter.journal.writer import Journal
+from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.facts import Fact, RunFinished, WorkerRetired
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.workers.pool import WorkerPool
 
@@ -23,15 +25,6 @@ _LONGEST_WAIT = 0.5
 
 # How long the workers have starved is written down this often, in seconds.
 _NOTE_EVERY = 10.0
-
-_JOURNALED = (
-    ev.StartAttempt,
-    ev.FileRetried,
-    ev.FileFailed,
-    ev.FileStolen,
-    ev.StallStarted,
-    ev.StallEnded,
-)
 
 
 class Results(Protocol):
@@ -74,11 +67,8 @@ class Runner:
         self._outputs = outputs
         self._journal = journal
         self._wall_clock = wall_clock
-        self._paths: dict[int, str] = {}  # of the attempts in process
-        self._open = OpenAttempts()
         self._noted_at = wall_clock()
-        self._names: dict[int, tuple[str, ...]] = {}  # left by attempts that completed
-        self._committed: list[Change] = []
+        self._committed: list[Change] = []  # since the journal was last written
         self._is_finished = False
         self._drain = False
         self._stop = False
@@ -133,80 +123,67 @@ class Runner:
 
     def _turn(self, events: Sequence[ev.Event]) -> None:
         self._coordinator.beat()
-        actions = self._coordinator.handle([self._checked(event) for event in events])
-        results = [a for a in actions if isinstance(a, ev.FileCompleted)]
+        decisions = self._coordinator.handle([self._checked(event) for event in events])
         # Files go out first, so that no worker waits for the disk.
-        self._carry_out(actions)
-        wasted = self._open.see(events, actions, self._wall_clock())
-        changes = [a for a in actions if isinstance(a, _JOURNALED)]
-        self._record([*self._committing(results), *wasted, *changes])
-        for result in results:
-            self._commit(result)
+        self._carry_out(decisions.commands)
+        self._record(decisions.facts)
+        for command in decisions.commands:
+            if isinstance(command, co.KeepOutputs):
+                self._outputs.commit(command.attempt, command.outputs)
+                self._committed.append(Committed(command.file.path))
+            elif isinstance(command, co.DiscardOutputs):
+                self._outputs.discard(command.attempt)
+        for fact in decisions.facts:
+            if isinstance(fact, WorkerRetired):
+                self.last_loss = fact.reason
+            elif isinstance(fact, RunFinished):
+                self._is_finished = True
         for event in events:
-            self._clear(event)
             if isinstance(event, ev.WorkerJoined):
-                self._pool.spawn(event.gpu)
+                self._pool.spawn(event.worker_id)
 
     def _checked(self, event: ev.Event) -> ev.Event:
         """A result whose outputs would replace what is no earlier result of its input fails."""
-        if not isinstance(event, ev.AttemptCompleted):
+        if not isinstance(event, ev.AttemptCompleted) or not event.outputs:
             return event
-        path = self._paths.get(event.attempt)
-        if path is None:
+        file = self._coordinator.file_of(event.worker_id, event.attempt)
+        if file is None:
             return event
         for name in event.outputs:
-            why = self._outputs.claim(name, path)
+            why = self._outputs.claim(name, file.path)
             if why is None and self._journal is not None:
-                why = self._journal.refusal(name, path)
+                why = self._journal.refusal(name, file.path)
             if why is not None:
-                return ev.AttemptFailed(event.gpu, event.attempt, why, permanent=True)
-        self._names[event.attempt] = event.outputs
+                return ev.AttemptFailed(event.worker_id, event.attempt, why, permanent=True)
         return event
 
-    def _carry_out(self, actions: Sequence[ev.Action]) -> None:
-        batches: dict[str, list[ev.StartAttempt]] = {}
-        for action in actions:
-            if isinstance(action, ev.StartAttempt):
-                self._paths[action.attempt] = action.file.path
-                batches.setdefault(action.gpu, []).append(action)
-            elif isinstance(action, ev.CancelAttempt):
-                self._pool.cancel(action.gpu, action.attempt)
-            elif isinstance(action, ev.RestartWorker):
-                batches.pop(action.gpu, None)
-                self._pool.kill(action.gpu)
-                self._pool.spawn(action.gpu)
-            elif isinstance(action, ev.RetireWorker):
-                batches.pop(action.gpu, None)
-                self.last_loss = action.reason
-                self._pool.kill(action.gpu)
-            elif isinstance(action, ev.RunFinished):
-                self._is_finished = True
-        for gpu, batch in batches.items():
-            self._pool.start(gpu, batch)
+    def _carry_out(self, commands: Sequence[co.Command]) -> None:
+        """Tell the workers; what concerns outputs comes when it is on record."""
+        batches: dict[str, list[co.StartAttempt]] = {}
+        for command in commands:
+            match command:
+                case co.StartAttempt():
+                    batches.setdefault(command.worker_id, []).append(command)
+                case co.CancelAttempt():
+                    self._pool.cancel(command.worker_id, command.attempt)
+                case co.RestartWorker():
+                    self._pool.kill(command.worker_id)
+                    self._pool.spawn(command.worker_id)
+                case co.RetireWorker():
+                    self._pool.kill(command.worker_id)
+                case co.KeepOutputs() | co.DiscardOutputs():
+                    pass
+                case _:
+                    assert_never(command)
+        for worker_id, batch in batches.items():
+            self._pool.start(worker_id, batch)
 
-    def _committing(self, results: Sequence[ev.FileCompleted]) -> list[Change]:
-        return [Committing(result, self._names[result.attempt]) for result in results]
-
-    def _record(self, changes: Sequence[Change]) -> None:
-        changes = [*self._committed, *changes]
+    def _record(self, facts: Sequence[Fact]) -> None:
+        changes = [*self._committed, *facts]
         self._committed = []
         if self._journal is not None and changes:
-            self._journal.record(changes, self._wall_clock())
-
-    def _commit(self, result: ev.FileCompleted) -> None:
-        names = self._names.pop(result.attempt)
-        if names:
-            self._outputs.commit(result.attempt, names)
-        if self._journal is not None:
-            self._committed.append(Committed(result.file.path))
-
-    def _clear(self, event: ev.Event) -> None:
-        """Forget an attempt that ended, and remove what it left if it was not the winner."""
-        if isinstance(event, ev.AttemptCompleted | ev.AttemptFailed):
-            self._paths.pop(event.attempt, None)
-            lost = self._names.pop(event.attempt, None)
-            if isinstance(event, ev.AttemptFailed) or lost:
-                self._outputs.discard(event.attempt)
+            now = self._wall_clock()
+            self._journal.record(changes, now, offset=now - self._coordinator.now())
 
 
 def stamped(file: SequenceFile, known: tuple[int | None, int] | None) -> SequenceFile:

@@ -22,6 +22,9 @@ from virnucpro_exporter.history import (
 from virnucpro_exporter.journal.reader import read_journal
 from virnucpro_exporter.snapshot import StealEvent
 
+# What versions before schema 3 called the ends of attempts.
+_OLD_OUTCOMES = {"lost": Outcome.WORKER_LOST}
+
 
 def read_history(folder: str | os.PathLike[str], now: float) -> RunHistory:
     """Read the history that the journal of an output folder keeps.
@@ -70,9 +73,12 @@ def _history(
 
 
 def _rows(database: sqlite3.Connection, table: str, columns: str) -> Iterator[Any]:
-    """The rows of a table that older versions did not have."""
-    known = database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
-    return database.execute(f"SELECT {columns} FROM {table}") if known else iter(())  # noqa: S608 - names of our own
+    """The rows of a table that older versions did not have; NULL in columns that they lacked."""
+    known = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+    if not known:
+        return iter(())
+    wanted = (c if c in known else f"NULL AS {c}" for c in columns.split(", "))
+    return database.execute(f"SELECT {', '.join(wanted)} FROM {table}")  # noqa: S608 - names of our own
 
 
 def _runs(database: sqlite3.Connection, now: float, *, is_active: bool) -> tuple[RunPeriod, ...]:
@@ -125,13 +131,20 @@ def _attempts(
     database: sqlite3.Connection, runs: Sequence[RunPeriod], *, is_active: bool
 ) -> Iterator[AttemptSpan]:
     noted = set()
-    for number, gpu, path, started, ended, outcome, error in _rows(
-        database, "attempts", "attempt, gpu, path, started, ended, outcome, error"
+    for number, gpu, path, started, ended, outcome, error, charged in _rows(
+        database, "attempts", "attempt, gpu, path, started, ended, outcome, error, charged"
     ):
         noted.add(number)
         begin = float(started)
-        end = _end_of(begin, runs) if ended is None else float(ended)
-        yield AttemptSpan(gpu, os.fsdecode(path), begin, end, Outcome(outcome), error=error or "")
+        yield AttemptSpan(
+            gpu,
+            os.fsdecode(path),
+            begin,
+            _end_of(begin, runs) if ended is None else float(ended),
+            _OLD_OUTCOMES.get(outcome) or Outcome(outcome),
+            error=error or "",
+            is_charged=None if charged is None else bool(charged),
+        )
     last = runs[-1].started if runs else 0.0
     for number, gpu, path, started, duration, state, sequences in database.execute(
         "SELECT attempt, gpu, path, started, duration, state, sequences FROM files"

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from virnucpro_exporter.journal.attempts import AttemptWasted
-from virnucpro_exporter.scheduling.events import (
-    FileCompleted,
-    FileFailed,
-    FileRetried,
-    FileStolen,
-    StallEnded,
-    StallStarted,
-    StartAttempt,
-)
+from virnucpro_exporter.errors import assert_never
+from virnucpro_exporter.scheduling import facts as fa
 from virnucpro_exporter.snapshot import RunSnapshot
 
+# 4: why attempts ended, whether they count against the limit, and which files moved.
 # 3: where the paths of files lead, and which input each result is of.
 # 2: attempts without a result, stalls, and workers.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value);
 CREATE TABLE IF NOT EXISTS runs (
@@ -35,23 +28,18 @@ CREATE TABLE IF NOT EXISTS results (name BLOB PRIMARY KEY, real BLOB) WITHOUT RO
 CREATE TABLE IF NOT EXISTS steals (time REAL, victim TEXT, thief TEXT, path BLOB);
 CREATE TABLE IF NOT EXISTS attempts (
     attempt INTEGER PRIMARY KEY, gpu TEXT, path BLOB, started REAL, ended REAL, outcome TEXT,
-    error TEXT);
+    error TEXT, charged INTEGER);
+CREATE TABLE IF NOT EXISTS moves (time REAL, path BLOB, source TEXT, target TEXT);
 CREATE TABLE IF NOT EXISTS stalls (gpu TEXT, started REAL, ended REAL);
 CREATE TABLE IF NOT EXISTS workers (
     run_id TEXT, gpu TEXT, name TEXT, updated REAL, starved REAL, restarts INTEGER,
     PRIMARY KEY (run_id, gpu)) WITHOUT ROWID;
 """
 # Columns that tables of older versions lack.
-ADDED = {"files": {"real": "BLOB"}}
-HISTORY = ("files", "steals", "attempts", "stalls", "workers")  # tables that `fresh` empties
+ADDED = {"attempts": {"charged": "INTEGER"}, "files": {"real": "BLOB"}}
 
-
-@dataclass(frozen=True, slots=True)
-class Committing:
-    """The file's result is known, and its outputs are about to be moved to their place."""
-
-    result: FileCompleted
-    names: tuple[str, ...]
+# Tables that `fresh` empties.
+HISTORY = ("files", "steals", "attempts", "moves", "stalls", "workers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +49,7 @@ class Committed:
     path: str
 
 
-Change = (
-    StartAttempt
-    | FileRetried
-    | FileFailed
-    | FileStolen
-    | StallStarted
-    | StallEnded
-    | AttemptWasted
-    | Committing
-    | Committed
-)
+Change = fa.Fact | Committed
 
 
 # By its name, the input whose result it is, as long as that is remembered.
@@ -82,10 +60,10 @@ NOTE_RESULT = """INSERT OR REPLACE INTO results (name, real)
 def result_rows(changes: Iterable[Change]) -> list[tuple[bytes, bytes]]:
     """(name, path) of all outputs that are about to be moved to their place."""
     return [
-        (os.fsencode(name), os.fsencode(change.result.file.path))
+        (os.fsencode(name), os.fsencode(change.file.path))
         for change in changes
-        if isinstance(change, Committing)
-        for name in change.names
+        if isinstance(change, fa.FileCompleted)
+        for name in change.outputs
     ]
 
 
@@ -106,89 +84,94 @@ def _text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _started(change: StartAttempt, now: float) -> tuple[Any, ...]:
-    return change.attempt, change.gpu, now, os.fsencode(change.file.path)
+# A statement, and the parameters of each of its rows.
+Writing = tuple[str, Sequence[tuple[Any, ...]]]
+
+_START = "UPDATE files SET state = 'processing', attempt = ?, gpu = ?, started = ? WHERE path = ?"
+_END = "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_QUEUE = "UPDATE files SET state = 'queued', attempts = ? WHERE path = ?"
+_RETRY = "UPDATE files SET state = 'queued', attempts = ?, error = ? WHERE path = ?"
+_COMPLETE = """UPDATE files SET state = ?, attempt = ?, attempts = ?, gpu = ?, started = ?,
+    duration = ?, sequences = coalesce(?, sequences), residues = coalesce(?, residues), outputs = ?,
+    error = NULL WHERE path = ?"""
+_COMMIT = "UPDATE files SET state = 'completed' WHERE path = ?"
+_GIVE_UP = "UPDATE files SET state = 'failed', attempts = ?, gpu = ?, error = ? WHERE path = ?"
+_STEAL = "INSERT INTO steals VALUES (?, ?, ?, ?)"
+_MOVE = "INSERT INTO moves VALUES (?, ?, ?, ?)"
+_STALL = "INSERT INTO stalls VALUES (?, ?, NULL)"
+_END_STALL = """UPDATE stalls SET ended = ?
+    WHERE rowid = (SELECT max(rowid) FROM stalls WHERE gpu = ?) AND ended IS NULL"""
 
 
-def _retried(change: FileRetried, _now: float) -> tuple[Any, ...]:
-    return change.attempts, _text(change.error), os.fsencode(change.file.path)
+def writing(change: Change, now: float, offset: float) -> Writing | None:  # noqa: C901, PLR0911, PLR0912, RET503 - one line for each kind of change
+    """What a change writes, or None.
+
+    Args:
+        change: What happened.
+        now: Unix seconds.
+        offset: Unix seconds minus seconds on the scheduler's clock.
+    """
+    match change:
+        case fa.FileStarted(file, worker_id, attempt):
+            return _START, [(attempt, worker_id, now, _path(file.path))]
+        case fa.AttemptEnded():
+            return _ended(change, now, offset)
+        case fa.FileQueued(file, attempts=attempts, reason=reason):
+            if change.is_charged:
+                return _RETRY, [(attempts, _text(reason), _path(file.path))]
+            return _QUEUE, [(attempts, _path(file.path))]
+        case fa.FileCompleted():
+            return _COMPLETE, [_completed(change, now)]
+        case Committed(path):
+            return _COMMIT, [(_path(path),)]
+        case fa.FileFailed(file, worker_id, attempts, error=error):
+            return _GIVE_UP, [(attempts, worker_id, _text(error), _path(file.path))]
+        case fa.FileStolen(file, victim, thief):
+            return _STEAL, [(now, victim, thief, _path(file.path))]
+        case fa.PlanChanged(moves):
+            return _MOVE, [(now, _path(m.file.path), m.source, m.target) for m in moves]
+        case fa.StallStarted(worker_id):
+            return _STALL, [(worker_id, now)]
+        case fa.StallEnded(worker_id):
+            return _END_STALL, [(now, worker_id)]
+        case fa.WorkerRestarted() | fa.WorkerRetired() | fa.RunFinished():
+            return None  # what becomes of the files says it all
+        case _:
+            assert_never(change)
 
 
-def _failed(change: FileFailed, _now: float) -> tuple[Any, ...]:
-    return change.attempts, change.gpu, _text(change.error), os.fsencode(change.file.path)
+def _path(path: str) -> bytes:
+    return os.fsencode(path)
 
 
-def _stolen(change: FileStolen, now: float) -> tuple[Any, ...]:
-    return now, change.victim, change.thief, os.fsencode(change.file.path)
-
-
-def _stall_started(change: StallStarted, now: float) -> tuple[Any, ...]:
-    return change.gpu, now
-
-
-def _stall_ended(change: StallEnded, now: float) -> tuple[Any, ...]:
-    return now, change.gpu
-
-
-def _wasted(change: AttemptWasted, now: float) -> tuple[Any, ...]:
-    return (
+def _ended(change: fa.AttemptEnded, now: float, offset: float) -> Writing | None:
+    """An attempt without a result cost time, too; that of one with a result is with the file."""
+    if change.outcome is fa.Outcome.COMPLETED or change.started_at is None:
+        return None
+    row = (
         change.attempt,
-        change.gpu,
-        os.fsencode(change.path),
-        change.started,
+        change.worker_id,
+        _path(change.file.path),
+        change.started_at + offset,
         now,
-        change.outcome,
-        _text(change.error),
+        change.outcome.value,
+        _text(change.reason),
+        change.is_charged,
     )
+    return _END, [row]
 
 
-def _committing(change: Committing, now: float) -> tuple[Any, ...]:
-    result = change.result
+def _completed(change: fa.FileCompleted, now: float) -> tuple[Any, ...]:
+    """Its outputs are about to be moved to their place; without any it is completed at once."""
     return (
-        result.attempt,
-        result.attempts,
-        result.gpu,
-        # Another attempt may have been the last to start.
-        now - result.duration,
-        result.duration,
-        result.sequences,
-        result.residues,
-        json.dumps(change.names),
-        os.fsencode(result.file.path),
+        "committing" if change.outputs else "completed",
+        change.attempt,
+        change.attempts,
+        change.worker_id,
+        now - change.duration,  # another attempt may have been the last to start
+        change.duration,
+        change.sequences,
+        change.residues,
+        json.dumps(change.outputs),
+        _path(change.file.path),
     )
-
-
-def _committed(change: Committed, _now: float) -> tuple[Any, ...]:
-    return (os.fsencode(change.path),)
-
-
-# By kind of change: the statement, and what makes a row of its parameters.
-STATEMENTS: Mapping[type, tuple[str, Callable[[Any, float], tuple[Any, ...]]]] = {
-    StartAttempt: (
-        "UPDATE files SET state = 'processing', attempt = ?, gpu = ?, started = ? WHERE path = ?",
-        _started,
-    ),
-    FileRetried: (
-        "UPDATE files SET state = 'queued', attempts = ?, error = ? WHERE path = ?",
-        _retried,
-    ),
-    FileFailed: (
-        "UPDATE files SET state = 'failed', attempts = ?, gpu = ?, error = ? WHERE path = ?",
-        _failed,
-    ),
-    FileStolen: ("INSERT INTO steals VALUES (?, ?, ?, ?)", _stolen),
-    StallStarted: ("INSERT INTO stalls VALUES (?, ?, NULL)", _stall_started),
-    StallEnded: (
-        """UPDATE stalls SET ended = ? WHERE rowid = (SELECT max(rowid) FROM stalls WHERE gpu = ?)
-        AND ended IS NULL""",
-        _stall_ended,
-    ),
-    AttemptWasted: ("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?)", _wasted),
-    Committing: (
-        """UPDATE files SET state = 'committing', attempt = ?, attempts = ?, gpu = ?, started = ?,
-        duration = ?, sequences = coalesce(?, sequences), residues = coalesce(?, residues),
-        outputs = ?, error = NULL WHERE path = ?""",
-        _committing,
-    ),
-    Committed: ("UPDATE files SET state = 'completed' WHERE path = ?", _committed),
-}

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +29,12 @@ from virnucpro_exporter.journal.schema import (
     NOTE_WORKER,
     SCHEMA,
     SCHEMA_VERSION,
-    STATEMENTS,
     Change,
     result_rows,
     worker_rows,
+    writing,
 )
-from virnucpro_exporter.scheduling.events import StartAttempt
+from virnucpro_exporter.scheduling.facts import FileStarted
 from virnucpro_exporter.snapshot import RunSnapshot
 
 
@@ -347,20 +348,25 @@ class Journal:
                 "UPDATE files SET sequences = ?, residues = ? WHERE path = ?", rows
             )
 
-    def record(self, changes: Iterable[Change], now: float) -> None:
-        """Write, in one transaction, what one turn of the loop decided at `now` (Unix time, s).
+    def record(self, changes: Iterable[Change], now: float, offset: float = 0.0) -> None:
+        """Write, in one transaction, what one turn of the loop decided.
+
+        Args:
+            changes: In the order in which they were decided.
+            now: Unix seconds.
+            offset: Unix seconds minus seconds on the clock of the facts.
 
         Raises:
             JournalError: Nothing of it was written; no output may be moved.
         """
         changes = list(changes)
-        starts = (change.attempt for change in changes if isinstance(change, StartAttempt))
+        starts = (change.attempt for change in changes if isinstance(change, FileStarted))
         last_attempt = max(starts, default=0)
+        made = [writing(change, now, offset) for change in changes]
         with self._transaction() as database:
             # Runs of one kind, not all of one kind: a file may be retried and started in one turn.
-            for kind, run in groupby(changes, key=type):
-                statement, to_row = STATEMENTS[kind]
-                database.executemany(statement, [to_row(change, now) for change in run])
+            for statement, run in groupby(filter(None, made), key=itemgetter(0)):
+                database.executemany(statement, [row for _, rows in run for row in rows])
             database.executemany(NOTE_RESULT, result_rows(changes))
             database.execute(
                 "UPDATE meta SET value = max(value, ?) WHERE key = 'last_attempt'", (last_attempt,)

@@ -32,7 +32,7 @@ class GpuSummary:
         gpu: Its id.
         name: Its model.
         files: Files it completed.
-        wasted: Attempts of its own that failed or were lost with the worker.
+        wasted: Attempts of its own that failed: they count against the limit of their files.
         sequences: Sequences of the files it completed.
         rate: Sequences per second of running time.
         busy_seconds: Time with a file in process, whatever came of it.
@@ -152,7 +152,7 @@ def summarize(history: RunHistory, log: LogHistory | None, notes: tuple[str, ...
     )
     completed = [a for a in history.attempts if a.outcome is Outcome.COMPLETED]
     sequences = _sequences(completed)
-    failures = sum(a.outcome in (Outcome.FAILED, Outcome.LOST) for a in history.attempts)
+    failures = sum(a.is_failure for a in history.attempts)
     return Summary(
         source=history.folder,
         time=time,
@@ -213,7 +213,7 @@ def _from_history(
     seconds: float,
 ) -> GpuSummary:
     completed = [a for a in attempts if a.outcome is Outcome.COMPLETED]
-    wasted = [a for a in attempts if a.outcome in (Outcome.FAILED, Outcome.LOST)]
+    wasted = [a for a in attempts if a.is_failure]
     fruitless = [a for a in attempts if a.outcome not in (Outcome.COMPLETED, Outcome.RUNNING)]
     totals = [w for w in history.workers if w.gpu == gpu]
     stalls = [s for s in history.stalls if s.gpu == gpu]

@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from virnucpro_exporter.errors import assert_never
 from virnucpro_exporter.history import AttemptSpan, Outcome, StallSpan
 from virnucpro_exporter.report.blocks import Block, blocks, is_odd
 from virnucpro_exporter.report.summary import Summary
@@ -21,15 +22,44 @@ LANE, NARROW_LANE, MANY_LANES = 30, 14, 16  # heights in pixels; from how many o
 # Colours that colour-blind people tell apart (Okabe and Ito).
 STALL, STEAL = "#d55e00", "#5b2a86"
 GOOD = ("#4c93c9", "#7fb6e0")  # by turns
-FATES = {
-    Outcome.COMPLETED: ("file", GOOD[0], ""),
-    Outcome.RUNNING: ("file in process", "#b5d99c", ""),
-    Outcome.FAILED: ("failed attempt", "#c0392b", "x"),
-    Outcome.LOST: ("lost with its worker", "#7b241c", "x"),
-    Outcome.CANCELLED: ("attempt that came second", "#b0b0b0", "/"),
-    Outcome.INTERRUPTED: ("cut off with the run", "#d4ac0d", "/"),
-}
 HATCH = {"fillmode": "overlay", "solidity": 0.25}
+
+
+class Fate(NamedTuple):
+    """How attempts of one outcome are drawn.
+
+    Attributes:
+        name: In the legend.
+        color: Their colour.
+        pattern: The shape of their hatching, or empty.
+    """
+
+    name: str
+    color: str
+    pattern: str = ""
+
+
+def fate(outcome: Outcome) -> Fate:  # noqa: PLR0911, RET503 - one line for each outcome
+    """How attempts of an outcome are drawn."""
+    match outcome:
+        case Outcome.COMPLETED:
+            return Fate("file", GOOD[0])
+        case Outcome.RUNNING:
+            return Fate("file in process", "#b5d99c")
+        case Outcome.FAILED:
+            return Fate("failed attempt", "#c0392b", "x")
+        case Outcome.TIMED_OUT:
+            return Fate("took longer than the limit", "#e67e22", "x")
+        case Outcome.WORKER_LOST:
+            return Fate("lost with its worker", "#7b241c", "x")
+        case Outcome.SUPERSEDED | Outcome.CANCELLED:
+            return Fate("attempt that came second", "#b0b0b0", "/")
+        case Outcome.MOVED:
+            return Fate("moved to another GPU", "#8e9fb3", "/")
+        case Outcome.INTERRUPTED:
+            return Fate("cut off with the run", "#d4ac0d", "/")
+        case _:
+            assert_never(outcome)
 
 
 class Panel(NamedTuple):
@@ -81,7 +111,8 @@ def timeline_panel(summary: Summary, scale: float) -> Iterator[Panel]:
 def _files(summary: Summary, scale: float) -> Iterator[Trace]:
     made = blocks(summary.attempts, summary.time, summary.time.total / WIDTH)
     odd = dict(zip(map(id, made), is_odd(made), strict=True))
-    for outcome, (name, color, pattern) in FATES.items():
+    for outcome in Outcome:
+        name, color, pattern = fate(outcome)
         chosen = [block for block in made if block.outcome is outcome]
         if not chosen:
             continue
@@ -118,7 +149,7 @@ def _about(block: Block) -> str:
     lines = [
         _name(first),
         f"{where} for {format_span(first.ended - first.started)}",
-        FATES[first.outcome][0],
+        fate(first.outcome).name,
     ]
     if first.sequences is not None:
         lines[-1] = f"{first.sequences:,} sequences"

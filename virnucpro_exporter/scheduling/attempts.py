@@ -5,178 +5,127 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from virnucpro_exporter.scheduling import events as ev
-from virnucpro_exporter.scheduling.lifecycle import step
-from virnucpro_exporter.scheduling.progress import ProgressBook
-from virnucpro_exporter.scheduling.records import NOBODY, Attempt, FileRecord, Worker
-from virnucpro_exporter.scheduling.state import Ledger
+from virnucpro_exporter.scheduling.events import AttemptCompleted
+from virnucpro_exporter.scheduling.facts import Outcome
+from virnucpro_exporter.scheduling.files import Attempt
+from virnucpro_exporter.scheduling.state import State
+from virnucpro_exporter.scheduling.workers import Worker
 
 # So many workers are compared when a file goes back into a queue.
 _MOST_ASKED = 64
 
 
-class Outcomes:
-    """Books the ends of attempts; who does the file next is left to others.
+def succeed(state: State, attempt: Attempt, event: AttemptCompleted, now: float) -> None:
+    """The attempt is the first to complete: its result is that of the file."""
+    file = attempt.record.file
+    seconds = now - attempt.reported_at if attempt.done else event.duration
+    residues = file.residues if event.residues is None else event.residues
+    sequences = file.sequences if event.sequences is None else event.sequences
+    state.advance(attempt, sequences or 0, residues, seconds, now)
+    state.note_silence(attempt.worker, now)
+    state.touch(attempt.worker, now)
+    state.complete(attempt, sequences, residues, event.duration, event.outputs, now)
+
+
+def fail(
+    state: State,
+    attempt: Attempt,
+    outcome: Outcome,
+    error: str,
+    now: float,
+    *,
+    permanent: bool = False,
+) -> None:
+    """An attempt that its worker holds no more failed: try the file again, or give it up."""
+    state.end(attempt, outcome, error, is_charged=True, has_begun=True)
+    _go_on_after_failure(state, attempt, outcome, error, now, permanent=permanent)
+
+
+def time_out(state: State, attempt: Attempt, error: str, now: float) -> None:
+    """An attempt took too long: that is a failure, and its worker has to stop it."""
+    state.stop(attempt, Outcome.TIMED_OUT, error, now, is_charged=True)
+    _go_on_after_failure(state, attempt, Outcome.TIMED_OUT, error, now)
+
+
+def _go_on_after_failure(
+    state: State,
+    attempt: Attempt,
+    outcome: Outcome,
+    error: str,
+    now: float,
+    *,
+    permanent: bool = False,
+) -> None:
+    record = attempt.record
+    if permanent or record.failures >= state.settings.max_attempts:
+        state.give_up(attempt, error, now)
+    elif not record.holders:  # else the other attempt goes on
+        _requeue(state, attempt, outcome, error, now, is_charged=True)
+
+
+def take_back(
+    state: State, attempt: Attempt, reason: str, now: float, target: Worker | None = None
+) -> None:
+    """Stop the only attempt at a file, so that another worker does it; no failure of either."""
+    state.stop(attempt, Outcome.MOVED, reason, now)
+    _requeue(state, attempt, Outcome.MOVED, reason, now, target)
+
+
+def _requeue(
+    state: State,
+    attempt: Attempt,
+    cause: Outcome,
+    reason: str,
+    now: float,
+    target: Worker | None = None,
+    *,
+    is_charged: bool = False,
+) -> None:
+    """Put a file that no worker holds any more where it will be done soonest, or to the target."""
+    if target is None:
+        record = attempt.record
+        usable = state.usable()
+        # One that failed on all that are left may be tried on any of them again.
+        allowed = [w for w in usable if w.id not in record.avoid] or usable or [attempt.worker]
+        target = _ends_first(allowed, record.file.residues, now)
+    state.requeue(attempt, cause, reason, target, now, is_charged=is_charged)
+
+
+def drop_all(
+    state: State,
+    worker: Worker,
+    reason: str,
+    now: float,
+    *,
+    is_charged: bool,
+    number: int | None = None,
+) -> Attempt | None:
+    """The process of a worker is gone: what it held goes back.
 
     Args:
-        ledger: The run.
-        progress: What is told of work done.
+        state: The run.
+        worker: Whose process.
+        reason: How it ended.
+        now: The present time.
+        is_charged: The file it was processing is charged with a failed attempt.
+        number: The attempt it was processing; by default the first it was handed.
+
+    Returns:
+        The attempt it was processing, or None.
     """
-
-    def __init__(self, ledger: Ledger, progress: ProgressBook) -> None:
-        self._ledger = ledger
-        self._progress = progress
-
-    def succeed(self, attempt: Attempt, event: ev.AttemptCompleted, now: float) -> None:
-        """The attempt is the first to complete: its result is that of the file."""
-        ledger, worker, record = self._ledger, attempt.worker, attempt.record
-        file, duration = record.file, event.duration
-        seconds = now - attempt.reported_at if attempt.done else duration
-        residues = file.residues if event.residues is None else event.residues
-        sequences = file.sequences if event.sequences is None else event.sequences
-        self._progress.advance(attempt, sequences or 0, residues, seconds, now)
-        self._progress.was_silent(worker, now)
-        self._progress.made(worker, now)
-        counters = worker.counters
-        counters.completed += 1
-        counters.sequences += attempt.sequences if sequences is None else sequences
-        counters.durations.add(duration, file, now)
-        worker.throughput.file_ended(now)
-        worker.longest_recent = max(duration, 0.8 * worker.longest_recent)
-        if worker.troubles:
-            worker.troubles.clear()
-        ledger.residues_total += residues - file.residues
-        ledger.residues_done += residues
-        ledger.completed_files += 1
-        counters.seconds_won += attempt.is_second
-        self._cancel_others(attempt)
-        self._release(record)
-        step(record, ev.FileCompleted)
-        ledger.actions.append(
-            ev.FileCompleted(
-                file, worker.gpu, attempt.number, record.attempts, duration, sequences, residues
-            )
-        )
-
-    def _release(self, record: FileRecord) -> None:
-        """Nobody holds the file any more."""
-        record.holders = ()
-        self._ledger.processing -= 1
-
-    def _cancel_others(self, winner: Attempt) -> None:
-        """Stop the attempts that came second."""
-        for attempt in winner.record.holders:
-            if attempt is not winner:
-                attempt.worker.counters.seconds_lost += attempt.is_second
-                self.cancel(attempt)
-
-    def cancel(self, attempt: Attempt) -> None:
-        """Stop an attempt; what it still reports is dropped."""
-        attempt.is_cancelled = True
-        self._ledger.actions.append(ev.CancelAttempt(attempt.worker.gpu, attempt.number))
-
-    def fail(self, attempt: Attempt, error: str, now: float, *, permanent: bool = False) -> None:
-        """One attempt failed: try the file again, or give it up."""
-        worker, record = attempt.worker, attempt.record
-        worker.counters.failures += 1
-        record.failures += 1
-        record.avoid |= {worker.gpu}
-        record.errors = (*record.errors, f"failed on {worker.gpu}: {error}")
-        self._leave(attempt)
-        given_up = permanent or record.failures >= self._ledger.settings.max_attempts
-        if record.holders and not given_up:
-            return  # the other attempt goes on
-        for other in record.holders:
-            self.cancel(other)
-        self._release(record)
-        if given_up:
-            self._give_up(attempt, error)
-        else:
-            self._ledger.retries += 1
-            self._requeue(attempt, error, now)
-
-    def _leave(self, attempt: Attempt) -> None:
-        """The attempt holds its file no more."""
-        attempt.worker.counters.seconds_lost += attempt.is_second
-        record = attempt.record
-        record.holders = tuple(a for a in record.holders if a is not attempt)
-
-    def _give_up(self, attempt: Attempt, error: str) -> None:
-        ledger, record = self._ledger, attempt.record
-        step(record, ev.FileFailed)
-        ledger.failed_files += 1
-        ledger.failures.append((record.file.path, error))
-        ledger.residues_total -= record.file.residues
-        ledger.actions.append(
-            ev.FileFailed(record.file, attempt.worker.gpu, record.attempts, error)
-        )
-
-    def take_back(
-        self, attempt: Attempt, reason: str, now: float, target: Worker | None = None
-    ) -> None:
-        """Stop the only attempt at a file, so that another worker does it; nobody is to blame."""
-        self.cancel(attempt)
-        self._leave(attempt)
-        self._release(attempt.record)
-        attempt.record.moves += 1
-        self._requeue(attempt, reason, now, target)
-
-    def _requeue(
-        self, attempt: Attempt, error: str, now: float, target: Worker | None = None
-    ) -> None:
-        """Put a file that nobody holds any more into a queue: where it will be done soonest."""
-        ledger, record = self._ledger, attempt.record
-        step(record, ev.FileRetried)
-        ledger.actions.append(
-            ev.FileRetried(record.file, attempt.worker.gpu, attempt.number, record.attempts, error)
-        )
-        self.forgive(record)
-        if target is None:
-            allowed = [w for w in ledger.usable() if w.gpu not in record.avoid] or [attempt.worker]
-            target = _ends_first(allowed, record.file.residues, now)
-        if not target.has_work:
-            target.touched_at = max(target.touched_at, now)
-        target.push(record)
-        ledger.waiting.count(1, now)
-        ledger.look_by(now + ledger.settings.stall_threshold)
-        ledger.came_back = True
-
-    def forgive(self, record: FileRecord) -> None:
-        """A file that failed on every worker that is left may be tried on any of them again."""
-        if all(w.gpu in record.avoid for w in self._ledger.usable()):
-            record.avoid = NOBODY
-
-    def drop_all(
-        self, worker: Worker, reason: str, now: float, *, blame: bool, number: int | None = None
-    ) -> Attempt | None:
-        """The process of a worker is gone: what it held goes back.
-
-        Args:
-            worker: Whose process.
-            reason: How it ended.
-            now: The present time.
-            blame: The file it was processing is charged with a failed attempt.
-            number: The attempt it was processing; by default the first it was handed.
-
-        Returns:
-            The attempt it was processing, or None.
-        """
-        ledger, attempts = self._ledger, worker.running
-        worker.inflight.clear()
-        worker.end_busy(now)
-        ledger.end_idle(worker, now)
-        first = attempts[0] if attempts else None
-        running = next((a for a in attempts if a.number == number), first)
-        for attempt in attempts:
-            if attempt is running and blame:
-                self.fail(attempt, reason, now)
-                continue
-            self._leave(attempt)
-            if not attempt.record.holders:
-                self._release(attempt.record)
-                self._requeue(attempt, reason, now)
-        ledger.finish_if_done(now)
-        return running
+    attempts = worker.running
+    state.empty_hands(worker, now)
+    first = attempts[0] if attempts else None
+    running = next((a for a in attempts if a.number == number), first)
+    for attempt in attempts:
+        if attempt is running and is_charged:
+            fail(state, attempt, Outcome.WORKER_LOST, reason, now)
+            continue
+        state.end(attempt, Outcome.WORKER_LOST, reason, has_begun=attempt is running)
+        if not attempt.record.holders:
+            _requeue(state, attempt, Outcome.WORKER_LOST, reason, now)
+    state.finish_if_done(now)
+    return running
 
 
 def _ends_first(workers: Sequence[Worker], cost: int, now: float) -> Worker:

@@ -35,22 +35,43 @@ class DurationTally:
 
 @dataclass(slots=True)
 class Counters:
-    """What a worker's life adds up to; none of these ever goes down."""
+    """What a worker's life adds up to; none of these ever goes down.
+
+    Attributes:
+        completed: Files whose result it gave.
+        failures: Attempts of its that counted against the limit of their file.
+        sequences: Sequences of the files whose result it gave, without work thrown away.
+        residues: Residues done.
+        restarts: New processes that it got.
+        stalls: How often it stalled.
+        stolen_from: Files that others stole from its queue.
+        stolen_to: Files that it stole.
+        stolen_residues: Residues of the files that others stole from its queue.
+        steal_attempts: Times it asked for work with an empty queue.
+        steals_empty: Those when no file waited.
+        steals_declined: Those when it left what waited to others.
+        speculative_won: Speculative attempts of its that gave the result.
+        speculative_lost: Those that did not.
+        busy_seconds: Time with a file in its hands, without the present one.
+        starved_seconds: Time idle while files waited, without the present one.
+        stalled_seconds: Time stalled, without the present stall.
+        durations: How long its files took.
+    """
 
     completed: int = 0
-    sequences: int = 0  # of the results delivered, without work thrown away
+    sequences: int = 0
     failures: int = 0
     residues: int = 0
     restarts: int = 0
     stalls: int = 0
     stolen_from: int = 0
     stolen_to: int = 0
-    stolen_residues: int = 0  # by others, from its queue
+    stolen_residues: int = 0
     steal_attempts: int = 0
     steals_empty: int = 0
     steals_declined: int = 0
-    seconds_won: int = 0
-    seconds_lost: int = 0
+    speculative_won: int = 0
+    speculative_lost: int = 0
     busy_seconds: float = 0.0
     starved_seconds: float = 0.0
     stalled_seconds: float = 0.0

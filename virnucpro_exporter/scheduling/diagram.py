@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from virnucpro_exporter.scheduling.files import FileState
-from virnucpro_exporter.scheduling.lifecycle import TRANSITIONS
+from virnucpro_exporter.scheduling.files import TRANSITIONS, FileState
 
 # Where the middle of each state is, in pixels. What leads from where to where is in the table.
 _MIDDLES = {
@@ -38,7 +37,7 @@ def diagram() -> str:
     """The states and what leads from one to another, as SVG."""
     causes: dict[tuple[FileState, FileState], list[str]] = {}
     for (before, cause), after in TRANSITIONS.items():
-        causes.setdefault((before, after), []).append(cause.__name__)
+        causes.setdefault((before, after), []).append(cause.value)
     arrows = [
         _loop(before, names) if before is after else _arrow(before, after, names, causes)
         for (before, after), names in causes.items()

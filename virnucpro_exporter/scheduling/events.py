@@ -1,87 +1,88 @@
-"""What can happen to the scheduler, and what it asks for.
+"""What can happen to the scheduler.
 
-Every event and action is a value. An attempt is one try at one file by one worker, and has a number
-that is unique in the run: a message that carries an old number is known to be late.
+Every event is a value. An attempt is one try at one file by one worker, and has a number that is
+unique in the run: a message that carries an old number is known to be late.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import enum
 
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.message import message
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class FilesSubmitted:
     """New files, to be spread over the live workers."""
 
     files: tuple[SequenceFile, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class WorkerLoading:
     """A worker's process was started; it loads its processor."""
 
-    gpu: str
+    worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class WorkerReady:
     """A worker's process is up, has loaded its processor and can take files."""
 
-    gpu: str
+    worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class WorkRequested:
     """A pipeline with threads of its own asks for one file for this worker, now or never."""
 
-    gpu: str
+    worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class AttemptStarted:
     """The worker began to process the file of this attempt."""
 
-    gpu: str
+    worker_id: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Progress:
     """The worker got further within a file.
 
     Attributes:
-        gpu: The worker.
+        worker_id: The worker.
         attempt: Which attempt.
         sequences: Sequences of this file done since the attempt began.
         residues: Residues of this file done since then, or None when the processor counts only
             sequences.
     """
 
-    gpu: str
+    worker_id: str
     attempt: int
     sequences: int
     residues: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SignOfLife:
     """The processes of a worker work on the file of this attempt, though they report nothing.
 
     It says neither how far nor how fast they get.
     """
 
-    gpu: str
+    worker_id: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class AttemptCompleted:
     """The worker finished the file.
 
     Attributes:
-        gpu: The worker.
+        worker_id: The worker.
         attempt: Which attempt.
         sequences: Sequences in the file, or None when the processor does not know.
         residues: Residues in the file, or None likewise.
@@ -89,7 +90,7 @@ class AttemptCompleted:
         outputs: Names of the files that the attempt left in its folder.
     """
 
-    gpu: str
+    worker_id: str
     attempt: int
     sequences: int | None
     residues: int | None
@@ -97,57 +98,81 @@ class AttemptCompleted:
     outputs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class AttemptFailed:
     """The attempt ended in an error; the worker itself is well.
 
     Attributes:
-        gpu: The worker.
+        worker_id: The worker.
         attempt: Which attempt.
         error: What went wrong, in one line.
         permanent: No other attempt could do better (the file itself is at fault).
     """
 
-    gpu: str
+    worker_id: str
     attempt: int
     error: str
     permanent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+class LossCause(enum.Enum):
+    """Why the process of a worker is gone."""
+
+    SETUP_FAILED = "setup failed"  # its processor cannot be set up
+    DIED_LOADING = "died while loading"  # before its processor was set up
+    DIED_PROCESSING = "died while processing"  # by itself, with a file in process or without
+    CANCELLED = "cancelled"  # killed by the pool, to stop an attempt
+    TAKEN_AWAY = "taken away"  # its node took it away, and gives it another
+    LEFT_CLUSTER = "left the cluster"  # its node is gone, or does not answer
+    CANNOT_START = "cannot start"  # no process can be started where it was
+    CANNOT_BE_KILLED = "cannot be killed"  # it does not end, so that its GPU is not free
+
+    @property
+    def is_worth_a_restart(self) -> bool:
+        """Whether a new process may do better."""
+        return self in _RESTARTED
+
+    @property
+    def is_charged(self) -> bool:
+        """Whether the file in process is charged with a failed attempt."""
+        return self is LossCause.DIED_PROCESSING
+
+
+_RESTARTED = frozenset({LossCause.DIED_PROCESSING, LossCause.CANCELLED, LossCause.TAKEN_AWAY})
+
+
+@message
 class WorkerLost:
     """The worker's process is gone.
 
     Attributes:
-        gpu: The worker.
+        worker_id: The worker.
         reason: How it ended, in one line.
-        restart: It may be tried again; False when its processor could not be set up.
-        blame: The file it was processing is charged with a failed attempt.
+        cause: Why; it decides whether there is a new process, and whether a file is charged.
         running: The attempt it was processing, where that is known; else the first it was handed.
     """
 
-    gpu: str
+    worker_id: str
     reason: str
-    restart: bool = True
-    blame: bool = True
+    cause: LossCause = LossCause.DIED_PROCESSING
     running: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class WorkerJoined:
     """A worker that was not there before, or that was given up and is back (its node joined)."""
 
-    gpu: str
+    worker_id: str
     name: str = ""
     weight: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class TimePassed:
     """Nothing happened; a deadline may have been reached."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class DrainRequested:
     """Finish the files in process, start no more."""
 
@@ -166,128 +191,4 @@ Event = (
     | WorkerJoined
     | TimePassed
     | DrainRequested
-)
-
-
-@dataclass(frozen=True, slots=True)
-class StartAttempt:
-    """Hand the file to the worker; it processes what it is handed in that order."""
-
-    gpu: str
-    attempt: int
-    file: SequenceFile
-
-
-@dataclass(frozen=True, slots=True)
-class CancelAttempt:
-    """Stop the attempt; whatever it still reports is dropped."""
-
-    gpu: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class RestartWorker:
-    """Start a new process for the worker, after killing the old one if there is one.
-
-    No `WorkerLost` follows for the old process; `WorkerReady` does for the new one.
-    """
-
-    gpu: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RetireWorker:
-    """Kill the worker's process if there is one, and do not start another."""
-
-    gpu: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class FileCompleted:
-    """The file has its one result: that of this attempt. Keep its output."""
-
-    file: SequenceFile
-    gpu: str
-    attempt: int
-    attempts: int
-    duration: float
-    sequences: int | None
-    residues: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class FileRetried:
-    """An attempt failed; the file waits for another."""
-
-    file: SequenceFile
-    gpu: str
-    attempt: int
-    attempts: int
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class FileFailed:
-    """The file is given up."""
-
-    file: SequenceFile
-    gpu: str
-    attempts: int
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class FileStolen:
-    """A file moved from the victim's queue to the thief."""
-
-    file: SequenceFile
-    victim: str
-    thief: str
-
-
-@dataclass(frozen=True, slots=True)
-class PlanChanged:
-    """So many files moved to other queues at once, because speeds are other than believed."""
-
-    files: int
-
-
-@dataclass(frozen=True, slots=True)
-class StallStarted:
-    """A worker has made no progress for the stall threshold."""
-
-    gpu: str
-    path: str | None
-    silent_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class StallEnded:
-    """A stalled worker made progress again, or was replaced."""
-
-    gpu: str
-    stalled_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class RunFinished:
-    """No file is left to do (or, after a drain, none is in process)."""
-
-
-Action = (
-    StartAttempt
-    | CancelAttempt
-    | RestartWorker
-    | RetireWorker
-    | FileCompleted
-    | FileRetried
-    | FileFailed
-    | FileStolen
-    | PlanChanged
-    | StallStarted
-    | StallEnded
-    | RunFinished
 )

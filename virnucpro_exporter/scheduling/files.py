@@ -1,10 +1,30 @@
-"""A unit of work and the states it goes through."""
+"""Files: the unit of work, the states it goes through, and the attempts at it.
+
+A step that is not in `TRANSITIONS` is a defect of the caller or of the scheduler, and raises with
+the story of the file. `docs/states.svg` is drawn from this table.
+
+Records and attempts are mutable and private to the scheduler: only `state` changes them.
+"""
 
 from __future__ import annotations
 
 import enum
 import posixpath
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from virnucpro_exporter.errors import SchedulingError
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
+
+if TYPE_CHECKING:
+    from virnucpro_exporter.scheduling.workers import Worker
+
+# An overdue attempt is expected to take this share of its silence more: the longer a worker has
+# said nothing, the less is it believed to be about to finish.
+_OVERDUE_SHARE = 0.5
+
+# One for all files: since Python 3.10 each frozenset() is a new object, of 216 bytes.
+NOBODY: frozenset[WorkerId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +48,158 @@ class SequenceFile:
 
 
 class FileState(enum.Enum):
-    """Where a file stands."""
+    """Where a file stands: queued, processing, completed is the normal path."""
 
-    QUEUED = "queued"
-    PROCESSING = "processing"
-    COMPLETED = "completed"
-    FAILED = "failed"
+    __hash__ = object.__hash__  # that of Enum is written in Python, and `step` needs it twice
+
+    QUEUED = "queued"  # in the queue of one worker
+    PROCESSING = "processing"  # one worker holds it, or two
+    COMPLETED = "completed"  # it has its one result
+    FAILED = "failed"  # given up
+
+
+class Step(enum.Enum):
+    """What can happen to a file."""
+
+    __hash__ = object.__hash__  # as above
+
+    START = "start"  # an attempt begins; of a file in process, a speculative one
+    STEAL = "steal"  # it goes to another worker, which starts it at once
+    MOVE = "move"  # it goes into another worker's queue
+    COMPLETE = "complete"
+    REQUEUE = "requeue"  # no worker holds it any more, and it has no result yet
+    GIVE_UP = "give up"
+
+
+TRANSITIONS: dict[tuple[FileState, Step], FileState] = {
+    (FileState.QUEUED, Step.START): FileState.PROCESSING,
+    (FileState.QUEUED, Step.STEAL): FileState.QUEUED,
+    (FileState.QUEUED, Step.MOVE): FileState.QUEUED,
+    (FileState.PROCESSING, Step.START): FileState.PROCESSING,
+    (FileState.PROCESSING, Step.COMPLETE): FileState.COMPLETED,
+    (FileState.PROCESSING, Step.REQUEUE): FileState.QUEUED,
+    (FileState.PROCESSING, Step.GIVE_UP): FileState.FAILED,
+}
+
+
+class FileRecord:
+    """One input file and what became of it.
+
+    Attributes:
+        file: The file.
+        state: Where it stands.
+        attempts: Attempts at it that were started, however they ended.
+        failures: Those that count against the limit.
+        steals: How often it was stolen.
+        moves: How often it was taken back from a worker that made progress.
+        holders: The attempts in process: none, one, or one and a speculative one.
+        avoid: Workers on which it failed.
+        notes: What went wrong so far, in words.
+    """
+
+    __slots__ = (
+        "attempts",
+        "avoid",
+        "failures",
+        "file",
+        "holders",
+        "moves",
+        "notes",
+        "state",
+        "steals",
+    )
+
+    def __init__(self, file: SequenceFile) -> None:
+        self.file = file
+        self.state = FileState.QUEUED
+        self.attempts = 0
+        self.failures = 0
+        self.steals = 0
+        self.moves = 0
+        self.holders: tuple[Attempt, ...] = ()
+        self.avoid = NOBODY
+        self.notes: tuple[str, ...] = ()
+
+    def step(self, step: Step) -> None:
+        """Let something happen to the file.
+
+        Raises:
+            SchedulingError: It cannot happen to a file in this state.
+        """
+        try:
+            self.state = TRANSITIONS[self.state, step]
+        except KeyError:
+            raise SchedulingError(
+                f"{step.value!r} cannot happen to a file that is {self.state.value}; "
+                f"its story: {self.story()}"
+            ) from None
+
+    def story(self) -> str:
+        """What happened to the file so far, in one line."""
+        holders = ", ".join(f"attempt {a.number} on {a.worker.id}" for a in self.holders)
+        facts = [self.state.value, f"{self.attempts} attempts", f"{self.steals} steals"]
+        held = [f"held by {holders}"] if holders else []
+        return "; ".join([self.file.path, *facts, *self.notes, *held])
+
+
+class Attempt:
+    """One try at one file by one worker.
+
+    Attributes:
+        number: Its number.
+        record: The file.
+        worker: The worker that holds it.
+        is_speculative: Another attempt at the file was in process when this one started.
+        is_cancelled: Its worker was told to stop it, and has not said yet that it did; its result
+            is not wanted any more.
+        handed_at: When the file was handed to the worker.
+        started_at: When the worker began to process it, as far as it said so.
+        reported_at: When the worker last said how far it is; at first, when it was handed over.
+        done: Residues done.
+        sequences: Sequences done.
+    """
+
+    __slots__ = (
+        "done",
+        "handed_at",
+        "is_cancelled",
+        "is_speculative",
+        "number",
+        "record",
+        "reported_at",
+        "sequences",
+        "started_at",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        number: AttemptNumber,
+        record: FileRecord,
+        worker: Worker,
+        now: float,
+        *,
+        is_speculative: bool,
+    ) -> None:
+        self.number = number
+        self.record = record
+        self.worker = worker
+        self.is_speculative = is_speculative
+        self.is_cancelled = False
+        self.handed_at = now
+        self.started_at: float | None = None
+        self.reported_at = now
+        self.done = 0
+        self.sequences = 0
+
+    @property
+    def left(self) -> int:
+        """Residues still to do, as far as known."""
+        return max(self.record.file.residues - self.done, 0)
+
+    def remaining(self, now: float) -> float:
+        """Estimated seconds until it ends; infinite while its worker stalls."""
+        if self.worker.stalled_since is not None:
+            return float("inf")
+        silence = now - self.reported_at
+        return max(self.left / self.worker.speed - silence, _OVERDUE_SHARE * silence)

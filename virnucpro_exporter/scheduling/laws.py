@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from virnucpro_exporter.scheduling.files import FileState
+from virnucpro_exporter.scheduling.files import FileRecord, FileState
 from virnucpro_exporter.scheduling.rebalancing import MOST_MOVES
-from virnucpro_exporter.scheduling.records import FileRecord, Worker
 from virnucpro_exporter.scheduling.scheduler import Scheduler
-from virnucpro_exporter.scheduling.state import NEVER, Ledger
+from virnucpro_exporter.scheduling.state import NEVER, State
+from virnucpro_exporter.scheduling.workers import Worker
 
 
 def check_invariants(scheduler: Scheduler) -> None:
@@ -17,15 +17,15 @@ def check_invariants(scheduler: Scheduler) -> None:
     Raises:
         AssertionError: A law is broken; the message says which and for which file or worker.
     """
-    ledger = scheduler.ledger
-    _check_counts(ledger)
-    queued = Counter(r.file.path for w in ledger.fleet for r in w.queue)
-    for record in ledger.files.values():
-        _check_file(record, queued[record.file.path], ledger.settings.max_attempts)
-    for worker in ledger.fleet:
-        _check_worker(worker, ledger)
-    if ledger.is_finished:
-        _law(not ledger.processing, "a run that is finished has no file in process")
+    state = scheduler.state
+    _check_counts(state)
+    queued = Counter(r.file.path for w in state.fleet for r in w.queue)
+    for record in state.files.values():
+        _check_file(record, queued[record.file.path], state.settings.max_attempts)
+    for worker in state.fleet:
+        _check_worker(worker, state)
+    if state.is_finished:
+        _law(not state.processing, "a run that is finished has no file in process")
 
 
 def check_nobody_idles(scheduler: Scheduler, now: float) -> None:
@@ -37,35 +37,35 @@ def check_nobody_idles(scheduler: Scheduler, now: float) -> None:
     Raises:
         AssertionError: A worker waits in vain.
     """
-    ledger = scheduler.ledger
-    for worker in ledger.fleet:
-        if _may_work(worker, ledger) and not worker.inflight:
-            choice = ledger.policy.steal(worker, ledger.fleet, now)
-            _law(choice is None, f"{worker.gpu} does not wait beside a file that it should take")
+    state = scheduler.state
+    for worker in state.fleet:
+        if _may_work(worker, state) and not worker.inflight:
+            choice = scheduler.policy.steal(worker, state.fleet, now)
+            _law(choice is None, f"{worker.id} does not wait beside a file that it should take")
 
 
-def _may_work(worker: Worker, ledger: Ledger) -> bool:
-    return worker.is_ready and ledger.is_push and not (ledger.is_draining or ledger.is_finished)
+def _may_work(worker: Worker, state: State) -> bool:
+    return worker.is_ready and state.is_push and not (state.is_draining or state.is_finished)
 
 
-def _check_counts(ledger: Ledger) -> None:
-    states = Counter(record.state for record in ledger.files.values())
-    _law(states[FileState.QUEUED] == ledger.queued_files, "queued files add up")
-    _law(states[FileState.PROCESSING] == ledger.processing, "files in process add up")
-    _law(states[FileState.COMPLETED] == ledger.completed_files, "completed files add up")
-    _law(states[FileState.FAILED] == ledger.failed_files, "failed files add up")
-    counters = [worker.counters for worker in ledger.fleet]
-    steals = sum(ledger.steals.values())
-    _law(sum(c.completed for c in counters) == ledger.completed_files, "completions add up")
+def _check_counts(state: State) -> None:
+    states = Counter(record.state for record in state.files.values())
+    _law(states[FileState.QUEUED] == state.queued_files, "queued files add up")
+    _law(states[FileState.PROCESSING] == state.processing, "files in process add up")
+    _law(states[FileState.COMPLETED] == state.completed_files, "completed files add up")
+    _law(states[FileState.FAILED] == state.failed_files, "failed files add up")
+    counters = [worker.counters for worker in state.fleet]
+    steals = sum(state.steals.values())
+    _law(sum(c.completed for c in counters) == state.completed_files, "completions add up")
     _law(sum(c.stolen_from for c in counters) == steals, "files stolen from workers add up")
     _law(sum(c.stolen_to for c in counters) == steals, "files stolen by workers add up")
-    residues = sum(ledger.stolen_residues.values())
+    residues = sum(state.stolen_residues.values())
     _law(sum(c.stolen_residues for c in counters) == residues, "residues stolen add up")
-    _law(sum(r.steals for r in ledger.files.values()) == steals, "steals of files add up")
+    _law(sum(r.steals for r in state.files.values()) == steals, "steals of files add up")
     asked = all(c.steal_attempts >= c.steals_empty + c.steals_declined for c in counters)
     _law(asked, "who got nothing had asked")
-    begun = ledger.last_number - ledger.number_before
-    _law(sum(r.attempts for r in ledger.files.values()) == begun, "attempts add up")
+    begun = state.last_number - state.number_before
+    _law(sum(r.attempts for r in state.files.values()) == begun, "attempts add up")
 
 
 def _check_file(record: FileRecord, times_queued: int, max_attempts: int) -> None:
@@ -75,30 +75,31 @@ def _check_file(record: FileRecord, times_queued: int, max_attempts: int) -> Non
     _law(times_queued == is_queued, f"a file is in one queue or none: {story}")
     _law(len(record.holders) <= 2, f"a file has at most two holders: {story}")
     _law(bool(record.holders) == is_held, f"a file in process has a holder: {story}")
-    workers = {attempt.worker.gpu for attempt in record.holders}
+    workers = {attempt.worker.id for attempt in record.holders}
     _law(len(workers) == len(record.holders), f"no worker holds a file twice: {story}")
     for attempt in record.holders:
         held = attempt.worker.inflight.get(attempt.number) is attempt
         _law(held and not attempt.is_cancelled, f"holders hold: {story}")
+    _law(len(record.holders) < 2 or record.holders[1].is_speculative, f"the second is one: {story}")
     _law(record.failures <= max_attempts, f"attempts stay within the limit: {story}")
     _law(record.moves <= MOST_MOVES, f"a file is not taken back again and again: {story}")
 
 
-def _check_worker(worker: Worker, ledger: Ledger) -> None:
+def _check_worker(worker: Worker, state: State) -> None:
     residues = sum(record.file.residues for record in worker.queue)
-    _law(residues == worker.queued_residues, f"queue of {worker.gpu} adds up")
+    _law(residues == worker.queued_residues, f"queue of {worker.id} adds up")
     costs = [record.file.residues for record in worker.queue]
-    _law(costs == sorted(costs, reverse=True), f"queue of {worker.gpu} is sorted")
+    _law(costs == sorted(costs, reverse=True), f"queue of {worker.id} is sorted")
     for attempt in worker.running:
-        _law(attempt in attempt.record.holders, f"what {worker.gpu} holds is wanted")
-    _law(not (worker.is_retired and worker.inflight), f"{worker.gpu} is gone and holds nothing")
-    if _may_work(worker, ledger) and not worker.inflight:
-        _law(not worker.queue, f"{worker.gpu} does not wait beside its own files")
-        is_watched = ledger.next_rethink < NEVER or not ledger.queued_files
-        _law(is_watched, f"{worker.gpu} is looked at again while files wait")
-    if worker.has_work and worker.is_ready and not ledger.is_draining and not ledger.is_finished:
-        is_watched = worker.stalled_since is not None or ledger.next_look < NEVER
-        _law(is_watched, f"{worker.gpu} is watched for stalls")
+        _law(attempt in attempt.record.holders, f"what {worker.id} holds is wanted")
+    _law(not (worker.is_retired and worker.inflight), f"{worker.id} is gone and holds nothing")
+    if _may_work(worker, state) and not worker.inflight:
+        _law(not worker.queue, f"{worker.id} does not wait beside its own files")
+        is_watched = state.next_rethink < NEVER or not state.queued_files
+        _law(is_watched, f"{worker.id} is looked at again while files wait")
+    if worker.has_work and worker.is_ready and not state.is_draining and not state.is_finished:
+        is_watched = worker.stalled_since is not None or state.next_look < NEVER
+        _law(is_watched, f"{worker.id} is watched for stalls")
 
 
 def _law(holds: bool, law: str) -> None:  # noqa: FBT001 - reads as a sentence where it is used

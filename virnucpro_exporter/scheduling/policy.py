@@ -19,13 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from virnucpro_exporter.scheduling.files import Attempt, FileRecord
 from virnucpro_exporter.scheduling.rebalancing import (
     ESTIMATE_TRUST,
     Move,
     Outlook,
     better_plan,
 )
-from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
+from virnucpro_exporter.scheduling.workers import Worker
 
 # A second attempt must be expected to end this much sooner than the first one.
 _CLEARLY_SOONER = 1.25
@@ -116,7 +117,7 @@ class NoStealing:
     ) -> bool:
         """Whether it has not failed on the file; asked only for stalled workers' files."""
         del workers, now
-        return worker.gpu not in attempt.record.avoid
+        return worker.id not in attempt.record.avoid
 
 
 class EarliestFinish:
@@ -136,7 +137,7 @@ class EarliestFinish:
         return None
 
     def _improved(self, victim: Worker, thief: Worker, now: float) -> int | None:
-        if not victim.inflight:  # it is not working on its queue: anybody who is ready is sooner
+        if not victim.inflight:  # it is not working on its queue: any that is ready is sooner
             return _first_allowed(victim, thief)
         ends = victim.finish_at(now) - victim.queued_residues / victim.speed
         for position, record in enumerate(victim.queue):
@@ -168,7 +169,7 @@ class EarliestFinish:
         for remaining, attempt in sorted(late, key=lambda pair: -pair[0]):
             record = attempt.record
             # What the fastest would not end clearly sooner, none of the others would.
-            thief = next((w for w in free if w.gpu not in record.avoid), None)
+            thief = next((w for w in free if w.id not in record.avoid), None)
             if thief and _is_clearly_sooner(record.file.residues / thief.speed, remaining):
                 free.remove(thief)
                 chosen.append((thief, attempt))
@@ -196,12 +197,12 @@ class EarliestFinish:
         """Whether it would end clearly sooner, and no other would end even sooner once free."""
         record, cost = attempt.record, attempt.record.file.residues
         own = cost / worker.speed
-        if worker.gpu in record.avoid or not _is_clearly_sooner(own, attempt.remaining(now)):
+        if worker.id in record.avoid or not _is_clearly_sooner(own, attempt.remaining(now)):
             return False
         return not any(
             other.free_at(now) + cost / other.speed < now + own
             for other in workers
-            if other is not worker and other is not attempt.worker and other.gpu not in record.avoid
+            if other is not worker and other is not attempt.worker and other.id not in record.avoid
         )
 
 
@@ -211,7 +212,7 @@ def _ends_sooner_elsewhere(attempt: Attempt, workers: Sequence[Worker], now: flo
     ends = (
         worker.would_end(record.file.residues, now) - now
         for worker in workers
-        if worker is not attempt.worker and worker.gpu not in record.avoid
+        if worker is not attempt.worker and worker.id not in record.avoid
     )
     return _is_clearly_sooner(min(ends, default=float("inf")), attempt.remaining(now))
 
@@ -263,7 +264,7 @@ class _Ranking:
 
 def may_take(record: FileRecord, thief: Worker) -> bool:
     """Whether the file has not failed on this worker before."""
-    return thief.gpu not in record.avoid
+    return thief.id not in record.avoid
 
 
 def _first_allowed(victim: Worker, thief: Worker) -> int | None:

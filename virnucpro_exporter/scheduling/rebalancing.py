@@ -1,4 +1,4 @@
-"""Thinking the plan over: who should do the large files, now that speeds are known better.
+"""Rebalancing: who should do the large files, now that speeds are known better.
 
 The first assignment believes declared speeds. When a worker turns out to be slow, what it holds and
 what waits for it may make the whole run end late, however well the small files are balanced. So the
@@ -10,6 +10,8 @@ and lost, and so is the time in which its worker gets a new process.
 Costs are estimates, so that a file may take longer than expected; a layout is worth what it takes
 when any one of its files does. It must promise to end the run clearly sooner than what would happen
 anyway, and to move running files must promise more than to leave them where they are.
+
+`Rebalancing` looks at this now and then, and follows the plan that the policy makes of it.
 """
 
 from __future__ import annotations
@@ -19,8 +21,21 @@ import heapq
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
+from virnucpro_exporter.scheduling.attempts import take_back
+from virnucpro_exporter.scheduling.files import Attempt, FileRecord
+from virnucpro_exporter.scheduling.state import NEVER, State
+from virnucpro_exporter.scheduling.workers import Worker
+
+if TYPE_CHECKING:
+    from virnucpro_exporter.scheduling.policy import StealPolicy
+
+# Estimates are looked at again this often: a share of the time that the run is expected to take,
+# within bounds. In seconds.
+_RETHINK_SHARE = 0.02
+_RETHINK_AT_LEAST = 0.02
+_RETHINK_AT_MOST = 1.0
 
 # A cost may be estimated so much too low: a file holds up to 1 / 0.7 of what was believed.
 ESTIMATE_TRUST = 0.7
@@ -177,7 +192,7 @@ def _lay_out(outlook: Outlook, items: list[Move], now: float) -> tuple[float, li
                 break
             restart = worker.startup if worker in held else 0.0
             then = since + restart + cost / worker.speed
-            if then < ends and worker.gpu not in item.record.avoid:
+            if then < ends and worker.id not in item.record.avoid:
                 ends, seconds, begins, target = then, cost / worker.speed, since, worker
         if ends == float("inf"):  # it failed on all of these: others will have to do it
             continue
@@ -189,3 +204,64 @@ def _lay_out(outlook: Outlook, items: list[Move], now: float) -> tuple[float, li
         if not goes_on and (target is not source or item.attempt is not None):
             moves.append(Move(item.record, item.attempt, source, target))
     return latest, moves
+
+
+def rethink_interval(state: State, now: float) -> float:
+    """After how many seconds estimates have changed enough to be looked at again."""
+    ends = [w.finish_at(now) for w in state.fleet if w.has_work]
+    left = max((end - now for end in ends if end < NEVER), default=NEVER)
+    return min(max(left * _RETHINK_SHARE, _RETHINK_AT_LEAST), _RETHINK_AT_MOST)
+
+
+class Rebalancing:
+    """Changes the plan where speeds turn out to be other than believed.
+
+    Args:
+        state: The run.
+        policy: What makes the plan.
+    """
+
+    def __init__(self, state: State, policy: StealPolicy) -> None:
+        self._state = state
+        self._policy = policy
+        self._not_before = 0.0
+
+    def news(self, now: float) -> None:
+        """There was progress, so estimates are better: look now, or as soon as it is time again."""
+        if self._state.settings.second_attempts:
+            if now >= self._not_before:
+                self.look(now)
+            else:
+                self._state.review_by(self._not_before)
+
+    def look(self, now: float) -> None:
+        """Follow a plan that is clearly better; else deal with each file that is critical."""
+        state = self._state
+        state.begin_review()
+        self._not_before = now + rethink_interval(state, now)
+        outlook = look_ahead(state.fleet)
+        if outlook is None or state.is_draining:
+            return
+        moves = self._policy.replan(outlook, now)
+        if moves:
+            self._follow(moves, now)
+        else:
+            self._relieve(outlook, now)
+
+    def _follow(self, moves: list[Move], now: float) -> None:
+        state = self._state
+        state.change_plan((move.record, move.source, move.target) for move in moves)
+        for move in moves:
+            if move.attempt is not None:
+                reason = f"it would end sooner on {move.target.id}"
+                take_back(state, move.attempt, reason, now, move.target)
+            else:
+                state.move(move.record, move.source, move.target, now)
+
+    def _relieve(self, outlook: Outlook, now: float) -> None:
+        """Take critical files back while little of them is done; else have them done twice."""
+        for attempt in self._policy.critical(outlook, now):
+            if is_movable(attempt):
+                take_back(self._state, attempt, "it would end sooner elsewhere", now)
+            else:
+                self._state.urge(attempt)

@@ -2,14 +2,16 @@
 
 Theory of operation
 -------------------
-The scheduler is a state machine. `handle(event, now)` takes one thing that happened and returns
-what is to be done about it; `next_deadline()` says when it wants to hear `TimePassed` at the
-latest. It reads no clock, starts no thread and touches no file, so every decision can be replayed.
+The scheduler is a state machine. `handle(event, now)` takes one thing that happened, `turn`
+several at once; both return commands (what is to be done about it) and facts (what happened, with
+its reasons). `next_deadline()` says when it wants to hear `TimePassed` at the latest. It reads no
+clock, starts no thread and touches no file, so every decision can be replayed.
 
 Each worker has a queue, filled at the start by weighted longest-processing-time-first. A worker
 that is ready is handed the first file of its queue. When its queue is empty, the policy looks for a
-file to steal, and when no file waits anywhere, for a running file that is worth a second attempt.
-A worker that gets nothing waits; it is looked at again when a file comes back or a deadline passes.
+file to steal, and when no file waits anywhere, for a running file that is worth a speculative
+attempt. A worker that gets nothing waits; it is looked at again when a file comes back or a
+deadline passes.
 
 A worker holds one file at a time, except where files are so short that the way to the worker and
 back would cost more than they do: then it is handed as many as it does in about 50 ms.
@@ -19,42 +21,48 @@ are cancelled. Whatever arrives for an attempt that is no longer current is drop
 
 The parts, each on top of those before it:
 
-- `state`: the state of the run, which all parts share; `lifecycle`: what may happen to a file;
-- `progress`: work done and the speeds learned from it;
-- `attempts`: how they end; `supervision`: processes that are lost or of no use; `watch`: stalls
-  and limits;
-- `review`: files in process that would end late, and a better plan where there is one;
+- `files`, `workers`, `counters`, `speed`: what is remembered of each;
+- `state`: the run, and every way in which it changes;
+- `attempts`: how they end; `supervision`: stalls, limits, and processes that are lost or of no use;
+- `rebalancing`: files in process that would end late, and a better plan where there is one;
 - `dispatch`: handing out files. Both do what the `policy` chooses;
 - this module: which event concerns which part.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-from virnucpro_exporter.errors import SchedulingError
+from virnucpro_exporter.errors import SchedulingError, assert_never
+from virnucpro_exporter.scheduling import attempts
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.assignment import assign_files_weighted
-from virnucpro_exporter.scheduling.attempts import Outcomes
+from virnucpro_exporter.scheduling.commands import Command
 from virnucpro_exporter.scheduling.dispatch import Dispatcher
+from virnucpro_exporter.scheduling.facts import Fact, Outcome
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.policy import EarliestFinish, StealPolicy
-from virnucpro_exporter.scheduling.progress import ProgressBook
-from virnucpro_exporter.scheduling.records import FileRecord, Worker
-from virnucpro_exporter.scheduling.review import Review
+from virnucpro_exporter.scheduling.rebalancing import Rebalancing
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
-from virnucpro_exporter.scheduling.state import NEVER, Ledger
-from virnucpro_exporter.scheduling.supervision import Recovery
-from virnucpro_exporter.scheduling.watch import Watch
+from virnucpro_exporter.scheduling.state import NEVER, State
+from virnucpro_exporter.scheduling.supervision import Supervision
+
+
+class Decisions(NamedTuple):
+    """What came of one turn.
+
+    Attributes:
+        commands: What is to be done, in this order.
+        facts: What happened, in the order in which it was decided.
+    """
+
+    commands: list[Command]
+    facts: list[Fact]
 
 
 class Scheduler:
     """Decides; see the module's theory of operation.
-
-    Attributes:
-        ledger: The state of the run, for whoever looks on; nobody else changes it.
 
     Args:
         weights: Declared speed of each worker, by its id, in the order in which they are shown.
@@ -63,6 +71,10 @@ class Scheduler:
         policy: Who steals what.
         first_attempt: Number of the first attempt; a resumed run goes on counting.
         now: The time at which the workers are started.
+
+    Attributes:
+        state: The state of the run, to be read.
+        policy: Who steals what.
     """
 
     def __init__(
@@ -75,212 +87,197 @@ class Scheduler:
         first_attempt: int = 1,
         now: float = 0.0,
     ) -> None:
-        self.ledger = ledger = Ledger(
-            settings or SchedulerSettings(), policy or EarliestFinish(), first_attempt
-        )
-        self._progress = ProgressBook(ledger)
-        self._outcomes = Outcomes(ledger, self._progress)
-        self._recovery = Recovery(ledger, self._progress, self._outcomes)
-        self._watch = Watch(ledger, self._progress, self._outcomes, self._recovery)
-        self._review = Review(ledger, self._outcomes)
-        self._dispatcher = Dispatcher(ledger)
-        self._handlers: dict[type, Callable[[Any, float], None]] = {
-            ev.FilesSubmitted: self._on_submitted,
-            ev.WorkerLoading: self._on_loading,
-            ev.WorkerReady: self._on_ready,
-            ev.WorkRequested: self._on_requested,
-            ev.AttemptStarted: self._on_started,
-            ev.Progress: self._on_progress,
-            ev.SignOfLife: self._on_sign_of_life,
-            ev.AttemptCompleted: self._on_completed,
-            ev.AttemptFailed: self._on_failed,
-            ev.WorkerLost: self._on_lost,
-            ev.WorkerJoined: self._on_joined,
-            ev.TimePassed: self._on_time,
-            ev.DrainRequested: self._on_drain,
-        }
-        for gpu, weight in weights.items():
-            ledger.add_worker(gpu, (names or {}).get(gpu, ""), weight, now)
+        self.state = state = State(settings or SchedulerSettings(), first_attempt)
+        self.policy = policy = policy or EarliestFinish()
+        self._supervision = Supervision(state)
+        self._rebalancing = Rebalancing(state, policy)
+        self._dispatcher = Dispatcher(state, policy)
+        for worker_id, weight in weights.items():
+            state.add_worker(worker_id, (names or {}).get(worker_id, ""), weight, now)
 
-    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+    def handle(self, event: ev.Event, now: float) -> Decisions:
         """Take in one event.
 
         Args:
             event: What happened.
             now: When, in seconds on any clock that never goes back.
 
-        Returns:
-            What is to be done, in this order.
-
         Raises:
             SchedulingError: The event cannot have happened.
         """
-        ledger = self.ledger
-        actions = ledger.actions = []
-        self._handlers[type(event)](event, now)
-        if ledger.came_back:
-            ledger.came_back = False
-            self._dispatcher.feed_waiting(now)
-        return actions
+        self.state.begin_turn()
+        self._take_in(event, now)
+        return Decisions(self.state.commands, self.state.facts)
+
+    def turn(self, events: Iterable[ev.Event], now: float) -> Decisions:
+        """Take in all that happened since the last turn, and a deadline if one has passed.
+
+        The commands of a turn are sent together, so a file that starts because of one event and is
+        not wanted any more because of a later one is never sent at all.
+
+        Raises:
+            SchedulingError: An event cannot have happened.
+        """
+        self.state.begin_turn()
+        for event in events:
+            self._take_in(event, now)
+        deadline = self.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._take_in(ev.TimePassed(), now)
+        return Decisions(self.state.commands, self.state.facts)
 
     def next_deadline(self) -> float | None:
         """When to call with `TimePassed` at the latest, or None while nothing is awaited."""
-        ledger = self.ledger
-        soonest = min(ledger.next_look, ledger.next_rethink, ledger.next_review)
-        return None if self.is_finished or soonest == NEVER else soonest
+        state = self.state
+        soonest = min(state.next_look, state.next_rethink, state.next_review)
+        return None if state.is_finished or soonest == NEVER else soonest
 
     @property
     def is_finished(self) -> bool:
         """Whether no file is left to do, or (after a drain) in process."""
-        return self.ledger.is_finished
+        return self.state.is_finished
 
     def story(self, file: SequenceFile) -> str:
         """What happened to a file so far, in one line."""
-        record = self.ledger.files.get(file.path)
+        record = self.state.files.get(file.path)
         return f"{file.path} was never submitted" if record is None else record.story()
+
+    def file_of(self, worker_id: str, attempt: int) -> SequenceFile | None:
+        """The file of an attempt whose result is wanted, or None when it is over.
+
+        Raises:
+            SchedulingError: There is no such worker.
+        """
+        held = self.state.worker(worker_id).inflight.get(attempt)
+        return None if held is None or held.is_cancelled else held.record.file
+
+    def _take_in(self, event: ev.Event, now: float) -> None:  # noqa: C901, PLR0912 - one line for each kind of event
+        match event:
+            case ev.AttemptCompleted():
+                self._on_completed(event, now)
+            case ev.Progress():
+                self._on_progress(event, now)
+            case ev.SignOfLife():
+                self._on_sign_of_life(event, now)
+            case ev.AttemptStarted():
+                self._on_started(event, now)
+            case ev.AttemptFailed():
+                self._on_failed(event, now)
+            case ev.TimePassed():
+                self._on_time(now)
+            case ev.WorkRequested():
+                self._on_requested(event, now)
+            case ev.FilesSubmitted():
+                self._on_submitted(event, now)
+            case ev.WorkerLoading():
+                self.state.load(self.state.worker(event.worker_id), now)
+            case ev.WorkerReady():
+                self._on_ready(event, now)
+            case ev.WorkerLost():
+                self._supervision.lost(self.state.worker(event.worker_id), event, now)
+            case ev.WorkerJoined():
+                self._on_joined(event, now)
+            case ev.DrainRequested():
+                self.state.drain(now)
+            case _:
+                assert_never(event)
+        if self.state.came_back:
+            self.state.end_event()
+            self._dispatcher.feed_waiting(now)
 
     # -- files and workers that come --
 
     def _on_submitted(self, event: ev.FilesSubmitted, now: float) -> None:
-        ledger = self.ledger
-        new = {file.path: file for file in event.files if file.path not in ledger.files}
+        state = self.state
+        new = {file.path: file for file in event.files if file.path not in state.files}
         if not new:
-            ledger.finish_if_done(now)
+            state.finish_if_done(now)
             return
-        usable = ledger.usable() or ledger.fleet
-        weights = {w.gpu: w.speed for w in usable}
-        loads = {w.gpu: float(w.queued_residues) for w in usable}
-        for gpu, files in assign_files_weighted(new.values(), weights, loads).items():
-            self._fill_queue(ledger.workers[gpu], files, now)
-        ledger.residues_total += sum(file.residues for file in new.values())
-        ledger.waiting.count(len(new), now)
-        ledger.is_finished = False
-        ledger.finished_at = None
+        usable = state.usable() or state.fleet
+        weights = {str(w.id): w.speed for w in usable}
+        loads = {str(w.id): float(w.queued_residues) for w in usable}
+        for worker_id, files in assign_files_weighted(new.values(), weights, loads).items():
+            state.submit(state.worker(worker_id), files, now)
         self._dispatcher.feed_waiting(now)
-        ledger.finish_if_done(now)
-
-    def _fill_queue(self, worker: Worker, files: list[SequenceFile], now: float) -> None:
-        if not files:
-            return
-        ledger = self.ledger
-        if not worker.has_work:
-            worker.touched_at = now
-            ledger.look_by(now + ledger.settings.stall_threshold)
-        records = [FileRecord(file) for file in files]
-        ledger.files.update((record.file.path, record) for record in records)
-        if worker.queue:
-            records = sorted([*worker.queue, *records], key=lambda r: -r.file.residues)
-        worker.queue = deque(records)
-        worker.queued_residues += sum(file.residues for file in files)
+        state.finish_if_done(now)
 
     def _on_joined(self, event: ev.WorkerJoined, now: float) -> None:
-        known = self.ledger.workers.get(event.gpu)
+        state = self.state
+        known = state.workers.get(event.worker_id)
         if known is None:
-            known = self.ledger.add_worker(event.gpu, event.name, event.weight, now)
+            known = state.add_worker(event.worker_id, event.name, event.weight, now)
         elif known.is_retired:
-            self._recovery.come_back(known, now)
+            state.come_back(known, now)
         else:
-            raise SchedulingError(f"worker {event.gpu} is there already")
-        self.ledger.reopen_if_stuck(now)
-        self._progress.expect(known)
-
-    def _on_loading(self, event: ev.WorkerLoading, now: float) -> None:
-        worker = self.ledger.worker(event.gpu)
-        if not (worker.is_ready or worker.is_retired):
-            self.ledger.is_push = True
-            worker.is_loading = True
-            worker.spawned_at = now
-            self.ledger.look_by(now + self.ledger.settings.setup_timeout)
+            raise SchedulingError(f"worker {event.worker_id} is there already")
+        state.reopen_if_stuck(now)
+        state.expect(known)
 
     def _on_ready(self, event: ev.WorkerReady, now: float) -> None:
-        worker = self.ledger.worker(event.gpu)
-        if not worker.is_ready:
-            worker.startup = now - worker.spawned_at
-        worker.is_ready = True
-        worker.is_loading = False
-        worker.slow_setups = 0
-        worker.touched_at = now
-        self.ledger.look_by(now + self.ledger.settings.stall_threshold)
-        self.ledger.is_push = True
+        worker = self.state.worker(event.worker_id)
+        self.state.come_up(worker, now)
         self._dispatcher.feed(worker, now)
 
     def _on_requested(self, event: ev.WorkRequested, now: float) -> None:
-        worker = self.ledger.worker(event.gpu)
-        worker.is_ready = True
+        worker = self.state.worker(event.worker_id)
+        self.state.attend(worker)
         self._dispatcher.ask(worker, now)
 
     # -- attempts --
 
     def _on_started(self, event: ev.AttemptStarted, now: float) -> None:
-        attempt = self.ledger.worker(event.gpu).inflight.get(event.attempt)
+        attempt = self.state.worker(event.worker_id).inflight.get(event.attempt)
         if attempt is not None and not attempt.is_cancelled:
-            attempt.started_at = attempt.reported_at = now
-            self._progress.made(attempt.worker, now)
-            if self.ledger.settings.file_timeout is not None:
-                self.ledger.look_by(now + self.ledger.settings.file_timeout)
+            self.state.begin(attempt, now)
 
     def _on_progress(self, event: ev.Progress, now: float) -> None:
-        worker = self.ledger.worker(event.gpu)
-        attempt = worker.inflight.get(event.attempt)
+        attempt = self.state.worker(event.worker_id).inflight.get(event.attempt)
         if attempt is None or attempt.is_cancelled:
             return
-        if attempt.started_at is None:
-            attempt.started_at = attempt.reported_at
-        file = attempt.record.file
-        residues = event.residues
+        file, residues = attempt.record.file, event.residues
         if residues is None and file.sequences:
             residues = file.residues * event.sequences // file.sequences
-        seconds = now - attempt.reported_at
-        self._progress.advance(attempt, event.sequences, residues, seconds, now)
-        attempt.reported_at = now
-        worker.has_reported = True
-        self._progress.was_silent(worker, now)
-        self._progress.made(worker, now)
-        self._review.news(now)
+        self.state.report(attempt, event.sequences, residues, now)
+        self._rebalancing.news(now)
 
     def _on_sign_of_life(self, event: ev.SignOfLife, now: float) -> None:
-        worker = self.ledger.worker(event.gpu)
+        worker = self.state.worker(event.worker_id)
         if event.attempt in worker.inflight:
-            self._watch.lives(worker, now)
+            self._supervision.lives(worker, now)
 
     def _on_completed(self, event: ev.AttemptCompleted, now: float) -> None:
-        worker = self.ledger.worker(event.gpu)
-        attempt = worker.inflight.pop(event.attempt, None)
+        state = self.state
+        worker = state.worker(event.worker_id)
+        attempt = state.hand_back(worker, event.attempt)
         if attempt is None or attempt.is_cancelled:
-            self.ledger.late_results += 1
+            state.drop_late(event.attempt, has_outputs=bool(event.outputs))
         else:
-            self._outcomes.succeed(attempt, event, now)
+            attempts.succeed(state, attempt, event, now)
         self._dispatcher.released(worker, now)
 
     def _on_failed(self, event: ev.AttemptFailed, now: float) -> None:
-        worker = self.ledger.worker(event.gpu)
-        attempt = worker.inflight.pop(event.attempt, None)
+        state = self.state
+        worker = state.worker(event.worker_id)
+        attempt = state.hand_back(worker, event.attempt)
         if attempt is None:
-            self.ledger.late_results += 1
+            state.drop_late(event.attempt, has_outputs=True)
             return
+        state.discard(event.attempt)
         if not attempt.is_cancelled:
-            self._progress.made(worker, now)
-            self._outcomes.fail(attempt, event.error, now, permanent=event.permanent)
+            state.touch(worker, now)
+            outcome, is_permanent = Outcome.FAILED, event.permanent
+            attempts.fail(state, attempt, outcome, event.error, now, permanent=is_permanent)
             if not event.permanent:
-                self._recovery.doubt(worker, attempt, event.error, now)
+                self._supervision.doubt(worker, attempt, event.error, now)
         self._dispatcher.released(worker, now)
 
-    # -- processes, time and the end --
+    # -- time --
 
-    def _on_lost(self, event: ev.WorkerLost, now: float) -> None:
-        self._recovery.lost(self.ledger.worker(event.gpu), event, now)
-
-    def _on_time(self, event: ev.TimePassed, now: float) -> None:
-        del event
-        if now >= self.ledger.next_look:
-            self._watch.look(now)
-        if now >= self.ledger.next_review:
-            self._review.look(now)
-        if now >= self.ledger.next_rethink:
+    def _on_time(self, now: float) -> None:
+        state = self.state
+        if now >= state.next_look:
+            self._supervision.look(now)
+        if now >= state.next_review:
+            self._rebalancing.look(now)
+        if now >= state.next_rethink:
             self._dispatcher.feed_waiting(now)
-
-    def _on_drain(self, event: ev.DrainRequested, now: float) -> None:
-        del event
-        self.ledger.is_draining = True
-        self.ledger.waiting.close(now)
-        self.ledger.finish_if_done(now)

@@ -7,8 +7,8 @@ long that should take, and by signs of life: processor time, growing outputs, us
 
 from __future__ import annotations
 
-from virnucpro_exporter.scheduling.records import Worker
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
+from virnucpro_exporter.scheduling.workers import Worker
 
 # Silence is no stall before it is so many times as long as it should be. Files of one size differ
 # by a factor of two in what they take, by their content and what else the machine does.

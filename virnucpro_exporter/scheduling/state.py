@@ -1,18 +1,57 @@
-"""All that the scheduler knows about its run, in one place: workers, files, counts, deadlines.
+"""All that the scheduler knows about its run, and every way in which that changes.
 
-The parts of the scheduler share one ledger. Only they change it; the reports read it.
+One module writes: files, attempts and workers are changed by the methods of `State`, each of which
+is one transition and records what it means as commands and facts, in the order decided. The other
+modules of the room read the state, decide, and call these methods; none assigns (a test reads the
+sources for it). So whoever asks when `touched_at` moves, or how a file leaves a queue, looks here.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 
 from virnucpro_exporter.errors import SchedulingError
-from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.commands import (
+    CancelAttempt,
+    Command,
+    DiscardOutputs,
+    KeepOutputs,
+    RestartWorker,
+    RetireWorker,
+    StartAttempt,
+)
 from virnucpro_exporter.scheduling.counters import WaitingClock
-from virnucpro_exporter.scheduling.policy import StealPolicy
-from virnucpro_exporter.scheduling.records import Attempt, FileRecord, Worker
+from virnucpro_exporter.scheduling.facts import (
+    AttemptEnded,
+    Fact,
+    FileCompleted,
+    FileFailed,
+    FileQueued,
+    FileStarted,
+    FileStolen,
+    Moved,
+    Outcome,
+    PlanChanged,
+    RunFinished,
+    StallEnded,
+    StallStarted,
+    WorkerRestarted,
+    WorkerRetired,
+)
+from virnucpro_exporter.scheduling.files import (
+    NOBODY,
+    Attempt,
+    FileRecord,
+    FileState,
+    SequenceFile,
+    Step,
+)
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
+from virnucpro_exporter.scheduling.speed import DOUBT
+from virnucpro_exporter.scheduling.workers import Worker
+from virnucpro_exporter.snapshot import PAIRED_WORKERS
 
 RECENT_STEALS = 50
 RECENT_FAILURES = 1000
@@ -20,50 +59,79 @@ RECENT_FAILURES = 1000
 NEVER = float("inf")
 
 
-class Ledger:
+class State:
     """The state of a run.
 
     Args:
         settings: Limits and choices.
-        policy: Who steals what.
         first_attempt: Number of the first attempt; a resumed run goes on counting.
+
+    Attributes:
+        settings: Limits and choices.
+        commands: What is to be done about the present turn.
+        facts: What happened in the present turn.
+        came_back: In the present event a file was put back, for those who wait.
+        fleet: The workers, in the order in which they joined.
+        workers: The same, by id.
+        files: What became of each file, by path.
+        waiting: Counts the files that wait, and for how long there were some.
+        urgent: Attempts whose files want a speculative attempt at once.
+        processing: Files that at least one worker holds.
+        completed_files: Files with a result.
+        failed_files: Files given up.
+        residues_total: Residues of all files but those given up, as far as known.
+        residues_done: Residues of the completed ones.
+        failures: (path, error) of the files given up last.
+        last_number: The number of the last attempt.
+        number_before: The number before the first attempt.
+        steals: How often files went from one worker to another, by (victim, thief).
+        stolen_residues: Their residues, likewise.
+        recent_steals: The last ones: when, victim, thief, file name.
+        resteals: Steals of a file that had been stolen before.
+        retries: Times a file went back into a queue because an attempt failed.
+        late_results: Results of attempts that were over, dropped.
+        longest_silence: Of attempts that got further after it, in seconds.
+        is_draining: No file is started any more.
+        is_push: Workers wait for files; else callers come and ask.
+        is_finished: The run is over, as far as known.
+        finished_at: Since when, or None.
+        next_look: When to look for stalls and limits.
+        next_rethink: When to look again at the workers that wait.
+        next_review: When to look at the files in process that will end late.
     """
 
-    def __init__(
-        self, settings: SchedulerSettings, policy: StealPolicy, first_attempt: int
-    ) -> None:
+    def __init__(self, settings: SchedulerSettings, first_attempt: int) -> None:
         self.settings = settings
-        self.policy = policy
-        # What the present event has led to
-        self.actions: list[ev.Action] = []
-        self.came_back = False  # a file was put back, for whoever waits
-        # The workers
+        self.commands: list[Command] = []
+        self.facts: list[Fact] = []
+        self.came_back = False
         self.fleet: list[Worker] = []
         self.workers: dict[str, Worker] = {}
-        # The files
         self.files: dict[str, FileRecord] = {}
         self.waiting = WaitingClock()
-        self.urgent: list[Attempt] = []  # their files want a second attempt at once
-        self.processing = 0  # files that at least one worker holds
+        self.urgent: list[Attempt] = []
+        self.processing = 0
         self.completed_files = self.failed_files = 0
         self.residues_total = self.residues_done = 0
         self.failures: deque[tuple[str, str]] = deque(maxlen=RECENT_FAILURES)
-        # What happened
         self.last_number = self.number_before = first_attempt - 1
+        self._last_sent = self.last_number  # attempts of earlier turns; later ones are not sent yet
         self.steals: dict[tuple[str, str], int] = {}
         self.stolen_residues: dict[tuple[str, str], int] = {}
-        self.recent_steals: deque[tuple[float, str, str, str]] = deque(maxlen=RECENT_STEALS)
+        self.recent_steals: deque[tuple[float, WorkerId, WorkerId, str]]
+        self.recent_steals = deque(maxlen=RECENT_STEALS)
         self.resteals = self.retries = self.late_results = 0
-        self.longest_silence = 0.0  # of attempts that got further after it, in seconds
-        # Where the run stands
+        self.longest_silence = 0.0
         self.is_draining = False
-        self.is_push = False  # workers wait for files; else callers come and ask
+        self.is_push = False
         self.is_finished = False
         self.finished_at: float | None = None
-        # When to look again
-        self.next_look = NEVER  # for stalls and limits
-        self.next_rethink = NEVER  # for workers that wait
-        self.next_review = NEVER  # for files in process that will end late
+        self.next_look = NEVER
+        self.next_rethink = NEVER
+        self.next_review = NEVER
+        self._base = 1.0  # residues per second of a worker of weight 1, once anything was learned
+
+    # -- what is asked --
 
     @property
     def queued_files(self) -> int:
@@ -75,25 +143,16 @@ class Ledger:
         """Whether any file was ever handed out."""
         return self.last_number > self.number_before
 
-    # -- workers --
-
-    def add_worker(self, gpu: str, name: str, weight: float, now: float) -> Worker:
-        """A worker that was not there before."""
-        worker = Worker(gpu, name, weight, len(self.fleet), now)
-        self.workers[gpu] = worker
-        self.fleet.append(worker)
-        return worker
-
-    def worker(self, gpu: str) -> Worker:
+    def worker(self, worker_id: str) -> Worker:
         """The worker of this id.
 
         Raises:
             SchedulingError: There is none.
         """
         try:
-            return self.workers[gpu]
+            return self.workers[worker_id]
         except KeyError:
-            raise SchedulingError(f"there is no worker {gpu}") from None
+            raise SchedulingError(f"there is no worker {worker_id}") from None
 
     def usable(self) -> list[Worker]:
         """The workers that are up or will be."""
@@ -103,30 +162,585 @@ class Ledger:
         """Whether any worker but this one is up or will be."""
         return any(w is not worker and not w.is_retired for w in self.fleet)
 
+    def starved_now(self, worker: Worker, now: float) -> float:
+        """Seconds since the worker became idle during which files waited elsewhere."""
+        return self.waiting.read(now) - worker.idle_from if worker.awaits_work else 0.0
+
+    # -- the turn --
+
+    def begin_turn(self) -> None:
+        """What was decided before has been handed to the shell."""
+        self.commands = []
+        self.facts = []
+        self._last_sent = self.last_number
+
+    def call_waiting(self) -> None:
+        """Have the workers that wait looked at again after this event."""
+        self.came_back = True
+
+    def end_event(self) -> None:
+        """All that the event leads to has been decided, but for the workers that wait."""
+        self.came_back = False
+
+    # -- deadlines --
+
+    def look_by(self, when: float) -> None:
+        """Look for stalls and limits at `when` at the latest."""
+        self.next_look = min(self.next_look, when)
+
+    def begin_look(self) -> None:
+        """Stalls and limits are looked for now."""
+        self.next_look = NEVER
+
+    def rethink_by(self, when: float) -> None:
+        """Look again at the workers that wait, at `when`."""
+        self.next_rethink = when
+
+    def begin_rethink(self) -> None:
+        """The workers that wait are looked at now."""
+        self.next_rethink = NEVER
+
+    def review_by(self, when: float) -> None:
+        """Look at the files in process that will end late, at `when`."""
+        self.next_review = when
+
+    def begin_review(self) -> None:
+        """The files in process are looked at now."""
+        self.next_review = NEVER
+
+    # -- workers --
+
+    def add_worker(self, worker_id: str, name: str, weight: float, now: float) -> Worker:
+        """A worker that was not there before."""
+        worker = Worker(WorkerId(worker_id), name, weight, len(self.fleet), now)
+        self.workers[worker_id] = worker
+        self.fleet.append(worker)
+        return worker
+
+    def load(self, worker: Worker, now: float) -> None:
+        """The worker's process was started; it loads its processor."""
+        if not (worker.is_ready or worker.is_retired):
+            self.is_push = True
+            worker.is_loading = True
+            worker.spawned_at = now
+            self.look_by(now + self.settings.setup_timeout)
+
+    def come_up(self, worker: Worker, now: float) -> None:
+        """The worker's process is ready, and waits for files."""
+        if not worker.is_ready:
+            worker.startup = now - worker.spawned_at
+        worker.is_ready = True
+        worker.is_loading = False
+        worker.slow_setups = 0
+        worker.touched_at = now
+        self.look_by(now + self.settings.stall_threshold)
+        self.is_push = True
+
+    def attend(self, worker: Worker) -> None:
+        """A caller came and asked for the worker."""
+        worker.is_ready = True
+
+    def go_down(self, worker: Worker) -> None:
+        """The worker's process is gone."""
+        worker.is_ready = worker.is_loading = False
+
+    def restart(self, worker: Worker, reason: str, now: float) -> None:
+        """The worker gets a new process; it holds nothing."""
+        worker.is_ready = worker.is_loading = False
+        worker.counters.restarts += 1
+        worker.touched_at = worker.spawned_at = now
+        self.end_stall(worker, now)
+        self.commands.append(RestartWorker(worker.id))
+        self.facts.append(WorkerRestarted(worker.id, reason))
+
+    def retire(self, worker: Worker, reason: str, now: float) -> None:
+        """The worker is given up; it holds nothing, and its queue is open to the others."""
+        worker.is_retired = True
+        worker.is_ready = worker.is_loading = False
+        self.end_stall(worker, now)
+        self.commands.append(RetireWorker(worker.id))
+        self.facts.append(WorkerRetired(worker.id, reason))
+        # A file has failed on fewer workers than it may fail, so it cannot avoid all of many.
+        if len(self.usable()) < self.settings.max_attempts:
+            for record in [r for w in self.fleet for r in w.queue if r.avoid]:
+                self._forgive(record)
+        self.came_back = True
+        self.finish_if_done(now)
+
+    def come_back(self, worker: Worker, now: float) -> None:
+        """A worker that was given up is there again: its node has returned."""
+        worker.is_retired = False
+        worker.touched_at = worker.spawned_at = now
+        worker.troubles.clear()
+        worker.slow_setups = 0
+        if worker.has_work:
+            self.look_by(now + self.settings.stall_threshold)
+
+    def suspect(self, worker: Worker, record: FileRecord) -> None:
+        """An attempt at the file failed on the worker, or took its process."""
+        worker.troubles.append(record.file.path)
+
+    def count_slow_setup(self, worker: Worker) -> None:
+        """The worker's process took too long to load."""
+        worker.slow_setups += 1
+
+    def note_silence(self, worker: Worker, now: float) -> None:
+        """The worker got further within a file or to its end: its silence until now was none."""
+        if worker.stalled_since is None:
+            self.longest_silence = max(self.longest_silence, now - worker.touched_at)
+
+    def touch(self, worker: Worker, now: float) -> None:
+        """The worker got further, so it does not stall."""
+        worker.last_progress = worker.touched_at = now
+        if worker.stalled_since is not None:
+            self.end_stall(worker, now)
+
+    def notice(self, worker: Worker, now: float) -> None:
+        """The worker's processes work, though they report nothing."""
+        worker.alive_at = now
+
+    def stall(self, worker: Worker, now: float) -> None:
+        """The worker has made no progress for the threshold."""
+        running = next(iter(worker.running), None)
+        worker.stalled_since = now
+        worker.counters.stalls += 1
+        path = running.record.file.path if running else None
+        self.facts.append(StallStarted(worker.id, path, now - worker.touched_at))
+
+    def end_stall(self, worker: Worker, now: float) -> None:
+        """The worker got further, or its process is replaced."""
+        if worker.stalled_since is not None:
+            seconds = now - worker.stalled_since
+            worker.counters.stalled_seconds += seconds
+            worker.stalled_since = None
+            self.facts.append(StallEnded(worker.id, seconds))
+            self.look_by(now + self.settings.stall_threshold)
+
     def begin_idle(self, worker: Worker, now: float) -> None:
         """The worker asked for a file and got none."""
         if not worker.awaits_work:
             worker.awaits_work = True
             worker.idle_from = self.waiting.read(now)
 
-    def end_idle(self, worker: Worker, now: float) -> None:
+    def _end_idle(self, worker: Worker, now: float) -> None:
         """The worker got a file, or is gone."""
         if worker.awaits_work:
             worker.counters.starved_seconds += self.starved_now(worker, now)
             worker.awaits_work = False
 
-    def starved_now(self, worker: Worker, now: float) -> float:
-        """Seconds since the worker became idle during which files waited elsewhere."""
-        return self.waiting.read(now) - worker.idle_from if worker.awaits_work else 0.0
+    def _end_busy(self, worker: Worker, now: float) -> None:
+        """The worker holds nothing any more."""
+        if worker.busy_since is not None:
+            worker.counters.busy_seconds += now - worker.busy_since
+            worker.busy_since = None
+
+    def count_search(self, worker: Worker, *, is_empty: bool, is_declined: bool) -> None:
+        """The worker asked for work with an empty queue."""
+        counters = worker.counters
+        counters.steal_attempts += 1
+        counters.steals_empty += is_empty
+        counters.steals_declined += is_declined
+
+    # -- speeds --
+
+    def expect(self, worker: Worker) -> None:
+        """Believe the declared speed of a worker."""
+        worker.speed = worker.weight * self._base
+
+    def doubt(self, worker: Worker) -> None:
+        """The worker stalled: expect less of it until it shows better."""
+        worker.learned.doubt()
+        worker.speed = worker.learned.value or worker.speed / DOUBT
+
+    def _learn(self, attempt: Attempt, done: int, seconds: float) -> None:
+        worker, learned = attempt.worker, attempt.worker.learned
+        is_first = learned.value is None
+        learned.observe(done, seconds, min(1.0, done / max(attempt.record.file.residues, 1)))
+        if learned.value is not None:
+            worker.speed = learned.value
+            if is_first:
+                self._rebase()
+
+    def _rebase(self) -> None:
+        """Express the declared speeds in residues per second, now that something was measured."""
+        known = [w for w in self.fleet if w.learned.value is not None]
+        self._base = sum(w.speed for w in known) / sum(w.weight for w in known)
+        for worker in self.fleet:
+            if worker.learned.value is None:
+                self.expect(worker)
+
+    # -- files that wait --
+
+    def submit(self, worker: Worker, files: Sequence[SequenceFile], now: float) -> None:
+        """Queue new files, largest first, for a worker."""
+        if not files:
+            return
+        if not worker.has_work:
+            worker.touched_at = now
+            self.look_by(now + self.settings.stall_threshold)
+        records = [FileRecord(file) for file in files]
+        self.files.update((record.file.path, record) for record in records)
+        if worker.queue:
+            records = sorted([*worker.queue, *records], key=lambda r: -r.file.residues)
+        worker.queue = deque(records)
+        residues = sum(file.residues for file in files)
+        worker.queued_residues += residues
+        self.residues_total += residues
+        self.waiting.count(len(files), now)
+        self.is_finished = False
+        self.finished_at = None
+
+    def take(self, worker: Worker) -> FileRecord:
+        """Take the first file out of a worker's own queue, to start it."""
+        return _take(worker, 0)
+
+    def steal(self, victim: Worker, thief: Worker, position: int, now: float) -> FileRecord:
+        """Take a file out of another worker's queue, for the thief to start it."""
+        record = _take(victim, position)
+        record.step(Step.STEAL)
+        is_paired = len(self.fleet) <= PAIRED_WORKERS
+        pair = (victim.id if is_paired else "", thief.id)
+        self.steals[pair] = self.steals.get(pair, 0) + 1
+        cost = record.file.residues
+        self.stolen_residues[pair] = self.stolen_residues.get(pair, 0) + cost
+        self.resteals += record.steals > 0
+        record.steals += 1
+        victim.counters.stolen_from += 1
+        victim.counters.stolen_residues += cost
+        thief.counters.stolen_to += 1
+        self.recent_steals.append((now, victim.id, thief.id, record.file.name))
+        self.facts.append(FileStolen(record.file, victim.id, thief.id))
+        return record
+
+    def move(self, record: FileRecord, source: Worker, target: Worker, now: float) -> None:
+        """Put a waiting file into another worker's queue."""
+        _take(source, source.queue.index(record))
+        record.step(Step.MOVE)
+        self._push(record, target, now)
+
+    def change_plan(self, moves: Iterable[tuple[FileRecord, Worker, Worker]]) -> None:
+        """All of these files have moved: (file, source, target)."""
+        self.came_back = True
+        self.facts.append(
+            PlanChanged(tuple(Moved(r.file, source.id, target.id) for r, source, target in moves))
+        )
+
+    def _push(self, record: FileRecord, worker: Worker, now: float) -> None:
+        """Queue a file at its place by cost."""
+        if not worker.has_work:
+            worker.touched_at = max(worker.touched_at, now)
+        self.look_by(now + self.settings.stall_threshold)
+        cost = record.file.residues
+        position = next((i for i, r in enumerate(worker.queue) if r.file.residues < cost), None)
+        if position is None:
+            worker.queue.append(record)
+        else:
+            worker.queue.insert(position, record)
+        worker.queued_residues += cost
+
+    def _forgive(self, record: FileRecord) -> None:
+        """A file that failed on every worker that is left may be tried on any of them again."""
+        if all(w.id in record.avoid for w in self.usable()):
+            record.avoid = NOBODY
+
+    # -- attempts --
+
+    def start(self, worker: Worker, record: FileRecord, now: float) -> None:
+        """Hand a file to a worker: one that was taken from a queue, or one in process."""
+        self.last_number = last = self.last_number + 1
+        number = AttemptNumber(last)
+        is_speculative = record.state is FileState.PROCESSING
+        attempt = Attempt(number, record, worker, now, is_speculative=is_speculative)
+        if not is_speculative:
+            self.waiting.count(-1, now)
+            self.processing += 1
+        record.step(Step.START)
+        record.holders = (*record.holders, attempt)
+        record.attempts += 1
+        if not worker.inflight:
+            worker.touched_at = max(worker.touched_at, now)
+            if worker.busy_since is None:
+                worker.busy_since = now
+                self._end_idle(worker, now)
+                worker.throughput.begin(now)
+                self.look_by(now + self.settings.stall_threshold)
+        worker.inflight[number] = attempt
+        self.commands.append(StartAttempt(worker.id, number, record.file))
+        self.facts.append(FileStarted(record.file, worker.id, number, is_speculative))
+
+    def begin(self, attempt: Attempt, now: float) -> None:
+        """The worker began to process the file of the attempt."""
+        attempt.started_at = attempt.reported_at = now
+        self.touch(attempt.worker, now)
+        if self.settings.file_timeout is not None:
+            self.look_by(now + self.settings.file_timeout)
+
+    def report(self, attempt: Attempt, sequences: int, residues: int | None, now: float) -> None:
+        """The worker said how far it is within the file."""
+        if attempt.started_at is None:
+            attempt.started_at = attempt.reported_at
+        self.advance(attempt, sequences, residues, now - attempt.reported_at, now)
+        attempt.reported_at = now
+        attempt.worker.has_reported = True
+        self.note_silence(attempt.worker, now)
+        self.touch(attempt.worker, now)
+
+    def advance(
+        self, attempt: Attempt, sequences: int, residues: int | None, seconds: float, now: float
+    ) -> None:
+        """Count what an attempt has done since its last report.
+
+        Args:
+            attempt: Which attempt.
+            sequences: Sequences done since it began.
+            residues: Residues done since it began, or None when nobody knows.
+            seconds: How long it took since the last report.
+            now: The present time.
+        """
+        worker = attempt.worker
+        new = sequences - attempt.sequences
+        if new > 0:
+            worker.throughput.add(new, now)
+            attempt.sequences = sequences
+        if residues is None or residues <= attempt.done:
+            return
+        done = residues - attempt.done
+        attempt.done = residues
+        worker.counters.residues += done
+        self._learn(attempt, done, seconds)
+
+    def hand_back(self, worker: Worker, number: int) -> Attempt | None:
+        """The worker has ended an attempt; None when it does not hold it (any more)."""
+        return worker.inflight.pop(number, None)
+
+    def rest(self, worker: Worker, now: float) -> None:
+        """The worker ended what it held, and got nothing new."""
+        if not worker.inflight:
+            self._end_busy(worker, now)
+        if not self.processing:
+            self.finish_if_done(now)
+
+    def empty_hands(self, worker: Worker, now: float) -> None:
+        """The worker's process is gone: it holds nothing any more."""
+        if any(number > self._last_sent for number in worker.inflight):
+            self._withdraw(set(worker.inflight))
+        worker.inflight.clear()
+        self._end_busy(worker, now)
+        self._end_idle(worker, now)
+
+    def drop_late(self, number: int, *, has_outputs: bool) -> None:
+        """A result came for an attempt that is over."""
+        self.late_results += 1
+        if has_outputs:
+            self.discard(number)
+
+    def discard(self, number: int) -> None:
+        """What an attempt wrote is of no use."""
+        self.commands.append(DiscardOutputs(number))
+
+    def end(
+        self,
+        attempt: Attempt,
+        outcome: Outcome,
+        reason: str = "",
+        *,
+        is_charged: bool = False,
+        has_begun: bool | None = None,
+        outputs: tuple[str, ...] = (),
+    ) -> None:
+        """The attempt holds its file no more; what becomes of the file comes next.
+
+        Args:
+            attempt: Which attempt.
+            outcome: How it ended.
+            reason: Why, in one line.
+            is_charged: It counts against the limit of failures of its file.
+            has_begun: Whether the worker began it, where it did not say so; when None, it did if
+                the attempt is the first in its hands, or no longer there.
+            outputs: Names of the files that it left.
+        """
+        worker, record = attempt.worker, attempt.record
+        if len(record.holders) == 1:
+            record.holders = ()
+        else:
+            record.holders = tuple(a for a in record.holders if a is not attempt)
+        if attempt.is_speculative and outcome is not Outcome.COMPLETED:
+            worker.counters.speculative_lost += 1
+        if is_charged:
+            worker.counters.failures += 1
+            record.failures += 1
+            record.avoid |= {worker.id}
+            record.notes = (*record.notes, f"{outcome.value} on {worker.id}: {reason}")
+        started_at = attempt.started_at
+        if started_at is None and attempt.number <= self._last_sent:
+            if has_begun is None:
+                held = worker.inflight
+                has_begun = attempt.number not in held or next(iter(held)) == attempt.number
+            started_at = attempt.handed_at if has_begun else None
+        self.facts.append(
+            AttemptEnded(
+                attempt.number,
+                worker.id,
+                record.file,
+                outcome,
+                reason,
+                started_at,
+                outputs,
+                is_charged,
+            )
+        )
+
+    def stop(
+        self,
+        attempt: Attempt,
+        outcome: Outcome,
+        reason: str,
+        now: float,
+        *,
+        is_charged: bool = False,
+    ) -> None:
+        """End an attempt that its worker goes on with; what it still reports is dropped."""
+        self.end(attempt, outcome, reason, is_charged=is_charged)
+        attempt.is_cancelled = True
+        if attempt.number > self._last_sent:
+            # It was started in this turn: the worker never hears of it, and is free at once.
+            self._withdraw({attempt.number})
+            del attempt.worker.inflight[attempt.number]
+            if not attempt.worker.inflight:
+                self._end_busy(attempt.worker, now)
+            self.came_back = True
+        else:
+            self.commands.append(CancelAttempt(attempt.worker.id, attempt.number))
+
+    def _withdraw(self, numbers: set[int]) -> None:
+        """Forget the starts of these attempts, where they were not sent yet."""
+        self.commands = [
+            c for c in self.commands if not (isinstance(c, StartAttempt) and c.attempt in numbers)
+        ]
+
+    def complete(
+        self,
+        attempt: Attempt,
+        sequences: int | None,
+        residues: int,
+        duration: float,
+        outputs: tuple[str, ...],
+        now: float,
+    ) -> None:
+        """The attempt is the first to complete: its result is that of the file."""
+        worker, record = attempt.worker, attempt.record
+        file, counters = record.file, worker.counters
+        counters.completed += 1
+        counters.sequences += attempt.sequences if sequences is None else sequences
+        counters.durations.add(duration, file, now)
+        counters.speculative_won += attempt.is_speculative
+        worker.throughput.file_ended(now)
+        worker.longest_recent = max(duration, 0.8 * worker.longest_recent)
+        if worker.troubles:
+            worker.troubles.clear()
+        self.residues_total += residues - file.residues
+        self.residues_done += residues
+        self.completed_files += 1
+        self.end(attempt, Outcome.COMPLETED, outputs=outputs)
+        for other in record.holders:
+            self.stop(other, Outcome.SUPERSEDED, f"{worker.id} was first", now)
+        record.step(Step.COMPLETE)
+        self.processing -= 1
+        self.facts.append(
+            FileCompleted(
+                file,
+                worker.id,
+                attempt.number,
+                record.attempts,
+                duration,
+                sequences,
+                residues,
+                outputs,
+            )
+        )
+        if outputs:
+            self.commands.append(KeepOutputs(file, attempt.number, outputs))
+
+    def give_up(self, attempt: Attempt, error: str, now: float) -> None:
+        """The attempt was the last that its file may fail."""
+        record, file = attempt.record, attempt.record.file
+        for other in record.holders:
+            self.stop(other, Outcome.SUPERSEDED, f"the file is given up: {error}", now)
+        record.step(Step.GIVE_UP)
+        self.processing -= 1
+        self.failed_files += 1
+        self.failures.append((file.path, error))
+        self.residues_total -= file.residues
+        self.facts.append(
+            FileFailed(
+                file,
+                attempt.worker.id,
+                record.attempts,
+                record.failures,
+                self.settings.max_attempts,
+                error,
+            )
+        )
+
+    def requeue(
+        self,
+        attempt: Attempt,
+        cause: Outcome,
+        reason: str,
+        target: Worker,
+        now: float,
+        *,
+        is_charged: bool,
+    ) -> None:
+        """Put a file that no worker holds any more into a queue.
+
+        Args:
+            attempt: Its last attempt, which has ended.
+            cause: How that ended.
+            reason: Why.
+            target: Whose queue.
+            now: The present time.
+            is_charged: It counted against the limit.
+        """
+        record, worker = attempt.record, attempt.worker
+        record.step(Step.REQUEUE)
+        self.processing -= 1
+        self.retries += is_charged
+        if cause is Outcome.MOVED:
+            record.moves += 1
+            record.notes = (*record.notes, f"moved from {worker.id}: {reason}")
+        self._forgive(record)
+        self._push(record, target, now)
+        self.waiting.count(1, now)
+        self.came_back = True
+        self.facts.append(
+            FileQueued(
+                record.file, target.id, cause, reason, worker.id, record.attempts, is_charged
+            )
+        )
+
+    # -- speculative attempts that are wanted at once --
+
+    def urge(self, attempt: Attempt) -> None:
+        """The file of the attempt wants a speculative attempt as soon as a worker is free."""
+        if attempt not in self.urgent:
+            self.urgent.append(attempt)
+
+    def still_urgent(self) -> list[Attempt]:
+        """The attempts whose files still want one."""
+        self.urgent = [a for a in self.urgent if a.record.holders == (a,)]
+        return self.urgent
 
     # -- the run --
 
-    def look_by(self, when: float) -> None:
-        """Look for stalls and limits at `when` at the latest."""
-        self.next_look = min(self.next_look, when)
+    def drain(self, now: float) -> None:
+        """Finish the files in process, start no more."""
+        self.is_draining = True
+        self.waiting.close(now)
+        self.finish_if_done(now)
 
     def reopen_if_stuck(self, now: float) -> None:
-        """Go on with a run that had ended with files left, because nobody could do them."""
+        """Go on with a run that had ended with files left, because no worker could do them."""
         if self.is_finished and self.waiting.files and not self.is_draining:
             self.is_finished = False
             self.finished_at = None
@@ -142,4 +756,12 @@ class Ledger:
         self.is_finished = True
         self.finished_at = now
         self.waiting.stop(now)
-        self.actions.append(ev.RunFinished())
+        self.facts.append(RunFinished())
+
+
+def _take(worker: Worker, position: int) -> FileRecord:
+    """Take the file at a position out of a queue."""
+    record = worker.queue[position]
+    del worker.queue[position]
+    worker.queued_residues -= record.file.residues
+    return record

@@ -1,13 +1,14 @@
-"""Workers whose process is lost or of no use: a new process, or none any more."""
+"""Workers that stall, attempts that take too long, and processes that are lost or of no use."""
 
 from __future__ import annotations
 
-from virnucpro_exporter.scheduling import events as ev
-from virnucpro_exporter.scheduling.attempts import Outcomes
-from virnucpro_exporter.scheduling.progress import ProgressBook
-from virnucpro_exporter.scheduling.records import Attempt, Worker
-from virnucpro_exporter.scheduling.speed import DOUBT
-from virnucpro_exporter.scheduling.state import Ledger
+from virnucpro_exporter.scheduling import stalls
+from virnucpro_exporter.scheduling.attempts import drop_all, time_out
+from virnucpro_exporter.scheduling.events import WorkerLost
+from virnucpro_exporter.scheduling.files import Attempt
+from virnucpro_exporter.scheduling.settings import OnStall
+from virnucpro_exporter.scheduling.state import State
+from virnucpro_exporter.scheduling.workers import Worker
 
 # A worker is given up after its process was lost on this many different files in a row, as long as
 # another worker is left; a lone worker goes on, because each file is given up in time.
@@ -17,91 +18,127 @@ _LOSSES_BEFORE_RETIRING = 3
 _SLOW_SETUPS_BEFORE_RETIRING = 2
 
 
-class Recovery:
-    """Replaces processes and gives workers up.
+class Supervision:
+    """Watches workers, replaces their processes and gives workers up.
 
     Args:
-        ledger: The run.
-        progress: What is told of stalls that end.
-        outcomes: What is told of attempts that end with their worker.
+        state: The run.
     """
 
-    def __init__(self, ledger: Ledger, progress: ProgressBook, outcomes: Outcomes) -> None:
-        self._ledger = ledger
-        self._progress = progress
-        self._outcomes = outcomes
+    def __init__(self, state: State) -> None:
+        self._state = state
 
-    def lost(self, worker: Worker, event: ev.WorkerLost, now: float) -> None:
+    # -- stalls and limits --
+
+    def look(self, now: float) -> None:
+        """Find the workers that stall, load for too long, and the attempts that take too long."""
+        state = self._state
+        state.begin_look()
+        limit = state.settings.file_timeout
+        for worker in state.fleet:
+            if worker.is_loading:
+                self._check_setup(worker, now)
+            elif stalls.is_judged(worker, is_push=state.is_push, is_draining=state.is_draining):
+                self._judge(worker, now)
+            if limit is not None:
+                self._check_timeout(worker, limit, now)
+
+    def lives(self, worker: Worker, now: float) -> None:
+        """The processes of the worker work, although they report nothing."""
+        state = self._state
+        state.notice(worker, now)
+        if now < stalls.deadline(worker, state.settings, state.longest_silence):
+            state.end_stall(worker, now)
+
+    def _judge(self, worker: Worker, now: float) -> None:
+        state = self._state
+        if worker.stalled_since is None:
+            deadline = stalls.deadline(worker, state.settings, state.longest_silence)
+            if now < deadline:
+                state.look_by(deadline)
+                return
+            self._stall(worker, now)
+        running = next(iter(worker.running), None)
+        if running is not None and state.settings.on_stall is OnStall.RESTART:
+            restart_at = stalls.restart_at(worker, state.settings, state.longest_silence)
+            if now < restart_at:
+                state.look_by(restart_at)
+                return
+            silent = now - worker.touched_at
+            self._replace_stalled(worker, running, f"no progress for {silent:.0f} s", now)
+            state.call_waiting()
+
+    def _stall(self, worker: Worker, now: float) -> None:
+        state = self._state
+        running = next(iter(worker.running), None)
+        state.stall(worker, now)
+        if running is not None and state.settings.on_stall is OnStall.RETRY:
+            state.urge(running)
+            state.call_waiting()
+
+    def _check_setup(self, worker: Worker, now: float) -> None:
+        limit = self._state.settings.setup_timeout
+        if now >= worker.spawned_at + limit:
+            self._replace_loading(worker, limit, now)
+        else:
+            self._state.look_by(worker.spawned_at + limit)
+
+    def _check_timeout(self, worker: Worker, limit: float, now: float) -> None:
+        for attempt in worker.running:
+            if attempt.started_at is None:
+                continue
+            if now >= attempt.started_at + limit:
+                time_out(self._state, attempt, f"took longer than the limit of {limit:g} s", now)
+            else:
+                self._state.look_by(attempt.started_at + limit)
+
+    # -- processes --
+
+    def lost(self, worker: Worker, event: WorkerLost, now: float) -> None:
         """The process of the worker is gone."""
-        worker.is_ready = worker.is_loading = False
-        running = self._outcomes.drop_all(
-            worker, event.reason, now, blame=event.blame, number=event.running
+        state, is_charged = self._state, event.cause.is_charged
+        state.go_down(worker)
+        running = drop_all(
+            state, worker, event.reason, now, is_charged=is_charged, number=event.running
         )
-        if running is not None and event.blame:
-            worker.troubles.append(running.record.file.path)
+        if running is not None and is_charged:
+            state.suspect(worker, running.record)
         if worker.is_retired:
             return
-        if not event.restart or self._is_hopeless(worker):
-            self._retire(worker, event.reason, now)
+        if not event.cause.is_worth_a_restart or self._is_hopeless(worker):
+            state.retire(worker, event.reason, now)
         else:
-            self._restart(worker, event.reason, now)
+            state.restart(worker, event.reason, now)
 
     def doubt(self, worker: Worker, attempt: Attempt, error: str, now: float) -> None:
         """Replace a process on which file after file fails: its GPU context may be gone."""
-        worker.troubles.append(attempt.record.file.path)
+        state = self._state
+        state.suspect(worker, attempt.record)
         if len(set(worker.troubles)) >= _LOSSES_BEFORE_RETIRING and not self._is_hopeless(worker):
-            self._outcomes.drop_all(worker, error, now, blame=False)
-            self._restart(worker, error, now)
+            drop_all(state, worker, error, now, is_charged=False)
+            state.restart(worker, error, now)
 
-    def replace_stalled(self, worker: Worker, running: Attempt, reason: str, now: float) -> None:
+    def _replace_stalled(self, worker: Worker, running: Attempt, reason: str, now: float) -> None:
         """Kill a process that makes no progress; a worker that stalls again is given up."""
-        worker.learned.doubt()
-        worker.speed = worker.learned.value or worker.speed / DOUBT
-        worker.troubles.append(running.record.file.path)
-        self._outcomes.drop_all(worker, reason, now, blame=True)
-        if len(worker.troubles) > 1 and self._ledger.has_others(worker):
-            self._retire(worker, reason, now)
+        state = self._state
+        state.doubt(worker)
+        state.suspect(worker, running.record)
+        drop_all(state, worker, reason, now, is_charged=True)
+        if len(worker.troubles) > 1 and state.has_others(worker):
+            state.retire(worker, reason, now)
         else:
-            self._restart(worker, reason, now)
+            state.restart(worker, reason, now)
 
-    def replace_loading(self, worker: Worker, limit: float, now: float) -> None:
+    def _replace_loading(self, worker: Worker, limit: float, now: float) -> None:
         """Kill a process that does not get its processor set up; the second one is given up."""
-        worker.slow_setups += 1
+        state = self._state
+        state.count_slow_setup(worker)
         reason = f"the processor was not set up within {limit:g} s (--setup-timeout)"
         if worker.slow_setups < _SLOW_SETUPS_BEFORE_RETIRING:
-            self._restart(worker, reason, now)
+            state.restart(worker, reason, now)
         else:
-            self._retire(worker, reason, now)
-
-    def come_back(self, worker: Worker, now: float) -> None:
-        """A worker that was given up is there again: its node has returned."""
-        worker.is_retired = False
-        worker.touched_at = worker.spawned_at = now
-        worker.troubles.clear()
-        worker.slow_setups = 0
-        if worker.has_work:
-            self._ledger.look_by(now + self._ledger.settings.stall_threshold)
+            state.retire(worker, reason, now)
 
     def _is_hopeless(self, worker: Worker) -> bool:
         is_bad = len(set(worker.troubles)) >= 2 * _LOSSES_BEFORE_RETIRING
-        return is_bad and self._ledger.has_others(worker)
-
-    def _restart(self, worker: Worker, reason: str, now: float) -> None:
-        worker.is_ready = worker.is_loading = False
-        worker.counters.restarts += 1
-        worker.touched_at = worker.spawned_at = now
-        self._progress.end_stall(worker, now)
-        self._ledger.actions.append(ev.RestartWorker(worker.gpu, reason))
-
-    def _retire(self, worker: Worker, reason: str, now: float) -> None:
-        worker.is_retired = True
-        worker.is_ready = worker.is_loading = False
-        self._progress.end_stall(worker, now)
-        ledger = self._ledger
-        ledger.actions.append(ev.RetireWorker(worker.gpu, reason))
-        # A file has failed on fewer workers than it may fail, so it cannot avoid all of many.
-        if len(ledger.usable()) < ledger.settings.max_attempts:
-            for record in [r for w in ledger.fleet for r in w.queue if r.avoid]:
-                self._outcomes.forgive(record)
-        ledger.came_back = True
-        ledger.finish_if_done(now)
+        return is_bad and self._state.has_others(worker)

@@ -108,7 +108,7 @@ class VirtualCluster:
         """The workers that join and are taken away, and when."""
         for gpu, name in self.names.items():
             joins = ev.WorkerJoined(gpu, name, self.weights[gpu])
-            leaves = ev.WorkerLost(gpu, "its node has left", restart=False, blame=False)
+            leaves = ev.WorkerLost(gpu, "its node has left", ev.LossCause.LEFT_CLUSTER)
             fate = self._node(gpu) % _PERIOD
             if fate == _JOINS_LATE:
                 yield _LATE * self.seconds, joins
@@ -154,7 +154,7 @@ class VirtualCluster:
             if spec.freezes_at < math.inf:
                 yield spec.freezes_at, -spec.speed
         for at, event in self._comings():
-            speed = self.gpus[event.gpu].speed
+            speed = self.gpus[event.worker_id].speed
             yield at, speed if isinstance(event, ev.WorkerJoined) else -speed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from virnucpro_exporter.scheduling.policy import EarliestFinish, Steal, may_take
-from virnucpro_exporter.scheduling.records import Worker
+from virnucpro_exporter.scheduling.workers import Worker
 
 
 class PingPong(EarliestFinish):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.commands import StartAttempt
 from virnucpro_exporter.simulation.workers import VirtualWorkers
 
 # A signal is noticed within this time. Nothing else can wake a sleeper without a lock that the
@@ -49,14 +50,14 @@ class VirtualPool:
         """Start the process of a worker that has none."""
         self._workers.spawn(gpu)
 
-    def start(self, gpu: str, actions: Sequence[ev.StartAttempt]) -> None:
+    def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
         """Hand files to a worker, to be processed in this order."""
         del gpu
         for action in actions:
             self._workers.start(action)
 
     def cancel(self, gpu: str, attempt: int) -> None:
-        """Stop an attempt; `WorkerLost` without blame follows."""
+        """Stop an attempt; `WorkerLost` follows."""
         del attempt
         self._workers.cancel(gpu)
 

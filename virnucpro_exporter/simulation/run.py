@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from virnucpro_exporter.errors import assert_never
+from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.facts import Fact, FileCompleted, FileFailed
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.scheduler import Decisions
 from virnucpro_exporter.simulation.workers import VirtualGpu, VirtualWorkers
 
 
@@ -42,15 +46,15 @@ class Decides(Protocol):
     def is_finished(self) -> bool:
         """Whether no file is left to do."""
 
-    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
-        """Take in one event, and say what is to be done."""
+    def handle(self, event: ev.Event, now: float) -> Decisions:
+        """Take in one event, and say what is to be done and what happened."""
 
     def next_deadline(self) -> float | None:
         """When to call with `TimePassed` at the latest."""
 
 
 class VirtualRun:
-    """Carries out the actions of a scheduler on virtual GPUs.
+    """Carries out the commands of a scheduler on virtual GPUs.
 
     Args:
         scheduler: The real thing, or a peer of it.
@@ -126,13 +130,16 @@ class VirtualRun:
     def _deliver(self, event: ev.Event) -> None:
         self._events += 1
         if isinstance(event, ev.WorkerLost):
-            self._lose_all(event.gpu)
+            self._lose_all(event.worker_id)
         elif isinstance(event, ev.AttemptFailed):
             self._lose(event.attempt)
-        for action in self.scheduler.handle(event, self._workers.now):
-            self._carry_out(action)
+        commands, facts = self.scheduler.handle(event, self._workers.now)
+        for command in commands:
+            self._carry_out(command)
+        for fact in facts:
+            self._note(fact)
         if isinstance(event, ev.WorkerJoined):
-            self._workers.spawn(event.gpu)
+            self._workers.spawn(event.worker_id)
 
     def _lose_all(self, gpu: str) -> int:
         """The worker's process is gone, and what it had done of its files."""
@@ -145,27 +152,34 @@ class VirtualRun:
         _, since = self._begun.pop(attempt, ("", self._workers.now))
         self._wasted += self._workers.now - since
 
-    def _carry_out(self, action: ev.Action) -> None:
+    def _carry_out(self, command: co.Command) -> None:
         workers = self._workers
-        if isinstance(action, ev.StartAttempt):
-            self._starts += 1
-            self._begun[action.attempt] = (action.gpu, workers.now)
-            workers.start(action)
-        elif isinstance(action, ev.CancelAttempt):
-            self._kills += self._lose_all(action.gpu)
-            workers.cancel(action.gpu)
-        elif isinstance(action, ev.RestartWorker):
-            self._kills += self._lose_all(action.gpu)
-            workers.kill(action.gpu)
-            workers.spawn(action.gpu)
-        elif isinstance(action, ev.RetireWorker):
-            workers.kill(action.gpu)
-        elif isinstance(action, ev.FileCompleted):
-            path = action.file.path
-            self._used += workers.now - self._begun.pop(action.attempt)[1]
+        match command:
+            case co.StartAttempt():
+                self._starts += 1
+                self._begun[command.attempt] = (command.worker_id, workers.now)
+                workers.start(command)
+            case co.CancelAttempt():
+                self._kills += self._lose_all(command.worker_id)
+                workers.cancel(command.worker_id)
+            case co.RestartWorker():
+                self._kills += self._lose_all(command.worker_id)
+                workers.kill(command.worker_id)
+                workers.spawn(command.worker_id)
+            case co.RetireWorker():
+                workers.kill(command.worker_id)
+            case co.KeepOutputs() | co.DiscardOutputs():
+                pass  # virtual workers write nothing
+            case _:
+                assert_never(command)
+
+    def _note(self, fact: Fact) -> None:
+        if isinstance(fact, FileCompleted):
+            path = fact.file.path
+            self._used += self._workers.now - self._begun.pop(fact.attempt)[1]
             self._completed[path] = self._completed.get(path, 0) + 1
-        elif isinstance(action, ev.FileFailed):
-            self._failed.append(action.file.path)
+        elif isinstance(fact, FileFailed):
+            self._failed.append(fact.file.path)
 
 
 def lower_bound(work: Mapping[str, int], speeds: Sequence[float]) -> float:

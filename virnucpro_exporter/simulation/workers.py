@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.commands import StartAttempt
 
 # A sequence of a virtual file has so many residues: a chunk as VirNucPro cuts them.
 RESIDUES_PER_SEQUENCE = 500
@@ -88,7 +89,7 @@ class _Worker:
         self.process = 0  # counts them
         self.started_at: float | None = None  # None while there is none
         self.ready_at = math.inf
-        self.held: list[ev.StartAttempt] = []
+        self.held: list[StartAttempt] = []
 
     def hits(self, outage: Outage) -> bool:
         """Whether an outage concerns the present process."""
@@ -182,9 +183,9 @@ class VirtualWorkers:
         for outage in worker.outages:
             self._doom(gpu, outage)
 
-    def start(self, action: ev.StartAttempt) -> None:
+    def start(self, action: StartAttempt) -> None:
         """Hand a file to a worker; those it was handed before come first."""
-        held = self._workers[action.gpu].held
+        held = self._workers[action.worker_id].held
         held.append(action)
         if len(held) == 1:
             self._begin(action)
@@ -192,7 +193,7 @@ class VirtualWorkers:
     def cancel(self, gpu: str) -> None:
         """Stop what a worker does, by killing its process."""
         self.kill(gpu)
-        self._post(self.now, ev.WorkerLost(gpu, "cancelled", blame=False), gpu)
+        self._post(self.now, ev.WorkerLost(gpu, "cancelled", ev.LossCause.CANCELLED), gpu)
 
     def kill(self, gpu: str) -> None:
         """Kill the process of a worker; nothing it would have said is heard."""
@@ -218,7 +219,7 @@ class VirtualWorkers:
             raise RuntimeError("nothing will ever happen again, and files are left")
         at, _, process, event = heapq.heappop(self._heap)
         self.now = max(self.now, at)
-        gpu: str = getattr(event, "gpu", "")
+        gpu: str = getattr(event, "worker_id", "")
         worker = self._workers[gpu]
         if process not in (None, worker.process):
             return None
@@ -248,8 +249,8 @@ class VirtualWorkers:
 
     # -- how long it takes --
 
-    def _begin(self, start: ev.StartAttempt) -> None:
-        gpu, number, path = start.gpu, start.attempt, start.file.path
+    def _begin(self, start: StartAttempt) -> None:
+        gpu, number, path = start.worker_id, start.attempt, start.file.path
         worker = self._workers[gpu]
         work, mishap = self._work[path], self._mishaps.get(path)
         speed = worker.gpu.speed / self._pace.get(path, 1.0)
@@ -327,5 +328,5 @@ class VirtualWorkers:
 
 def _end(mishap: Mishap, gpu: str, attempt: int) -> ev.Event:
     if mishap.takes_worker:
-        return ev.WorkerLost(gpu, "simulated: taken away", blame=False, running=attempt)
+        return ev.WorkerLost(gpu, "simulated: taken away", ev.LossCause.TAKEN_AWAY, running=attempt)
     return ev.AttemptFailed(gpu, attempt, "simulated: CUDA out of memory")

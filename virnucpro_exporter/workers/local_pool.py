@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from virnucpro_exporter.errors import OutputError
+from virnucpro_exporter.scheduling.commands import StartAttempt
 from virnucpro_exporter.scheduling.events import (
     Event,
-    StartAttempt,
+    LossCause,
     WorkerJoined,
     WorkerLoading,
     WorkerLost,
@@ -264,7 +265,7 @@ class LocalPool:
         reason = f"its process cannot be started: {error.strerror or error}"
         pause = self._starts.refused(gpu, time.monotonic())
         if pause is None:
-            self._events.append(WorkerLost(gpu, reason, restart=False, blame=False))
+            self._events.append(WorkerLost(gpu, reason, LossCause.CANNOT_START))
         else:
             log.warning("GPU %s: %s; it is tried again in %g s", gpu, reason, pause)
 
@@ -454,7 +455,7 @@ class LocalPool:
         self._starts.forget(worker.gpu)
         worker.is_missed = True
         reason = f"its process {worker.process.pid} cannot be killed"
-        self._events.append(WorkerLost(worker.gpu, reason, restart=False, blame=False))
+        self._events.append(WorkerLost(worker.gpu, reason, LossCause.CANNOT_BE_KILLED))
 
     def _clear_orphans(self) -> None:
         if self._adopts:
@@ -467,7 +468,7 @@ class LocalPool:
     def _give_up(self, worker: Child, reason: str) -> None:
         """Kill a worker of which an attempt is to be stopped; no file is to blame."""
         self._bury(worker)
-        self._events.append(WorkerLost(worker.gpu, reason, restart=True, blame=False))
+        self._events.append(WorkerLost(worker.gpu, reason, LossCause.CANCELLED))
 
     def _lose(self, worker: Child) -> None:
         """Tell how a worker died, once all it said has been heard."""

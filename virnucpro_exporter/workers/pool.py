@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from virnucpro_exporter.scheduling.events import Event, StartAttempt
+from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.events import Event
 
 
 class WorkerPool(Protocol):
@@ -18,7 +19,7 @@ class WorkerPool(Protocol):
         """Hand files to a worker, to be processed in this order."""
 
     def cancel(self, gpu: str, attempt: int) -> None:
-        """Stop an attempt; `AttemptFailed` or `WorkerLost` without blame follows."""
+        """Stop an attempt; `AttemptFailed` or `WorkerLost` follows."""
 
     def kill(self, gpu: str) -> None:
         """Kill a worker's process, if there is one; nothing it said is heard any more."""

@@ -16,6 +16,7 @@ from virnucpro_exporter.scheduling.events import (
     AttemptFailed,
     AttemptStarted,
     Event,
+    LossCause,
     Progress,
     WorkerLost,
     WorkerReady,
@@ -152,9 +153,13 @@ class Child:
         One whose processor cannot be set up is not worth a restart.
         """
         reason = self.how_it_ended()
-        if not self.ready:
-            reason = f"processor setup failed: {self.setup_error or f'the worker {reason}'}"
-        return WorkerLost(self.gpu, reason, restart=self.ready, blame=self.ready, running=running)
+        if self.ready:
+            return WorkerLost(self.gpu, reason, LossCause.DIED_PROCESSING, running)
+        if self.setup_error is not None:
+            why, cause = self.setup_error, LossCause.SETUP_FAILED
+        else:
+            why, cause = f"the worker {reason}", LossCause.DIED_LOADING
+        return WorkerLost(self.gpu, f"processor setup failed: {why}", cause, running)
 
     def how_it_ended(self) -> str:
         """How it ended, in one line without a subject, once it was reaped."""

@@ -1,0 +1,147 @@
+"""Workers: their queues, what they hold, and when they are expected to be done.
+
+Mutable, and private to the scheduler: only `state` changes them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from virnucpro_exporter.scheduling.counters import Counters
+from virnucpro_exporter.scheduling.files import Attempt, FileRecord
+from virnucpro_exporter.scheduling.ids import WorkerId
+from virnucpro_exporter.scheduling.speed import LearnedSpeed, Throughput
+
+# A worker that has done nothing yet counts as having done a file of so many seconds: it gets files
+# one by one until some twenty of them were short.
+_LONG_SECONDS = 10.0
+
+
+class Worker:
+    """One worker, its queue, what it holds and how fast it is.
+
+    Attributes:
+        id: Its id.
+        name: The model of its device, empty when it is not known.
+        weight: Its declared speed.
+        index: Its place in the order of the workers.
+        counters: What its life adds up to.
+        is_loading: Its process is up and sets its processor up.
+        is_ready: Its process is up and able to take files.
+        is_retired: It is given up, and has no process unless it joins again.
+        spawned_at: When its process was last started.
+        startup: Seconds until its last process was ready.
+        slow_setups: Processes in a row that took too long to load.
+        awaits_work: It asked for a file and got none.
+        troubles: Files that failed on it or took its process, since its last success.
+        queue: Files that wait for it, largest first.
+        queued_residues: Their residues.
+        inflight: Attempts that it was handed, by number, in the order of handing over; cancelled
+            ones until it says that it stopped.
+        speed: Residues per second that are expected of it, once anything was learned of any worker;
+            before that, its weight.
+        learned: What it has shown.
+        throughput: Sequences per second, for people.
+        longest_recent: About the longest duration of its recent files, in seconds.
+        touched_at: When it last made progress, came up or got its first work.
+        alive_at: When it last gave a sign of life other than progress.
+        has_reported: It reported progress within a file.
+        last_progress: When it last made progress, or None.
+        stalled_since: When its present stall was noticed, or None.
+        busy_since: Since when it has held files, or None.
+        idle_from: What the clock of waiting files showed when it began to await work.
+    """
+
+    __slots__ = (
+        "alive_at",
+        "awaits_work",
+        "busy_since",
+        "counters",
+        "has_reported",
+        "id",
+        "idle_from",
+        "index",
+        "inflight",
+        "is_loading",
+        "is_ready",
+        "is_retired",
+        "last_progress",
+        "learned",
+        "longest_recent",
+        "name",
+        "queue",
+        "queued_residues",
+        "slow_setups",
+        "spawned_at",
+        "speed",
+        "stalled_since",
+        "startup",
+        "throughput",
+        "touched_at",
+        "troubles",
+        "weight",
+    )
+
+    def __init__(
+        self, worker_id: WorkerId, name: str, weight: float, index: int, now: float
+    ) -> None:
+        self.id = worker_id
+        self.name = name
+        self.weight = weight
+        self.index = index
+        self.counters = Counters()
+        self.is_loading = False
+        self.is_ready = False
+        self.is_retired = False
+        self.spawned_at = now
+        self.startup = 0.0
+        self.slow_setups = 0
+        self.awaits_work = False
+        self.troubles: list[str] = []
+        self.queue: deque[FileRecord] = deque()
+        self.queued_residues = 0
+        self.inflight: dict[int, Attempt] = {}
+        self.speed = weight
+        self.learned = LearnedSpeed()
+        self.throughput = Throughput()
+        self.longest_recent = _LONG_SECONDS
+        self.touched_at = now
+        self.alive_at = now
+        self.has_reported = False
+        self.last_progress: float | None = None
+        self.stalled_since: float | None = None
+        self.busy_since: float | None = None
+        self.idle_from = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether it holds a file or has files queued."""
+        return bool(self.inflight or self.queue)
+
+    @property
+    def running(self) -> list[Attempt]:
+        """The attempts it holds whose result is still wanted."""
+        return [attempt for attempt in self.inflight.values() if not attempt.is_cancelled]
+
+    def free_at(self, now: float) -> float:
+        """When it is expected to be up and to have done all that it holds."""
+        if self.is_retired or self.stalled_since is not None:
+            return float("inf")
+        begin = now if self.is_ready else max(now, self.spawned_at + self.startup)
+        for attempt in self.inflight.values():
+            if not attempt.is_cancelled:
+                begin += attempt.remaining(now)
+        return begin
+
+    def finish_at(self, now: float) -> float:
+        """When it is expected to have done all that it holds and all that is queued for it."""
+        return self.free_at(now) + self.queued_residues / self.speed
+
+    def would_end(self, cost: int, now: float) -> float:
+        """When a file of this cost would end if it were queued here, behind the larger ones."""
+        before = 0
+        for record in self.queue:
+            if record.file.residues < cost:
+                break
+            before += record.file.residues
+        return self.free_at(now) + (before + cost) / self.speed

@@ -37,9 +37,6 @@ def _status() -> int:
         from virnucpro_exporter.cli import cli  # noqa: PLC0415
 
         status: int = cli.main(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return error.exit_code
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""

@@ -12,11 +12,8 @@ from tests.run_program import PROGRAM
 READS = Path(__file__).parents[2] / "examples" / "lambda_phage.fa"
 COMMANDS = {
     "run": (f"run {READS} --gpus cpu:1 --no-web --no-dashboard --log-level error --output", 0),
-    "plan": (f"run {READS} --gpus cpu:1 --dry-run --output", 1),
     "gpus": ("gpus --simulate-gpus 2", 1),
-    "json": ("gpus --simulate-gpus 2 --json", 1),
     "help": ("--help", 1),
-    "version": ("--version", 1),
 }
 
 

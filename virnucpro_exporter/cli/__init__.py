@@ -17,10 +17,14 @@ from virnucpro_exporter.cli.watch import watch
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=_SETTINGS)
+@click.group(context_settings=_SETTINGS, invoke_without_command=True)
 @click.version_option(__version__, prog_name="virnucpro-exporter")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Run sequence files across GPUs with work stealing, and show what every GPU really does."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
 
 
 for _command in (run, status, report, gpus, serve, watch, simulate, assets):

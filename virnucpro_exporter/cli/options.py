@@ -101,17 +101,20 @@ def with_table(
 
 def _option(one: Declared, choices: Sequence[Any]) -> Callable[[F], F]:
     kinds: dict[Kind, Any] = {Kind.WHOLE: click.INT, Kind.NUMBER: click.FLOAT}
+    # The choices of click are texts, and numbers from version 8.2 on.
+    values = {str(choice): choice for choice in choices}
     return click.option(
         *one.flags,
         one.key,
         cls=TableOption,
         section=one.section,
-        type=click.Choice(choices) if choices else kinds.get(one.kind),
+        type=click.Choice(list(values)) if values else kinds.get(one.kind),
+        callback=lambda _context, _option, value: values.get(value, value) if values else value,
         is_flag=one.kind is Kind.SWITCH,
         multiple=one.kind is Kind.TEXTS,
         metavar=one.option.metavar or None,
         help=one.option.about,
-        default=one.default,
+        default=str(one.default) if values else one.default,
         show_default=one.default is not None or one.option.unset or None,
     )
 

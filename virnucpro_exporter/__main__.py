@@ -10,7 +10,6 @@ import click
 
 from virnucpro_exporter import streams
 from virnucpro_exporter.errors import UsageError, VirnucproError
-from virnucpro_exporter.text import clean
 
 
 def main() -> None:
@@ -41,12 +40,12 @@ def _status() -> int:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
         what = " ".join(error.format_message().split())
-        streams.say(clean(f"{UsageError(what)}{hint}"))
+        streams.say(f"{UsageError(what)}{hint}")
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
     except VirnucproError as error:
-        streams.say(clean(str(error)))
+        streams.say(str(error))
         return error.exit_code
     except SystemExit:  # what click makes of any broken pipe
         if not streams.is_output_lost():

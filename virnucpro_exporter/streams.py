@@ -1,17 +1,25 @@
-"""The standard streams of the program, which may be closed, full or gone."""
+"""The standard streams of the program, which may be closed, full or gone.
+
+All that the program prints passes through here, and file names, messages of commands and exceptions
+are text of strangers: what could act on a terminal is made readable at this one place. Only tables
+that are drawn with control characters of their own go past it, by `screen`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO, cast
+
+from virnucpro_exporter.text import clean, clean_lines
 
 
 class Output(io.TextIOWrapper):
-    """A stream that remembers why it could not be written.
+    """A stream without control characters, which remembers why it could not be written.
 
     Args:
         stream: What is there so far; it is kept, because it would close the file under this one.
@@ -26,7 +34,7 @@ class Output(io.TextIOWrapper):
         super().__init__(
             stream.buffer,
             encoding=stream.encoding,
-            errors=stream.errors,
+            errors="backslashreplace",  # letters that the terminal does not have
             line_buffering=bool(stream.line_buffering),
         )
         self._stream = stream
@@ -34,10 +42,14 @@ class Output(io.TextIOWrapper):
         self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write, and remember an error."""
+        """Write what cannot act on a terminal, and remember an error."""
+        self.draw(clean_lines(text))
+        return len(text)
+
+    def draw(self, text: str) -> None:
+        """Write with control characters, and remember an error."""
         with self._remembering():
             super().write(text)
-        return len(text)
 
     def flush(self) -> None:
         """Write what is held back, and remember an error."""
@@ -52,6 +64,49 @@ class Output(io.TextIOWrapper):
             self.lost = error
             if self._is_essential:
                 raise
+
+
+class _Screen:
+    """A stream whose control characters are meant, as Rich takes it for a file."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def write(self, text: str) -> int:
+        self._output.draw(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._output, name)
+
+
+def screen(*, error: bool = False) -> TextIO:
+    """Standard output or error, for a table that is drawn with control characters.
+
+    What such a table shows of strangers has to be cleaned before.
+    """
+    stream = sys.stderr if error else sys.stdout
+    return cast("TextIO", _Screen(stream)) if isinstance(stream, Output) else stream
+
+
+class _OneLine(logging.Formatter):
+    """A record is one line, whatever it tells of; only a traceback, which is ours, has more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of logging
+        record.message = clean(record.message)
+        return super().formatMessage(record)
+
+
+def start_logging(level: str, form: str = "%(asctime)s %(message)s") -> None:
+    """Log to standard error from now on.
+
+    Args:
+        level: The least that is logged.
+        form: Of a line, as in `logging`.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine(form))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 # Standard output once it is watched; click puts another object in its place when a pipe breaks.
@@ -110,4 +165,4 @@ def _drop(stream: TextIO) -> None:
 
 def say(line: str) -> None:
     """Print a line of the program's own on standard error."""
-    print(f"virnucpro-exporter: {line}", file=sys.stderr)  # noqa: T201 - the error line
+    print(f"virnucpro-exporter: {clean(line)}", file=sys.stderr)  # noqa: T201 - the error line

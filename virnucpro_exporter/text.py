@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -68,15 +69,37 @@ def local_offset(timestamp: float) -> str:
     return datetime.fromtimestamp(timestamp).astimezone().isoformat()[-6:]
 
 
+# What moves the cursor, ends a line, turns the direction of what follows, or cannot be seen: C0, C1
+# and DEL, marks and overrides of direction, separators of lines, tags, and bytes that are no text.
+_UNSAFE = (
+    "\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e0fff"
+)
+_UNSAFE_IN_A_LINE = re.compile(f"[\x00-\x1f{_UNSAFE}]")
+_UNSAFE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_UNSAFE}]")
+
+
 def clean(text: str, *, ascii_only: bool = False) -> str:
-    """Foreign text without anything that could move the cursor.
+    r"""Foreign text as one line in which nothing acts on a terminal: `\x1b` stands for an escape.
 
     Args:
-        text: For example a file name, which may hold any byte.
+        text: For example a file name, which may hold any byte. Letters stay what they are.
         ascii_only: Replace what is not ASCII as well.
     """
-    shown = "".join(char if char.isprintable() else "?" for char in text)
+    shown = _UNSAFE_IN_A_LINE.sub(_readable, text)
     return shown.encode("ascii", "replace").decode() if ascii_only else shown
+
+
+def clean_lines(text: str) -> str:
+    """Like `clean`, for a text of several lines, whose ends and tabs stay."""
+    return _UNSAFE_IN_LINES.sub(_readable, text)
+
+
+def _readable(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return found[0].encode("unicode_escape").decode()
 
 
 def tail(text: str, width: int, *, ascii_only: bool = False) -> str:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from virnucpro_exporter.journal.status import RunStatus, read_status
+from virnucpro_exporter.text import clean
 
 
 def status_text(folder: str) -> str:
@@ -21,7 +22,7 @@ def status_text(folder: str) -> str:
         sequences = "?" if gpu.sequences is None else f"{gpu.sequences:,}"
         lines.append(f"  {gpu.gpu}: {gpu.files} files, {sequences} sequences, {gpu.seconds:.1f} s")
     lines.append(f"  {state.steals} steals")
-    lines += [f"failed: {path!r}: {error}" for path, error in state.failed]
+    lines += [f"failed: {path!r}: {clean(error)}" for path, error in state.failed]
     return "\n".join(lines)
 
 

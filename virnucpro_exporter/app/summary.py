@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from virnucpro_exporter.app.devices import Device
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import RunSnapshot, WorkerSnapshot, WorkerState
-from virnucpro_exporter.text import format_duration
+from virnucpro_exporter.text import clean, format_duration
 
 # In seconds. Below that a run is start-up alone, and its ratio to the bound says nothing.
 _LEAST_BOUND = 0.05
@@ -66,7 +66,7 @@ def _work(run: RunSnapshot) -> str:
 
 def failures_text(run: RunSnapshot) -> str:
     """What a run could not do; empty when it did all."""
-    return "\n".join(f"failed: {path!r}: {error}" for path, error in run.failures)
+    return "\n".join(f"failed: {path!r}: {clean(error)}" for path, error in run.failures)
 
 
 def _against_bound(run: RunSnapshot) -> str:

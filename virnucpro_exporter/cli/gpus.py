@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 import click
 
+from virnucpro_exporter import streams
 from virnucpro_exporter.app.gpus import show_gpus
 from virnucpro_exporter.cli.options import seconds, simulated_gpus
 
@@ -30,6 +29,6 @@ def gpus(
 ) -> int:
     """Show what every GPU does, and why a value is missing. Exit status 3 without GPUs."""
     # What is wrong with a GPU stands in the table; the log is for defects of this program.
-    logging.basicConfig(level="ERROR", format="%(message)s")
+    streams.start_logging("error", "%(message)s")
     show_gpus(click.echo, watch=watch, as_json=as_json, interval=interval, simulated=simulated)
     return 0

@@ -8,7 +8,6 @@ import click
 
 from virnucpro_exporter import streams
 from virnucpro_exporter.app.run import Finished
-from virnucpro_exporter.text import clean
 
 
 def print_end(finished: Finished) -> None:
@@ -24,4 +23,4 @@ def print_end(finished: Finished) -> None:
     if finished.failures:
         click.echo(finished.failures, err=True)
     if finished.error is not None:
-        streams.say(clean(str(finished.error)))
+        streams.say(str(finished.error))

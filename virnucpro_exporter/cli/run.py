@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import click
 
+from virnucpro_exporter import streams
 from virnucpro_exporter.app import run as app
 from virnucpro_exporter.cli.options import TableCommand, given, path, with_table
 from virnucpro_exporter.cli.output import print_end
@@ -57,7 +57,7 @@ def run(
     if command:
         settings["command"] = command
     config = load_config(config_file, settings)
-    logging.basicConfig(level=config.views.log_level.upper(), format="%(asctime)s %(message)s")
+    streams.start_logging(config.views.log_level)
     if dry_run:
         click.echo(app.plan(config))
         return 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import click
 
+from virnucpro_exporter import streams
 from virnucpro_exporter.app import node
 from virnucpro_exporter.cli.options import TableCommand, given, simulated_gpus, with_table
 from virnucpro_exporter.config import Endpoint, declared, serve_config
@@ -18,5 +18,5 @@ from virnucpro_exporter.config import Endpoint, declared, serve_config
 def serve(simulated: int | None, **options: Any) -> int:
     """Serve the metrics of this node's GPUs, until Ctrl-C or SIGTERM."""
     endpoint = serve_config(given(options))
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
+    streams.start_logging("info")
     return node.serve(endpoint, simulated)

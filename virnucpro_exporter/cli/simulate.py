@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import click
 
+from virnucpro_exporter import streams
 from virnucpro_exporter.app import simulate as app
 from virnucpro_exporter.cli.options import TableCommand, given, with_table
 from virnucpro_exporter.cli.output import print_end
@@ -28,6 +28,6 @@ def simulate(**options: Any) -> int:
     simulation at once.
     """
     config = simulate_config(given(options))
-    logging.basicConfig(level=config.views.log_level.upper(), format="%(asctime)s %(message)s")
+    streams.start_logging(config.views.log_level)
     app.simulate(config, print_end)
     return 0

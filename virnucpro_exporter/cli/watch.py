@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import click
 
+from virnucpro_exporter import streams
 from virnucpro_exporter.app import watch as app
 from virnucpro_exporter.cli.options import path, seconds, text
 
@@ -36,5 +36,5 @@ def watch(url: str, interval: float, user: str | None, **options: Any) -> int:
     """
     if user is not None and ":" not in user:
         user += ":" + click.prompt("Password", hide_input=True, err=True)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
+    streams.start_logging("info")
     return app.watch(url, interval, user=user, **options)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from virnucpro_exporter import streams
 from virnucpro_exporter.terminal.suspension import Suspension
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class CountingProgress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(file=streams.screen(error=True))
         self._clock = clock
         self._total = total
         self._progress: Progress | None = None

@@ -24,6 +24,7 @@ from rich.control import Control
 from rich.live import Live
 from rich.text import Text
 
+from virnucpro_exporter import streams
 from virnucpro_exporter.csv_log.writer import MetricsLog
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapshot, SourceSilentError
 from virnucpro_exporter.terminal.log_capture import LogCapture
@@ -108,7 +109,9 @@ class LoadBalancingDashboard:
     ) -> None:
         self._coordinator = coordinator
         self._gpu_monitor = gpu_monitor
-        self._console = console or Console(stderr=True, force_terminal=plain is False or None)
+        self._console = console or Console(
+            file=streams.screen(error=True), force_terminal=plain is False or None
+        )
         is_drawable = self._console.is_terminal and not self._console.is_dumb_terminal
         self._plain = plain or not is_drawable
         self._draw_due = Every(update_interval)

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from virnucpro_exporter import streams
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
 from virnucpro_exporter.terminal.suspension import Suspension
 from virnucpro_exporter.terminal.worker_table import utilization_style
@@ -129,7 +130,7 @@ def _unit(value: float | None, unit: str = "", factor: float = 1) -> str:
 @contextmanager
 def gpus_screen(*, in_place: bool) -> Iterator[Callable[[GpuSnapshot], None]]:
     """Tables one after the other, or on a terminal one that is drawn again in its place."""
-    console = Console()
+    console = Console(file=streams.screen())
     ascii_only = is_ascii_only(console.encoding, os.environ)
 
     def view(snapshot: GpuSnapshot) -> RenderableType:

@@ -9,6 +9,16 @@ from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.scheduler import Decisions
 
 
+def worker(worker_id: str) -> WorkerId:
+    """An id."""
+    return WorkerId(worker_id)
+
+
+def number(attempt: int) -> AttemptNumber:
+    """The number of an attempt."""
+    return AttemptNumber(attempt)
+
+
 def everything(decisions: Decisions) -> list[co.Command | fa.Fact]:
     """All that came of a turn."""
     return [*decisions.commands, *decisions.facts]

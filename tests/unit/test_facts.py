@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests import facts
+from virnucpro_exporter.app.explain import explain_text
 from virnucpro_exporter.app.simulate import NoResults
+from virnucpro_exporter.errors import InputError
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.log_lines import log_line
 from virnucpro_exporter.execution.runner import Runner
+from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.history import Outcome
 from virnucpro_exporter.journal.history import read_history
@@ -71,6 +74,11 @@ def test_a_timed_out_attempt_is_a_failure_in_every_view(tmp_path: Path) -> None:
         (Outcome.TIMED_OUT, "took longer than the limit of 5 s")
     ] * 2
     assert all(a.ended - a.started == pytest.approx(5.0) for a in report.attempts)
+    told = explain_text(str(outputs.folder), ["slow.fa"]).splitlines()
+    error = "took longer than the limit of 5 s"
+    assert told[0] == f"/slow.fa: given up after 2 failed attempts: {error}"
+    ended = f"its attempt on GPU 0 timed out: {error}"
+    assert [line[23:] for line in told[1:]] == ["GPU 0 began it", ended] * 2
 
 
 def test_a_file_that_moves_has_not_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -92,6 +100,10 @@ def test_a_file_that_moves_has_not_failed(tmp_path: Path, caplog: pytest.LogCapt
     told = [r for r in caplog.records if "moves from GPU 0 to GPU" in r.getMessage()]
     assert {record.levelno for record in told} == {logging.INFO}
     assert not [r for r in caplog.records if "tried again" in r.getMessage()]
+    explained = explain_text(str(outputs.folder), [moved[0].path])
+    assert "its attempt on GPU 0 was taken back: it would end sooner" in explained
+    assert "a new plan gave it to GPU" in explained
+    assert explained.splitlines()[0].startswith(f"{moved[0].path}: completed by GPU ")
 
 
 @pytest.mark.parametrize("failures", [1, 3])
@@ -140,6 +152,30 @@ def test_a_start_that_its_turn_cancels_is_never_sent(tmp_path: Path) -> None:
         journal.begin("run", {}, now=0.0)
         journal.record(decisions.facts, now=11.0)
     assert read_history(outputs.folder, now=20.0).counts == {"committing": 1}
+
+
+def test_a_file_that_waits_is_explained(tmp_path: Path) -> None:
+    """What is before it, and what it has been through; a name that is not known is one line."""
+    outputs = Outputs(tmp_path / "out")
+    outputs.prepare()
+    files = [SequenceFile(f"/in/{n}.fa", 1, n) for n in range(4)]
+    with closing(RunLock(outputs.lock)), closing(Journal(outputs)) as journal:
+        journal.plan([Source(file.path, 1, 1) for file in files])
+        journal.add_counts({file.path: (1, file.residues) for file in files})
+        journal.begin("run", {"max_attempts": 3}, now=0.0)
+        journal.record([facts.started("0", 1, files[1]), facts.started("1", 2, files[0])], 5.0)
+        ended = facts.ended("0", 1, files[1], fa.Outcome.FAILED, "odd", is_charged=True)
+        journal.record([ended, facts.queued("0", files[1], "odd")], 6.0)
+        told = explain_text(str(outputs.folder), ["/in/1.fa", "0.fa"], now=65.0).splitlines()
+        with pytest.raises(InputError, match=r"'x\.fa' is no file that a run into this folder"):
+            explain_text(str(outputs.folder), ["x.fa"])
+    assert told[0] == (
+        "/in/1.fa: has had 1 failed attempt of 3 (the last: odd) and waits: the workers have 1 "
+        "files in process, and 2 other files wait, of which 2 are larger and go first"
+    )
+    assert told[4] == "/in/0.fa: in process on GPU 1 for 1m00s"
+    after = explain_text(str(outputs.folder), ["/in/2.fa"])
+    assert after == "/in/2.fa: waits, as no run goes on; the same command does it"
 
 
 def test_the_metric_and_the_method_agree_about_imbalance() -> None:

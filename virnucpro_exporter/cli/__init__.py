@@ -6,6 +6,7 @@ import click
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.cli.assets import assets
+from virnucpro_exporter.cli.explain import explain
 from virnucpro_exporter.cli.gpus import gpus
 from virnucpro_exporter.cli.report import report
 from virnucpro_exporter.cli.run import run
@@ -27,5 +28,5 @@ def cli(context: click.Context) -> None:
         context.exit(2)
 
 
-for _command in (run, status, report, gpus, serve, watch, simulate, assets):
+for _command in (run, status, explain, report, gpus, serve, watch, simulate, assets):
     cli.add_command(_command)

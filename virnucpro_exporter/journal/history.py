@@ -9,7 +9,6 @@ import sqlite3
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
-from typing import Any
 
 from virnucpro_exporter.history import (
     AttemptSpan,
@@ -19,11 +18,16 @@ from virnucpro_exporter.history import (
     StallSpan,
     WorkerTotals,
 )
-from virnucpro_exporter.journal.reader import read_journal
+from virnucpro_exporter.journal.reader import read_journal, rows
 from virnucpro_exporter.snapshot import StealEvent
 
 # What versions before schema 3 called the ends of attempts.
 _OLD_OUTCOMES = {"lost": Outcome.WORKER_LOST}
+
+
+def outcome_of(value: str) -> Outcome:
+    """How an attempt ended, of what the journal calls it."""
+    return _OLD_OUTCOMES.get(value) or Outcome(value)
 
 
 def read_history(folder: str | os.PathLike[str], now: float) -> RunHistory:
@@ -60,25 +64,16 @@ def _history(
         ),
         stalls=tuple(
             StallSpan(gpu, started, _end_of(started, runs) if ended is None else ended)
-            for gpu, started, ended in _rows(database, "stalls", "gpu, started, ended")
+            for gpu, started, ended in rows(database, "stalls", "gpu, started, ended")
         ),
         workers=tuple(
             WorkerTotals(*row)
-            for row in _rows(database, "workers", "run_id, gpu, name, starved, restarts")
+            for row in rows(database, "workers", "run_id, gpu, name, starved, restarts")
         ),
         counts=dict(database.execute("SELECT state, count(*) FROM files GROUP BY state")),
         failed=tuple((os.fsdecode(path), error or "") for path, error in failed),
         settings=json.loads((settings.fetchone() or ("{}",))[0]),
     )
-
-
-def _rows(database: sqlite3.Connection, table: str, columns: str) -> Iterator[Any]:
-    """The rows of a table that older versions did not have; NULL in columns that they lacked."""
-    known = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
-    if not known:
-        return iter(())
-    wanted = (c if c in known else f"NULL AS {c}" for c in columns.split(", "))
-    return database.execute(f"SELECT {', '.join(wanted)} FROM {table}")  # noqa: S608 - names of our own
 
 
 def _runs(database: sqlite3.Connection, now: float, *, is_active: bool) -> tuple[RunPeriod, ...]:
@@ -123,7 +118,7 @@ def _moments(database: sqlite3.Connection) -> Iterator[float]:
         ("stalls", "started, ended"),
         ("workers", "updated"),
     ):
-        for row in _rows(database, table, columns):
+        for row in rows(database, table, columns):
             yield from (moment for moment in row if moment is not None)
 
 
@@ -131,7 +126,7 @@ def _attempts(
     database: sqlite3.Connection, runs: Sequence[RunPeriod], *, is_active: bool
 ) -> Iterator[AttemptSpan]:
     noted = set()
-    for number, gpu, path, started, ended, outcome, error, charged in _rows(
+    for number, gpu, path, started, ended, outcome, error, charged in rows(
         database, "attempts", "attempt, gpu, path, started, ended, outcome, error, charged"
     ):
         noted.add(number)
@@ -141,7 +136,7 @@ def _attempts(
             os.fsdecode(path),
             begin,
             _end_of(begin, runs) if ended is None else float(ended),
-            _OLD_OUTCOMES.get(outcome) or Outcome(outcome),
+            outcome_of(outcome),
             error=error or "",
             is_charged=None if charged is None else bool(charged),
         )

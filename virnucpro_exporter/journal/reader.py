@@ -9,10 +9,10 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from virnucpro_exporter.errors import OutputError
 from virnucpro_exporter.files.lock import holder
@@ -68,3 +68,26 @@ def _read(outputs: Outputs, journal: Path, read: Reader[T], *, is_active: bool) 
         check_schema(database, outputs)
         database.execute("BEGIN")  # all that follows is seen as of one moment
         return read(database, is_active)
+
+
+def rows(
+    database: sqlite3.Connection,
+    table: str,
+    columns: str,
+    where: str = "",
+    parameters: Sequence[Any] = (),
+) -> Iterator[Any]:
+    """Rows of a table that older versions did not have; NULL in columns that they lacked.
+
+    Args:
+        database: The journal.
+        table: Its name.
+        columns: Names, with ", " between them.
+        where: What follows the names, from WHERE on.
+        parameters: The values for it.
+    """
+    known = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+    if not known:
+        return iter(())
+    wanted = ", ".join(c if c in known else f"NULL AS {c}" for c in columns.split(", "))
+    return database.execute(f"SELECT {wanted} FROM {table} {where}", parameters)  # noqa: S608 - names of our own

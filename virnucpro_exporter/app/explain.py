@@ -1,0 +1,70 @@
+"""Why a file waits, moved or failed, as text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from virnucpro_exporter.journal.stories import Story, read_stories
+from virnucpro_exporter.text import clean, format_moment, format_span
+
+
+def explain_text(folder: str, files: Sequence[str], now: float | None = None) -> str:
+    """What happened to some files of an output folder, and why each stands where it does.
+
+    Args:
+        folder: The output folder.
+        files: Their paths, or their names.
+        now: Unix seconds; the clock's by default.
+
+    Raises:
+        InputError: The journal knows no such file.
+        OutputError: There is no journal, it cannot be read, or a newer version wrote it.
+    """
+    now = time.time() if now is None else now
+    parts = []
+    for story in read_stories(folder, files):
+        lines = [f"{clean(story.path)}: {clean(reason(story, now))}"]
+        lines += [f"  {format_moment(m.time)}  {clean(m.text)}" for m in story.moments]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def reason(story: Story, now: float) -> str:
+    """Why the file stands where it does, in one line."""
+    if story.state == "queued":
+        return f"{_failures(story)}{_waits(story)}"
+    if story.state == "processing":
+        if not story.is_active:
+            return "was in process when the run ended; the same command does it again"
+        since = 0.0 if story.since is None else now - story.since
+        return f"in process on GPU {story.gpu} for {format_span(max(since, 0.0))}"
+    if story.state == "failed":
+        return f"given up after {_times(story.failures)}: {story.error}"
+    return {
+        "completed": f"completed by GPU {story.gpu}",
+        "committing": f"completed by GPU {story.gpu}; its results are being moved to their place",
+        "gone": "it was removed before it was done",
+    }.get(story.state, story.state)
+
+
+def _failures(story: Story) -> str:
+    if not story.failures:
+        return ""
+    limit = f" of {story.limit}" if story.limit else ""
+    return f"has had {_times(story.failures)}{limit} (the last: {story.error}) and "
+
+
+def _waits(story: Story) -> str:
+    if not story.is_active:
+        return "waits, as no run goes on; the same command does it"
+    others = story.waiting - 1
+    files = "1 other file" if others == 1 else f"{others:,} other files"
+    larger = f", of which {story.larger:,} are larger and go first" if story.larger else ""
+    return (
+        f"waits: the workers have {story.processing:,} files in process, and {files} wait{larger}"
+    )
+
+
+def _times(failures: int) -> str:
+    return "1 failed attempt" if failures == 1 else f"{failures} failed attempts"

@@ -1,0 +1,207 @@
+"""What happened to one file, in the order in which it happened: from the facts in the journal."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from virnucpro_exporter.errors import InputError, assert_never
+from virnucpro_exporter.history import AttemptSpan, Outcome
+from virnucpro_exporter.journal.history import outcome_of
+from virnucpro_exporter.journal.reader import read_journal, rows
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something that happened to a file.
+
+    Attributes:
+        time: When (Unix seconds).
+        text: What, in words.
+    """
+
+    time: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One file, and what happened to it.
+
+    Attributes:
+        path: The file.
+        state: Where it stands.
+        is_active: A run is going on now.
+        error: Why it failed last, or empty.
+        gpu: The worker that has it or had it last, or empty.
+        since: When that attempt began (Unix seconds), or None.
+        failures: Attempts that counted against the limit.
+        limit: Failures after which the last run gives a file up, or None where that is not noted.
+        waiting: Files that wait in all queues.
+        larger: Those that are known to be larger, which go first; None where sizes are not known.
+        processing: Files in process.
+        moments: What happened, oldest first.
+    """
+
+    path: str
+    state: str
+    is_active: bool
+    error: str
+    gpu: str
+    since: float | None
+    failures: int
+    limit: int | None
+    waiting: int
+    larger: int | None
+    processing: int
+    moments: tuple[Moment, ...]
+
+
+def read_stories(folder: str | os.PathLike[str], files: Sequence[str]) -> list[Story]:
+    """What the journal of an output folder knows of these files.
+
+    Args:
+        folder: The output folder.
+        files: Paths as they were given to the run or as they lead there, or names without folder.
+
+    Raises:
+        InputError: The journal knows no such file, or several of this name.
+        OutputError: There is no journal, it cannot be read, or a newer version wrote it.
+    """
+    return read_journal(
+        folder,
+        lambda database, is_active: [
+            _story(database, _find(database, name), is_active=is_active) for name in files
+        ],
+    )
+
+
+def _find(database: sqlite3.Connection, name: str) -> bytes:
+    for spelled in (name, os.path.abspath(name)):  # noqa: PTH100 - bytes that are no text stay
+        wanted = "WHERE path = ? OR real = ?"
+        values = (os.fsencode(spelled), os.fsencode(os.path.realpath(spelled)))
+        if _has_real(database):
+            found = database.execute(f"SELECT path FROM files {wanted}", values).fetchone()  # noqa: S608 - our own
+        else:
+            found = database.execute("SELECT path FROM files WHERE path = ?", values[:1]).fetchone()
+        if found:
+            path: bytes = found[0]
+            return path
+    ending, paths = b"/" + os.fsencode(name), database.execute("SELECT path FROM files")
+    named: list[bytes] = [p for (p,) in paths if (b"/" + p).endswith(ending)]
+    if not named:
+        raise InputError(f"{name!r} is no file that a run into this folder was given")
+    if len(named) > 1:
+        shown = ", ".join(repr(os.fsdecode(path)) for path in sorted(named)[:3])
+        raise InputError(f"{name!r} is the name of {len(named)} files ({shown}): give the path")
+    return named[0]
+
+
+def _has_real(database: sqlite3.Connection) -> bool:
+    return any(row[1] == "real" for row in database.execute("PRAGMA table_info(files)"))
+
+
+def _story(database: sqlite3.Connection, path: bytes, *, is_active: bool) -> Story:
+    state, gpu, started, residues, error = database.execute(
+        "SELECT state, gpu, started, residues, error FROM files WHERE path = ?", (path,)
+    ).fetchone()
+    counts = dict(database.execute("SELECT state, count(*) FROM files GROUP BY state"))
+    larger = None
+    if residues is not None:
+        (larger,) = database.execute(
+            "SELECT count(*) FROM files WHERE state = 'queued' AND residues > ?", (residues,)
+        ).fetchone()
+    attempts = list(_attempts(database, path))
+    settings = database.execute("SELECT settings FROM runs ORDER BY rowid DESC LIMIT 1").fetchone()
+    (limit,) = database.execute(
+        "SELECT json_extract(?, '$.max_attempts')", (settings[0] if settings else "{}",)
+    ).fetchone()
+    return Story(
+        path=os.fsdecode(path),
+        state=state,
+        is_active=is_active,
+        error=error or "",
+        gpu=gpu or "",
+        since=started,
+        failures=sum(attempt.is_failure for attempt in attempts),
+        limit=limit,
+        waiting=counts.get("queued", 0),
+        larger=larger,
+        processing=counts.get("processing", 0),
+        moments=tuple(sorted(_moments(database, path, attempts), key=lambda m: m.time)),
+    )
+
+
+def _attempts(database: sqlite3.Connection, path: bytes) -> Iterator[AttemptSpan]:
+    for gpu, started, ended, outcome, error, charged in rows(
+        database,
+        "attempts",
+        "gpu, started, ended, outcome, error, charged",
+        "WHERE path = ?",
+        (path,),
+    ):
+        yield AttemptSpan(
+            gpu,
+            os.fsdecode(path),
+            started,
+            started if ended is None else ended,
+            outcome_of(outcome),
+            error=error or "",
+            is_charged=None if charged is None else bool(charged),
+        )
+
+
+def _moments(
+    database: sqlite3.Connection, path: bytes, attempts: Sequence[AttemptSpan]
+) -> Iterator[Moment]:
+    gpu, started, duration, state = database.execute(
+        "SELECT gpu, started, duration, state FROM files WHERE path = ?", (path,)
+    ).fetchone()
+    held = [(a.gpu, a.started, a.ended) for a in attempts]
+    for attempt in attempts:
+        yield Moment(attempt.started, f"GPU {attempt.gpu} began it")
+        why = f": {attempt.error}" if attempt.error else ""
+        yield Moment(attempt.ended, f"its attempt on GPU {attempt.gpu} {_end(attempt)}{why}")
+    if state in ("processing", "committing", "completed") and started is not None:
+        yield Moment(started, f"GPU {gpu} began it")
+        held.append((gpu, started, started + (duration or 0.0)))
+        if state != "processing":
+            yield Moment(started + (duration or 0.0), f"GPU {gpu} completed it")
+    for time, victim, thief in rows(
+        database, "steals", "time, victim, thief", "WHERE path = ?", (path,)
+    ):
+        yield Moment(time, f"GPU {thief} was idle and stole it from the queue of GPU {victim}")
+    for time, source, target in rows(
+        database, "moves", "time, source, target", "WHERE path = ?", (path,)
+    ):
+        yield Moment(time, f"a new plan gave it to GPU {target} instead of GPU {source}")
+    for where, begin, end in held:
+        for (time,) in rows(
+            database, "stalls", "started", "WHERE gpu = ? AND started BETWEEN ? AND ?",
+            (where, begin, end),
+        ):  # fmt: skip
+            yield Moment(time, f"GPU {where} stalled with it")
+
+
+def _end(attempt: AttemptSpan) -> str:  # noqa: PLR0911, RET503 - one line for each outcome
+    match attempt.outcome:
+        case Outcome.SUPERSEDED:
+            return "was superseded by another"
+        case Outcome.MOVED:
+            return "was taken back"
+        case Outcome.WORKER_LOST:
+            return "was lost with its worker"
+        case Outcome.INTERRUPTED:
+            return "was cut off with the run"
+        case Outcome.CANCELLED:
+            return "was cancelled"
+        case Outcome.FAILED:
+            return "failed"
+        case Outcome.TIMED_OUT:
+            return "timed out"
+        case Outcome.COMPLETED | Outcome.RUNNING:  # the journal keeps these with the file
+            return "ended"
+        case _:
+            assert_never(attempt.outcome)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from virnucpro_exporter.cluster.agent import Agent
 from virnucpro_exporter.cluster.commands import Cancel, Command, Kill, Start
 from virnucpro_exporter.cluster.link import RemoteAgent
+from virnucpro_exporter.errors import assert_never
+from virnucpro_exporter.scheduling.facts import AttemptEnded, FileStarted, FileStolen
 
 
 async def calls_of_an_agent(agent: RemoteAgent) -> None:
@@ -27,3 +29,18 @@ def commands_of_an_agent() -> None:
     Command("0", Cancel("1"), 1)  # type: ignore[arg-type]
     Command("0", Start((1,)), 1)  # type: ignore[arg-type]
     Command("0", "kill", 1)  # type: ignore[arg-type]
+
+
+def fact_that_is_forgotten(fact: AttemptEnded | FileStolen) -> None:
+    """A consumer that has lost its case of a kind of fact."""
+    match fact:
+        case AttemptEnded():
+            pass
+        case _:
+            assert_never(fact)  # type: ignore[arg-type]
+
+
+def line_of_a_fact(fact: AttemptEnded) -> str:
+    """A log line with an attribute that there is not, and an id in the place of another."""
+    FileStarted(fact.file, fact.attempt, fact.worker_id, is_speculative=False)  # type: ignore[arg-type]
+    return f"GPU {fact.gpu}: {fact.error}"  # type: ignore[attr-defined]

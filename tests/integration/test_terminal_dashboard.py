@@ -162,6 +162,7 @@ def test_the_terminal_is_given_back(
     try:
         terminal.wait_for(terminal.has_whole_table)
         assert is_hidden(terminal)
+        assert not echoes(terminal)
         terminal.process.send_signal(number)
         terminal.wait_for(lambda: terminal.process.poll() is not None)
         terminal.read(0.05)
@@ -180,11 +181,18 @@ def test_ctrl_z_gives_the_cursor_back_and_fg_draws_again(terminal: Terminal) -> 
     terminal.wait_for(lambda: stat_of(terminal.process.pid) == "T")
     terminal.read(0.1)
     assert not is_hidden(terminal)
+    assert termios.tcgetattr(terminal.slave) == terminal.modes
     cleared = terminal.written.count(b"\x1b[2J")
     terminal.process.send_signal(signal.SIGCONT)
     terminal.wait_for(lambda: terminal.written.count(b"\x1b[2J") > cleared)
     terminal.wait_for(terminal.has_whole_table)
     assert is_hidden(terminal)
+    assert not echoes(terminal)
+
+
+def echoes(terminal: Terminal) -> bool:
+    """Whether the terminal shows the keys that are pressed."""
+    return bool(termios.tcgetattr(terminal.slave)[3] & termios.ECHO)
 
 
 def stat_of(pid: int) -> str:

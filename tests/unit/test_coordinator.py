@@ -11,6 +11,7 @@ import pytest
 from virnucpro_exporter.errors import SchedulingError
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 
 
 class Clock:
@@ -228,3 +229,23 @@ def test_threads_share_all_files_and_none_twice() -> None:
     work("0")
     assert sorted(seen) == sorted({f"/in/{i}.fa" for i in range(400)})
     assert run.snapshot().files_completed == 400
+
+
+def test_a_caller_that_was_given_up_may_report_late() -> None:
+    """Its thread cannot be killed: what it reports of a file that went elsewhere is dropped."""
+    clock = Clock()
+    settings = SchedulerSettings(on_stall=OnStall.RESTART, second_attempts=False)
+    run = WorkStealingCoordinator(("0", "1"), clock=clock, settings=settings)
+    run.submit(files(100))
+    file = run.next_file("0")
+    assert file is not None
+    run.record_file_start("0", file.path)
+    clock.now += 301
+    run.detect_stalled_workers()
+    assert run.next_file("1") == file
+    run.record_file_completion("0", file.path, 10, 301.0)
+    assert run.snapshot().late_results == 1
+    with pytest.raises(SchedulingError, match="was not given to 0"):
+        run.record_file_completion("0", file.path, 10, 301.0)
+    run.record_file_completion("1", file.path, 10, 1.0)
+    assert run.snapshot().files_completed == 1

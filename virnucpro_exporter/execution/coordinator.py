@@ -179,9 +179,10 @@ class WorkStealingCoordinator:
     def _attempt(self, gpu_id: str, path: str) -> int:
         """The number of the attempt at a file that was given to a GPU, be it wanted or not."""
         with self._lock:
-            worker = self._scheduler.state.worker(gpu_id)
-            held = (a.number for a in worker.inflight.values() if a.record.file.path == path)
-            number = next(held, None)
+            state = self._scheduler.state
+            attempts = state.worker(gpu_id).inflight.values()
+            held = (a.number for a in attempts if a.record.file.path == path)
+            number = next(held, state.abandoned.get((gpu_id, path)))
         if number is None:
             raise SchedulingError(f"{path} was not given to {gpu_id}, or has ended there")
         return number

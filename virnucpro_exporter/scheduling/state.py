@@ -74,6 +74,8 @@ class State:
         fleet: The workers, in the order in which they joined.
         workers: The same, by id.
         files: What became of each file, by path.
+        abandoned: Attempts that are over though their callers do not know it yet, by worker and
+            path; there are none where workers have processes of the run.
         waiting: Counts the files that wait, and for how long there were some.
         urgent: Attempts whose files want a speculative attempt at once.
         processing: Files that at least one worker holds.
@@ -108,6 +110,7 @@ class State:
         self.fleet: list[Worker] = []
         self.workers: dict[str, Worker] = {}
         self.files: dict[str, FileRecord] = {}
+        self.abandoned: dict[tuple[str, str], int] = {}
         self.waiting = WaitingClock()
         self.urgent: list[Attempt] = []
         self.processing = 0
@@ -524,6 +527,9 @@ class State:
         """The worker's process is gone: it holds nothing any more."""
         if any(number > self._last_sent for number in worker.inflight):
             self._withdraw(set(worker.inflight))
+        if not self.is_push:
+            for attempt in worker.inflight.values():
+                self.abandoned[worker.id, attempt.record.file.path] = attempt.number
         worker.inflight.clear()
         self._end_busy(worker, now)
         self._end_idle(worker, now)
@@ -531,6 +537,8 @@ class State:
     def drop_late(self, number: int, *, has_outputs: bool) -> None:
         """A result came for an attempt that is over."""
         self.late_results += 1
+        if self.abandoned:
+            self.abandoned = {k: n for k, n in self.abandoned.items() if n != number}
         if has_outputs:
             self.discard(number)
 

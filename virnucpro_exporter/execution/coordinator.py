@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TypedDict
 
 from virnucpro_exporter.errors import SchedulingError
-from virnucpro_exporter.execution.log_lines import log_line
+from virnucpro_exporter.execution.log_lines import ROUTINE, log_line
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.commands import StartAttempt
 from virnucpro_exporter.scheduling.facts import Fact
@@ -159,7 +159,10 @@ class WorkStealingCoordinator:
             return self._scheduler.story(SequenceFile(path))
 
     def _tell(self, facts: Iterable[Fact]) -> None:
+        tells_all = log.isEnabledFor(logging.DEBUG)
         for fact in facts:
+            if not tells_all and isinstance(fact, ROUTINE):  # no line is made in vain
+                continue
             level, text, values = log_line(fact)
             log.log(level, text, *values)
 

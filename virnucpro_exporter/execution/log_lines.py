@@ -17,6 +17,10 @@ class Line(NamedTuple):
     values: tuple[object, ...] = ()
 
 
+# What happens to every file is told to those who want to know all: their lines are of level DEBUG.
+ROUTINE = (fa.FileStarted, fa.AttemptEnded, fa.FileCompleted)
+
+
 def log_line(fact: fa.Fact) -> Line:  # noqa: C901, PLR0911, PLR0912, RET503 - one line for each kind of fact
     """The line for a fact."""
     match fact:

@@ -115,7 +115,9 @@ def writing(change: Change, now: float, offset: float) -> Writing | None:  # noq
         case fa.FileStarted(file, worker_id, attempt):
             return _START, [(attempt, worker_id, now, _path(file.path))]
         case fa.AttemptEnded():
-            return _ended(change, now, offset)
+            if change.outcome is fa.Outcome.COMPLETED or change.started_at is None:
+                return None  # its time is with the file, or it took none
+            return _END, [_ended(change, change.started_at + offset, now)]
         case fa.FileQueued(file, attempts=attempts, reason=reason):
             if change.is_charged:
                 return _RETRY, [(attempts, _text(reason), _path(file.path))]
@@ -144,21 +146,18 @@ def _path(path: str) -> bytes:
     return os.fsencode(path)
 
 
-def _ended(change: fa.AttemptEnded, now: float, offset: float) -> Writing | None:
-    """An attempt without a result cost time, too; that of one with a result is with the file."""
-    if change.outcome is fa.Outcome.COMPLETED or change.started_at is None:
-        return None
-    row = (
+def _ended(change: fa.AttemptEnded, started: float, now: float) -> tuple[Any, ...]:
+    """An attempt without a result cost time, too."""
+    return (
         change.attempt,
         change.worker_id,
         _path(change.file.path),
-        change.started_at + offset,
+        started,
         now,
         change.outcome.value,
         _text(change.reason),
         change.is_charged,
     )
-    return _END, [row]
 
 
 def _completed(change: fa.FileCompleted, now: float) -> tuple[Any, ...]:
@@ -175,3 +174,39 @@ def _completed(change: fa.FileCompleted, now: float) -> tuple[Any, ...]:
         json.dumps(change.outputs),
         _path(change.file.path),
     )
+
+
+def batches(changes: Sequence[Change], now: float, offset: float) -> list[Writing]:
+    """What changes write, with as few statements as their order allows.
+
+    Changes of different files and workers may change places; those of one keep their order.
+
+    Args:
+        changes: In the order in which they were decided.
+        now: Unix seconds.
+        offset: Unix seconds minus seconds on the scheduler's clock.
+    """
+    made: list[tuple[str, list[tuple[Any, ...]]]] = []
+    latest: dict[str, int] = {}  # the last batch of each statement
+    touched: dict[object, int] = {}  # the last batch that concerns a file or a worker
+    for change in changes:
+        written = writing(change, now, offset)
+        if written is None:
+            continue
+        statement, rows = written
+        subject = _subject(change)
+        index = latest.get(statement, -1)
+        if index < touched.get(subject, 0):
+            index = latest[statement] = len(made)
+            made.append((statement, []))
+        made[index][1].extend(rows)
+        touched[subject] = index
+    return list(made)
+
+
+def _subject(change: Change) -> object:
+    """The file that a change concerns, else its worker."""
+    if isinstance(change, Committed):
+        return change.path
+    file = getattr(change, "file", None)
+    return getattr(change, "worker_id", None) if file is None else file.path

@@ -15,8 +15,6 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +28,9 @@ from virnucpro_exporter.journal.schema import (
     SCHEMA,
     SCHEMA_VERSION,
     Change,
+    batches,
     result_rows,
     worker_rows,
-    writing,
 )
 from virnucpro_exporter.scheduling.facts import FileStarted
 from virnucpro_exporter.snapshot import RunSnapshot
@@ -362,12 +360,11 @@ class Journal:
         changes = list(changes)
         starts = (change.attempt for change in changes if isinstance(change, FileStarted))
         last_attempt = max(starts, default=0)
-        made = [writing(change, now, offset) for change in changes]
         with self._transaction() as database:
-            # Runs of one kind, not all of one kind: a file may be retried and started in one turn.
-            for statement, run in groupby(filter(None, made), key=itemgetter(0)):
-                database.executemany(statement, [row for _, rows in run for row in rows])
-            database.executemany(NOTE_RESULT, result_rows(changes))
+            for statement, rows in batches(changes, now, offset):
+                database.executemany(statement, rows)
+            if results := result_rows(changes):
+                database.executemany(NOTE_RESULT, results)
             database.execute(
                 "UPDATE meta SET value = max(value, ?) WHERE key = 'last_attempt'", (last_attempt,)
             )

@@ -150,6 +150,7 @@ def test_a_name_of_the_certificate_has_to_be_allowed(
         (TLS, "without client certificates, client_allowed_sans, min_version TLS13, passwords"),
         (f"basic_auth_users: {{alice: {HASH}}}", "without TLS"),
     ],
+    ids=["empty", "comment", "TLS alone", "passwords alone"],
 )
 def test_a_new_file_that_protects_less_is_refused(folder: Path, now: str, complaint: str) -> None:
     """A file that is being written looks like that for a moment, from empty to whole."""

@@ -103,12 +103,12 @@ class WaitingClock:
             self.stop(now)
 
     def stop(self, now: float) -> None:
-        """Nobody waits for a file any more."""
+        """No worker waits for a file any more."""
         self._seconds = self.read(now)
         self._since = None
 
     def close(self, now: float) -> None:
-        """Nobody will wait for a file any more, whatever happens."""
+        """No worker will wait for a file any more, whatever happens."""
         self.stop(now)
         self._is_closed = True
 

@@ -100,7 +100,7 @@ class FileCompleted:
         attempt: The attempt that gave it.
         attempts: Attempts at the file, this one included.
         duration: Seconds that this one took.
-        sequences: Sequences in the file, or None when nobody knows.
+        sequences: Sequences in the file, or None when that is not known.
         residues: Residues in the file.
         outputs: Names of the files that are its result.
     """

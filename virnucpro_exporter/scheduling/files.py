@@ -33,7 +33,7 @@ class SequenceFile:
 
     Attributes:
         path: Where it is; bytes that are not UTF-8 are kept as surrogate escapes (`os.fsdecode`).
-        sequences: How many records it holds, or None when nobody has counted yet.
+        sequences: How many records it holds, or None when they are not counted yet.
         residues: Bases or amino acids, counted or estimated: the cost of the file.
     """
 

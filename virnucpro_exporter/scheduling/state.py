@@ -3,7 +3,7 @@
 One module writes: files, attempts and workers are changed by the methods of `State`, each of which
 is one transition and records what it means as commands and facts, in the order decided. The other
 modules of the room read the state, decide, and call these methods; none assigns (a test reads the
-sources for it). So whoever asks when `touched_at` moves, or how a file leaves a queue, looks here.
+sources for it). So when `touched_at` moves, or how a file leaves a queue, is answered here.
 """
 
 from __future__ import annotations
@@ -496,7 +496,7 @@ class State:
         Args:
             attempt: Which attempt.
             sequences: Sequences done since it began.
-            residues: Residues done since it began, or None when nobody knows.
+            residues: Residues done since it began, or None when that is not known.
             seconds: How long it took since the last report.
             now: The present time.
         """

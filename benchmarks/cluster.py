@@ -44,7 +44,7 @@ from virnucpro_exporter.config import run_config
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.files.outputs import Outputs
-from virnucpro_exporter.journal.writer import Journal, Source
+from virnucpro_exporter.journal.writer import InputFile, Journal
 from virnucpro_exporter.scheduling.events import WorkerJoined
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.simulation import lower_bound
@@ -231,7 +231,7 @@ def ours(
         if is_whole:
             stack.enter_context(watched(coordinator, folder))
             journal = stack.enter_context(closing(Journal(outputs, fresh=True)))
-            journal.plan([Source(file.path, 1, 1) for file in files])
+            journal.plan([InputFile(file.path, 1, 1) for file in files])
             journal.begin(coordinator.run_id, {}, time.time())
         warm = WarmPool(pool, len(gpus))
         beside()

@@ -39,7 +39,7 @@ from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.files.outputs import Outputs
-from virnucpro_exporter.journal.writer import Journal, Source
+from virnucpro_exporter.journal.writer import InputFile, Journal
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
@@ -145,7 +145,7 @@ def this_package(
         journal = None
         if is_journaled:
             journal = stack.enter_context(closing(Journal(outputs, fresh=True)))
-            journal.plan([Source(path, 1, 1) for path in paths])
+            journal.plan([InputFile(path, 1, 1) for path in paths])
             journal.begin(coordinator.run_id, {}, time.time())
         spec = {"kind": "python", "target": f"benchmarks.dispatch:{target}"}
         pins: dict[str, dict[str, str]] = {gpu: {} for gpu in WORKERS}

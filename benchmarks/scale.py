@@ -35,7 +35,7 @@ from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal.schema import Change
-from virnucpro_exporter.journal.writer import Journal, Source
+from virnucpro_exporter.journal.writer import InputFile, Journal
 from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling import facts as fa
@@ -246,7 +246,7 @@ class Bench:
 
     def _print_plan(self, what: str) -> None:
         files, work = self._cluster.inputs
-        sources = [Source(file.path, work[file.path], 0) for file in files]
+        sources = [InputFile(file.path, work[file.path], 0) for file in files]
         taken = cpu(lambda: self._journal.plan(sources), times=1)
         size = self._outputs.journal.stat().st_size / MIB
         show(what, taken / 1000, f"{size:,.0f} MiB on disk", unit="s")

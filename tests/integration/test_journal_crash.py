@@ -14,10 +14,10 @@ from virnucpro_exporter.errors import JournalError, OutputError
 from virnucpro_exporter.files.lock import Holder, RunLock, holder
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal.schema import Committed
-from virnucpro_exporter.journal.writer import Journal, Source
+from virnucpro_exporter.journal.writer import InputFile, Journal
 from virnucpro_exporter.scheduling.files import SequenceFile
 
-FILES = [Source(f"in/{number}.fa", 1, 1) for number in range(400)]
+FILES = [InputFile(f"in/{number}.fa", 1, 1) for number in range(400)]
 
 # Processes every file that is left; one line on stdout for each file processed.
 RUN = """
@@ -80,7 +80,7 @@ def fill(folder: str) -> None:
     outputs.prepare()
     with closing(Journal(outputs)) as journal:
         for start in range(0, 1_000_000, 100):
-            journal.plan([Source(f"{number}", 1, 1) for number in range(start, start + 100)])
+            journal.plan([InputFile(f"{number}", 1, 1) for number in range(start, start + 100)])
 
 
 def start_child(script: str, *arguments: object) -> subprocess.Popen[str]:

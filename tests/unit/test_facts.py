@@ -21,7 +21,7 @@ from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.history import Outcome
 from virnucpro_exporter.journal.history import read_history
-from virnucpro_exporter.journal.writer import Journal, Source
+from virnucpro_exporter.journal.writer import InputFile, Journal
 from virnucpro_exporter.report.summary import summarize
 from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
@@ -51,7 +51,7 @@ def play(
         wall_clock=lambda: pool.now() + 1000.0,
     )
     with closing(Journal(outputs)) as journal:
-        journal.plan([Source(path, 1, 1) for path in work])
+        journal.plan([InputFile(path, 1, 1) for path in work])
         journal.begin("run", {}, now=1000.0)
         files = [SequenceFile(path, None, residues) for path, residues in work.items()]
         runner = Runner(
@@ -148,7 +148,7 @@ def test_a_start_that_its_turn_cancels_is_never_sent(tmp_path: Path) -> None:
     outputs = Outputs(tmp_path / "out")
     outputs.prepare()
     with closing(Journal(outputs)) as journal:
-        journal.plan([Source(FILE.path, 1, 1)])
+        journal.plan([InputFile(FILE.path, 1, 1)])
         journal.begin("run", {}, now=0.0)
         journal.record(decisions.facts, now=11.0)
     assert read_history(outputs.folder, now=20.0).counts == {"committing": 1}
@@ -160,7 +160,7 @@ def test_a_file_that_waits_is_explained(tmp_path: Path) -> None:
     outputs.prepare()
     files = [SequenceFile(f"/in/{n}.fa", 1, n) for n in range(4)]
     with closing(RunLock(outputs.lock)), closing(Journal(outputs)) as journal:
-        journal.plan([Source(file.path, 1, 1) for file in files])
+        journal.plan([InputFile(file.path, 1, 1) for file in files])
         journal.add_counts({file.path: (1, file.residues) for file in files})
         journal.begin("run", {"max_attempts": 3}, now=0.0)
         journal.record([facts.started("0", 1, files[1]), facts.started("1", 2, files[0])], 5.0)

@@ -18,12 +18,12 @@ from virnucpro_exporter.journal import writer
 from virnucpro_exporter.journal.results import is_result, result_names
 from virnucpro_exporter.journal.schema import Committed
 from virnucpro_exporter.journal.status import GpuTotals, RunStatus, read_status
-from virnucpro_exporter.journal.writer import Journal, Resumed, Source
+from virnucpro_exporter.journal.writer import InputFile, Journal, Resumed
 from virnucpro_exporter.scheduling.facts import Fact
 from virnucpro_exporter.scheduling.files import SequenceFile
 
 PATHS = ["in/a b.fa", "in/quo'te\".fa", "in/new\nline.fa", "in/caf\udce9.fa"]
-SOURCES = [Source(path, 10 + i, 1_000 + i) for i, path in enumerate(PATHS)]
+SOURCES = [InputFile(path, 10 + i, 1_000 + i) for i, path in enumerate(PATHS)]
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def complete(journal: Journal, outputs: Outputs, path: str, attempt: int, *names
     journal.record([Committed(path)], now=102.0)
 
 
-def resume(outputs: Outputs, sources: list[Source] = SOURCES) -> Resumed:
+def resume(outputs: Outputs, sources: list[InputFile] = SOURCES) -> Resumed:
     with closing(Journal(outputs)) as journal:
         return journal.plan(sources)
 
@@ -86,7 +86,7 @@ def test_every_path_survives(journal: Journal, outputs: Outputs) -> None:
     ],
 )
 def test_a_changed_input_is_done_again(
-    journal: Journal, outputs: Outputs, source: Source, *, is_done: bool
+    journal: Journal, outputs: Outputs, source: InputFile, *, is_done: bool
 ) -> None:
     """A finished file counts as done, and its counts as known, only while it is unchanged."""
     journal.plan(SOURCES[:1])
@@ -184,7 +184,7 @@ def test_a_file_system_without_shared_memory(
         assert read_status(outputs.folder).counts == {"queued": 4}
 
 
-HERE = Source("in/a.fa", 1, 1, "/home/in/a.fa")
+HERE = InputFile("in/a.fa", 1, 1, "/home/in/a.fa")
 
 
 def test_a_file_is_the_same_however_its_path_is_spelled(journal: Journal, outputs: Outputs) -> None:
@@ -193,7 +193,7 @@ def test_a_file_is_the_same_however_its_path_is_spelled(journal: Journal, output
     complete(journal, outputs, HERE.path, 1, "a.out")
     linked = HERE._replace(path="/link/a.fa")
     assert resume(outputs, [linked]).done == {"/link/a.fa"}
-    elsewhere = Source(HERE.path, 1, 1, "/elsewhere/in/a.fa")
+    elsewhere = InputFile(HERE.path, 1, 1, "/elsewhere/in/a.fa")
     assert resume(outputs, [elsewhere, linked]).done == {"/link/a.fa"}
     swapped = [elsewhere._replace(path="/link/a.fa"), HERE]
     assert resume(outputs, swapped).done == {HERE.path}
@@ -206,7 +206,7 @@ def test_a_result_of_another_input_is_never_replaced(journal: Journal, outputs: 
     """A name belongs to its input, also while that is done again, until the result is removed."""
     journal.plan([HERE])
     complete(journal, outputs, HERE.path, 1, "a.out")
-    other = Source("d2/a.fa", 5, 5, "/home/d2/a.fa")
+    other = InputFile("d2/a.fa", 5, 5, "/home/d2/a.fa")
     with pytest.raises(OutputError, match=r"a.out' is the result of '/home/in/a.fa'.*'d2/a.fa'"):
         journal.plan([other], lambda _: ["a.out"])
     journal.plan([HERE._replace(size=2), other])
@@ -223,10 +223,10 @@ def test_a_result_of_another_input_is_never_replaced(journal: Journal, outputs: 
 def test_an_input_of_an_earlier_run_is_never_replaced(journal: Journal, outputs: Outputs) -> None:
     """A result may not take the name of a file that lies in the output folder and was an input."""
     (outputs.folder / "a.fa").touch()
-    inside = Source("a.fa", 1, 1, str(outputs.folder / "a.fa"))
+    inside = InputFile("a.fa", 1, 1, str(outputs.folder / "a.fa"))
     journal.plan([inside])
     with pytest.raises(OutputError, match="would replace the input"):
-        journal.plan([Source("b.fa", 1, 1)], lambda _: ["a.fa"])
+        journal.plan([InputFile("b.fa", 1, 1)], lambda _: ["a.fa"])
 
 
 def test_inputs_that_are_gone_are_no_failures(
@@ -235,7 +235,7 @@ def test_inputs_that_are_gone_are_no_failures(
     """A file that failed and was removed since no longer counts as failed; another one does."""
     here = tmp_path / "here.fa"
     here.touch()
-    journal.plan([Source("gone.fa", 1, 1, "/gone.fa"), Source(str(here), 1, 1)])
+    journal.plan([InputFile("gone.fa", 1, 1, "/gone.fa"), InputFile(str(here), 1, 1)])
     for number, path in enumerate(("gone.fa", str(here)), 1):
         start(journal, path, number)
         journal.record([facts.failed("cpu0", SequenceFile(path), "odd")], now=101.0)
@@ -248,7 +248,7 @@ def test_an_old_journal_is_taken_over(
 ) -> None:
     """Its paths are followed; where two inputs shared a result, the later one is done."""
     monkeypatch.chdir(tmp_path)
-    sources = [Source(path, 1, 1) for path in ("d1/a.fa", "d2/a.fa", "./d3/a.fa")]
+    sources = [InputFile(path, 1, 1) for path in ("d1/a.fa", "d2/a.fa", "./d3/a.fa")]
     journal.plan(sources)
     for number, source in enumerate(sources, 1):
         complete(journal, outputs, source.path, number, "b.out" if number == 3 else "a.out")
@@ -267,7 +267,7 @@ def test_results_stay_known_when_files_are_forgotten(journal: Journal, outputs: 
     journal.plan([HERE])
     complete(journal, outputs, HERE.path, 1, "a.out")
     with closing(Journal(outputs, fresh=True)) as fresh:
-        fresh.plan([Source("d2/a.fa", 5, 5)], lambda _: ["a.out"])
+        fresh.plan([InputFile("d2/a.fa", 5, 5)], lambda _: ["a.out"])
     assert result_names(outputs.folder) == {"a.out"}
     assert is_result(outputs.folder / "a.out")
     assert not is_result(outputs.folder / "mine.fa")

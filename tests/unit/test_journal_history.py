@@ -14,13 +14,13 @@ from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.history import AttemptSpan, Outcome, RunPeriod, StallSpan, WorkerTotals
 from virnucpro_exporter.journal.history import read_history
-from virnucpro_exporter.journal.writer import Journal, Source
+from virnucpro_exporter.journal.writer import InputFile, Journal
 from virnucpro_exporter.scheduling.facts import Outcome as End
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import StealEvent
 
 PATHS = ["in/a.fa", "in/b.fa", "in/caf\udce9.fa"]
-SOURCES = [Source(path, 10, 1_000) for path in PATHS]
+SOURCES = [InputFile(path, 10, 1_000) for path in PATHS]
 A, B, C = map(SequenceFile, PATHS)
 
 

@@ -16,7 +16,7 @@ from virnucpro_exporter.files.inputs import Input, discover
 from virnucpro_exporter.files.inputs import Inputs as Found
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal.results import result_names
-from virnucpro_exporter.journal.writer import Source
+from virnucpro_exporter.journal.writer import InputFile
 from virnucpro_exporter.processors import build
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.terminal.counting import CountingProgress
@@ -78,10 +78,10 @@ def measure(paths: Sequence[Path], how: str) -> list[SequenceFile]:
         return count_files(paths, usable_cpus(), progress.update)
 
 
-def source(file: Input) -> Source:
+def source(file: Input) -> InputFile:
     """The file as the journal knows it again."""
     try:
         status = os.stat(file.path)  # noqa: PTH116 (a million Path objects take seconds)
     except OSError:
-        return Source(file.path, -1, -1, file.real)  # its own attempt will say what is wrong
-    return Source(file.path, status.st_size, status.st_mtime_ns, file.real)
+        return InputFile(file.path, -1, -1, file.real)  # its own attempt will say what is wrong
+    return InputFile(file.path, status.st_size, status.st_mtime_ns, file.real)

@@ -36,7 +36,7 @@ from virnucpro_exporter.scheduling.facts import FileStarted
 from virnucpro_exporter.snapshot import RunSnapshot
 
 
-class Source(NamedTuple):
+class InputFile(NamedTuple):
     """An input file as it is on the disk now: the same file whatever way its path is spelled."""
 
     path: str
@@ -194,7 +194,7 @@ class Journal:
             )
 
     def plan(
-        self, files: Sequence[Source], names: Callable[[str], Sequence[str]] = lambda _: ()
+        self, files: Sequence[InputFile], names: Callable[[str], Sequence[str]] = lambda _: ()
     ) -> Resumed:
         """Finish what a killed run was committing, and see which files are still to do.
 
@@ -266,7 +266,7 @@ class Journal:
             )
             return {row[7] or row[0]: _Row(*row[:7]) for row in rows}
 
-    def _refuse_replacing(self, name: str, file: Source, real: bytes) -> None:
+    def _refuse_replacing(self, name: str, file: InputFile, real: bytes) -> None:
         owner = self._owner(name, real)
         if owner is not None:
             raise OutputError(

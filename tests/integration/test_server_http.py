@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import gzip
 import http.client
 import json
@@ -22,7 +24,7 @@ import pytest
 from tests import builders
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.snapshot import Latest, Node, RunSnapshot
-from virnucpro_exporter.web import MetricsServer
+from virnucpro_exporter.web import MetricsServer, auth
 from virnucpro_exporter.web.addresses import bind
 from virnucpro_exporter.web.connections import Connections, Limits
 from virnucpro_exporter.web.discovery import NodeDiscovery
@@ -394,6 +396,46 @@ def test_the_connection_idle_for_longest_makes_room(run: Latest[RunSnapshot]) ->
         is_served(third)
         is_served(first)
         assert everything(second) == b""
+
+
+def test_three_hundred_wrong_passwords_cost_a_known_client_nothing(
+    run: Latest[RunSnapshot], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While none of them is answered, scrapes on kept and on new connections are."""
+    go_on = threading.Event()
+
+    def matches(password: bytes, _: bytes) -> bool:
+        return password == b"secret" or (go_on.wait(PATIENCE) and False)
+
+    def basic(password: str) -> str:
+        return "Basic " + base64.b64encode(f"alice:{password}".encode()).decode()
+
+    monkeypatch.setattr(auth, "_matches", matches)
+    config = tmp_path / "web.yml"
+    config.write_text(f"basic_auth_users: {{alice: {'$2b$04$' + 'a' * 53}}}\n")
+    limits = Limits(connections=128)
+    with (
+        ExitStack() as stack,
+        MetricsServer(run, listen=LOCAL, web_config=config, limits=limits) as server,
+    ):
+        stack.callback(go_on.set)
+        kept = http.client.HTTPConnection(server.addresses[0], timeout=PATIENCE)
+        stack.callback(kept.close)
+        kept.request("GET", "/metrics", headers={"Authorization": basic("secret")})
+        assert kept.getresponse().read()
+        strangers = [stack.enter_context(connect(server)) for _ in range(300)]
+        for number, stranger in enumerate(strangers):
+            with contextlib.suppress(ConnectionError):  # the first have made room
+                head = f"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: {basic(str(number))}\r\n\r\n"
+                stranger.sendall(head.encode())
+        for _ in range(5):
+            kept.request("GET", "/metrics", headers={"Authorization": basic("secret")})
+            response = kept.getresponse()
+            assert (response.status, response.read()[:6]) == (200, b"# HELP")
+            assert ask(server, Authorization=basic("secret"))[0].status == 200
+        go_on.set()
+        # The newest is still there, and is told to come again.
+        assert strangers[-1].recv(65536).startswith(b"HTTP/1.1 503")
 
 
 EXHAUSTED = """

@@ -164,7 +164,7 @@ def _worker(state: State, w: Worker, context: RunContext, now: float) -> WorkerS
         sequences_completed=counters.sequences,
         sequences_processed=w.throughput.total,
         residues_processed=counters.residues,
-        throughput=w.throughput.per_second(_now_or_end(state, now)),
+        throughput=_throughput(state, w, now),
         residues_per_second=w.learned.value,
         busy_seconds=counters.busy_seconds + _since(w.busy_since, _now_or_end(state, now)),
         starved_seconds=counters.starved_seconds + state.starved_now(w, now),
@@ -182,6 +182,13 @@ def _worker(state: State, w: Worker, context: RunContext, now: float) -> WorkerS
         second_attempts_lost=counters.speculative_lost,
         durations=counters.durations.snapshot(context.wall_offset),
     )
+
+
+def _throughput(state: State, worker: Worker, now: float) -> float | None:
+    """Sequences per second; 0 while it stalls, and None where no sequence was ever told."""
+    is_busy = worker.busy_since is not None
+    rate = worker.throughput.per_second(_now_or_end(state, now), is_busy=is_busy)
+    return rate if rate is None or worker.stalled_since is None else 0.0
 
 
 def _deadline(state: State, worker: Worker, context: RunContext) -> float | None:

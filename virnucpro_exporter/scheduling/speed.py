@@ -6,6 +6,7 @@ from collections import deque
 
 WINDOW_SECONDS = 60.0
 WINDOW_FILES = 10
+_MOST_SAMPLES = 256
 
 # A worker's speed is remembered over about this many files.
 _MEMORY_FILES = 10
@@ -16,62 +17,82 @@ DOUBT = 4.0
 
 
 class Throughput:
-    """Sequences per second over the last 60 s, or over the last 10 files if those reach further.
+    """Sequences per second: over the last minute if there was progress, else the last 10 files.
+
+    What is told at once was done since the report before, so it counts evenly from there on: a file
+    of 100 s that reports nothing until its end was not done in that moment.
 
     The running total is sampled at most once a second, so memory and cost do not grow with the
     number of files.
     """
 
-    __slots__ = ("_file_ends", "_next_sample", "_samples", "total")
+    __slots__ = ("_file_ends", "_last", "_next_sample", "_samples", "total")
 
     def __init__(self) -> None:
         self.total = 0
         self._samples: deque[tuple[float, int]] = deque()
+        self._last = (0.0, 0)  # the latest progress
         self._file_ends: deque[float] = deque(maxlen=WINDOW_FILES + 1)
         self._next_sample = float("-inf")
 
     def begin(self, now: float) -> None:
-        """The worker starts a file; before its first, there is nothing to divide by."""
+        """The worker starts a file after none: what comes was not done before."""
         if not self._samples:
-            self._samples.append((now, 0))
             self._file_ends.append(now)
-            self._next_sample = now + 1.0
+        self._sample(now)
 
     def add(self, sequences: int, now: float) -> None:
-        """Count sequences as processed at `now`."""
+        """Count sequences as processed by `now`, since the latest call."""
         self.total += sequences
+        self._last = (now, self.total)
         if now >= self._next_sample:
-            self._samples.append((now, self.total))
-            self._next_sample = now + 1.0
-            self._forget(now)
+            self._sample(now)
 
     def file_ended(self, now: float) -> None:
         """Remember when a file ended."""
         self._file_ends.append(now)
 
-    def _window_start(self, now: float) -> float:
-        files = self._file_ends
-        return min(now - WINDOW_SECONDS, files[0]) if files else now - WINDOW_SECONDS
+    def per_second(self, now: float, *, is_busy: bool) -> float | None:
+        """Sequences per second, or None before anything was processed.
 
-    def _forget(self, now: float) -> None:
-        start = self._window_start(now)
-        samples = self._samples
-        while len(samples) > 2 and samples[1][0] <= start:
-            samples.popleft()
-        if len(samples) > 256:  # long files: half the resolution is plenty
-            self._samples = deque(list(samples)[::2])
-
-    def per_second(self, now: float) -> float | None:
-        """Sequences per second at `now`, or None before anything was processed."""
+        Args:
+            now: The present time.
+            is_busy: The worker has a file in process. Otherwise the time up to now counts, too: a
+                worker without work does nothing.
+        """
         if not self.total:
             return None
-        start = self._window_start(now)
-        before, at = 0, self._samples[0][0]
-        for sampled_at, total in self._samples:
-            if sampled_at > start:
-                break
-            at, before = sampled_at, total
-        return (self.total - before) / (now - at) if now > at else None
+        end, total = now, self.total
+        latest = self._last[0]
+        # Since the end of the last file nothing was told; that is no less work than before.
+        if is_busy and (latest == self._file_ends[-1] or now - latest > WINDOW_SECONDS):
+            end = latest
+        begin = end - WINDOW_SECONDS
+        if is_busy and now - latest > WINDOW_SECONDS:
+            begin = self._file_ends[0]
+        begin = max(begin, self._samples[0][0])
+        return (total - self._total_at(begin)) / (end - begin) if end > begin else None
+
+    def _sample(self, now: float) -> None:
+        samples = self._samples
+        samples.append((now, self.total))
+        self._next_sample = now + 1.0
+        start = min(now - WINDOW_SECONDS, self._file_ends[0])
+        while len(samples) > 2 and samples[1][0] <= start:
+            samples.popleft()
+        if len(samples) > _MOST_SAMPLES:  # long files: half the resolution is plenty
+            self._samples = deque(list(samples)[::2])
+
+    def _total_at(self, moment: float) -> float:
+        """How much was done by a moment, evenly between two samples."""
+        before = self._samples[0]
+        for sample in (*self._samples, self._last):
+            if sample[0] >= moment:
+                (start, done), (end, total) = before, sample
+                share = (moment - start) / (end - start) if end > start else 1.0
+                return done + (total - done) * min(max(share, 0.0), 1.0)
+            before = sample
+        return before[1]
 
 
 class LearnedSpeed:

@@ -244,6 +244,14 @@ def _stealing() -> Shelf:
                 ),
                 "/^all GPUs/",
             ),
+            chart(
+                "Learned speed",
+                "Residues per second, as seen so far: files are given out by it.",
+                Query(
+                    "sum by (job, instance, gpu) (virnucpro_worker_speed_residues_per_second)", GPU
+                ),
+                missing="nothing learned yet",
+            ),
         ],
         title="Work stealing",
     )
@@ -266,6 +274,14 @@ def _moves() -> Shelf:
                     Query(
                         "sum(increase(virnucpro_late_results_total[$__rate_interval]))",
                         "late results dropped",
+                    ),
+                    Query(
+                        "sum(increase(virnucpro_attempts_moved_total[$__rate_interval]))",
+                        "running files taken back",
+                    ),
+                    Query(
+                        "sum(increase(virnucpro_plan_changes_total[$__rate_interval]))",
+                        "changes of the plan",
                     ),
                     missing=_NO_WORKER,
                 ),

@@ -10,8 +10,11 @@ import pytest
 
 from virnucpro_exporter.errors import SchedulingError
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
+from virnucpro_exporter.execution.log_lines import PlanLines
+from virnucpro_exporter.scheduling.facts import Moved, PlanChanged
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+from virnucpro_exporter.scheduling.ids import WorkerId
 
 
 class Clock:
@@ -249,3 +252,14 @@ def test_a_caller_that_was_given_up_may_report_late() -> None:
         run.record_file_completion("0", file.path, 10, 301.0)
     run.record_file_completion("1", file.path, 10, 1.0)
     assert run.snapshot().files_completed == 1
+
+
+def test_changes_of_the_plan_take_one_line_a_minute() -> None:
+    """The first at once; those of the next minute are told together after it."""
+    file = SequenceFile("/a", 1, 1)
+    change = PlanChanged((Moved(file, WorkerId("0"), WorkerId("1")),))
+    lines = PlanLines()
+    told = [lines.join(change, float(now)) for now in range(0, 130, 10)]
+    joined = [change for change in told if change is not None]
+    assert [len(change.moves) for change in joined] == [1, 6, 6]
+    assert told.index(joined[1]) == 6

@@ -64,6 +64,11 @@ class Run:
         return self.tell(now, ev.SignOfLife("0", self.number))
 
     @property
+    def eta(self) -> float | None:
+        """Seconds left, as shown."""
+        return take_snapshot(self.scheduler, RunContext(), self.now).eta_seconds
+
+    @property
     def worker(self) -> WorkerSnapshot:
         """What is shown of it."""
         return take_snapshot(self.scheduler, RunContext(), self.now).workers[0]
@@ -185,3 +190,33 @@ def test_a_worker_without_work_has_no_deadline() -> None:
     deadline = run.worker.stall_deadline_time
     assert deadline is None
     assert not stalls(run.tell(10_000.0))
+
+
+def test_the_eta_is_absent_while_nothing_gets_further() -> None:
+    """At the start, in a stall and after it; never 0 with work left, and 0 at the end."""
+    run = Run(files=2, settings=replace(SETTINGS, reports_progress=True))
+    run.begin(0.0)
+    assert run.eta is None
+    run.tell(10.0, ev.Progress("0", 1, 10, 500))
+    assert run.eta == pytest.approx(30.0)
+    run.tell(19.99, ev.Progress("0", 1, 19, 999))
+    run.complete(20.0, 20.0)
+    assert run.eta == pytest.approx(20.0, rel=0.01)
+    run.tell(39.999, ev.Progress("0", 2, 20, 1000))
+    etas = [run.eta]
+    run.tell(140.0)
+    etas.append(run.eta)
+    assert etas == [1.0, None]
+    run.tell(150.0, ev.AttemptCompleted("0", 2, 20, 1000, 130.0))
+    assert run.eta == 0.0
+
+
+def test_the_throughput_of_a_stalled_worker_is_0_and_one_that_is_not_known_absent() -> None:
+    """Unknown is never 0, and a worker that stands still does nothing."""
+    run = Run(settings=replace(SETTINGS, reports_progress=True))
+    run.begin(0.0)
+    assert run.worker.throughput is None
+    run.tell(10.0, ev.Progress("0", 1, 20, 500))
+    assert run.worker.throughput == pytest.approx(2.0)
+    run.tell(120.0)
+    assert run.worker.throughput == 0.0

@@ -8,7 +8,7 @@ import pytest
 
 from tests import builders
 from virnucpro_exporter.app.summary import summary_text
-from virnucpro_exporter.snapshot import WorkerState
+from virnucpro_exporter.snapshot import RunState, WorkerState
 
 
 def test_totals_come_last_and_what_went_wrong_stands_beside_its_gpu() -> None:
@@ -22,6 +22,20 @@ def test_totals_come_last_and_what_went_wrong_stands_beside_its_gpu() -> None:
     assert lines[1].endswith("busy  98%, LOST")
     assert "files done" in lines[2]
     assert "9,000 sequences, 150 sequences/s" in lines[3]
+
+
+def test_a_last_file_that_keeps_the_others_waiting_is_told() -> None:
+    """In words, and only where it is worth one: a minute of an hour, or more, of a run."""
+    run = builders.finished(8)
+    ended = run.timestamp - 96.0
+    early = tuple(replace(w, last_progress_time=ended) for w in run.workers[1:])
+    last = replace(run.workers[0], last_progress_time=run.timestamp, attempts_moved=2)
+    run = replace(run, workers=(last, *early), elapsed_seconds=900.0, state=RunState.COMPLETED)
+    lines = summary_text(run).splitlines()
+    assert lines[-1] == "one file, the last, kept 7 of 8 GPUs waiting for 1m36s"
+    assert lines[0].endswith("2 files taken back")
+    assert "waiting" not in summary_text(replace(run, elapsed_seconds=9000.0))
+    assert "waiting" not in summary_text(replace(run, state=RunState.FAILED))
 
 
 def test_residues_are_told_where_sequences_are_not_known() -> None:

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from virnucpro_exporter.app.devices import Device
 from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.snapshot import RunSnapshot, WorkerSnapshot, WorkerState
+from virnucpro_exporter.snapshot import RunSnapshot, RunState, WorkerSnapshot, WorkerState
 from virnucpro_exporter.text import clean, format_duration
 
 # In seconds. Below that a run is start-up alone, and its ratio to the bound says nothing.
 _LEAST_BOUND = 0.05
+
+# Less waiting at the end is not worth a word: in seconds, and as a share of the run.
+_NOTABLE_SECONDS = 1.0
+_NOTABLE_SHARE = 0.05
 
 
 def plan_text(plan: Mapping[Device, Sequence[SequenceFile]]) -> str:
@@ -38,7 +42,19 @@ def summary_text(run: RunSnapshot) -> str:
         f"{left} left; {run.retries} retries, {sum(n for _, n in run.steals)} steals"
     )
     lines.append(f"{run.elapsed_seconds:.1f} s, {_work(run)}{_against_bound(run)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_held_up(run)])
+
+
+def _held_up(run: RunSnapshot) -> list[str]:
+    """What kept GPUs waiting at the end, in words; nothing where it was not worth a word."""
+    ends = sorted(w.last_progress_time or run.start_timestamp for w in run.workers)
+    if run.state is not RunState.COMPLETED or len(ends) < 2:
+        return []
+    seconds = ends[-1] - ends[-2]
+    if seconds < max(_NOTABLE_SECONDS, _NOTABLE_SHARE * run.elapsed_seconds):
+        return []
+    waited = f"{len(ends) - 1} of {len(ends)} GPUs waiting for {format_duration(seconds)}"
+    return [f"one file, the last, kept {waited}"]
 
 
 def _worker_line(worker: WorkerSnapshot, run: RunSnapshot, width: int) -> str:
@@ -47,6 +63,8 @@ def _worker_line(worker: WorkerSnapshot, run: RunSnapshot, width: int) -> str:
     if worker.stalls:
         times = "once" if worker.stalls == 1 else f"{worker.stalls} times"
         line += f", stalled {times} for {format_duration(worker.stalled_seconds)}"
+    if worker.attempts_moved:
+        line += f", {worker.attempts_moved} files taken back"
     if worker.restarts:
         line += f", {worker.restarts} restarts"
     return line + (", LOST" if worker.state is WorkerState.LOST else "")

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import TypedDict
 
 from virnucpro_exporter.errors import SchedulingError
-from virnucpro_exporter.execution.log_lines import ROUTINE, log_line
+from virnucpro_exporter.execution.log_lines import ROUTINE, PlanLines, log_line
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.commands import StartAttempt
-from virnucpro_exporter.scheduling.facts import Fact
+from virnucpro_exporter.scheduling.facts import Fact, PlanChanged
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.policy import EarliestFinish, NoStealing, StealPolicy
 from virnucpro_exporter.scheduling.scheduler import Decisions, Scheduler
@@ -94,6 +94,7 @@ class WorkStealingCoordinator:
         self._clock = clock
         self._wall_clock = wall_clock
         self._beat_at: float | None = None  # when the run loop last turned
+        self._plans = PlanLines()
         started = clock()
         self._lock = threading.Lock()
         self._scheduler = Scheduler(
@@ -163,8 +164,10 @@ class WorkStealingCoordinator:
         for fact in facts:
             if not tells_all and isinstance(fact, ROUTINE):  # no line is made in vain
                 continue
-            level, text, values = log_line(fact)
-            log.log(level, text, *values)
+            told = self._plans.join(fact, self._clock()) if isinstance(fact, PlanChanged) else fact
+            if told is not None:
+                level, text, values = log_line(told)
+                log.log(level, text, *values)
 
     # -- for pipelines with threads of their own --
 

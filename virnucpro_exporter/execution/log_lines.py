@@ -20,6 +20,31 @@ class Line(NamedTuple):
 # What happens to every file is told to those who want to know all: their lines are of level DEBUG.
 ROUTINE = (fa.FileStarted, fa.AttemptEnded, fa.FileCompleted)
 
+# There is one line about changes of the plan in so many seconds at most.
+_PLAN_SECONDS = 60.0
+
+
+class PlanLines:
+    """Joins changes of the plan that follow each other within a minute into one."""
+
+    def __init__(self) -> None:
+        self._moves: tuple[fa.Moved, ...] = ()
+        self._told_at = float("-inf")
+
+    def join(self, change: fa.PlanChanged, now: float) -> fa.PlanChanged | None:
+        """The change to tell now, with those that were held back; None to hold this one back, too.
+
+        Args:
+            change: The change.
+            now: Monotonic seconds.
+        """
+        self._moves += change.moves
+        if now - self._told_at < _PLAN_SECONDS:
+            return None
+        self._told_at = now
+        moves, self._moves = self._moves, ()
+        return fa.PlanChanged(moves)
+
 
 def log_line(fact: fa.Fact) -> Line:  # noqa: C901, PLR0911, PLR0912, RET503 - one line for each kind of fact
     """The line for a fact."""

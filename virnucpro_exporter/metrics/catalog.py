@@ -143,7 +143,7 @@ RESIDUES = _work.counter(
 )
 THROUGHPUT = _work.gauge(
     "throughput_sequences_per_second",
-    "Sequences per second over the last 60 s, or the last 10 files where those reach further back.",
+    "Sequences per second over the last 60 s with progress, else the last 10 files; 0 in a stall.",
     "gpu",
 )
 QUEUE_FILES = _work.gauge(
@@ -157,6 +157,11 @@ WORKER_UP = _worker.gauge(
 )
 WORKER_LOADING = _worker.gauge(
     "worker_loading", "1 while the worker process sets its processor up: loads the model.", "gpu"
+)
+LEARNED_SPEED = _worker.gauge(
+    "worker_speed_residues_per_second",
+    "Learned speed, by which files are given out; absent before the first observation.",
+    "gpu",
 )
 WORKER_INFLIGHT = _worker.gauge(
     "worker_inflight_files", "Files handed to the worker and not yet ended.", "gpu"
@@ -219,6 +224,14 @@ SECOND_ATTEMPTS = _steals.counter(
     "Second attempts at a running file, by the GPU that made them.",
     "gpu",
     "outcome=won,lost",
+)
+ATTEMPTS_MOVED = _steals.counter(
+    "attempts_moved_total",
+    "Running files taken back from the GPU, because another one does them sooner.",
+    "gpu",
+)
+PLAN_CHANGES = _steals.counter(
+    "plan_changes_total", "Times files were laid out anew, as speeds were other than believed."
 )
 LATE_RESULTS = _steals.counter(
     "late_results_total", "Results of attempts that were no longer current, dropped."

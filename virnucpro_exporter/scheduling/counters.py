@@ -42,6 +42,7 @@ class Counters:
         failures: Attempts of its that counted against the limit of their file.
         sequences: Sequences of the files whose result it gave, without work thrown away.
         residues: Residues done.
+        moved: Its attempts that were taken back, because another worker does the file sooner.
         restarts: New processes that it got.
         stalls: How often it stalled.
         stolen_from: Files that others stole from its queue.
@@ -62,6 +63,7 @@ class Counters:
     sequences: int = 0
     failures: int = 0
     residues: int = 0
+    moved: int = 0
     restarts: int = 0
     stalls: int = 0
     stolen_from: int = 0

@@ -17,6 +17,9 @@ from virnucpro_exporter.snapshot import (
     is_imbalanced,
 )
 
+# As long as work is left, it is never said to take no time, in seconds.
+_LEAST_ETA = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
@@ -82,6 +85,7 @@ def take_snapshot(
         resteals=state.resteals,
         retries=state.retries,
         late_results=state.late_results,
+        plan_changes=state.plan_changes,
         failures=tuple(state.failures),
     )
 
@@ -115,17 +119,24 @@ def _run_state(state: State) -> RunState:
 
 
 def _eta(state: State, now: float) -> float | None:
-    """Seconds left: all work on all workers, but no less than the file that ends last."""
+    """Seconds left: all work on all workers, but no less than the file that ends last.
+
+    None before anything was learned, and while no worker gets any further: neither with a file in
+    process nor with one that waits.
+    """
     if state.is_finished:
         return 0.0
-    usable = state.usable()
+    usable = [w for w in state.usable() if w.stalled_since is None]
     if not any(w.learned.value is not None for w in usable):
         return None
-    attempts = [a for w in usable for a in w.running]
-    work = sum(w.queued_residues for w in state.fleet) + sum(a.left for a in attempts)
+    attempts = [a for w in state.fleet for a in w.running]
     moving = [a for a in attempts if a.worker.stalled_since is None]
+    can_go_on = state.queued_files and any(w.is_ready or not state.is_push for w in usable)
+    if not (moving or can_go_on):
+        return None
+    work = sum(w.queued_residues for w in state.fleet) + sum(a.left for a in attempts)
     longest = max((a.remaining(now) for a in moving), default=0.0)
-    return max(work / sum(w.speed for w in usable), longest)
+    return max(work / sum(w.speed for w in usable), longest, _LEAST_ETA)
 
 
 def _worker_state(state: State, worker: Worker) -> WorkerState:
@@ -166,6 +177,7 @@ def _worker(state: State, w: Worker, context: RunContext, now: float) -> WorkerS
         residues_processed=counters.residues,
         throughput=_throughput(state, w, now),
         residues_per_second=w.learned.value,
+        attempts_moved=counters.moved,
         busy_seconds=counters.busy_seconds + _since(w.busy_since, _now_or_end(state, now)),
         starved_seconds=counters.starved_seconds + state.starved_now(w, now),
         last_progress_time=None if progress is None else progress + context.wall_offset,

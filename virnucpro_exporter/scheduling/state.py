@@ -92,6 +92,7 @@ class State:
         resteals: Steals of a file that had been stolen before.
         retries: Times a file went back into a queue because an attempt failed.
         late_results: Results of attempts that were over, dropped.
+        plan_changes: How often waiting and running files were laid out anew.
         longest_silence: Of attempts that got further after it, in seconds.
         is_draining: No file is started any more.
         is_push: Workers wait for files; else callers come and ask.
@@ -125,6 +126,7 @@ class State:
         self.recent_steals = deque(maxlen=RECENT_STEALS)
         self.resteals = self.retries = self.late_results = 0
         self.longest_silence = 0.0
+        self.plan_changes = 0
         self.is_draining = False
         self.is_push = False
         self.is_finished = False
@@ -424,6 +426,7 @@ class State:
     def change_plan(self, moves: Iterable[tuple[FileRecord, Worker, Worker]]) -> None:
         """All of these files have moved: (file, source, target)."""
         self.came_back = True
+        self.plan_changes += 1
         self.facts.append(
             PlanChanged(tuple(Moved(r.file, source.id, target.id) for r, source, target in moves))
         )
@@ -574,6 +577,8 @@ class State:
             record.holders = tuple(a for a in record.holders if a is not attempt)
         if attempt.is_speculative and outcome is not Outcome.COMPLETED:
             worker.counters.speculative_lost += 1
+        if outcome is Outcome.MOVED:
+            worker.counters.moved += 1
         if is_charged:
             worker.counters.failures += 1
             record.failures += 1

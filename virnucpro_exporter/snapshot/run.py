@@ -95,9 +95,11 @@ class WorkerSnapshot:
         sequences_completed: Sequences of the files whose result this worker delivered.
         sequences_processed: Sequences, growing within a file as progress is reported.
         residues_processed: Residues, likewise.
-        throughput: Sequences per second over the last 60 s, or the last 10 files where those reach
-            further back; None until anything was processed.
+        throughput: Sequences per second over the last 60 s where there was progress in them, else
+            over the last 10 files; 0 while it is stalled, None until anything was processed.
         residues_per_second: The learned speed, or None before the first observation.
+        attempts_moved: Attempts of this worker that were taken back, because another worker does
+            the file sooner.
         busy_seconds: Time with a file in process.
         starved_seconds: Time idle while files waited in another queue.
         last_progress_time: Unix seconds of the last file start, progress report or file end; None
@@ -135,6 +137,7 @@ class WorkerSnapshot:
     residues_processed: int = 0
     throughput: float | None = None
     residues_per_second: float | None = None
+    attempts_moved: int = 0
     busy_seconds: float = 0.0
     starved_seconds: float = 0.0
     last_progress_time: float | None = None
@@ -173,7 +176,8 @@ class RunSnapshot:
         files_skipped: Those of `files_completed` that an earlier run had finished.
         residues_total: Residues of all input files, as far as they are known or estimated.
         residues_done: Residues of the files that have ended, and of the progress in the others.
-        eta_seconds: Estimated time left, or None before the first progress.
+        eta_seconds: Estimated time left; None before the first progress, and while no worker gets
+            any further.
         load_imbalanced: Queue depths are imbalanced (see `is_imbalanced`).
         workers: One for each GPU, in the order they were given.
         steals: Files stolen per (victim, thief), see `PAIRED_WORKERS`.
@@ -182,6 +186,7 @@ class RunSnapshot:
         resteals: Steals of a file that had been stolen before.
         retries: Attempts that were made because an earlier one failed.
         late_results: Results of attempts that were no longer current, dropped.
+        plan_changes: How often files were laid out anew, because speeds were other than believed.
         failures: (path, error) of each file given up, at most the last 1,000.
     """
 
@@ -210,6 +215,7 @@ class RunSnapshot:
     resteals: int = 0
     retries: int = 0
     late_results: int = 0
+    plan_changes: int = 0
     failures: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -225,7 +231,7 @@ class RunSnapshot:
 
     @property
     def estimated_completion_timestamp(self) -> float | None:
-        """Unix seconds at which the run is expected to end, or None before the first progress."""
+        """Unix seconds at which the run is expected to end, or None where `eta_seconds` is."""
         return None if self.eta_seconds is None else self.timestamp + self.eta_seconds
 
     @property

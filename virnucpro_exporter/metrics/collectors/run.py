@@ -49,6 +49,7 @@ _WORKER_VALUES: Sequence[tuple[c.Metric, _Read]] = (
     (c.QUEUE_RESIDUES, attrgetter("queue_residues")),
     (c.WORKER_UP, attrgetter("is_alive")),
     (c.WORKER_LOADING, lambda worker: worker.state is WorkerState.LOADING),
+    (c.LEARNED_SPEED, attrgetter("residues_per_second")),
     (c.WORKER_INFLIGHT, attrgetter("inflight_files")),
     (c.WORKER_BUSY, attrgetter("busy_seconds")),
     (c.WORKER_STARVED, attrgetter("starved_seconds")),
@@ -60,6 +61,7 @@ _WORKER_VALUES: Sequence[tuple[c.Metric, _Read]] = (
     (c.FILES_STOLEN_FROM, attrgetter("work_stolen_from")),
     (c.RESIDUES_STOLEN_FROM, attrgetter("residues_stolen_from")),
     (c.STEAL_ATTEMPTS, attrgetter("steal_attempts")),
+    (c.ATTEMPTS_MOVED, attrgetter("attempts_moved")),
 )
 _WORKER_ENUMS: Sequence[tuple[c.Metric, str, dict[str, _Read]]] = (
     (
@@ -73,7 +75,7 @@ _WORKER_ENUMS: Sequence[tuple[c.Metric, str, dict[str, _Read]]] = (
         {"won": attrgetter("second_attempts_won"), "lost": attrgetter("second_attempts_lost")},
     ),
 )
-_STEAL_METRICS = (c.STEALS, c.STOLEN_RESIDUES, c.RESTEALS, c.LATE_RESULTS)
+_STEAL_METRICS = (c.STEALS, c.STOLEN_RESIDUES, c.RESTEALS, c.PLAN_CHANGES, c.LATE_RESULTS)
 
 
 class RunCollector(Collector):
@@ -141,6 +143,7 @@ def _steal_families(run: RunSnapshot) -> Iterator[Family]:
         counts = {**zeros, **dict(happened)}
         yield family(metric, ((labels(victim=v, thief=t), n) for (v, t), n in counts.items()))
     yield family(c.RESTEALS, [(NO_LABELS, run.resteals)])
+    yield family(c.PLAN_CHANGES, [(NO_LABELS, run.plan_changes)])
     yield family(c.LATE_RESULTS, [(NO_LABELS, run.late_results)])
 
 

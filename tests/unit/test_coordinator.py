@@ -13,8 +13,8 @@ from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.log_lines import PlanLines
 from virnucpro_exporter.scheduling.facts import Moved, PlanChanged
 from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 from virnucpro_exporter.scheduling.ids import WorkerId
+from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 
 
 class Clock:

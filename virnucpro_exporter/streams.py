@@ -12,58 +12,70 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from virnucpro_exporter.text import clean, clean_lines
 
 
-class Output(io.TextIOWrapper):
-    """A stream without control characters, which remembers why it could not be written.
+class _File(io.FileIO):
+    """The file under a standard stream; remembers why it could not be written.
 
     Args:
-        stream: What is there so far; it is kept, because it would close the file under this one.
-        is_essential: Errors are raised. Without it they are dropped: a table or a log line that
-            cannot be shown must not end a run, and there is no other place to tell it.
+        number: Its descriptor.
+        is_essential: Errors are raised. Otherwise what cannot be written is dropped: a table or a
+            log line that cannot be shown must not end a run, and there is no other place to say so.
 
     Attributes:
         lost: The error, or None as long as everything was written.
     """
 
-    def __init__(self, stream: TextIO, *, is_essential: bool) -> None:
-        super().__init__(
-            stream.buffer,
-            encoding=stream.encoding,
-            errors="backslashreplace",  # letters that the terminal does not have
-            line_buffering=bool(stream.line_buffering),
-        )
-        self._stream = stream
+    def __init__(self, number: int, *, is_essential: bool) -> None:
+        super().__init__(number, "w", closefd=False)
         self._is_essential = is_essential
+        self._is_given_up = False
         self.lost: OSError | None = None
 
+    def write(self, data: Any, /) -> int:
+        """Write, and remember an error."""
+        if not self._is_given_up:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.lost = error
+                if self._is_essential:
+                    raise
+        return memoryview(data).nbytes
+
+    def give_up(self) -> None:
+        """Drop everything from now on, also what is still held back."""
+        self._is_given_up = True
+
+
+class Output(io.TextIOWrapper):
+    """A stream without control characters.
+
+    Args:
+        buffer: Where it writes.
+        encoding: In which letters.
+        line_buffering: Write at the end of each line.
+    """
+
+    def __init__(
+        self, buffer: BinaryIO, encoding: str = "utf-8", *, line_buffering: bool = False
+    ) -> None:
+        # Letters that the terminal does not have are written as escapes.
+        super().__init__(
+            buffer, encoding=encoding, errors="backslashreplace", line_buffering=line_buffering
+        )
+
     def write(self, text: str) -> int:
-        """Write what cannot act on a terminal, and remember an error."""
+        """Write what cannot act on a terminal."""
         self.draw(clean_lines(text))
         return len(text)
 
     def draw(self, text: str) -> None:
-        """Write with control characters, and remember an error."""
-        with self._remembering():
-            super().write(text)
-
-    def flush(self) -> None:
-        """Write what is held back, and remember an error."""
-        with self._remembering():
-            super().flush()
-
-    @contextlib.contextmanager
-    def _remembering(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.lost = error
-            if self._is_essential:
-                raise
+        """Write with control characters."""
+        super().write(text)
 
 
 class _Screen:
@@ -109,8 +121,8 @@ def start_logging(level: str, form: str = "%(asctime)s %(message)s") -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-# Standard output once it is watched; click puts another object in its place when a pipe breaks.
-_watched: list[Output] = []
+# What is under standard output once it is watched.
+_files: list[_File] = []
 
 
 def prepare() -> None:
@@ -123,9 +135,10 @@ def prepare() -> None:
         if not _is_open(number):
             os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free: this one
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stdout = output = Output(sys.stdout or _writer(1), is_essential=True)
-    sys.stderr = Output(sys.stderr or _writer(2), is_essential=False)
-    _watched.append(output)
+    file = _File(1, is_essential=True)
+    sys.stdout = _output(file, sys.stdout)
+    sys.stderr = _output(_File(2, is_essential=False), sys.stderr)
+    _files.append(file)
 
 
 def _is_open(number: int) -> bool:
@@ -136,31 +149,30 @@ def _is_open(number: int) -> bool:
     return True
 
 
-def _writer(number: int) -> TextIO:
-    return open(number, "w", encoding="utf-8", closefd=False)
+def _output(file: _File, before: TextIO | None) -> Output:
+    """An output as the stream before it was, if there was one."""
+    buffer = cast("BinaryIO", io.BufferedWriter(file))
+    if before is None:
+        return Output(buffer)
+    before.flush()
+    return Output(buffer, before.encoding, line_buffering=bool(before.line_buffering))
 
 
 def is_output_lost() -> bool:
     """Whether something that was printed could not be written."""
-    return any(output.lost is not None for output in _watched)
+    return any(file.lost is not None for file in _files)
 
 
 def take_loss() -> OSError | None:
     """Why something that was printed could not be written, or None; what follows is dropped."""
-    for output in _watched:
-        with contextlib.suppress(OSError):
-            output.flush()
-        lost, output.lost = output.lost, None
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    for file in _files:
+        lost, file.lost = file.lost, None
         if lost is not None:
-            _drop(output)
+            file.give_up()
             return lost
     return None
-
-
-def _drop(stream: TextIO) -> None:
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
 
 
 def say(line: str) -> None:

@@ -42,8 +42,7 @@ def test_nothing_acts_on_a_terminal() -> None:
 def output(encoding: str = "utf-8") -> tuple[streams.Output, io.BytesIO]:
     """A standard stream as the program has it, and what arrives behind it."""
     behind = io.BytesIO()
-    inner = io.TextIOWrapper(behind, encoding=encoding, write_through=True)
-    return streams.Output(inner, is_essential=True), behind
+    return streams.Output(behind, encoding), behind
 
 
 def test_standard_streams_clean_whatever_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:

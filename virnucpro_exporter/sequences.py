@@ -122,17 +122,17 @@ def is_sequence_name(name: str) -> bool:
 def stem(name: str) -> str:
     """A file name without its compression's and its sequence suffix: `a.b.fa.gz` gives `a.b`."""
     plain = _without_compression(name)
-    for suffix in SUFFIXES:
-        if plain.lower().endswith(suffix) and len(plain) > len(suffix):
-            return plain[: -len(suffix)]
-    return plain
+    return _without(SUFFIXES, plain)
 
 
 def _without_compression(name: str) -> str:
-    for suffix in COMPRESSED_SUFFIXES:
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)]
-    return name
+    return _without(COMPRESSED_SUFFIXES, name)
+
+
+def _without(suffixes: tuple[str, ...], name: str) -> str:
+    """The name without one of these suffixes, which is not all of it."""
+    stem, dot, last = name.rpartition(".")
+    return stem if stem and (dot + last).lower() in suffixes else name
 
 
 def read_sequences(path: Path) -> Iterator[Record]:

@@ -14,6 +14,7 @@ from virnucpro_exporter.files.counting import estimate
 from virnucpro_exporter.files.counting_many import count_files, size_of
 from virnucpro_exporter.files.inputs import Input, discover
 from virnucpro_exporter.files.inputs import Inputs as Found
+from virnucpro_exporter.files.looking import look_at
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal.results import result_names
 from virnucpro_exporter.journal.writer import InputFile
@@ -73,8 +74,8 @@ def find_files(inputs: Inputs, outputs: Outputs, names: Names) -> Found:
 def measure(paths: Sequence[Path], how: str) -> list[SequenceFile]:
     """Count or estimate what the files hold; a count that takes long shows how far it is."""
     if how == "estimate":
-        return [estimate(path) for path in paths]
-    with CountingProgress(sum(map(size_of, paths))) as progress:
+        return look_at(paths, estimate)
+    with CountingProgress(sum(look_at(paths, size_of))) as progress:
         return count_files(paths, usable_cpus(), progress.update)
 
 

@@ -33,6 +33,7 @@ from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner, stamped
 from virnucpro_exporter.files.inputs import Inputs as Found
 from virnucpro_exporter.files.lock import RunLock
+from virnucpro_exporter.files.looking import look_at
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling.assignment import assign_files_weighted
@@ -198,7 +199,7 @@ def _files(
     options: Inputs, journal: Journal, inputs: Found, names: Names
 ) -> tuple[list[SequenceFile], list[SequenceFile]]:
     """The files to do, and those that an earlier run has done."""
-    resumed = journal.plan([source(file) for file in inputs.files], names)
+    resumed = journal.plan(look_at(inputs.files, source), names)
     todo = [file.path for file in inputs.files if file.path not in resumed.done]
     known = [path for path in todo if path in resumed.counts]
     rest = [Path(path) for path in todo if path not in resumed.counts]

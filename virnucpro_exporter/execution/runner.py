@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from virnucpro_exporter.errors import assert_never
@@ -188,4 +187,4 @@ class Runner:
 
 def stamped(file: SequenceFile, known: tuple[int | None, int] | None) -> SequenceFile:
     """The file with the exact counts that an earlier run found, where it did."""
-    return file if known is None else replace(file, sequences=known[0], residues=known[1])
+    return file if known is None else SequenceFile(file.path, known[0], known[1])

@@ -11,6 +11,7 @@ from typing import Any
 
 from virnucpro_exporter.errors import SequenceFileError
 from virnucpro_exporter.files.counting import count
+from virnucpro_exporter.files.looking import look_at
 from virnucpro_exporter.scheduling.files import SequenceFile
 
 # Below this much input, starting processes takes longer than counting in this one.
@@ -36,7 +37,7 @@ def count_files(
     Returns:
         The counted files, in the order of `paths`.
     """
-    sizes = {path: size_of(path) for path in paths}
+    sizes = dict(zip(paths, look_at(paths, size_of), strict=True))
     if processes <= 1 or len(sizes) <= 1 or sum(sizes.values()) < PARALLEL_BYTES:
         counted = _count_here(list(sizes), on_progress)
     else:

@@ -25,6 +25,8 @@ _OTHER_FORMATS = re.compile(
     r"\.(bam|sam|cram|gb|gbk|gbff|embl|sra|2bit|seq|mfa|mpfa|afa|aln|csfasta|fast5|pod5|blow5)"
     r"(\.[a-z0-9]+)?\Z"
 )
+_UNTIDY = re.compile(r"//|(\A|/)\./")
+_NUMBER = re.compile(r"[0-9]+")
 _SHOWN = 3  # names in one line
 
 
@@ -97,7 +99,7 @@ def discover(
     for argument in inputs:
         _refuse_streams(argument)
         before = search.found.noted()
-        matches = sorted(search.matches(argument), key=lambda match: _natural_key(match[0]))
+        matches = sorted(search.matches(argument), key=_natural_key)
         if not matches and search.found.noted() == before:
             raise InputError(f"{argument!r} matches no sequence file")
         search.take(matches)
@@ -124,12 +126,13 @@ class _Search:
         self.files: dict[str, Input] = {}
         self._folders: dict[str, str] = {}  # where folders lead
 
-    def take(self, matches: list[tuple[str, bool]]) -> None:
-        for path, is_link in matches:
-            folder, name = os.path.split(path)
-            place = os.path.join(self._real_folder(folder), name)  # noqa: PTH118 (a million Path objects take seconds)
-            real = os.path.realpath(path) if is_link else place
-            self.files.setdefault(real, Input(os.fspath(Path(path)), real, place))
+    def take(self, matches: list[Input]) -> None:
+        for match in matches:
+            path = match.path
+            shown = os.fspath(Path(path)) if _UNTIDY.search(path) else path
+            self.files.setdefault(
+                match.real, match if shown is path else match._replace(path=shown)
+            )
 
     def _real_folder(self, folder: str) -> str:
         """Where a folder leads.
@@ -141,8 +144,8 @@ class _Search:
             self._folders[folder] = os.path.realpath(folder)
         return self._folders[folder]
 
-    def matches(self, argument: str) -> Iterator[tuple[str, bool]]:
-        """Yield (path, whether it is a link) of the files that an argument means."""
+    def matches(self, argument: str) -> Iterator[Input]:
+        """Yield the files that an argument means."""
         # A name that exists is taken as it stands, even if it holds the letters of a pattern.
         is_name = os.path.lexists(argument)
         names = [argument] if is_name else glob.glob(argument, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
@@ -153,7 +156,7 @@ class _Search:
             elif is_name or not self._lies_in_output(name):
                 yield from self._named(name, is_name=is_name)
 
-    def _named(self, path: str, *, is_name: bool) -> Iterator[tuple[str, bool]]:
+    def _named(self, path: str, *, is_name: bool) -> Iterator[Input]:
         kind = _odd_kind(path)
         if kind is not None and is_name:
             raise InputError(
@@ -164,7 +167,10 @@ class _Search:
         elif self._is_result(path):
             self.found.leave_out("results of earlier runs in the output folder", path)
         else:
-            yield path, os.path.islink(path)  # noqa: PTH114 (a million Path objects take seconds)
+            folder, name = os.path.split(path)
+            place = os.path.join(self._real_folder(folder), name)  # noqa: PTH118 (a million Path objects take seconds)
+            is_link = os.path.islink(path)  # noqa: PTH114 (likewise)
+            yield Input(path, os.path.realpath(path) if is_link else place, place)
 
     def _is_result(self, path: str) -> bool:
         if not self.results or self.excluded is None:
@@ -178,7 +184,7 @@ class _Search:
             self.excluded
         )
 
-    def _search(self, top: str, visited: set[str]) -> Iterator[tuple[str, bool]]:
+    def _search(self, top: str, visited: set[str]) -> Iterator[Input]:
         """Yield the sequence files below a folder; `visited` ends loops of links."""
         folders = [top]
         while folders:
@@ -202,18 +208,19 @@ class _Search:
                 if _is_folder(entry):
                     folders.append(entry.path)
                 elif is_sequence_name(entry.name):
-                    yield from self._entry(entry)
+                    yield from self._entry(entry, real)
                 elif _looks_like_sequences(entry.name):
                     self.found.leave_out(
                         "no format that is read; unpack or convert it, or name it outright",
                         entry.path,
                     )
 
-    def _entry(self, entry: os.DirEntry[str]) -> Iterator[tuple[str, bool]]:
+    def _entry(self, entry: os.DirEntry[str], folder: str) -> Iterator[Input]:
         is_link = entry.is_symlink()
         kind = None if not is_link and _is_file(entry) else _odd_kind(entry.path)
         if kind is None:
-            yield entry.path, is_link
+            place = f"{folder}/{entry.name}"
+            yield Input(entry.path, os.path.realpath(place) if is_link else place, place)
         else:
             self.found.leave_out(f"{kind}, and no file", entry.path)
 
@@ -260,6 +267,11 @@ def _looks_like_sequences(name: str) -> bool:
     return any(f".{part}" in SUFFIXES for part in parts) and not _COMPANIONS.search(lower)
 
 
-def _natural_key(path: str) -> tuple[list[tuple[bool, int, str]], str]:
-    parts = re.findall(r"[0-9]+|[^0-9]+", path)
-    return [(not p[0].isdigit(), int(p) if p[0].isdigit() else 0, p) for p in parts], path
+def _natural_key(file: Input) -> tuple[str, str]:
+    """In this order `x2` comes before `x10`: a number is told by its length first."""
+    return _NUMBER.sub(_sortable, file.path), file.path
+
+
+def _sortable(number: re.Match[str]) -> str:
+    digits = number[0].lstrip("0")
+    return f"{chr(len(digits))}{digits}"

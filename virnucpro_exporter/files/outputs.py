@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable
@@ -94,12 +93,13 @@ class Outputs:
 
     def _inside(self, place: str) -> str | None:
         """The name in this folder that is, or holds, what is at a place; None where none does."""
-        if not place.startswith(self._prefix):
+        if not place.startswith(self.prefix):
             return None
-        return place[len(self._prefix) :].split(os.sep, 1)[0]
+        return place[len(self.prefix) :].split(os.sep, 1)[0]
 
     @cached_property
-    def _prefix(self) -> str:
+    def prefix(self) -> str:
+        """What the real path of everything in the folder begins with."""
         return os.path.join(os.path.realpath(self.folder), "")  # noqa: PTH118 (for its last character)
 
     @cached_property
@@ -110,7 +110,8 @@ class Outputs:
 
     def refusal(self, name: str) -> str | None:
         """Why no result may have a name, or None: it is not reserved, no input's, not too long."""
-        if name in self._reserved or re.sub(r"\.[0-9]+\Z", "", name) in self._reserved:
+        log, _, number = name.rpartition(".")
+        if name in self._reserved or (log in self._reserved and number.isdecimal()):
             return f"{name!r} is a name that this program needs itself"
         if name in self._inputs and os.path.lexists(self.folder / name):
             return f"it would replace the input {self._inputs[name]!r} by its result"

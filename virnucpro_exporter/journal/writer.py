@@ -45,19 +45,9 @@ class InputFile(NamedTuple):
     real: str = ""  # where the path leads; the path itself when empty
 
 
-class _Row(NamedTuple):
-    """What the journal knows of a file."""
-
-    path: bytes
-    size: int | None
-    mtime_ns: int | None
-    state: str | None
-    sequences: int | None
-    residues: int | None
-    outputs: str
-
-
-_UNKNOWN = _Row(b"", None, None, None, None, None, "[]")
+# What the journal knows of a file: path, size, time, state, sequences, residues and outputs.
+_Row = tuple[bytes, int | None, int | None, str | None, int | None, int | None, str]
+_UNKNOWN: _Row = (b"", None, None, None, None, None, "[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,31 +200,39 @@ class Journal:
         self._finish_commits()
         self._outputs.clean()
         known = self._known()
-        for real, row in known.items():
-            self._outputs.protect(os.fsdecode(real), os.fsdecode(row.path))
+        is_first = not known
+        has_inputs = self._protect_inputs()
+        with self._writing():
+            found = self._database.execute("SELECT 1 FROM results WHERE real IS NOT NULL LIMIT 1")
+            self._has_results = found.fetchone() is not None
+        is_free = not (self._has_results or has_inputs)
         present = self._outputs.names()
         done, interrupted, counts, new, respelled = set(), set(), {}, [], []
         for file in files:
             real = os.fsencode(file.real or file.path)
-            row = known.pop(real, _UNKNOWN)
-            is_unchanged = (row.size, row.mtime_ns) == (file.size, file.mtime_ns)
-            if is_unchanged and row.residues is not None:
-                counts[file.path] = (row.sequences, row.residues)
+            path, size, mtime_ns, state, sequences, residues, outputs = known.pop(real, _UNKNOWN)
+            is_unchanged = size == file.size and mtime_ns == file.mtime_ns
+            if is_unchanged and residues is not None:
+                counts[file.path] = (sequences, residues)
             spelled = os.fsencode(file.path)
-            if row.path not in (spelled, b""):
+            if path not in (spelled, b""):
                 respelled.append((spelled, real))
-            outputs = json.loads(row.outputs)
-            if is_unchanged and row.state == "completed" and present.issuperset(outputs):
+            if (
+                is_unchanged
+                and state == "completed"
+                and (outputs == "[]" or present.issuperset(json.loads(outputs)))
+            ):
                 done.add(file.path)
                 continue
-            for name in names(file.path):
+            for name in () if is_free else names(file.path):
                 self._refuse_replacing(name, file, real)
-            if row.state == "processing":
+            if state == "processing":
                 interrupted.add(file.path)
             count = counts.get(file.path, (None, None))
-            new.append((spelled, file.size, file.mtime_ns, "queued", *count, row.outputs, real))
+            new.append((spelled, file.size, file.mtime_ns, "queued", *count, outputs, real))
         with self._transaction() as database:
-            _respell(database, respelled, [(row[0], row[-1]) for row in new])
+            if not is_first:
+                _respell(database, respelled, [(row[0], row[-1]) for row in new])
             database.execute(
                 "INSERT OR IGNORE INTO attempts (attempt, gpu, path, started, outcome)"
                 " SELECT attempt, gpu, path, started, 'interrupted' FROM files"
@@ -249,22 +247,33 @@ class Journal:
             database.executemany(
                 "UPDATE files SET state = 'gone' WHERE path = ?",
                 [
-                    (row.path,)
-                    for real, row in known.items()
-                    if row.state in ("queued", "processing", "failed") and not os.path.lexists(real)
+                    (path,)
+                    for real, (path, _, _, state, *_) in known.items()
+                    if state in ("queued", "processing", "failed") and not os.path.lexists(real)
                 ],
             )
-            found = database.execute("SELECT 1 FROM results WHERE real IS NOT NULL LIMIT 1")
-            self._has_results = found.fetchone() is not None
         return Resumed(frozenset(done), frozenset(interrupted), counts)
+
+    def _protect_inputs(self) -> bool:
+        """Keep the inputs of earlier runs that lie in the output folder; whether there are some."""
+        begin = os.fsencode(self._outputs.prefix)
+        end = begin[:-1] + bytes([begin[-1] + 1])
+        with self._writing():
+            inside = self._database.execute(
+                "SELECT real, path FROM files WHERE real > ? AND real < ?", (begin, end)
+            ).fetchall()
+        for real, path in inside:
+            self._outputs.protect(os.fsdecode(real), os.fsdecode(path))
+        return bool(inside)
 
     def _known(self) -> dict[bytes, _Row]:
         """The rows of all files, by where their paths lead."""
         with self._writing():
             rows = self._database.execute(
-                "SELECT path, size, mtime_ns, state, sequences, residues, outputs, real FROM files"
+                "SELECT path, size, mtime_ns, state, sequences, residues, outputs,"
+                " coalesce(real, path) FROM files"
             )
-            return {row[7] or row[0]: _Row(*row[:7]) for row in rows}
+            return {row[-1]: row[:-1] for row in rows}
 
     def _refuse_replacing(self, name: str, file: InputFile, real: bytes) -> None:
         owner = self._owner(name, real)
@@ -317,6 +326,8 @@ class Journal:
             rows = self._database.execute(
                 "SELECT path, attempt, outputs FROM files WHERE state = 'committing'"
             ).fetchall()
+        if not rows:
+            return
         present = self._outputs.names()
         states = []
         for path, attempt, outputs in rows:

@@ -91,6 +91,13 @@ def test_a_filter_selects_families(pages: Pages) -> None:
     assert pages.get(Format.TEXT, frozenset(["unknown"]), packed=False) == b""
 
 
+def test_other_filters_collect_nothing_anew(pages: Pages, counting: Counting) -> None:
+    """A client that asks for ever other names costs no more than one scrape a snapshot."""
+    for number in range(100):
+        pages.get(Format.TEXT, frozenset({"times", str(number)}), packed=False)
+    assert counting.times == 1
+
+
 def test_filters_neither_fill_the_memory_nor_cost_others_their_page(pages: Pages) -> None:
     """However many filters clients think up, few pages are kept, and the whole one is."""
     for number in range(100):

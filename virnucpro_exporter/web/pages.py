@@ -42,6 +42,7 @@ class Pages:
         self._made_from: list[object] = []
         self._made_at = -max_age
         self._kept: dict[_Key, bytes] = {}
+        self._families: list[Family] | None = None
 
     def get(self, form: Format, names: frozenset[str] = frozenset(), *, packed: bool) -> bytes:
         """The exposition.
@@ -68,11 +69,16 @@ class Pages:
         same = len(newest) == len(self._made_from) and all(map(_is, newest, self._made_from))
         if not same or now - self._made_at >= self._max_age:
             self._kept.clear()
+            self._families = None
             self._made_from, self._made_at = newest, now
 
     def _render(self, form: Format, names: frozenset[str]) -> bytes:
-        families = self._registry.collect()
-        return render((f for f in families if not names or _wanted(f, names)), form)
+        if not names:
+            return render(self._registry.collect(), form)
+        # A client can ask for ever other names: that must not collect everything each time.
+        if self._families is None:
+            self._families = list(self._registry.collect())
+        return render((f for f in self._families if _wanted(f, names)), form)
 
 
 def _is(one: object, other: object) -> bool:

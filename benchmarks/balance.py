@@ -5,7 +5,7 @@ that a residue takes (some content is slow on every GPU), a cost that every file
 it is, wrong estimates and wrong declared speeds, GPUs that pause, slow down, freeze, join and
 leave, and processors that report only sequences, or nothing. A GPU of speed 1 does 1,000 residues a
 second. Where nothing else is said there are eight GPUs of speeds 1, 1, 1, 1, 1.5, 1.5, 2.5 and 2.5
-and 50 files of lognormal(1.5) sizes, of 1,000 s on average on a GPU of speed 1. A new process takes
+and 50 files of lognormal(1.0) sizes, of 1,000 s on average on a GPU of speed 1. A new process takes
 half a minute until it is ready, as one that loads a model does. Times count from when all processes
 that are there from the start are ready. The stall threshold is the default, 5 minutes.
 
@@ -87,6 +87,7 @@ class Workload:
         speeds: Declared speeds.
         count: How many files.
         sizes: How they are distributed.
+        sigma: How wide a lognormal distribution of sizes is.
         mean: Seconds that a mean file takes a GPU of speed 1.
         estimates_off: Declared costs are off by up to this share.
         content: The seconds per residue of a file are off by up to this share, on every GPU alike.
@@ -112,6 +113,7 @@ class Workload:
     speeds: Sequence[float] = MIXED
     count: int = 50
     sizes: str = "lognormal"
+    sigma: float = 1.0
     mean: float = 1000.0
     estimates_off: float = 0.3
     content: float = 0.0
@@ -141,7 +143,7 @@ WORKLOADS = (
     content(0.0, beside_lpt=0.003),
     content(0.1, beside_lpt=0.003),
     content(0.2, beside_lpt=0.003),
-    content(0.4, beside_lpt=0.003),
+    content(0.4),
     Workload("content 20% off", estimates_off=0.0, content=0.2),
     Workload("content 40% off", estimates_off=0.0, content=0.4),
     Workload(
@@ -161,11 +163,10 @@ WORKLOADS = (
         content=0.2,
     ),
     Workload("sequences alone", goal=1.020, reports=ALONE),
-    Workload("sequences alone, not counted", goal=1.020, reports=ALONE, knows_sequences=False),
+    Workload("sequences alone, not counted", reports=ALONE, knows_sequences=False),
     Workload("bimodal, sequences alone", goal=1.04, sizes="bimodal", reports=ALONE),
     Workload(
         "bimodal, sequences alone, not counted",
-        goal=1.04,
         sizes="bimodal",
         reports=ALONE,
         knows_sequences=False,
@@ -173,7 +174,6 @@ WORKLOADS = (
     Workload("a GPU at 0.1x, sequences alone", goal=1.02, factors={0: 0.1}, reports=ALONE),
     Workload(
         "a GPU at 0.1x, sequences, not counted",
-        goal=1.02,
         factors={0: 0.1},
         reports=ALONE,
         knows_sequences=False,
@@ -192,16 +192,19 @@ WORKLOADS = (
         share_of_seeds=0.5,
     ),
     Workload("all healthy", goal=1.03),
+    Workload("all healthy, very uneven", goal=1.03, sigma=1.5),
     Workload("all healthy, Pareto", goal=1.03, sizes="pareto"),
     Workload("all healthy, 500 files", goal=1.005, count=500, share_of_seeds=0.5),
     Workload("all healthy, 5000 files", goal=1.001, count=5000, share_of_seeds=0.1),
     Workload("speeds up to 2x off", goal=1.021, speeds_off=2.0),
     Workload("slow GPU at 0.3x", goal=1.019, factors={0: 0.3}),
+    Workload("slow GPU at 0.3x, very uneven", goal=1.019, sigma=1.5, factors={0: 0.3}),
     Workload("slow GPU at 0.3x, Pareto", goal=1.03, sizes="pareto", factors={0: 0.3}),
     Workload(
         "slow GPU at 0.3x, 500 files", goal=1.005, count=500, factors={0: 0.3}, share_of_seeds=0.5
     ),
     Workload("fast GPU at 0.3x", goal=1.06, factors={7: 0.3}),
+    Workload("fast GPU at 0.3x, very uneven", goal=1.06, sigma=1.5, factors={7: 0.3}),
     Workload("one file in ten fails once", goal=1.067, failing=0.1),
     Workload("fast GPU freezes, retry", goal=1.08, p95=1.2, frozen=7),
     Workload("fast GPU freezes, restart", frozen=7, on_stall=OnStall.RESTART),
@@ -308,6 +311,7 @@ class Instance:
             workload.count,
             rng,
             distribution=workload.sizes,
+            sigma=workload.sigma,
             error=workload.estimates_off,
             mean=round(workload.mean * RESIDUES_PER_SECOND),
         )
@@ -404,7 +408,10 @@ class Instance:
         declared = self.workload.speeds
         return Scheduler(
             {gpu: declared[int(gpu)] for gpu in self.at_start},
-            settings=SchedulerSettings(on_stall=self.workload.on_stall),
+            settings=SchedulerSettings(
+                on_stall=self.workload.on_stall,
+                reports_progress=self.workload.reports is Reports.RESIDUES,
+            ),
             policy=NoStealing() if self.workload.is_static else EarliestFinish(),
         )
 

@@ -31,7 +31,7 @@ def cycles_per_second(gpus: int, files: int) -> float:
             if isinstance(command, co.StartAttempt):
                 file = command.file
                 event = ev.AttemptCompleted(
-                    command.worker_id, command.attempt, 10, file.residues, 1.0
+                    command.worker_id, command.attempt, 10, file.residues, file.residues / 50_000
                 )
                 waiting += scheduler.handle(event, now).commands
     if not scheduler.is_finished:

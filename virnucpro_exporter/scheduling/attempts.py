@@ -18,12 +18,9 @@ _MOST_ASKED = 64
 def succeed(state: State, attempt: Attempt, event: AttemptCompleted, now: float) -> None:
     """The attempt is the first to complete: its result is that of the file."""
     file = attempt.record.file
-    seconds = now - attempt.reported_at if attempt.done else event.duration
     residues = file.residues if event.residues is None else event.residues
     sequences = file.sequences if event.sequences is None else event.sequences
-    state.advance(attempt, sequences or 0, residues, seconds, now)
-    state.note_silence(attempt.worker, now)
-    state.touch(attempt.worker, now)
+    state.finish_work(attempt, sequences or 0, residues, event.duration, now)
     state.complete(attempt, sequences, residues, event.duration, event.outputs, now)
 
 
@@ -134,6 +131,6 @@ def _ends_first(workers: Sequence[Worker], cost: int, now: float) -> Worker:
     Reading a thousand long queues would take longer than most files. So only those workers are
     asked that could end it soonest if their queues were empty.
     """
-    least = [(w.free_at(now) + cost / w.speed, w.index, w) for w in workers]
+    least = [(w.free_at(now) + w.seconds(cost), w.index, w) for w in workers]
     soonest = heapq.nsmallest(_MOST_ASKED, least)
     return min((w for *_, w in soonest), key=lambda w: (w.would_end(cost, now), w.index))

@@ -15,13 +15,23 @@ from typing import TYPE_CHECKING
 
 from virnucpro_exporter.errors import SchedulingError
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
+from virnucpro_exporter.scheduling.speed import RecentSpeed
 
 if TYPE_CHECKING:
     from virnucpro_exporter.scheduling.workers import Worker
 
-# An overdue attempt is expected to take this share of its silence more: the longer a worker has
-# said nothing, the less is it believed to be about to finish.
-_OVERDUE_SHARE = 0.5
+# However little is left of an attempt, it is expected to take this share of the time since that was
+# known: estimates are off by about that much.
+_OVERDUE_SHARE = 0.2
+
+# An attempt that has fallen silent is not expected to end any more after this share of what its
+# file takes, within bounds, and not before twice the longest silence so far between two reports of
+# its worker. In seconds. A needless second attempt may cost a process, so the time that a new one
+# takes to start is another bound.
+_PATIENCE_SHARE = 0.25
+_PATIENCE_AT_LEAST = 5.0
+_PATIENCE_AT_MOST = 60.0
+_PATIENCE_GAPS = 2.0
 
 # One for all files: since Python 3.10 each frozenset() is a new object, of 216 bytes.
 NOBODY: frozenset[WorkerId] = frozenset()
@@ -93,7 +103,7 @@ class FileRecord:
         steals: How often it was stolen.
         moves: How often it was taken back from a worker that made progress.
         holders: The attempts in process: none, one, or one and a speculative one.
-        avoid: Workers on which it failed.
+        avoid: Workers on which it failed, or from which it was taken back.
         notes: What went wrong so far, in words.
     """
 
@@ -155,16 +165,20 @@ class Attempt:
         handed_at: When the file was handed to the worker.
         started_at: When the worker began to process it, as far as it said so.
         reported_at: When the worker last said how far it is; at first, when it was handed over.
+        counted_at: When `done` was true.
+        recent: How fast it was in its last minute, or None before the first residues.
         done: Residues done.
         sequences: Sequences done.
     """
 
     __slots__ = (
+        "counted_at",
         "done",
         "handed_at",
         "is_cancelled",
         "is_speculative",
         "number",
+        "recent",
         "record",
         "reported_at",
         "sequences",
@@ -189,6 +203,8 @@ class Attempt:
         self.handed_at = now
         self.started_at: float | None = None
         self.reported_at = now
+        self.counted_at = now
+        self.recent: RecentSpeed | None = None
         self.done = 0
         self.sequences = 0
 
@@ -198,8 +214,34 @@ class Attempt:
         return max(self.record.file.residues - self.done, 0)
 
     def remaining(self, now: float) -> float:
-        """Estimated seconds until it ends; infinite while its worker stalls."""
-        if self.worker.stalled_since is not None:
+        """Estimated seconds until it ends; infinite while its worker stalls, or it is quiet.
+
+        The larger of what the speed of its worker and its own last minute say: a GPU may have
+        become slower, and the content of a file may be slow on every GPU. One that is overdue is
+        expected to take as long again as it is overdue.
+        """
+        if self.worker.stalled_since is not None or self.is_quiet(now):
             return float("inf")
-        silence = now - self.reported_at
-        return max(self.left / self.worker.speed - silence, _OVERDUE_SHARE * silence)
+        worker, since = self.worker, now - self.counted_at
+        if not self.done:
+            expected = worker.seconds(self.record.file.residues)
+        else:
+            left = self.left
+            expected = left / worker.speed
+            pace = None if self.recent is None else self.recent.seconds_per_residue
+            if pace is not None:
+                expected = max(expected, left * pace)
+        return max(abs(expected - since), _OVERDUE_SHARE * since)
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether a worker that reports progress has fallen silent, with work left to do."""
+        gap = self.worker.longest_gap
+        if not gap or now - self.reported_at <= _PATIENCE_GAPS * gap or not self.left:
+            return False
+        share = _PATIENCE_SHARE * self.worker.seconds(self.record.file.residues)
+        patience = max(min(share, _PATIENCE_AT_MOST), self.worker.startup, _PATIENCE_AT_LEAST)
+        return now - self.reported_at > patience
+
+    def likely_done(self, now: float) -> float:
+        """Residues that are done by now, as far as known between reports, and without any."""
+        return self.done + (now - self.counted_at) * self.worker.speed

@@ -137,14 +137,15 @@ class EarliestFinish:
         return None
 
     def _improved(self, victim: Worker, thief: Worker, now: float) -> int | None:
-        if not victim.inflight:  # it is not working on its queue: any that is ready is sooner
+        is_coming = not victim.is_ready and not victim.is_retired and victim.startup > 0.0
+        if not victim.inflight and not is_coming:  # it is not working on its queue
             return _first_allowed(victim, thief)
-        ends = victim.finish_at(now) - victim.queued_residues / victim.speed
+        ends = victim.free_at(now)
         for position, record in enumerate(victim.queue):
-            ends += record.file.residues / victim.speed
+            ends += victim.seconds(record.file.residues)
             if not may_take(record, thief):
                 continue
-            if now + record.file.residues / thief.speed < ends:
+            if now + thief.seconds(record.file.residues) < ends:
                 return position
             if position >= _LOOK_AHEAD:
                 break
@@ -153,24 +154,33 @@ class EarliestFinish:
     def repeats(
         self, idle: Sequence[Worker], workers: Sequence[Worker], now: float
     ) -> list[tuple[Worker, Attempt]]:
-        """Give the running files that end last to the fastest workers that end clearly sooner."""
-        fastest = idle[0].speed
-        late = [
-            (remaining, attempt)
+        """Give the running files that end last to the fastest workers that end clearly sooner.
+
+        One that ends long before another does not delay the run, and stopping the attempt that
+        loses costs a process.
+        """
+        fastest = idle[0]
+        running = [
+            (attempt.remaining(now), attempt)
             for worker in workers
             for attempt in worker.inflight.values()
             if not attempt.is_cancelled
+        ]
+        ends = (end if len(a.record.holders) == 1 else _ends(a, now) for end, a in running)
+        latest = max((end for end in ends if end < float("inf")), default=0.0)
+        late = [
+            (remaining, attempt)
+            for remaining, attempt in running
+            if remaining >= ESTIMATE_TRUST * latest
             and len(attempt.record.holders) == 1
-            and _is_clearly_sooner(
-                attempt.record.file.residues / fastest, remaining := attempt.remaining(now)
-            )
+            and _is_clearly_sooner(fastest.seconds(attempt.record.file.residues), remaining)
         ]
         free, chosen = list(idle), []
         for remaining, attempt in sorted(late, key=lambda pair: -pair[0]):
             record = attempt.record
             # What the fastest would not end clearly sooner, none of the others would.
             thief = next((w for w in free if w.id not in record.avoid), None)
-            if thief and _is_clearly_sooner(record.file.residues / thief.speed, remaining):
+            if thief and _is_clearly_sooner(thief.seconds(record.file.residues), remaining):
                 free.remove(thief)
                 chosen.append((thief, attempt))
         return chosen
@@ -180,13 +190,19 @@ class EarliestFinish:
         return better_plan(outlook, now)
 
     def critical(self, outlook: Outlook, now: float) -> list[Attempt]:
-        """Choose the attempts that may outlast all other work and would end sooner elsewhere."""
+        """Choose the attempts that may outlast all other work and would end sooner elsewhere.
+
+        Only on workers that are slow beside the others, or that have fallen silent: a file whose
+        content is slow is so on every GPU, and its second attempt takes a worker from files that
+        wait.
+        """
         limit = ESTIMATE_TRUST * outlook.seconds
         return [
             attempt
             for worker in outlook.workers
             for attempt in worker.running
-            if attempt.remaining(now) > limit
+            if (worker in outlook.slow or attempt.is_quiet(now))
+            and attempt.remaining(now) > limit
             and attempt.record.holders == (attempt,)
             and _ends_sooner_elsewhere(attempt, outlook.workers, now)
         ]
@@ -196,14 +212,19 @@ class EarliestFinish:
     ) -> bool:
         """Whether it would end clearly sooner, and no other would end even sooner once free."""
         record, cost = attempt.record, attempt.record.file.residues
-        own = cost / worker.speed
+        own = worker.seconds(cost)
         if worker.id in record.avoid or not _is_clearly_sooner(own, attempt.remaining(now)):
             return False
         return not any(
-            other.free_at(now) + cost / other.speed < now + own
+            other.free_at(now) + other.seconds(cost) < now + own
             for other in workers
             if other is not worker and other is not attempt.worker and other.id not in record.avoid
         )
+
+
+def _ends(attempt: Attempt, now: float) -> float:
+    """Seconds until the first of the attempts at its file ends."""
+    return min(other.remaining(now) for other in attempt.record.holders)
 
 
 def _ends_sooner_elsewhere(attempt: Attempt, workers: Sequence[Worker], now: float) -> bool:

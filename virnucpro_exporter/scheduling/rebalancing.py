@@ -55,6 +55,11 @@ _YOUNG_SHARE = 0.5
 MOST_MOVES = 2
 
 
+# Running work is taken back only from a worker that does at most this share of what the others do
+# for their declared speeds. Content that takes 40 % longer makes a worker look 0.71 times as fast.
+_SLOW = 2.0 / 3.0
+
+
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What is left of a run.
@@ -62,10 +67,12 @@ class Outlook:
     Attributes:
         workers: Those that make progress or will.
         seconds: How long it takes at least: all work on all of them, or the largest file.
+        slow: Those that have shown to be far slower than declared, beside the others.
     """
 
     workers: tuple[Worker, ...]
     seconds: float
+    slow: frozenset[Worker]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,32 +97,49 @@ def look_ahead(workers: Sequence[Worker]) -> Outlook | None:
     going = tuple(w for w in workers if not w.is_retired and w.stalled_since is None)
     if not going:
         return None
-    work = sum(w.queued_residues for w in workers)
-    fastest = max(w.speed for w in going)
+    work = sum(w.queued_residues + len(w.queue) * w.fixed.seconds * w.speed for w in workers)
+    fastest = max(going, key=lambda w: w.speed)
     largest = 0.0
     for worker in going:
         for attempt in worker.running:
             work += attempt.left
-            anew = attempt.record.file.residues / fastest
+            anew = fastest.seconds(attempt.record.file.residues)
             largest = max(largest, min(attempt.left / worker.speed, anew))
         if worker.queue:
-            largest = max(largest, worker.queue[0].file.residues / fastest)
-    return Outlook(going, max(work / sum(w.speed for w in going), largest, 1e-9))
+            largest = max(largest, fastest.seconds(worker.queue[0].file.residues))
+    least = max(work / sum(w.speed for w in going), largest, 1e-9)
+    return Outlook(going, least, slow_workers(going))
 
 
-def is_movable(attempt: Attempt) -> bool:
+def slow_workers(workers: Sequence[Worker]) -> frozenset[Worker]:
+    """The workers that do far less for their declared speed than the median of the others."""
+    shown = [(w.learned.value / w.weight, w) for w in workers if w.learned.value is not None]
+    shown.sort(key=lambda pair: pair[0])
+    slow = []
+    for index, (share, worker) in enumerate(shown[:-1]):
+        middle = (len(shown) - 2) // 2  # of the others, which are all but this one
+        median, _ = shown[middle + (index <= middle)]
+        if share > _SLOW * median:
+            break
+        slow.append(worker)
+    return frozenset(slow)
+
+
+def is_movable(attempt: Attempt, outlook: Outlook, now: float) -> bool:
     """Whether an attempt may be taken back.
 
-    Its worker must have been watched for at least as long as a new process takes, because that is
+    Its worker must have shown that it is slow, because the content of a file may be slow on every
+    GPU. And it must have been watched for at least as long as a new process takes, because that is
     what a hasty judgement would cost.
     """
     worker, record = attempt.worker, attempt.record
     learned = worker.learned
     return (
-        record.holders == (attempt,)
+        worker in outlook.slow
+        and record.holders == (attempt,)
         and len(worker.inflight) == 1
         and record.moves < MOST_MOVES
-        and attempt.done <= _YOUNG_SHARE * record.file.residues
+        and attempt.likely_done(now) <= _YOUNG_SHARE * record.file.residues
         and learned.value is not None
         and learned.seconds >= worker.startup
     )
@@ -128,7 +152,7 @@ def better_plan(outlook: Outlook, now: float) -> list[Move]:
     queues = (zip(w.queue, itertools.repeat(w), strict=False) for w in outlook.workers if w.queue)
     waiting = heapq.merge(*queues, key=lambda pair: -pair[0].file.residues)  # as each is sorted
     queued = [Move(r, None, w, w) for r, w in itertools.islice(waiting, _LARGEST)]
-    loose = [a for w in outlook.workers for a in w.running if is_movable(a)]
+    loose = [a for w in outlook.workers for a in w.running if is_movable(a, outlook, now)]
     loose = heapq.nlargest(_LARGEST, loose, key=lambda a: a.record.file.residues)
     late = [a for a in loose if a.remaining(now) * (1.0 + _RISK) > outlook.seconds]
     anyway = max(_as_it_is(outlook, {m.record.file.path for m in queued}, now), outlook.seconds)
@@ -150,7 +174,7 @@ def _is_at_risk(outlook: Outlook, now: float) -> bool:
         if until_free * (1.0 + _RISK) > limit:
             return True
         if worker.queue:
-            head = worker.queue[0].file.residues / worker.speed
+            head = worker.seconds(worker.queue[0].file.residues)
             if until_free + head * (1.0 + _RISK) > limit:
                 return True
     return False
@@ -165,7 +189,7 @@ def _as_it_is(outlook: Outlook, paths: set[str], now: float) -> float:
         for record in worker.queue:
             if record.file.path not in paths:
                 break
-            seconds = record.file.residues / worker.speed
+            seconds = worker.seconds(record.file.residues)
             ends += seconds
             latest = max(latest, ends + _RISK * seconds)
     return latest
@@ -179,7 +203,7 @@ def _lay_out(outlook: Outlook, items: list[Move], now: float) -> tuple[float, li
     """
     held = {item.source for item in items if item.attempt is not None}
     free = sorted((0.0 if w in held else w.free_at(now) - now, w.index, w) for w in outlook.workers)
-    fastest = max(w.speed for w in outlook.workers)
+    fastest = max(outlook.workers, key=lambda w: w.speed)
     latest = free[-1][0] * (1.0 + _RISK)
     moves = []
     for item in sorted(items, key=lambda item: -item.record.file.residues):
@@ -188,12 +212,17 @@ def _lay_out(outlook: Outlook, items: list[Move], now: float) -> tuple[float, li
         if item.attempt is not None and source in held:  # it may go on where it is
             ends = seconds = item.attempt.left / source.speed
         for since, _, worker in free:
-            if since + cost / fastest >= ends:  # nor would those that are free later be sooner
+            if (
+                since + fastest.seconds(cost) >= ends
+            ):  # nor would those that are free later be sooner
                 break
+            if worker.id in item.record.avoid or (item.attempt is not None and worker is source):
+                continue
             restart = worker.startup if worker in held else 0.0
-            then = since + restart + cost / worker.speed
-            if then < ends and worker.id not in item.record.avoid:
-                ends, seconds, begins, target = then, cost / worker.speed, since, worker
+            takes = worker.seconds(cost)
+            then = since + restart + takes
+            if then < ends:
+                ends, seconds, begins, target = then, takes, since, worker
         if ends == float("inf"):  # it failed on all of these: others will have to do it
             continue
         goes_on = item.attempt is not None and target is source and source in held
@@ -261,7 +290,7 @@ class Rebalancing:
     def _relieve(self, outlook: Outlook, now: float) -> None:
         """Take critical files back while little of them is done; else have them done twice."""
         for attempt in self._policy.critical(outlook, now):
-            if is_movable(attempt):
+            if is_movable(attempt, outlook, now):
                 take_back(self._state, attempt, "it would end sooner elsewhere", now)
             else:
                 self._state.urge(attempt)

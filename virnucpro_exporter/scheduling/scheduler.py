@@ -234,9 +234,9 @@ class Scheduler:
         attempt = self.state.worker(event.worker_id).inflight.get(event.attempt)
         if attempt is None or attempt.is_cancelled:
             return
-        file, residues = attempt.record.file, event.residues
-        if residues is None and file.sequences:
-            residues = file.residues * event.sequences // file.sequences
+        residues = event.residues
+        if residues is None:
+            residues = self.state.residues_of(attempt.record.file, event.sequences)
         self.state.report(attempt, event.sequences, residues, now)
         self._rebalancing.news(now)
 
@@ -253,6 +253,7 @@ class Scheduler:
             state.drop_late(event.attempt, has_outputs=bool(event.outputs))
         else:
             attempts.succeed(state, attempt, event, now)
+            self._rebalancing.news(now)
         self._dispatcher.released(worker, now)
 
     def _on_failed(self, event: ev.AttemptFailed, now: float) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from virnucpro_exporter.scheduling import stalls
 from virnucpro_exporter.scheduling.scheduler import Scheduler
-from virnucpro_exporter.scheduling.state import State
+from virnucpro_exporter.scheduling.state import NEVER, State
 from virnucpro_exporter.scheduling.workers import Worker
 from virnucpro_exporter.snapshot import (
     RunSnapshot,
@@ -130,13 +130,12 @@ def _eta(state: State, now: float) -> float | None:
     if not any(w.learned.value is not None for w in usable):
         return None
     attempts = [a for w in state.fleet for a in w.running]
-    moving = [a for a in attempts if a.worker.stalled_since is None]
+    moving = [end for a in attempts if (end := a.remaining(now)) < NEVER]
     can_go_on = state.queued_files and any(w.is_ready or not state.is_push for w in usable)
     if not (moving or can_go_on):
         return None
     work = sum(w.queued_residues for w in state.fleet) + sum(a.left for a in attempts)
-    longest = max((a.remaining(now) for a in moving), default=0.0)
-    return max(work / sum(w.speed for w in usable), longest, _LEAST_ETA)
+    return max(work / sum(w.speed for w in usable), *moving, _LEAST_ETA)
 
 
 def _worker_state(state: State, worker: Worker) -> WorkerState:

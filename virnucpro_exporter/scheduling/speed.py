@@ -12,6 +12,15 @@ _MOST_SAMPLES = 256
 _MEMORY_FILES = 10
 _FORGET_PER_FILE = 1.0 / _MEMORY_FILES
 
+# The present speed of an attempt is what it did in its last minute; in less, a pause would look
+# like a slow GPU. In seconds.
+RECENT_SECONDS = 60.0
+
+# The seconds of files of one size vary by about this share, from their content; a fixed cost is
+# believed when it is so many times as large as its standard error.
+_RELATIVE_ERROR = 0.2
+_CLEAR_ERRORS = 3.0
+
 # A worker that stalled is believed to be this many times slower than it was.
 DOUBT = 4.0
 
@@ -93,6 +102,89 @@ class Throughput:
                 return done + (total - done) * min(max(share, 0.0), 1.0)
             before = sample
         return before[1]
+
+
+class RecentSpeed:
+    """What one attempt did in its last minute or two, up to its latest report."""
+
+    __slots__ = ("_earlier", "_latest", "_mark")
+
+    def __init__(self, done: int, now: float) -> None:
+        self._latest = self._mark = (now, done)
+        self._earlier: tuple[float, int] | None = None  # the mark before, at least a minute older
+
+    def add(self, done: int, now: float) -> None:
+        """So many residues of the file are done."""
+        self._latest = (now, done)
+        if now - self._mark[0] >= RECENT_SECONDS:
+            self._earlier, self._mark = self._mark, self._latest
+
+    @property
+    def seconds_per_residue(self) -> float | None:
+        """The pace, or None as long as the attempt was not watched for a minute."""
+        if self._earlier is None:
+            return None
+        (begin, before), (end, after) = self._earlier, self._latest
+        return (end - begin) / max(after - before, 1)
+
+
+class FixedCost:
+    """Seconds that every file takes, however small it is: loading, writing, starting a program.
+
+    The intercept of lines through (residues, seconds) of completed files, each worker with a slope
+    of its own: `seconds = a + residues / speed`, by least squares of relative errors. The content
+    of files makes their seconds vary, so nothing is believed before it is clear.
+
+    Attributes:
+        seconds: What is believed.
+    """
+
+    __slots__ = ("_least", "_lines", "_weight", "_weighted", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._lines: dict[int, tuple[float, float, float, float, float]] = {}
+        # Over all workers: the weight of what is known of the intercept, and the intercept times it
+        self._weight = self._weighted = 0.0
+        self._least = float("inf")
+
+    def observe(self, worker: int, residues: float, seconds: float) -> None:
+        """Learn from a completed file.
+
+        Args:
+            worker: The place of the worker in the fleet.
+            residues: In the file.
+            seconds: How long it took.
+        """
+        if seconds <= 0.0:
+            return
+        self._least = min(self._least, seconds)
+        weight = 1.0 / (seconds * seconds)
+        one, x, y, xx, xy = before = self._lines.get(worker, (0.0, 0.0, 0.0, 0.0, 0.0))
+        self._lines[worker] = after = (
+            one + weight,
+            x + weight * residues,
+            y + weight * seconds,
+            xx + weight * residues * residues,
+            xy + weight * residues * seconds,
+        )
+        (weighted, known), (weighted_before, known_before) = _intercept(after), _intercept(before)
+        self._weighted += weighted - weighted_before
+        self._weight += known - known_before
+        if self._weight > 0.0:
+            found = min(self._weighted / self._weight, self._least)
+            error = _RELATIVE_ERROR / self._weight**0.5
+            self.seconds = found if found > _CLEAR_ERRORS * error else 0.0
+
+
+def _intercept(line: tuple[float, float, float, float, float]) -> tuple[float, float]:
+    """The intercept of one worker's line, times the weight of what is known of it, and the weight.
+
+    Args:
+        line: Weighted sums of 1, x, y, x * x and x * y.
+    """
+    one, x, y, xx, xy = line
+    return (y - x * xy / xx, max(0.0, one - x * x / xx)) if xx else (0.0, 0.0)
 
 
 class LearnedSpeed:

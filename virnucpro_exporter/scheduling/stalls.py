@@ -87,4 +87,4 @@ def _expected(worker: Worker, threshold: float) -> float:
     if worker.learned.value is None:
         return threshold
     running = next(iter(worker.running), None)
-    return 0.0 if running is None else running.record.file.residues / worker.speed
+    return 0.0 if running is None else worker.seconds(running.record.file.residues)

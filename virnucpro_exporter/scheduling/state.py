@@ -49,7 +49,7 @@ from virnucpro_exporter.scheduling.files import (
 )
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
-from virnucpro_exporter.scheduling.speed import DOUBT
+from virnucpro_exporter.scheduling.speed import DOUBT, FixedCost, RecentSpeed
 from virnucpro_exporter.scheduling.workers import Worker
 from virnucpro_exporter.snapshot import PAIRED_WORKERS
 
@@ -57,6 +57,13 @@ RECENT_STEALS = 50
 RECENT_FAILURES = 1000
 
 NEVER = float("inf")
+
+# The fixed cost of a file is learned from so many files, and from one in so many of the later ones:
+# most say nothing new.
+_FIRST_FILES, _EACH = 512, 16
+
+# However wrong the fixed cost is, at least this share of the seconds of an attempt was work.
+_LEAST_WORK = 0.1
 
 
 class State:
@@ -101,6 +108,7 @@ class State:
         next_look: When to look for stalls and limits.
         next_rethink: When to look again at the workers that wait.
         next_review: When to look at the files in process that will end late.
+        fixed: What every file costs beside its residues.
     """
 
     def __init__(self, settings: SchedulerSettings, first_attempt: int) -> None:
@@ -134,6 +142,10 @@ class State:
         self.next_look = NEVER
         self.next_rethink = NEVER
         self.next_review = NEVER
+        self.fixed = FixedCost()
+        self._startup: float | None = None  # seconds until the first worker was ready
+        # Of the completed files of which both are known
+        self._sequences = self._residues = 0
         self._base = 1.0  # residues per second of a worker of weight 1, once anything was learned
 
     # -- what is asked --
@@ -217,7 +229,8 @@ class State:
 
     def add_worker(self, worker_id: str, name: str, weight: float, now: float) -> Worker:
         """A worker that was not there before."""
-        worker = Worker(WorkerId(worker_id), name, weight, len(self.fleet), now)
+        worker = Worker(WorkerId(worker_id), name, weight, len(self.fleet), now, self.fixed)
+        worker.startup = self._startup or 0.0
         self.workers[worker_id] = worker
         self.fleet.append(worker)
         return worker
@@ -234,6 +247,10 @@ class State:
         """The worker's process is ready, and waits for files."""
         if not worker.is_ready:
             worker.startup = now - worker.spawned_at
+            if self._startup is None:
+                self._startup = worker.startup
+                for other in self.fleet:
+                    other.startup = worker.startup
         worker.is_ready = True
         worker.is_loading = False
         worker.slow_setups = 0
@@ -353,9 +370,10 @@ class State:
         worker.speed = worker.weight * self._base
 
     def doubt(self, worker: Worker) -> None:
-        """The worker stalled: expect less of it until it shows better."""
+        """The worker stalled or fell silent: expect less of it until it shows better."""
         worker.learned.doubt()
         worker.speed = worker.learned.value or worker.speed / DOUBT
+        worker.is_doubted = True
 
     def _learn(self, attempt: Attempt, done: int, seconds: float) -> None:
         worker, learned = attempt.worker, attempt.worker.learned
@@ -476,7 +494,7 @@ class State:
 
     def begin(self, attempt: Attempt, now: float) -> None:
         """The worker began to process the file of the attempt."""
-        attempt.started_at = attempt.reported_at = now
+        attempt.started_at = attempt.reported_at = attempt.counted_at = now
         self.touch(attempt.worker, now)
         if self.settings.file_timeout is not None:
             self.look_by(now + self.settings.file_timeout)
@@ -485,35 +503,91 @@ class State:
         """The worker said how far it is within the file."""
         if attempt.started_at is None:
             attempt.started_at = attempt.reported_at
-        self.advance(attempt, sequences, residues, now - attempt.reported_at, now)
+        worker = attempt.worker
+        worker.longest_gap = max(worker.longest_gap, now - attempt.reported_at)
         attempt.reported_at = now
-        attempt.worker.has_reported = True
-        self.note_silence(attempt.worker, now)
-        self.touch(attempt.worker, now)
+        is_first = not attempt.done
+        done = self.advance(attempt, sequences, residues, now)
+        # What comes before the first report is not work alone.
+        if is_first and done:
+            attempt.recent = RecentSpeed(attempt.done, now)
+            if worker.learned.value is None:  # better than nothing
+                self._learn(attempt, done, self._work_seconds(now - attempt.counted_at))
+        elif attempt.recent is not None and done:
+            attempt.recent.add(attempt.done, now)
+            self._learn(attempt, done, now - attempt.counted_at)
+        if done:
+            attempt.counted_at = now
+        worker.has_reported = True
+        self.note_silence(worker, now)
+        self.touch(worker, now)
 
-    def advance(
-        self, attempt: Attempt, sequences: int, residues: int | None, seconds: float, now: float
+    def _work_seconds(self, seconds: float) -> float:
+        """Of the first seconds of an attempt, those that went into residues."""
+        return max(seconds - self.fixed.seconds, _LEAST_WORK * seconds)
+
+    def residues_of(self, file: SequenceFile, sequences: int) -> int | None:
+        """About how many residues so many sequences of a file are; None while that is not known.
+
+        From the sequences of the file, where they were counted; else from those of the completed
+        files.
+        """
+        if file.sequences:
+            return file.residues * sequences // file.sequences
+        if self._sequences:
+            return min(self._residues * sequences // self._sequences, file.residues)
+        return None
+
+    def finish_work(
+        self, attempt: Attempt, sequences: int, residues: int, seconds: float, now: float
     ) -> None:
+        """The worker has done all of the file.
+
+        Args:
+            attempt: Which attempt.
+            sequences: Sequences of the file, 0 when they are not known.
+            residues: Residues of the file.
+            seconds: How long the attempt took.
+            now: The present time.
+        """
+        worker, before = attempt.worker, attempt.done
+        done = self.advance(attempt, sequences, residues, now)
+        if before:
+            self._learn(attempt, done, now - attempt.counted_at)
+        else:
+            self._learn(attempt, done, self._work_seconds(seconds))
+        if self.completed_files < _FIRST_FILES or not self.completed_files % _EACH:
+            self.fixed.observe(worker.index, residues, seconds)
+        self._sequences += sequences
+        self._residues += residues if sequences else 0
+        self.note_silence(worker, now)
+        self.touch(worker, now)
+
+    def advance(self, attempt: Attempt, sequences: int, residues: int | None, now: float) -> int:
         """Count what an attempt has done since its last report.
 
         Args:
             attempt: Which attempt.
             sequences: Sequences done since it began.
             residues: Residues done since it began, or None when that is not known.
-            seconds: How long it took since the last report.
             now: The present time.
+
+        Returns:
+            How many residues more that is.
         """
         worker = attempt.worker
         new = sequences - attempt.sequences
         if new > 0:
             worker.throughput.add(new, now)
             attempt.sequences = sequences
+            worker.is_doubted = False
         if residues is None or residues <= attempt.done:
-            return
+            return 0
         done = residues - attempt.done
         attempt.done = residues
         worker.counters.residues += done
-        self._learn(attempt, done, seconds)
+        worker.is_doubted = False
+        return done
 
     def hand_back(self, worker: Worker, number: int) -> Attempt | None:
         """The worker has ended an attempt; None when it does not hold it (any more)."""
@@ -582,7 +656,9 @@ class State:
         if is_charged:
             worker.counters.failures += 1
             record.failures += 1
+        if is_charged or outcome is Outcome.MOVED:
             record.avoid |= {worker.id}
+        if is_charged:
             record.notes = (*record.notes, f"{outcome.value} on {worker.id}: {reason}")
         started_at = attempt.started_at
         if started_at is None and attempt.number <= self._last_sent:
@@ -615,6 +691,8 @@ class State:
         """End an attempt that its worker goes on with; what it still reports is dropped."""
         self.end(attempt, outcome, reason, is_charged=is_charged)
         attempt.is_cancelled = True
+        if attempt.worker.is_doubted:
+            self.suspect(attempt.worker, attempt.record)
         if attempt.number > self._last_sent:
             # It was started in this turn: the worker never hears of it, and is free at once.
             self._withdraw({attempt.number})
@@ -656,6 +734,8 @@ class State:
         self.completed_files += 1
         self.end(attempt, Outcome.COMPLETED, outputs=outputs)
         for other in record.holders:
+            if other.worker.stalled_since is not None or other.is_quiet(now):
+                self.doubt(other.worker)
             self.stop(other, Outcome.SUPERSEDED, f"{worker.id} was first", now)
         record.step(Step.COMPLETE)
         self.processing -= 1

@@ -10,7 +10,7 @@ from collections import deque
 from virnucpro_exporter.scheduling.counters import Counters
 from virnucpro_exporter.scheduling.files import Attempt, FileRecord
 from virnucpro_exporter.scheduling.ids import WorkerId
-from virnucpro_exporter.scheduling.speed import LearnedSpeed, Throughput
+from virnucpro_exporter.scheduling.speed import FixedCost, LearnedSpeed, Throughput
 
 # A worker that has done nothing yet counts as having done a file of so many seconds: it gets files
 # one by one until some twenty of them were short.
@@ -30,7 +30,8 @@ class Worker:
         is_ready: Its process is up and able to take files.
         is_retired: It is given up, and has no process unless it joins again.
         spawned_at: When its process was last started.
-        startup: Seconds until its last process was ready.
+        startup: Seconds until its last process was ready; before the first is, as long as another
+            worker took.
         slow_setups: Processes in a row that took too long to load.
         awaits_work: It asked for a file and got none.
         troubles: Files that failed on it or took its process, since its last success.
@@ -41,6 +42,10 @@ class Worker:
         speed: Residues per second that are expected of it, once anything was learned of any worker;
             before that, its weight.
         learned: What it has shown.
+        fixed: What every file costs beside its residues; one for all workers.
+        longest_gap: The longest time in seconds between two reports within a file; 0 for one that
+            never reported.
+        is_doubted: It fell silent, and has shown nothing since.
         throughput: Sequences per second, for people.
         longest_recent: About the longest duration of its recent files, in seconds.
         touched_at: When it last made progress, came up or got its first work.
@@ -57,16 +62,19 @@ class Worker:
         "awaits_work",
         "busy_since",
         "counters",
+        "fixed",
         "has_reported",
         "id",
         "idle_from",
         "index",
         "inflight",
+        "is_doubted",
         "is_loading",
         "is_ready",
         "is_retired",
         "last_progress",
         "learned",
+        "longest_gap",
         "longest_recent",
         "name",
         "queue",
@@ -83,7 +91,13 @@ class Worker:
     )
 
     def __init__(
-        self, worker_id: WorkerId, name: str, weight: float, index: int, now: float
+        self,
+        worker_id: WorkerId,
+        name: str,
+        weight: float,
+        index: int,
+        now: float,
+        fixed: FixedCost,
     ) -> None:
         self.id = worker_id
         self.name = name
@@ -103,6 +117,9 @@ class Worker:
         self.inflight: dict[int, Attempt] = {}
         self.speed = weight
         self.learned = LearnedSpeed()
+        self.fixed = fixed
+        self.longest_gap = 0.0
+        self.is_doubted = False
         self.throughput = Throughput()
         self.longest_recent = _LONG_SECONDS
         self.touched_at = now
@@ -127,7 +144,9 @@ class Worker:
         """When it is expected to be up and to have done all that it holds."""
         if self.is_retired or self.stalled_since is not None:
             return float("inf")
-        begin = now if self.is_ready else max(now, self.spawned_at + self.startup)
+        begin = now
+        if not self.is_ready:  # one that is overdue is expected to be late by as much again
+            begin += abs(self.spawned_at + self.startup - now)
         for attempt in self.inflight.values():
             if not attempt.is_cancelled:
                 begin += attempt.remaining(now)
@@ -135,13 +154,18 @@ class Worker:
 
     def finish_at(self, now: float) -> float:
         """When it is expected to have done all that it holds and all that is queued for it."""
-        return self.free_at(now) + self.queued_residues / self.speed
+        return self.free_at(now) + self.seconds(self.queued_residues, len(self.queue))
+
+    def seconds(self, residues: float, files: int = 1) -> float:
+        """How long it takes for so many files with so many residues in all."""
+        return files * self.fixed.seconds + residues / self.speed
 
     def would_end(self, cost: int, now: float) -> float:
         """When a file of this cost would end if it were queued here, behind the larger ones."""
-        before = 0
+        residues, files = cost, 1
         for record in self.queue:
             if record.file.residues < cost:
                 break
-            before += record.file.residues
-        return self.free_at(now) + (before + cost) / self.speed
+            residues += record.file.residues
+            files += 1
+        return self.free_at(now) + self.seconds(residues, files)

@@ -1,0 +1,135 @@
+"""What is learned of speeds, and when an attempt is expected to end."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.policy import EarliestFinish
+from virnucpro_exporter.scheduling.settings import SchedulerSettings
+from virnucpro_exporter.scheduling.speed import FixedCost
+from virnucpro_exporter.scheduling.state import State
+
+
+class Held:
+    """An attempt at a file of 60,000 residues, on a worker that does 100 a second."""
+
+    def __init__(self) -> None:
+        self.state = State(SchedulerSettings(), 1)
+        self.worker = self.state.add_worker("0", "", 1.0, 0.0)
+        self.state.come_up(self.worker, 0.0)
+        self.worker.learned.observe(100.0, 1.0, 0.0)
+        self.worker.speed = 100.0
+        self.state.submit(self.worker, [SequenceFile("/a", 100, 60_000)], 0.0)
+        self.state.start(self.worker, self.state.take(self.worker), 0.0)
+        (self.attempt,) = self.worker.running
+        self.state.begin(self.attempt, 0.0)
+
+    def report(self, residues: int, now: float) -> None:
+        self.state.report(self.attempt, 0, residues, now)
+
+
+def test_an_attempt_ends_when_the_speed_of_its_worker_says() -> None:
+    """As long as its last minute does not say that it takes longer."""
+    held = Held()
+    assert held.attempt.remaining(0.0) == 600.0
+    for second in range(10, 310, 10):
+        held.report(100 * second, float(second))
+    assert held.attempt.remaining(300.0) == pytest.approx(300.0, rel=0.01)
+
+
+def test_a_gpu_that_is_throttled_within_a_file_is_noticed_in_two_minutes() -> None:
+    """The last minute of the attempt counts, however fast its worker was before."""
+    held = Held()
+    for second in range(10, 310, 10):
+        held.report(100 * second, float(second))
+    for second in range(310, 430, 10):
+        held.report(30_000 + 5 * (second - 300), float(second))
+    assert held.attempt.remaining(420.0) > 5000.0
+
+
+def test_a_worker_that_falls_silent_is_not_expected_to_end() -> None:
+    """After a quarter of what its file takes, a minute at most, and twice its longest silence."""
+    held = Held()
+    for second in range(10, 110, 10):
+        held.report(100 * second, float(second))
+    assert held.attempt.remaining(155.0) < 500.0
+    assert held.attempt.remaining(161.0) == float("inf")
+    held.report(11_000, 165.0)
+    assert held.attempt.remaining(200.0) < float("inf")
+
+
+def test_a_processor_that_never_reports_is_never_silent() -> None:
+    """Overdue, it is expected to take as long again as it is overdue."""
+    held = Held()
+    assert held.attempt.remaining(400.0) == 200.0
+    assert held.attempt.remaining(590.0) == pytest.approx(118.0)
+    assert held.attempt.remaining(900.0) == 300.0
+
+
+def test_signs_of_life_do_not_make_an_attempt_younger() -> None:
+    """Reports without residues leave the estimate where the time since its begin puts it."""
+    held = Held()
+    for second in range(10, 410, 10):
+        held.state.report(held.attempt, second // 10, None, float(second))
+    assert held.attempt.remaining(400.0) == 200.0
+    assert held.attempt.likely_done(400.0) == 40_000
+
+
+def test_sequences_alone_tell_how_far_a_file_is() -> None:
+    """By those of the file; where they are not counted, by those of the completed files."""
+    state = Held().state
+    assert state.residues_of(SequenceFile("/b", 10, 5000), 4) == 2000
+    unknown = SequenceFile("/c", None, 5000)
+    assert state.residues_of(unknown, 4) is None
+    worker = state.worker("0")
+    (attempt,) = worker.running
+    state.finish_work(attempt, 100, 60_000, 600.0, 600.0)
+    assert state.residues_of(unknown, 4) == 2400
+    assert state.residues_of(unknown, 40) == 5000
+
+
+@pytest.mark.parametrize("overhead", [0.0, 20.0])
+def test_the_fixed_cost_of_files_is_learned_where_it_is_clear(overhead: float) -> None:
+    """From two workers of different speeds, with contents that vary; without one it stays 0."""
+    rng = random.Random(4)
+    fixed = FixedCost()
+    for number in range(60):
+        worker, residues = number % 2, rng.lognormvariate(10.0, 1.0)
+        work = residues / (500.0, 1200.0)[worker] * rng.uniform(0.8, 1.2)
+        fixed.observe(worker, residues, overhead + work)
+    assert fixed.seconds == pytest.approx(overhead, rel=0.15)
+
+
+def test_a_cost_that_is_not_clear_yet_is_not_believed() -> None:
+    """Two large files say nothing about a small one."""
+    fixed = FixedCost()
+    fixed.observe(0, 1_000_000, 1100.0)
+    fixed.observe(0, 800_000, 900.0)
+    assert fixed.seconds == 0.0
+
+
+def test_an_idle_worker_leaves_a_file_to_a_faster_one_that_is_about_to_be_ready() -> None:
+    """But not for long: one that is overdue is expected to be late by as much again."""
+    state = State(SchedulerSettings(), 1)
+    slow, fast = state.add_worker("0", "", 1.0, 0.0), state.add_worker("1", "", 2.5, 0.0)
+    state.submit(fast, [SequenceFile("/a", 1, 600)], 0.0)
+    state.come_up(slow, 30.0)
+    policy = EarliestFinish()
+    assert policy.steal(slow, state.fleet, 30.0) is None
+    assert policy.steal(slow, state.fleet, 60.0) is None
+    assert policy.steal(slow, state.fleet, 500.0) is not None
+
+
+def test_files_that_end_long_before_the_last_one_are_not_repeated() -> None:
+    """They do not delay the run, and the attempt that loses may cost a process."""
+    state = State(SchedulerSettings(), 1)
+    idle = state.add_worker("0", "", 10.0, 0.0)
+    for number, residues in enumerate((1000, 100)):
+        worker = state.add_worker(str(number + 1), "", 1.0, 0.0)
+        state.submit(worker, [SequenceFile(f"/{number}", 1, residues)], 0.0)
+        state.start(worker, state.take(worker), 0.0)
+    chosen = EarliestFinish().repeats([idle, state.worker("1")], state.fleet, 0.0)
+    assert [attempt.record.file.path for _, attempt in chosen] == ["/0"]

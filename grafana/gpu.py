@@ -245,6 +245,13 @@ def _stealing() -> Shelf:
                 "/^all GPUs/",
             ),
             chart(
+                "Time left",
+                "Expected time until a GPU has done what it holds and what is queued for it.",
+                Query("sum by (job, instance, gpu) (virnucpro_worker_left_seconds)", GPU),
+                unit="s",
+                missing="nothing learned yet",
+            ),
+            chart(
                 "Learned speed",
                 "Residues per second, as seen so far: files are given out by it.",
                 Query(
@@ -253,6 +260,7 @@ def _stealing() -> Shelf:
                 missing="nothing learned yet",
             ),
         ],
+        widths=(6, 6, 4, 4, 4),
         title="Work stealing",
     )
 

@@ -255,8 +255,9 @@ def _shares() -> Shelf:
                 chart(
                     "Queue imbalance",
                     "Waiting residues of the fullest queue, in times the mean. 1 is even. High "
-                    "values are harmless while nobody starves. The flag is 1 while the queue "
-                    "depths in files count as imbalanced.",
+                    "values are harmless while nobody starves. The flags are 1 while the queue "
+                    "depths in files, or the times at which the GPUs would end, count as "
+                    "imbalanced.",
                     Query(
                         f"max by (job, instance) ({waiting})"
                         f" / (avg by (job, instance) ({waiting}) > 0)",
@@ -264,7 +265,11 @@ def _shares() -> Shelf:
                     ),
                     Query(
                         "max by (job, instance) (virnucpro_load_imbalanced)",
-                        "flag @ {{instance}}",
+                        "flag, files @ {{instance}}",
+                    ),
+                    Query(
+                        "max by (job, instance) (virnucpro_work_imbalanced)",
+                        "flag, time @ {{instance}}",
                     ),
                     colours=thresholds(NEUTRAL, (2, WARNING)),
                     missing=_NO_RUN,

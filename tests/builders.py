@@ -70,6 +70,7 @@ def worker(index: int, now: float = NOW) -> WorkerSnapshot:
         residues_processed=2_500_000 + index,
         throughput=100.0 + index,
         residues_per_second=50_000.0,
+        seconds_left=80.0 + 60.0 * (index % 3),
         busy_seconds=58.5,
         starved_seconds=0.25 * index,
         last_progress_time=now - 1.0,
@@ -157,11 +158,12 @@ def stalled(gpus: int = 2, now: float = NOW) -> RunSnapshot:
         current_seconds=400.0,
         last_progress_time=now - 400.0,
         stall_deadline_time=now - 100.0,
+        seconds_left=None,
         stalls=1,
         stalled_seconds=100.0,
         throughput=0.0,
     )
-    return replace(run, workers=(silent, *run.workers[1:]), load_imbalanced=True)
+    return replace(run, workers=(silent, *run.workers[1:]), work_imbalanced=True)
 
 
 def lost_worker(gpus: int = 2, now: float = NOW) -> RunSnapshot:

@@ -32,7 +32,9 @@ def counters(worker: WorkerSnapshot) -> dict[str, float]:
         for name, value in values.items()
         if isinstance(value, int | float)
         and name not in _NOT_COUNTERS
-        and not name.startswith(("is_", "throughput", "residues_per", "last_", "stall_deadline"))
+        and not name.startswith(
+            ("is_", "throughput", "residues_per", "last_", "stall_deadline", "seconds_left")
+        )
     }
 
 

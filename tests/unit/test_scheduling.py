@@ -22,6 +22,7 @@ from virnucpro_exporter.scheduling.files import TRANSITIONS, SequenceFile
 from virnucpro_exporter.scheduling.policy import NoStealing
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+from virnucpro_exporter.scheduling.snapshot import RunContext, take_snapshot
 from virnucpro_exporter.scheduling.speed import Throughput
 from virnucpro_exporter.scheduling.weights import get_gpu_weight, is_known_gpu
 from virnucpro_exporter.simulation import VirtualGpu, VirtualRun, lower_bound, skewed_files
@@ -272,3 +273,18 @@ def test_an_unknown_worker_is_refused() -> None:
     """An event of a worker that does not exist raises with its name."""
     with pytest.raises(SchedulingError, match="there is no worker 9"):
         Scheduler({"0": 1.0}).handle(ev.WorkerReady("9"), 0.0)
+
+
+@pytest.mark.parametrize(("believed", "is_imbalanced"), [(10.0, False), (1.0, True)])
+def test_work_is_imbalanced_by_time_and_not_by_files(believed: float, is_imbalanced: bool) -> None:
+    """A GPU ten times as fast, with ten times as many files, is even; with as many it is not."""
+    scheduler = Scheduler({"slow": 1.0, "fast": believed}, policy=NoStealing())
+    paths = tuple(SequenceFile(f"/{i}", 10, 100) for i in range(110))
+    scheduler.handle(ev.FilesSubmitted(paths), 0.0)
+    for gpu, seconds in (("slow", 100.0), ("fast", 10.0)):
+        scheduler.handle(ev.WorkerReady(gpu), 0.0)
+        (number,) = scheduler.state.workers[gpu].inflight
+        scheduler.handle(ev.AttemptCompleted(gpu, number, 10, 100, seconds), 100.0)
+    shown = take_snapshot(scheduler, RunContext(), 100.0)
+    assert shown.work_imbalanced is is_imbalanced
+    assert shown.load_imbalanced is not is_imbalanced

@@ -146,7 +146,7 @@ def test_log_lines_have_the_facts_of_the_table() -> None:
     head, *workers = describe_run(builders.stalled(), builders.gpu_lost(), builders.NOW)
     assert head == (
         "running: 4/13 files, 0 failed, 101 seq/s, ETA 3m00s (22:16), DOWN: GPU 1, "
-        "STALLED: GPU 0, queues imbalanced: 3 to 4 files"
+        "STALLED: GPU 0, work imbalanced: 2m20s to 2m20s"
     )
     facts = "{}, {} seq/s, {} queued, 2 done, stolen by/from {}"
     assert workers == [

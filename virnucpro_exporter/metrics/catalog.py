@@ -128,6 +128,9 @@ RUN_FILES = _run.gauge(
     "run_files", "Input files by state; the sum is all input files.", _enum("state", FILE_STATES)
 )
 LOAD_IMBALANCED = _run.gauge("load_imbalanced", "1 while the queue depths are imbalanced.")
+WORK_IMBALANCED = _run.gauge(
+    "work_imbalanced", "1 while the workers would end at very different times if no file moved."
+)
 
 _work = _Section("Work by GPU")
 FILES_COMPLETED = _work.counter(
@@ -161,6 +164,11 @@ WORKER_LOADING = _worker.gauge(
 LEARNED_SPEED = _worker.gauge(
     "worker_speed_residues_per_second",
     "Learned speed, by which files are given out; absent before the first observation.",
+    "gpu",
+)
+WORKER_LEFT = _worker.gauge(
+    "worker_left_seconds",
+    "Expected time until what it holds and what is queued for it is done; absent while not known.",
     "gpu",
 )
 WORKER_INFLIGHT = _worker.gauge(

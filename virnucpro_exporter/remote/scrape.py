@@ -92,6 +92,7 @@ def run_snapshot(
         files_failed=count(c.RUN_FILES, state="failed"),
         eta_seconds=None if end is None else max(0.0, end - taken),
         load_imbalanced=bool(get(c.LOAD_IMBALANCED)),
+        work_imbalanced=bool(get(c.WORK_IMBALANCED)),
         workers=tuple(
             _worker(now_samples, previous, labels["gpu"])
             for labels, _ in now_samples.all(c.WORKER_UP)
@@ -143,6 +144,7 @@ def _worker(samples: Samples, previous: Samples | None, gpu: str) -> WorkerSnaps
         queue_depth=samples.count(c.QUEUE_FILES, gpu=gpu),
         files_completed=samples.count(c.FILES_COMPLETED, gpu=gpu),
         throughput=samples.get(c.THROUGHPUT, gpu=gpu),
+        seconds_left=samples.get(c.WORKER_LEFT, gpu=gpu),
         last_progress_time=samples.get(c.WORKER_PROGRESS, gpu=gpu),
         work_stolen_from=samples.count(c.FILES_STOLEN_FROM, gpu=gpu),
         work_stolen_to=sum(int(value) for _, value in samples.all(c.STEALS, thief=gpu)),

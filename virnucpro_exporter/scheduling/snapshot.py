@@ -75,6 +75,7 @@ def take_snapshot(
         residues_done=min(done, state.residues_total) + context.skipped_residues,
         eta_seconds=_eta(state, now),
         load_imbalanced=is_load_imbalanced(state),
+        work_imbalanced=_is_work_imbalanced(state, now),
         workers=tuple(_worker(state, worker, context, now) for worker in state.fleet),
         steals=tuple(state.steals.items()),
         stolen_residues=tuple(state.stolen_residues.items()),
@@ -102,6 +103,30 @@ def is_load_imbalanced(state: State) -> bool:
     if live and not state.is_push:
         live = state.usable()
     return is_imbalanced([len(w.queue) for w in live])
+
+
+def _is_work_imbalanced(state: State, now: float) -> bool:
+    """Whether workers would end at very different times if no file moved any more.
+
+    Files are whole, so ends that lie no more than two of the longest files apart are even. What the
+    queues hold in files says nothing: a fast GPU has more of them.
+    """
+    live = [w for w in state.fleet if _seconds_left(state, w, now) is not None]
+    if state.is_draining or not state.queued_files or len(live) < 2:
+        return False
+    left = [w.finish_at(now) - now for w in live]
+    held = [(a.record.file.residues, w.speed) for w in live for a in w.running]
+    queued = [(w.queue[0].file.residues, w.speed) for w in live if w.queue]
+    longest = max(residues / speed for residues, speed in (*held, *queued))
+    return max(left) - min(left) > 2 * longest and max(left) > 2 * min(left)
+
+
+def _seconds_left(state: State, worker: Worker, now: float) -> float | None:
+    """Expected seconds until a worker has done what it holds and what is queued for it."""
+    is_up = worker.is_ready and worker.stalled_since is None
+    if state.is_finished or not is_up or worker.learned.value is None:
+        return None
+    return worker.finish_at(now) - now
 
 
 def _now_or_end(state: State, now: float) -> float:
@@ -176,6 +201,7 @@ def _worker(state: State, w: Worker, context: RunContext, now: float) -> WorkerS
         residues_processed=counters.residues,
         throughput=_throughput(state, w, now),
         residues_per_second=w.learned.value,
+        seconds_left=_seconds_left(state, w, now),
         attempts_moved=counters.moved,
         busy_seconds=counters.busy_seconds + _since(w.busy_since, _now_or_end(state, now)),
         starved_seconds=counters.starved_seconds + state.starved_now(w, now),

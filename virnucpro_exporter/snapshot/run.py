@@ -98,6 +98,8 @@ class WorkerSnapshot:
         throughput: Sequences per second over the last 60 s where there was progress in them, else
             over the last 10 files; 0 while it is stalled, None until anything was processed.
         residues_per_second: The learned speed, or None before the first observation.
+        seconds_left: Expected seconds until it has done what it holds and what is queued for it, if
+            no file moves; None before anything was learned of it, while it stalls or is not up.
         attempts_moved: Attempts of this worker that were taken back, because another worker does
             the file sooner.
         busy_seconds: Time with a file in process.
@@ -137,6 +139,7 @@ class WorkerSnapshot:
     residues_processed: int = 0
     throughput: float | None = None
     residues_per_second: float | None = None
+    seconds_left: float | None = None
     attempts_moved: int = 0
     busy_seconds: float = 0.0
     starved_seconds: float = 0.0
@@ -179,6 +182,7 @@ class RunSnapshot:
         eta_seconds: Estimated time left; None before the first progress, and while no worker gets
             any further.
         load_imbalanced: Queue depths are imbalanced (see `is_imbalanced`).
+        work_imbalanced: The workers would end at very different times if no file moved any more.
         workers: One for each GPU, in the order they were given.
         steals: Files stolen per (victim, thief), see `PAIRED_WORKERS`.
         stolen_residues: Residues stolen per (victim, thief), likewise.
@@ -208,6 +212,7 @@ class RunSnapshot:
     residues_done: int = 0
     eta_seconds: float | None = None
     load_imbalanced: bool = False
+    work_imbalanced: bool = False
     workers: tuple[WorkerSnapshot, ...] = ()
     steals: tuple[tuple[tuple[str, str], int], ...] = ()
     stolen_residues: tuple[tuple[tuple[str, str], int], ...] = ()

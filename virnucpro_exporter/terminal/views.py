@@ -221,10 +221,10 @@ def warnings(run: RunSnapshot, rows: Sequence[Row], now: float) -> list[str]:
 
 def notices(run: RunSnapshot) -> list[str]:
     """What is worth knowing, and calls for nobody: stealing sees to it."""
-    if run.state in OVER or not run.load_imbalanced:
+    if run.state in OVER or not run.work_imbalanced:
         return []
-    depths = [worker.queue_depth for worker in run.workers if worker.is_alive] or [0]
-    return [f"queues imbalanced: {min(depths)} to {max(depths)} files"]
+    left = [w.seconds_left for w in run.workers if w.seconds_left is not None] or [0.0]
+    return [f"work imbalanced: {format_duration(min(left))} to {format_duration(max(left))}"]
 
 
 def _ids(gpus: Sequence[str]) -> str:

@@ -37,6 +37,7 @@ _RUN_METRICS = (
     c.RUN_COMPLETION,
     c.RUN_FILES,
     c.LOAD_IMBALANCED,
+    c.WORK_IMBALANCED,
     c.STALL_THRESHOLD,
 )
 _WORKER_VALUES: Sequence[tuple[c.Metric, _Read]] = (
@@ -49,6 +50,7 @@ _WORKER_VALUES: Sequence[tuple[c.Metric, _Read]] = (
     (c.QUEUE_RESIDUES, attrgetter("queue_residues")),
     (c.WORKER_UP, attrgetter("is_alive")),
     (c.WORKER_LOADING, lambda worker: worker.state is WorkerState.LOADING),
+    (c.WORKER_LEFT, attrgetter("seconds_left")),
     (c.LEARNED_SPEED, attrgetter("residues_per_second")),
     (c.WORKER_INFLIGHT, attrgetter("inflight_files")),
     (c.WORKER_BUSY, attrgetter("busy_seconds")),
@@ -116,6 +118,7 @@ def _run_families(run: RunSnapshot) -> Iterator[Family]:
     counts = zip(c.FILE_STATES, files, strict=True)
     yield family(c.RUN_FILES, ((labels(state=state), n) for state, n in counts))
     yield family(c.LOAD_IMBALANCED, [(NO_LABELS, run.load_imbalanced)])
+    yield family(c.WORK_IMBALANCED, [(NO_LABELS, run.work_imbalanced)])
     yield family(c.STALL_THRESHOLD, [(NO_LABELS, run.stall_threshold)])
 
 

@@ -189,7 +189,7 @@ def test_ctrl_c_ends_a_cluster_of_its_own_after_the_files_in_process(tmp_path: P
         (["--dask-scheduler-file=/nowhere.json"], "/nowhere.json"),
         (["--dask-local=2", "--dask=x"], "use one of them"),
         (["--dask=tcp://127.0.0.1:1", "--gpus=0"], "--gpus is for this machine"),
-        (["--dask-exporter-port=9877"], "--dask-exporter-port is for runs on a Dask cluster"),
+        (["--dask-exporter-port=9878"], "--dask-exporter-port is for runs on a Dask cluster"),
         (["--dask-timeout=5"], "--dask-timeout is for runs on a Dask cluster"),
     ],
 )

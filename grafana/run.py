@@ -137,6 +137,7 @@ def _problems() -> Shelf:
             thresholds(CLEAR, (0.25, WARNING)),
         ),
         Column("Sequences/s", f"{by} (virnucpro_throughput_sequences_per_second)"),
+        Column("Residues/s", f"{by} (virnucpro_throughput_residues_per_second)"),
         Column("Waiting", f"{by} (virnucpro_queue_depth_files)"),
         Column("Done", f"{by} (virnucpro_files_completed_total)"),
         Column(

@@ -42,6 +42,13 @@ def format_number(value: float | None) -> str:
     return f"{value / 1e9:.1f}G"
 
 
+def format_rate(sequences: float | None, residues: float | None) -> str:
+    """Work per second: `306 seq/s`, or `5.2M residues/s` where sequences are not known."""
+    if sequences is None and residues is not None:
+        return f"{format_number(residues)} residues/s"
+    return f"{format_number(sequences)} seq/s"
+
+
 def format_percent(ratio: float | None) -> str:
     """A ratio of 0 to 1 as `0%` to `100%`; `-` when not known."""
     return "-" if ratio is None else f"{ratio * 100:.0f}%"

@@ -33,7 +33,15 @@ def counters(worker: WorkerSnapshot) -> dict[str, float]:
         if isinstance(value, int | float)
         and name not in _NOT_COUNTERS
         and not name.startswith(
-            ("is_", "throughput", "residues_per", "last_", "stall_deadline", "seconds_left")
+            (
+                "is_",
+                "throughput",
+                "residues_per",
+                "last_",
+                "stall_deadline",
+                "seconds_left",
+                "residue_throughput",
+            )
         )
     }
 

@@ -220,3 +220,13 @@ def test_the_throughput_of_a_stalled_worker_is_0_and_one_that_is_not_known_absen
     assert run.worker.throughput == pytest.approx(2.0)
     run.tell(120.0)
     assert run.worker.throughput == 0.0
+
+
+def test_residues_per_second_are_known_where_sequences_are_not() -> None:
+    """A command that counts nothing shows how many residues it does, and no sequences."""
+    run = Run()
+    run.begin(0.0)
+    run.complete(10.0, 10.0)
+    shown = run.worker
+    assert shown.throughput is None
+    assert shown.residue_throughput == pytest.approx(100.0)

@@ -217,3 +217,16 @@ def test_missing_gpu_values_are_explained() -> None:
     drawn = draw(gpus_view(builders.gpu_lost()), 140)
     assert "GPU 1 is down: GPU is lost" in drawn
     assert "NVML Shared Library Not Found" in draw(gpus_view(builders.no_gpus()), 140)
+
+
+def test_residues_stand_where_sequences_are_not_counted() -> None:
+    """In the table, in its head and in log lines; they are marked, and unknown is never 0."""
+    run = builders.running(1)
+    unknown = replace(run.workers[0], throughput=None, residue_throughput=5_200_000.0)
+    run = replace(run, workers=(unknown,))
+    drawn = draw(run_view(run, builders.gpus_up(1), builders.NOW, Size(120, 24)), 120)
+    assert "5.2M residues/s" in drawn
+    assert "5.2M res " in drawn
+    head, line = describe_run(run, builders.gpus_up(1), builders.NOW)
+    assert "5.2M residues/s" in head
+    assert "5.2M residues/s" in line

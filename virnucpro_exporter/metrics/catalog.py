@@ -149,6 +149,11 @@ THROUGHPUT = _work.gauge(
     "Sequences per second over the last 60 s with progress, else the last 10 files; 0 in a stall.",
     "gpu",
 )
+RESIDUE_THROUGHPUT = _work.gauge(
+    "throughput_residues_per_second",
+    "Residues per second, likewise; the one that is known where sequences are not counted.",
+    "gpu",
+)
 QUEUE_FILES = _work.gauge(
     "queue_depth_files", "Files that wait, without the one in process.", "gpu"
 )

@@ -144,6 +144,7 @@ def _worker(samples: Samples, previous: Samples | None, gpu: str) -> WorkerSnaps
         queue_depth=samples.count(c.QUEUE_FILES, gpu=gpu),
         files_completed=samples.count(c.FILES_COMPLETED, gpu=gpu),
         throughput=samples.get(c.THROUGHPUT, gpu=gpu),
+        residue_throughput=samples.get(c.RESIDUE_THROUGHPUT, gpu=gpu),
         seconds_left=samples.get(c.WORKER_LEFT, gpu=gpu),
         last_progress_time=samples.get(c.WORKER_PROGRESS, gpu=gpu),
         work_stolen_from=samples.count(c.FILES_STOLEN_FROM, gpu=gpu),

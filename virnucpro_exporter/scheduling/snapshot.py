@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from virnucpro_exporter.scheduling import stalls
 from virnucpro_exporter.scheduling.scheduler import Scheduler
+from virnucpro_exporter.scheduling.speed import Throughput
 from virnucpro_exporter.scheduling.state import NEVER, State
 from virnucpro_exporter.scheduling.workers import Worker
 from virnucpro_exporter.snapshot import (
@@ -199,7 +200,8 @@ def _worker(state: State, w: Worker, context: RunContext, now: float) -> WorkerS
         sequences_completed=counters.sequences,
         sequences_processed=w.throughput.total,
         residues_processed=counters.residues,
-        throughput=_throughput(state, w, now),
+        throughput=_per_second(state, w, w.throughput, now),
+        residue_throughput=_per_second(state, w, w.residue_throughput, now),
         residues_per_second=w.learned.value,
         seconds_left=_seconds_left(state, w, now),
         attempts_moved=counters.moved,
@@ -221,10 +223,10 @@ def _worker(state: State, w: Worker, context: RunContext, now: float) -> WorkerS
     )
 
 
-def _throughput(state: State, worker: Worker, now: float) -> float | None:
-    """Sequences per second; 0 while it stalls, and None where no sequence was ever told."""
+def _per_second(state: State, worker: Worker, throughput: Throughput, now: float) -> float | None:
+    """What a worker does in a second; 0 while it stalls, and None where nothing was ever told."""
     is_busy = worker.busy_since is not None
-    rate = worker.throughput.per_second(_now_or_end(state, now), is_busy=is_busy)
+    rate = throughput.per_second(_now_or_end(state, now), is_busy=is_busy)
     return rate if rate is None or worker.stalled_since is None else 0.0
 
 

@@ -487,6 +487,7 @@ class State:
                 worker.busy_since = now
                 self._end_idle(worker, now)
                 worker.throughput.begin(now)
+                worker.residue_throughput.begin(now)
                 self.look_by(now + self.settings.stall_threshold)
         worker.inflight[number] = attempt
         self.commands.append(StartAttempt(worker.id, number, record.file))
@@ -586,6 +587,7 @@ class State:
         done = residues - attempt.done
         attempt.done = residues
         worker.counters.residues += done
+        worker.residue_throughput.add(done, now)
         worker.is_doubted = False
         return done
 
@@ -726,6 +728,7 @@ class State:
         counters.durations.add(duration, file, now)
         counters.speculative_won += attempt.is_speculative
         worker.throughput.file_ended(now)
+        worker.residue_throughput.file_ended(now)
         worker.longest_recent = max(duration, 0.8 * worker.longest_recent)
         if worker.troubles:
             worker.troubles.clear()

@@ -47,6 +47,7 @@ class Worker:
             never reported.
         is_doubted: It fell silent, and has shown nothing since.
         throughput: Sequences per second, for people.
+        residue_throughput: Residues per second, for people, where sequences are not known.
         longest_recent: About the longest duration of its recent files, in seconds.
         touched_at: When it last made progress, came up or got its first work.
         alive_at: When it last gave a sign of life other than progress.
@@ -79,6 +80,7 @@ class Worker:
         "name",
         "queue",
         "queued_residues",
+        "residue_throughput",
         "slow_setups",
         "spawned_at",
         "speed",
@@ -121,6 +123,7 @@ class Worker:
         self.longest_gap = 0.0
         self.is_doubted = False
         self.throughput = Throughput()
+        self.residue_throughput = Throughput()
         self.longest_recent = _LONG_SECONDS
         self.touched_at = now
         self.alive_at = now

@@ -97,6 +97,7 @@ class WorkerSnapshot:
         residues_processed: Residues, likewise.
         throughput: Sequences per second over the last 60 s where there was progress in them, else
             over the last 10 files; 0 while it is stalled, None until anything was processed.
+        residue_throughput: Residues per second, likewise.
         residues_per_second: The learned speed, or None before the first observation.
         seconds_left: Expected seconds until it has done what it holds and what is queued for it, if
             no file moves; None before anything was learned of it, while it stalls or is not up.
@@ -138,6 +139,7 @@ class WorkerSnapshot:
     sequences_processed: int = 0
     residues_processed: int = 0
     throughput: float | None = None
+    residue_throughput: float | None = None
     residues_per_second: float | None = None
     seconds_left: float | None = None
     attempts_moved: int = 0
@@ -232,6 +234,12 @@ class RunSnapshot:
     def throughput(self) -> float | None:
         """Sequences per second of all workers together, or None before the first progress."""
         known = [w.throughput for w in self.workers if w.throughput is not None]
+        return sum(known) if known else None
+
+    @property
+    def residue_throughput(self) -> float | None:
+        """Residues per second of all workers together, or None before the first progress."""
+        known = [w.residue_throughput for w in self.workers if w.residue_throughput is not None]
         return sum(known) if known else None
 
     @property

@@ -8,8 +8,8 @@ from virnucpro_exporter.terminal.worker_table import Row, worker_rows
 from virnucpro_exporter.text import (
     clean,
     format_duration,
-    format_number,
     format_percent,
+    format_rate,
     format_time,
 )
 
@@ -30,7 +30,7 @@ def describe_run(run: RunSnapshot, gpus: GpuSnapshot, now: float) -> list[str]:
     head = [
         f"{run.state_label}: {ended}/{run.files_total} files",
         f"{run.files_failed} failed",
-        f"{format_number(run.throughput)} seq/s",
+        format_rate(run.throughput, run.residue_throughput),
         f"ETA {eta}",
         *map(clean, warnings(run, rows, now)),
         *notices(run),
@@ -44,8 +44,8 @@ def _describe(row: Row) -> str:
         f"  GPU {clean(worker.gpu)}: {row.label}{' ' + row.work if row.work else ''}, "
         f"compute {format_percent(sample.utilization_ratio if sample else None)}, "
         f"memory {format_percent(sample.memory_ratio if sample else None)}, "
-        f"{format_number(worker.throughput)} seq/s, {worker.queue_depth} queued, "
-        f"{worker.files_completed} done, stolen by/from "
+        f"{format_rate(worker.throughput, worker.residue_throughput)}, "
+        f"{worker.queue_depth} queued, {worker.files_completed} done, stolen by/from "
         f"{worker.work_stolen_to}/{worker.work_stolen_from}"
     )
 

@@ -26,7 +26,7 @@ from virnucpro_exporter.text import (
     clean,
     format_clock,
     format_duration,
-    format_number,
+    format_rate,
     format_time,
 )
 
@@ -172,7 +172,7 @@ def _title(run: RunSnapshot, now: float, width: int, options: ViewOptions) -> Te
         left.append((f"  ETA {format_duration(run.eta_seconds)}", ""))
         if run.estimated_completion_timestamp is not None:
             left.append((f" ({format_time(run.estimated_completion_timestamp, now)})", ""))
-    left.append((f"  {format_number(run.throughput)} seq/s", ""))
+    left.append((f"  {format_rate(run.throughput, run.residue_throughput)}", ""))
     return _spread(left, clean(options.endpoint, ascii_only=options.ascii_only), width)
 
 

@@ -81,6 +81,14 @@ def _memory(row: Row) -> Text:
     return Text(format_percent(ratio), "dim" if ratio is None else "")
 
 
+def _rate(row: Row) -> Text:
+    """Sequences per second; residues, marked as such, where sequences are not known."""
+    worker = row.worker
+    if worker.throughput is None and worker.residue_throughput is not None:
+        return Text(f"{format_number(worker.residue_throughput)} res")
+    return Text(format_number(worker.throughput))
+
+
 def _stolen(row: Row) -> Text:
     return Text(f"{row.worker.work_stolen_to}/{row.worker.work_stolen_from}")
 
@@ -88,7 +96,7 @@ def _stolen(row: Row) -> Text:
 COLUMNS = (
     Column("Comp%", "Compute %", 0, _compute),
     Column("Mem%", "Memory %", 56, _memory),
-    Column("Seq/s", "Seq/s", 0, lambda row: Text(format_number(row.worker.throughput))),
+    Column("Seq/s", "Seq/s", 0, _rate),
     Column("Queue", "Queue", 48, lambda row: Text(str(row.worker.queue_depth))),
     Column("Done", "Done", 40, lambda row: Text(str(row.worker.files_completed))),
     Column("By/From", "Stolen by/from", 60, _stolen),

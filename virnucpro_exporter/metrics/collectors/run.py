@@ -46,6 +46,7 @@ _WORKER_VALUES: Sequence[tuple[c.Metric, _Read]] = (
     (c.SEQUENCES, attrgetter("sequences_processed")),
     (c.RESIDUES, attrgetter("residues_processed")),
     (c.THROUGHPUT, attrgetter("throughput")),
+    (c.RESIDUE_THROUGHPUT, attrgetter("residue_throughput")),
     (c.QUEUE_FILES, attrgetter("queue_depth")),
     (c.QUEUE_RESIDUES, attrgetter("queue_residues")),
     (c.WORKER_UP, attrgetter("is_alive")),

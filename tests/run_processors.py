@@ -82,6 +82,20 @@ class Slow:
         """Never called."""
 
 
+class HalfBroken:
+    """Its model is missing on one worker, and the other waits until that is known."""
+
+    def setup(self, gpu: str) -> None:
+        """Fail there."""
+        if gpu == "cpu0":
+            raise ValueError("no model here")
+
+    def process(self, file: Path, output: Path, _progress: ProgressCallback) -> None:
+        """Copy."""
+        time.sleep(0.5)
+        output.write_bytes(file.read_bytes())
+
+
 class Broken:
     """Its model is missing."""
 

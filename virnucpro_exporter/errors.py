@@ -65,6 +65,16 @@ class ClusterError(VirnucproError):
     """The Dask cluster cannot be used."""
 
 
+class StorageError(VirnucproError):
+    """The disk takes nothing any more; the same command resumes the run when there is room."""
+
+
+class HaltedError(VirnucproError):
+    """The run was ended early."""
+
+    exit_code = 5
+
+
 class NoWorkerError(VirnucproError):
     """No worker is left."""
 

@@ -41,7 +41,7 @@ def test_a_process_that_stalls_is_dealt_with_as_on_one_machine(
     until(lambda: len(begun(inputs)) == 2)
     one_of(one, "workers/boot.py").send_signal(signal.SIGSTOP)
     told = finish(going, inputs, tmp_path / "out")
-    assert "GPU one/cpu0 has stalled: no progress for 2 s in" in told
+    assert "GPU one/cpu0 has stalled: no progress for 6 s in" in told
     assert "GPU one/cpu0 gets a new worker" in told
 
 

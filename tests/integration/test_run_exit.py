@@ -118,6 +118,9 @@ def test_signal_drains(tmp_path: Path, number: signal.Signals) -> None:
     with start(*words, output=output) as process:
         until(lambda: len(list(inputs.glob("*.begun"))) == 2)
         process.send_signal(number)
+        assert process.stderr is not None
+        while "draining: " not in process.stderr.readline():
+            pass
         (inputs / "go").touch()
         _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 128 + number

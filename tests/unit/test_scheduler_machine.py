@@ -218,6 +218,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.tell(ev.Progress(gpu, number, 10, 100))
             assert self.scheduler.state.late_results == before + 1
 
+    @rule(held=st.booleans())
+    def hold_or_release(self, held: bool) -> None:
+        self.tell(ev.WorkHeld() if held else ev.WorkReleased())
+
     @precondition(lambda self: len(self.results) > 5)
     @rule()
     def drain(self) -> None:
@@ -243,6 +247,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever happened, healthy workers bring the run to its end."""
+        self.tell(ev.WorkReleased())
         for _ in range(300):
             if self.scheduler.is_finished or not self.submitted:
                 return

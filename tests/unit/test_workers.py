@@ -282,3 +282,56 @@ def test_a_run_without_workers_goes_on_when_one_joins() -> None:
     done = run.tell(ev.AttemptCompleted("1", start.attempt, 1, 1, 1.0))
     assert fa.RunFinished() in done
     check_invariants(run.scheduler)
+
+
+def test_a_worker_that_stalls_for_ever_has_a_speed() -> None:
+    """Nothing is divided by zero, however often it is doubted."""
+    run = Run({"0": 1.0}, 100, 90)
+    run.ready("0")
+    run.complete("0", 1.0)
+    worker = run.state.workers["0"]
+    for _ in range(2000):
+        run.state.doubt(worker)
+    assert 0 < worker.speed < 1
+    assert worker.would_end(10**9, run.now) < float("inf")
+
+
+def test_work_that_is_held_is_started_later() -> None:
+    """Meanwhile files in process go on, and nothing that waits stalls."""
+    run = Run({"0": 1.0, "1": 1.0}, 100, 90, 80, 70)
+    run.ready("0", "1")
+    run.tell(ev.WorkHeld())
+    assert not only(co.StartAttempt, run.complete("0", 1.0))
+    actions = run.tell(ev.TimePassed(), after=200.0)
+    assert not only(fa.StallStarted, actions)
+    assert not only(co.StartAttempt, run.complete("1", 1.0))
+    actions = run.tell(ev.TimePassed(), after=10_000.0)
+    assert not only(fa.StallStarted, actions)
+    starts = only(co.StartAttempt, run.tell(ev.WorkReleased()))
+    assert [start.worker_id for start in starts] == ["0", "1"]
+    assert not only(fa.StallStarted, run.tell(ev.TimePassed(), after=1.0))
+
+
+def test_a_full_disk_charges_no_file() -> None:
+    """The file waits again, as often as it takes."""
+    run = Run({"0": 1.0}, 100)
+    run.ready("0")
+    for _ in range(10):
+        attempt = run.running["0"].pop(0).attempt
+        run.tell(ev.AttemptFailed("0", attempt, "No space left on device", storage=True))
+    assert run.state.files["/0"].failures == 0
+    assert run.state.retries == 0
+    run.complete("0", 1.0)
+    assert run.state.completed_files == 1
+
+
+def test_no_worker_is_replaced_while_draining() -> None:
+    """There would be nothing for it to do."""
+    run = Run({"0": 1.0, "1": 1.0}, 100, 90, 80)
+    run.ready("0", "1")
+    run.tell(ev.DrainRequested())
+    actions = run.tell(ev.WorkerLost("0", "killed"))
+    assert not only(co.RestartWorker, actions)
+    assert not only(fa.WorkerRestarted, actions)
+    run.complete("1", 1.0)
+    assert run.scheduler.is_finished

@@ -28,9 +28,17 @@ from virnucpro_exporter.app.summary import failures_text, plan_text, summary_tex
 from virnucpro_exporter.app.views import linger, reserve, show
 from virnucpro_exporter.app.workforce import workforce
 from virnucpro_exporter.config import Inputs, Metrics, RunConfig, Views, run_config
-from virnucpro_exporter.errors import NoWorkerError, ProcessorError, UsageError, VirnucproError
+from virnucpro_exporter.errors import (
+    HaltedError,
+    NoWorkerError,
+    ProcessorError,
+    StorageError,
+    UsageError,
+    VirnucproError,
+)
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.execution.runner import Runner, stamped
+from virnucpro_exporter.execution.halting import parse_halt
+from virnucpro_exporter.execution.runner import Runner, Terms, stamped
 from virnucpro_exporter.files.inputs import Inputs as Found
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.looking import look_at
@@ -52,6 +60,9 @@ SWITCH_SECONDS = 0.0002
 # and goes through all objects again and again, for half a second where there are a million files.
 COLLECT_AFTER = 50_000
 
+# All files have their results, but GPUs were given up on the way.
+GIVEN_UP_STATUS = 4
+
 # Workers that are idle at the end get so long to give back what they hold.
 _CLOSE_SECONDS = 5.0
 
@@ -64,11 +75,13 @@ class Finished:
         snapshot: The last one.
         exit_code: What the program returns.
         error: Why files are left that nobody can do, or None.
+        notice: What is to be known although nothing is left, in one line, or empty.
     """
 
     snapshot: RunSnapshot
     exit_code: int
     error: VirnucproError | None = None
+    notice: str = ""
 
     @property
     def summary(self) -> str:
@@ -129,6 +142,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         VirnucproError: The run cannot start, or cannot go on.
     """
     keep_pace()
+    halt = parse_halt(config.scheduling.halt)
     spec = processor_spec(config.processor)
     outputs = output_folder(config.inputs)
     with contextlib.ExitStack() as views, contextlib.ExitStack() as stack:
@@ -169,7 +183,8 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             outputs.folder,
             nodes,
         )
-        runner = Runner(coordinator, work.pool, gpus, outputs, journal, clock)
+        terms = Terms(time.monotonic, config.scheduling.storage_patience, halt)
+        runner = Runner(coordinator, work.pool, gpus, outputs, journal, clock, terms)
         signals = views.enter_context(RunSignals(runner.drain, runner.stop))
         stack.callback(signals.detach)
         runner.run(files)
@@ -236,12 +251,24 @@ def _outcome(
 ) -> Finished:
     if signals.caught:
         return Finished(snapshot, 128 + signals.caught[0])
+    if early := _early_end(runner):
+        return Finished(snapshot, early.exit_code, early)
     if snapshot.files_queued or snapshot.files_processing:
         has_begun = any(worker.busy_seconds > 0 for worker in snapshot.workers)
         error = (NoWorkerError if has_begun else ProcessorError)(runner.last_loss)
         return Finished(snapshot, error.exit_code, error)
     is_whole = snapshot.state is RunState.COMPLETED and not is_missing_inputs
-    return Finished(snapshot, 0 if is_whole else 1)
+    lost = ", ".join(f"{worker} ({reason})" for worker, reason in runner.given_up.items())
+    notice = f"given up: {lost}" if lost else ""
+    status = 1 if not is_whole else GIVEN_UP_STATUS if lost else 0
+    return Finished(snapshot, status, notice=notice)
+
+
+def _early_end(runner: Runner) -> VirnucproError | None:
+    """Why the run has ended before its files had."""
+    if runner.storage_failure:
+        return StorageError(runner.storage_failure)
+    return HaltedError(runner.halted) if runner.halted else None
 
 
 def run_files(

@@ -53,6 +53,9 @@ class NoResults:
     def discard(self, attempt: int) -> None:
         """Nothing is removed."""
 
+    def probe(self) -> None:
+        """Nothing can be in the way."""
+
 
 def simulate(
     config: SimulateConfig, tell: Callable[[Finished], None] = lambda _: None

@@ -24,3 +24,5 @@ def print_end(finished: Finished) -> None:
         click.echo(finished.failures, err=True)
     if finished.error is not None:
         streams.say(str(finished.error))
+    elif finished.notice:
+        streams.say(finished.notice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -46,6 +47,10 @@ class RemoteAgent:
         """Call a method that takes its time, there."""
         answer: T = await getattr(self._actor, method.__name__)(*args, **kwargs)
         return answer
+
+
+# The time for which an answer is waited for is taken in so many steps.
+_STEPS = 8
 
 
 class Link:
@@ -133,7 +138,23 @@ class Link:
                 tell(event, generation)
 
     async def _in_time(self, answer: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wait_for(answer, self._silence)
+        """An answer, unless there is none for too long while this program runs.
+
+        A program that was paused finds timers that are over and answers that are waiting: so each
+        step of the time counts only for as long as it was to be.
+        """
+        task = asyncio.ensure_future(answer)
+        left, step = self._silence, self._silence / _STEPS
+        try:
+            while left > 0:
+                begin = time.monotonic()
+                done, _ = await asyncio.wait({task}, timeout=step)
+                if done:
+                    return task.result()
+                left -= min(step, time.monotonic() - begin)
+            raise asyncio.TimeoutError
+        finally:
+            task.cancel()
 
 
 def _why(error: Exception, silence: float) -> str:

@@ -172,6 +172,21 @@ class Scheduling(Section):
     file_timeout: Annotated[
         Seconds | None, Option("Seconds that one attempt may take.", "SECONDS", unset="no limit")
     ] = None
+    halt: Annotated[
+        Text,
+        Option(
+            "When failures end the run: same (all files fail in the same way), never, or as in GNU"
+            " parallel: soon,fail=N now,fail=N soon,fail=N%.",
+            "WHEN",
+        ),
+    ] = "same"
+    storage_patience: Annotated[
+        Seconds,
+        Option(
+            "Seconds for which a disk that is full or fails is waited for, before the run ends.",
+            "SECONDS",
+        ),
+    ] = 60.0
 
 
 class Cluster(Section):

@@ -91,11 +91,12 @@ class WorkStealingCoordinator:
         if balancer not in POLICIES:
             raise ValueError(f"balancer must be one of {', '.join(POLICIES)}, not {balancer!r}")
         weights = dict(gpus) if isinstance(gpus, Mapping) else dict.fromkeys(gpus, 1.0)
-        self._clock = clock
+        self._read_clock = clock
+        self._paused = 0.0  # seconds that do not count
         self._wall_clock = wall_clock
         self._beat_at: float | None = None  # when the run loop last turned
         self._plans = PlanLines()
-        started = clock()
+        started = self._clock()
         self._lock = threading.Lock()
         self._scheduler = Scheduler(
             weights,
@@ -148,6 +149,15 @@ class WorkStealingCoordinator:
     def now(self) -> float:
         """The time on the clock of the facts, in seconds."""
         return self._clock()
+
+    def excuse(self, seconds: float) -> None:
+        """So long was the program paused: that time counts for no deadline and no speed."""
+        with self._lock:
+            self._paused += seconds
+            self._taken_at = min(self._taken_at, self._clock())
+
+    def _clock(self) -> float:
+        return self._read_clock() - self._paused
 
     def file_of(self, gpu_id: str, attempt: int) -> SequenceFile | None:
         """The file of an attempt whose result is wanted, or None when it is over."""

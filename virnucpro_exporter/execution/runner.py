@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from virnucpro_exporter.errors import assert_never
+from virnucpro_exporter.errors import JournalError, OutputError, assert_never
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
+from virnucpro_exporter.execution.halting import Halting, HaltRule
+from virnucpro_exporter.execution.storage import Storage, is_trouble
 from virnucpro_exporter.journal.schema import Change, Committed
 from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
-from virnucpro_exporter.scheduling.facts import Fact, RunFinished, WorkerRetired
+from virnucpro_exporter.scheduling.facts import (
+    Fact,
+    FileCompleted,
+    FileFailed,
+    RunFinished,
+    WorkerRetired,
+)
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.workers.pool import WorkerPool
 
@@ -24,6 +34,13 @@ _LONGEST_WAIT = 0.5
 
 # How long the workers have starved is written down this often, in seconds.
 _NOTE_EVERY = 10.0
+
+# A turn that took so much longer than it was to, in seconds, was held up: the program was paused
+# (Ctrl-Z, a suspended machine), or something that it wrote had to wait.
+_LATE_SECONDS = 0.5
+
+# After that so many looks take in what has been waiting.
+_LOOKS = 100
 
 
 class Results(Protocol):
@@ -38,6 +55,24 @@ class Results(Protocol):
     def discard(self, attempt: int) -> None:
         """Remove what an attempt wrote."""
 
+    def probe(self) -> None:
+        """See whether anything can be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a run does about trouble that no file is to blame for.
+
+    Attributes:
+        clock: Seconds that go on while the program is paused; None where it never is.
+        patience: Seconds for which a disk that takes nothing is waited for.
+        halt: Which failures end the run.
+    """
+
+    clock: Callable[[], float] | None = None
+    patience: float = 60.0
+    halt: HaltRule = field(default_factory=HaltRule)
+
 
 class Runner:
     """Runs submitted files to the end.
@@ -49,6 +84,13 @@ class Runner:
         outputs: Where results go.
         journal: Where it is written down, or None.
         wall_clock: Unix seconds.
+        terms: What is done about trouble.
+
+    Attributes:
+        last_loss: Why the last worker was given up.
+        given_up: The workers that are given up, and why; nodes that left are none of them.
+        halted: Which failures have ended the run; empty where none did.
+        storage_failure: What trouble of the storage has ended the run; empty where none did.
     """
 
     def __init__(
@@ -59,7 +101,9 @@ class Runner:
         outputs: Results,
         journal: Journal | None,
         wall_clock: Callable[[], float] = time.time,
+        terms: Terms | None = None,
     ) -> None:
+        terms = terms or Terms()
         self._coordinator = coordinator
         self._pool = pool
         self._to_spawn = gpus
@@ -67,11 +111,23 @@ class Runner:
         self._journal = journal
         self._wall_clock = wall_clock
         self._noted_at = wall_clock()
-        self._committed: list[Change] = []  # since the journal was last written
+        self._clock = terms.clock
+        self._turned_at = 0.0  # when the last turn began, on that clock
+        self._storage = Storage(terms.patience)
+        self._halting = Halting(terms.halt)
+        self._is_held = False  # as the scheduler knows it
+        self._changes: list[Change] = []  # not yet in the journal
+        self._moves: deque[co.KeepOutputs | co.DiscardOutputs] = deque()  # not yet carried out
+        self._files = 0
+        self._results = 0
+        self._left: set[str] = set()  # workers whose node has left
         self._is_finished = False
         self._drain = False
         self._stop = False
-        self.last_loss = ""  # why the last worker was given up
+        self.last_loss = ""
+        self.given_up: dict[str, str] = {}
+        self.halted = ""
+        self.storage_failure = ""
 
     def drain(self) -> None:
         """Finish the files in process and start no more; for signal handlers."""
@@ -96,53 +152,178 @@ class Runner:
             OutputError: A result cannot be moved to its place.
         """
         self._is_finished = False
+        self._files += len(files)
         self._turn([ev.FilesSubmitted(tuple(files))])
         for gpu in self._to_spawn:
             self._pool.spawn(gpu)
         self._to_spawn = ()
         self._note_workers()
+        if self._clock is not None:
+            self._turned_at = self._clock()
         is_draining = False
         while not (self._is_finished or self._stop):
-            wait = self._coordinator.seconds_to_deadline()
-            events = self._pool.poll(_LONGEST_WAIT if wait is None else min(wait, _LONGEST_WAIT))
+            events = self._poll()
             if self._drain and not is_draining:
                 is_draining = True
+                log.info("draining: the files in process are finished, and no more are started")
                 self._pool.drain()
                 events.append(ev.DrainRequested())
             self._turn(events)
             self._note_workers(_NOTE_EVERY)
-        self._record([])
+        while not self._is_settled():
+            time.sleep(_LONGEST_WAIT)
         self._note_workers()
+
+    def _poll(self) -> list[ev.Event]:
+        """What happened. After a pause all that was waiting is read before a deadline counts."""
+        deadline = self._coordinator.seconds_to_deadline()
+        wait = _LONGEST_WAIT if deadline is None else min(deadline, _LONGEST_WAIT)
+        events = self._pool.poll(wait)
+        if self._clock is None:
+            return events
+        late = self._clock() - self._turned_at - wait
+        if late > _LATE_SECONDS:
+            for _ in range(_LOOKS):
+                if not (more := self._pool.poll(0)):
+                    break
+                events += more
+            self._coordinator.excuse(late)
+            log.info("the run was paused for %.1f s; every deadline is later by that", late)
+        self._turned_at = self._clock()
+        return events
 
     def _note_workers(self, every: float = 0.0) -> None:
         now = self._wall_clock()
-        if self._journal is not None and not 0 <= now - self._noted_at < every:
-            self._noted_at = now
+        if self._journal is None or 0 <= now - self._noted_at < every or self._storage.is_held:
+            return
+        self._noted_at = now
+        try:
             self._journal.note_workers(self._coordinator.snapshot(), now)
+        except JournalError as error:
+            self._hold_or_raise(error)
 
     def _turn(self, events: Sequence[ev.Event]) -> None:
         self._coordinator.beat()
-        decisions = self._coordinator.handle([self._checked(event) for event in events])
+        checked = [self._checked(event) for event in events]
+        decisions = self._coordinator.handle([*self._storage_events(), *checked])
         # Files go out first, so that no worker waits for the disk.
         self._carry_out(decisions.commands)
-        self._record(decisions.facts)
-        for command in decisions.commands:
-            if isinstance(command, co.KeepOutputs):
-                self._outputs.commit(command.attempt, command.outputs)
-                self._committed.append(Committed(command.file.path))
-            elif isinstance(command, co.DiscardOutputs):
-                self._outputs.discard(command.attempt)
+        self._changes += decisions.facts
+        self._moves += [
+            command
+            for command in decisions.commands
+            if isinstance(command, co.KeepOutputs | co.DiscardOutputs)
+        ]
+        if not self._storage.is_held:
+            self._settle()
         for fact in decisions.facts:
-            if isinstance(fact, WorkerRetired):
-                self.last_loss = fact.reason
-            elif isinstance(fact, RunFinished):
-                self._is_finished = True
+            self._take_note(fact)
         for event in events:
             if isinstance(event, ev.WorkerJoined):
+                self._left.discard(event.worker_id)
+                self.given_up.pop(event.worker_id, None)
                 self._pool.spawn(event.worker_id)
+        if decisions.facts:
+            self._judge_failures()
+
+    def _take_note(self, fact: Fact) -> None:
+        if isinstance(fact, FileCompleted):
+            self._results += 1
+            self._halting.succeed()
+            lasted = self._storage.succeed(self._coordinator.now())
+            if lasted is not None:
+                log.info("the disk takes results again, after %.0f s", lasted)
+        elif isinstance(fact, FileFailed):
+            self._halting.give_up()
+        elif isinstance(fact, WorkerRetired):
+            self.last_loss = fact.reason
+            if fact.worker_id not in self._left:
+                self.given_up[fact.worker_id] = fact.reason
+        elif isinstance(fact, RunFinished):
+            self._is_finished = True
+
+    def _judge_failures(self) -> None:
+        """End the run where failures are enough."""
+        workers = len(self._coordinator.latest().workers) - len(self.given_up)
+        reason = "" if self.halted else self._halting.verdict(self._files, workers)
+        if reason:
+            self.halted = reason
+            log.error("%s; the run ends", reason)
+            (self.stop if self._halting.rule.is_now else self.drain)()
+
+    # -- the disk --
+
+    def _storage_events(self) -> list[ev.Event]:
+        """What the scheduler is to know about the storage; a disk that is full is tried again."""
+        storage, now = self._storage, self._coordinator.now()
+        if storage.is_due(now):
+            self._try_again(now)
+        if storage.is_hopeless(now) and not self.storage_failure:
+            self.storage_failure = storage.reason
+            self.drain()
+        if storage.is_held == self._is_held:
+            return []
+        self._is_held = storage.is_held
+        return [ev.WorkHeld() if self._is_held else ev.WorkReleased()]
+
+    def _try_again(self, now: float) -> None:
+        try:
+            self._settle_or_raise()
+            self._outputs.probe()
+        except (JournalError, OutputError) as error:
+            self._hold_or_raise(error)
+            self._storage.postpone(now)
+        else:
+            self._storage.release()
+
+    def _hold(self, reason: str) -> None:
+        if self._storage.hold(reason, self._coordinator.now()):
+            log.warning(
+                "%s: no file is started until that is over (for %g s at most: --storage-patience)",
+                *(reason, self._storage.patience),
+            )
+
+    def _hold_or_raise(self, error: JournalError | OutputError) -> None:
+        if not is_trouble(error):
+            raise error
+        self._hold(str(error))
+
+    def _settle(self) -> None:
+        """Write down what was decided, then move the outputs; what cannot be done now is kept."""
+        try:
+            self._settle_or_raise()
+        except (JournalError, OutputError) as error:
+            self._hold_or_raise(error)
+
+    def _settle_or_raise(self) -> None:
+        self._record()
+        while self._moves:
+            move = self._moves[0]
+            if isinstance(move, co.KeepOutputs):
+                self._outputs.commit(move.attempt, move.outputs)
+                self._changes.append(Committed(move.file.path))
+            else:
+                self._outputs.discard(move.attempt)
+            self._moves.popleft()
+
+    def _is_settled(self) -> bool:
+        """Whether at the end all is written."""
+        try:
+            self._settle_or_raise()
+            self._record()
+        except (JournalError, OutputError) as error:
+            self._hold_or_raise(error)
+            if self._stop or self._storage.is_hopeless(self._coordinator.now()):
+                raise
+            return False
+        return True
 
     def _checked(self, event: ev.Event) -> ev.Event:
         """A result whose outputs would replace what is no earlier result of its input fails."""
+        if isinstance(event, ev.AttemptFailed):
+            return self._blamed(event)
+        if isinstance(event, ev.WorkerLost) and event.cause is ev.LossCause.LEFT_CLUSTER:
+            self._left.add(event.worker_id)
         if not isinstance(event, ev.AttemptCompleted) or not event.outputs:
             return event
         file = self._coordinator.file_of(event.worker_id, event.attempt)
@@ -155,6 +336,18 @@ class Runner:
             if why is not None:
                 return ev.AttemptFailed(event.worker_id, event.attempt, why, permanent=True)
         return event
+
+    def _blamed(self, event: ev.AttemptFailed) -> ev.AttemptFailed:
+        """Whether the storage is at fault, or the file after all."""
+        file = self._coordinator.file_of(event.worker_id, event.attempt)
+        if file is None:
+            return event
+        if event.storage and not self._storage.is_fault_of(file.path, self._results):
+            self._hold(event.error)
+            return event
+        if not event.permanent:
+            self._halting.fail(file.path, event.worker_id, event.error)
+        return replace(event, storage=False)
 
     def _carry_out(self, commands: Sequence[co.Command]) -> None:
         """Tell the workers; what concerns outputs comes when it is on record."""
@@ -177,12 +370,11 @@ class Runner:
         for worker_id, batch in batches.items():
             self._pool.start(worker_id, batch)
 
-    def _record(self, facts: Sequence[Fact]) -> None:
-        changes = [*self._committed, *facts]
-        self._committed = []
-        if self._journal is not None and changes:
+    def _record(self) -> None:
+        if self._journal is not None and self._changes:
             now = self._wall_clock()
-            self._journal.record(changes, now, offset=now - self._coordinator.now())
+            self._journal.record(self._changes, now, offset=now - self._coordinator.now())
+        self._changes = []
 
 
 def stamped(file: SequenceFile, known: tuple[int | None, int] | None) -> SequenceFile:

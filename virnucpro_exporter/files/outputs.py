@@ -8,6 +8,7 @@ holds it; after a power cut, a file of the last seconds may be lost, and `--fres
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -19,6 +20,9 @@ from pathlib import Path
 from virnucpro_exporter.errors import OutputError
 
 HIDDEN = ".virnucpro"
+
+# Room for so much shows that a folder takes results again.
+_PROBE_BYTES = 1 << 16
 
 # What `rename` says where a folder is in the way, or a file where a folder is to go.
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST)
@@ -166,6 +170,21 @@ class Outputs:
 
     def _remove_replaced(self) -> None:
         shutil.rmtree(self.replaced, ignore_errors=True)
+
+    def probe(self) -> None:
+        """See whether the folder takes anything.
+
+        Raises:
+            OutputError: It does not.
+        """
+        path = self.hidden / "probe"
+        try:
+            path.write_bytes(bytes(_PROBE_BYTES))
+            path.unlink()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise OutputError(f"{str(path)!r}: {error.strerror}") from error
 
     def discard(self, attempt: int) -> None:
         """Remove what an attempt wrote.

@@ -484,6 +484,11 @@ def _respell(
     database.executemany("UPDATE files SET path = ? WHERE real = ?", known)
 
 
+def may_pass(error: JournalError) -> bool:
+    """Whether the journal may take it later: it is locked or its disk is full, but not broken."""
+    return isinstance(error.__cause__, sqlite3.OperationalError | OSError)
+
+
 def check_schema(database: sqlite3.Connection, outputs: Outputs) -> None:
     """Refuse what is not a journal, or one that a newer version wrote; an empty file will do.
 

@@ -38,6 +38,13 @@ def fail(
     _go_on_after_failure(state, attempt, outcome, error, now, permanent=permanent)
 
 
+def excuse(state: State, attempt: Attempt, error: str, now: float) -> None:
+    """An attempt failed for what is no fault of its file: the file waits again."""
+    state.end(attempt, Outcome.FAILED, error, has_begun=True)
+    if not attempt.record.holders:
+        _requeue(state, attempt, Outcome.FAILED, error, now)
+
+
 def time_out(state: State, attempt: Attempt, error: str, now: float) -> None:
     """An attempt took too long: that is a failure, and its worker has to stop it."""
     state.stop(attempt, Outcome.TIMED_OUT, error, now, is_charged=True)

@@ -35,7 +35,7 @@ class Dispatcher:
 
     def _feed(self, workers: Sequence[Worker], now: float) -> None:
         state = self._state
-        if state.is_draining or state.is_finished or not state.is_push:
+        if state.starts_nothing or state.is_finished or not state.is_push:
             return
         left = []
         for worker in workers:
@@ -70,7 +70,7 @@ class Dispatcher:
 
     def ask(self, worker: Worker, now: float) -> None:
         """Give one file to a worker whose caller came and asked."""
-        if self._state.is_draining:
+        if self._state.starts_nothing:
             return
         record = self._next_record(worker, now, asked=True)
         if record is None:

@@ -107,12 +107,14 @@ class AttemptFailed:
         attempt: Which attempt.
         error: What went wrong, in one line.
         permanent: No other attempt could do better (the file itself is at fault).
+        storage: The storage is at fault, and not the file.
     """
 
     worker_id: str
     attempt: int
     error: str
     permanent: bool = False
+    storage: bool = False
 
 
 class LossCause(enum.Enum):
@@ -173,6 +175,16 @@ class TimePassed:
 
 
 @message
+class WorkHeld:
+    """Start no file for the moment; those in process go on."""
+
+
+@message
+class WorkReleased:
+    """Start files again."""
+
+
+@message
 class DrainRequested:
     """Finish the files in process, start no more."""
 
@@ -190,5 +202,7 @@ Event = (
     | WorkerLost
     | WorkerJoined
     | TimePassed
+    | WorkHeld
+    | WorkReleased
     | DrainRequested
 )

@@ -45,7 +45,7 @@ def check_nobody_idles(scheduler: Scheduler, now: float) -> None:
 
 
 def _may_work(worker: Worker, state: State) -> bool:
-    return worker.is_ready and state.is_push and not (state.is_draining or state.is_finished)
+    return worker.is_ready and state.is_push and not (state.starts_nothing or state.is_finished)
 
 
 def _check_counts(state: State) -> None:
@@ -97,7 +97,7 @@ def _check_worker(worker: Worker, state: State) -> None:
         _law(not worker.queue, f"{worker.id} does not wait beside its own files")
         is_watched = state.next_rethink < NEVER or not state.queued_files
         _law(is_watched, f"{worker.id} is looked at again while files wait")
-    if worker.has_work and worker.is_ready and not state.is_draining and not state.is_finished:
+    if worker.has_work and worker.is_ready and not (state.starts_nothing or state.is_finished):
         is_watched = worker.stalled_since is not None or state.next_look < NEVER
         _law(is_watched, f"{worker.id} is watched for stalls")
 

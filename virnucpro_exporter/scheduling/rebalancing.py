@@ -269,7 +269,7 @@ class Rebalancing:
         state.begin_review()
         self._not_before = now + rethink_interval(state, now)
         outlook = look_ahead(state.fleet)
-        if outlook is None or state.is_draining:
+        if outlook is None or state.starts_nothing:
             return
         moves = self._policy.replan(outlook, now)
         if moves:

@@ -177,6 +177,10 @@ class Scheduler:
                 self._supervision.lost(self.state.worker(event.worker_id), event, now)
             case ev.WorkerJoined():
                 self._on_joined(event, now)
+            case ev.WorkHeld():
+                self.state.hold()
+            case ev.WorkReleased():
+                self.state.release(now)
             case ev.DrainRequested():
                 self.state.drain(now)
             case _:
@@ -264,7 +268,10 @@ class Scheduler:
             state.drop_late(event.attempt, has_outputs=True)
             return
         state.discard(event.attempt)
-        if not attempt.is_cancelled:
+        if not attempt.is_cancelled and event.storage:
+            state.touch(worker, now)
+            attempts.excuse(state, attempt, event.error, now)
+        elif not attempt.is_cancelled:
             state.touch(worker, now)
             outcome, is_permanent = Outcome.FAILED, event.permanent
             attempts.fail(state, attempt, outcome, event.error, now, permanent=is_permanent)

@@ -173,7 +173,7 @@ def _worker_state(state: State, worker: Worker) -> WorkerState:
         return WorkerState.STARTING
     if worker.inflight:
         return WorkerState.BUSY
-    others_wait = state.queued_files > len(worker.queue) and not state.is_draining
+    others_wait = state.queued_files > len(worker.queue) and not state.starts_nothing
     return WorkerState.STARVED if others_wait else WorkerState.IDLE
 
 
@@ -232,7 +232,7 @@ def _per_second(state: State, worker: Worker, throughput: Throughput, now: float
 
 def _deadline(state: State, worker: Worker, context: RunContext) -> float | None:
     """When more silence of the worker is a stall; None where nothing is expected of it."""
-    is_judged = stalls.is_judged(worker, is_push=state.is_push, is_draining=state.is_draining)
+    is_judged = stalls.is_judged(worker, is_push=state.is_push, is_draining=state.starts_nothing)
     if state.is_finished or not (is_judged or worker.is_loading):
         return None
     return stalls.deadline(worker, state.settings, state.longest_silence) + context.wall_offset

@@ -24,6 +24,9 @@ _CLEAR_ERRORS = 3.0
 # A worker that stalled is believed to be this many times slower than it was.
 DOUBT = 4.0
 
+# So many residues per second are believed of any worker, however often it stalled.
+SLOWEST = 1e-6
+
 
 class Throughput:
     """Sequences per second: over the last minute if there was progress, else the last 10 files.
@@ -218,10 +221,10 @@ class LearnedSpeed:
         self._work = self._work * keep + residues
         self._seconds = self._seconds * keep + seconds
         if self._work > 0.0:
-            self.value = self._work / max(self._seconds, 1e-9)
+            self.value = max(self._work / max(self._seconds, 1e-9), SLOWEST)
 
     def doubt(self) -> None:
         """The worker stalled: expect less of it until it shows better."""
-        if self.value is not None:
+        if self.value is not None and self.value > SLOWEST:
             self._seconds *= DOUBT
-            self.value /= DOUBT
+            self.value = max(self.value / DOUBT, SLOWEST)

@@ -49,7 +49,7 @@ from virnucpro_exporter.scheduling.files import (
 )
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
-from virnucpro_exporter.scheduling.speed import DOUBT, FixedCost, RecentSpeed
+from virnucpro_exporter.scheduling.speed import DOUBT, SLOWEST, FixedCost, RecentSpeed
 from virnucpro_exporter.scheduling.workers import Worker
 from virnucpro_exporter.snapshot import PAIRED_WORKERS
 
@@ -102,6 +102,7 @@ class State:
         plan_changes: How often waiting and running files were laid out anew.
         longest_silence: Of attempts that got further after it, in seconds.
         is_draining: No file is started any more.
+        is_held: No file is started for the moment.
         is_push: Workers wait for files; else callers come and ask.
         is_finished: The run is over, as far as known.
         finished_at: Since when, or None.
@@ -135,7 +136,7 @@ class State:
         self.resteals = self.retries = self.late_results = 0
         self.longest_silence = 0.0
         self.plan_changes = 0
-        self.is_draining = False
+        self.is_draining = self.is_held = False
         self.is_push = False
         self.is_finished = False
         self.finished_at: float | None = None
@@ -149,6 +150,11 @@ class State:
         self._base = 1.0  # residues per second of a worker of weight 1, once anything was learned
 
     # -- what is asked --
+
+    @property
+    def starts_nothing(self) -> bool:
+        """Whether no file is started, for the moment or any more."""
+        return self.is_draining or self.is_held
 
     @property
     def queued_files(self) -> int:
@@ -267,11 +273,17 @@ class State:
         worker.is_ready = worker.is_loading = False
 
     def restart(self, worker: Worker, reason: str, now: float) -> None:
-        """The worker gets a new process; it holds nothing."""
+        """The worker gets a new process; it holds nothing.
+
+        While the run drains there is nothing to do for a new one: the old one is killed alone.
+        """
         worker.is_ready = worker.is_loading = False
-        worker.counters.restarts += 1
         worker.touched_at = worker.spawned_at = now
         self.end_stall(worker, now)
+        if self.is_draining:
+            self.commands.append(RetireWorker(worker.id))
+            return
+        worker.counters.restarts += 1
         self.commands.append(RestartWorker(worker.id))
         self.facts.append(WorkerRestarted(worker.id, reason))
 
@@ -372,7 +384,7 @@ class State:
     def doubt(self, worker: Worker) -> None:
         """The worker stalled or fell silent: expect less of it until it shows better."""
         worker.learned.doubt()
-        worker.speed = worker.learned.value or worker.speed / DOUBT
+        worker.speed = worker.learned.value or max(worker.speed / DOUBT, SLOWEST)
         worker.is_doubted = True
 
     def _learn(self, attempt: Attempt, done: int, seconds: float) -> None:
@@ -828,6 +840,19 @@ class State:
         return self.urgent
 
     # -- the run --
+
+    def hold(self) -> None:
+        """Start no file for the moment."""
+        self.is_held = True
+
+    def release(self, now: float) -> None:
+        """Start files again; what waited meanwhile did not stall."""
+        self.is_held = False
+        for worker in self.fleet:
+            if worker.queue and not worker.inflight:
+                worker.touched_at = max(worker.touched_at, now)
+        self.look_by(now)
+        self.came_back = True
 
     def drain(self, now: float) -> None:
         """Finish the files in process, start no more."""

@@ -38,7 +38,7 @@ class Supervision:
         for worker in state.fleet:
             if worker.is_loading:
                 self._check_setup(worker, now)
-            elif stalls.is_judged(worker, is_push=state.is_push, is_draining=state.is_draining):
+            elif stalls.is_judged(worker, is_push=state.is_push, is_draining=state.starts_nothing):
                 self._judge(worker, now)
             if limit is not None:
                 self._check_timeout(worker, limit, now)

@@ -27,6 +27,7 @@ from typing import Any
 from virnucpro_exporter.errors import SequenceFileError, VirnucproError
 from virnucpro_exporter.workers import orphans, sentinel, wire
 from virnucpro_exporter.workers.process import JOB_SIGNALS
+from virnucpro_exporter.workers.storage import is_storage_trouble
 
 FLUSH_SECONDS = 0.02
 PROGRESS_SECONDS = 0.1
@@ -267,7 +268,9 @@ class Worker:
             log_traceback()
             is_gone = isinstance(error, FileNotFoundError) and not file.exists()
             why = "its input is gone" if is_gone else describe(error)
-            return wire.FAILED, attempt, why, isinstance(error, SequenceFileError)
+            is_storage = not is_gone and is_storage_trouble(error, self._folder(attempt))
+            is_permanent = isinstance(error, SequenceFileError) and not is_storage
+            return wire.FAILED, attempt, why, is_permanent, is_storage
         if sequences is None:
             progress.pass_on()
         duration = time.perf_counter() - start

@@ -1,0 +1,183 @@
+"""The run loop beside storage that takes nothing for a while, pauses and failures."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.fakes import FakePool
+from virnucpro_exporter.errors import JournalError, OutputError
+from virnucpro_exporter.execution import runner as loop
+from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
+from virnucpro_exporter.execution.halting import parse_halt
+from virnucpro_exporter.execution.runner import Runner, Terms
+from virnucpro_exporter.journal.writer import Journal
+from virnucpro_exporter.scheduling import facts as fa
+from virnucpro_exporter.scheduling.events import AttemptFailed, Event
+from virnucpro_exporter.scheduling.files import SequenceFile
+
+
+class Clock:
+    """A clock that each look moves on by a moment."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        self.now += 0.01
+        return self.now
+
+
+class Memory:
+    """A journal and an output folder that refuse the first so many writes."""
+
+    def __init__(self, refusals: int = 0, error: Exception | None = None) -> None:
+        self.refusals = refusals
+        self.error = error or sqlite3.OperationalError("database is locked")
+        self.told: list[Any] = []
+        self.kept: list[int] = []
+
+    def record(self, changes: Iterable[Any], now: float, offset: float) -> None:
+        del now, offset
+        if self.refusals:
+            self.refusals -= 1
+            raise JournalError(str(self.error)) from self.error
+        self.told += changes
+
+    def note_workers(self, run: object, now: float) -> None:
+        del run, now
+
+    def refusal(self, name: str, path: str) -> None:
+        del name, path
+
+    def claim(self, name: str, path: str) -> None:
+        del name, path
+
+    def commit(self, attempt: int, names: Iterable[str]) -> None:
+        assert any(isinstance(f, fa.FileCompleted) and f.attempt == attempt for f in self.told)
+        del names
+        self.kept.append(attempt)
+
+    def discard(self, attempt: int) -> None:
+        del attempt
+
+    def probe(self) -> None:
+        if self.refusals:
+            raise OutputError("full") from OSError(28, "full")
+
+
+class StoragePool(FakePool):
+    """Its workers meet a full disk at the first so many attempts."""
+
+    def __init__(self, folder: Path, troubles: int) -> None:
+        super().__init__({"outputs": True}, folder)
+        self.troubles = troubles
+        self.killed: list[str] = []
+
+    def kill(self, gpu: str) -> None:
+        self.killed.append(gpu)
+        super().kill(gpu)
+
+    def poll(self, timeout: float | None) -> list[Event]:
+        return [self._spoilt(event) for event in super().poll(timeout)]
+
+    def _spoilt(self, event: Event) -> Event:
+        if self.troubles and getattr(event, "duration", None) is not None:
+            self.troubles -= 1
+            attempt = cast("Any", event).attempt
+            return AttemptFailed("0", attempt, "No space left on device", storage=True)
+        return event
+
+
+def runner(
+    folder: Path, memory: Memory, *, troubles: int = 0, **terms: Any
+) -> tuple[Runner, WorkStealingCoordinator, StoragePool]:
+    pool, clock = StoragePool(folder, troubles), Clock()
+    coordinator = WorkStealingCoordinator(["0"], clock=clock)
+    made = Runner(
+        coordinator, pool, ["0"], memory, cast("Journal", memory), lambda: 0.0, Terms(**terms)
+    )
+    return made, coordinator, pool
+
+
+def files(*names: str) -> list[SequenceFile]:
+    return [SequenceFile(f"/in/{name}", 1, 100) for name in names]
+
+
+def test_journal_that_is_locked_is_waited_for(tmp_path: Path) -> None:
+    """No worker is killed, no output moves before it is on record, and all is told in order."""
+    memory = Memory(refusals=3)
+    run, coordinator, pool = runner(tmp_path, memory)
+    run.run(files("a", "b", "c"))
+    assert coordinator.snapshot().files_completed == 3
+    assert memory.kept == [1, 2, 3]
+    started = [fact.attempt for fact in memory.told if isinstance(fact, fa.FileStarted)]
+    assert started == [1, 2, 3]
+    assert not pool.killed
+
+
+def test_journal_that_is_broken_ends_the_run(tmp_path: Path) -> None:
+    """It would not be better later."""
+    run, _, _ = runner(tmp_path, Memory(1, sqlite3.DatabaseError("malformed")))
+    with pytest.raises(JournalError, match="malformed"):
+        run.run(files("a"))
+
+
+def test_journal_that_stays_locked_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is drained, and says what was in the way."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    run, _, pool = runner(tmp_path, Memory(10**6), patience=5.0)
+    with pytest.raises(JournalError, match="locked"):
+        run.run(files("a", "b", "c"))
+    assert "locked" in run.storage_failure
+    assert not pool.killed
+
+
+def test_full_disk_charges_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """However often it is met: the file waits, and is done when there is room."""
+    run, coordinator, _ = runner(tmp_path, Memory(), troubles=5)
+    run.run(files("a", "b"))
+    snapshot = coordinator.snapshot()
+    assert (snapshot.files_completed, snapshot.files_failed, snapshot.retries) == (2, 0, 0)
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("no file is started" in line for line in told) == 1
+
+
+def test_failures_end_the_run_as_the_rule_says(tmp_path: Path) -> None:
+    """The rest is left, and the reason is kept."""
+    run, coordinator, _ = runner(tmp_path, Memory(), halt=parse_halt("soon,fail=1"))
+    run.run(files("raise", "a", "b"))
+    assert run.halted == "--halt: 1 file failed"
+    assert coordinator.snapshot().files_failed == 1
+
+
+def test_what_waited_during_a_pause_is_read_before_deadlines_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the run leaves the pause out."""
+    clock = Clock()
+    run, coordinator, pool = runner(tmp_path, Memory(), clock=clock)
+    polls = 0
+    real = pool.poll
+
+    def poll(timeout: float | None) -> list[Event]:
+        nonlocal polls
+        polls += 1
+        if polls == 2:
+            clock.now += 3600
+        return real(timeout)
+
+    monkeypatch.setattr(pool, "poll", poll)
+    excused: list[float] = []
+    monkeypatch.setattr(coordinator, "excuse", excused.append)
+    run.run(files("a", "b", "c"))
+    assert len(excused) == 1
+    assert excused[0] == pytest.approx(3600, abs=1)
+    assert loop._LATE_SECONDS < 1

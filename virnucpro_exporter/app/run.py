@@ -159,6 +159,8 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         )
         journal.agree(describe(spec), keep=config.inputs.fresh is False)
         files, done = _files(config.inputs, journal, inputs, names)
+        is_missing_inputs = bool(inputs.unread)
+        del inputs  # 220 bytes a file that are not needed while the run goes on
         coordinator = WorkStealingCoordinator(
             {device.gpu: device.weight for device in work.devices},
             names={device.gpu: device.name for device in work.devices},
@@ -191,7 +193,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         if not runner.was_stopped:
             work.pool.close_idle(_CLOSE_SECONDS)
         snapshot = coordinator.snapshot()
-        finished = _outcome(snapshot, runner, signals, is_missing_inputs=bool(inputs.unread))
+        finished = _outcome(snapshot, runner, signals, is_missing_inputs=is_missing_inputs)
         journal.finish(snapshot.state.value if not signals.caught else "interrupted", clock())
         stack.close()
         dashboard.stop()

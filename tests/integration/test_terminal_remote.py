@@ -187,7 +187,7 @@ def test_what_the_real_endpoint_tells_is_what_the_run_knows(tmp_path: Path) -> N
     with serve(tmp_path) as server:
         source = RemoteRun(server.urls[0], clock=lambda: builders.NOW)
         seen, known = source.latest(), builders.stalled()
-    for name in ("files_total", "files_failed", "state", "load_imbalanced", "eta_seconds"):
+    for name in ("files_total", "files_failed", "state", "work_imbalanced", "eta_seconds"):
         assert getattr(seen, name) == getattr(known, name), name
     for name in (
         "gpu", "name", "state", "is_stalled", "queue_depth", "files_completed", "throughput",

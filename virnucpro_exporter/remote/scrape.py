@@ -91,7 +91,6 @@ def run_snapshot(
         files_completed=count(c.RUN_FILES, state="completed"),
         files_failed=count(c.RUN_FILES, state="failed"),
         eta_seconds=None if end is None else max(0.0, end - taken),
-        load_imbalanced=bool(get(c.LOAD_IMBALANCED)),
         work_imbalanced=bool(get(c.WORK_IMBALANCED)),
         workers=tuple(
             _worker(now_samples, previous, labels["gpu"])

@@ -28,11 +28,11 @@ class FakeNode:
 
     def place(self) -> Place:
         """A CPU slot, or the GPU that the test wants."""
-        return Place(os.environ.get("TEST_GPU"), "CPU", "")
+        return Place(os.environ.get("TEST_GPU") or None, "CPU", "")
 
     def gpus(self) -> GpuSnapshot:
-        """A GPU that was read a second ago, on a clock of its own."""
-        sample = GpuSample(time.time() - 1.0, utilization_ratio=0.5)
+        """A busy GPU that was read a second ago, on a clock of its own."""
+        sample = GpuSample(time.time() - 1.0, utilization_ratio=0.5, foreign_processes=0)
         return GpuSnapshot(time.time(), "nvitop", (GpuDevice("0", up=True, sample=sample),))
 
     def close(self) -> None:
@@ -163,6 +163,7 @@ class DaskCluster:
             probe=probe or str(seen),
             token="here",  # noqa: S106 - no secret
             lease=options.get("silence", 60.0),
+            look_seconds=0.1,
         )
         return DaskPool(lambda: existing(None, str(self.file)), job, **options)
 

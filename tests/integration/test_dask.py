@@ -15,10 +15,18 @@ import pytest
 
 from tests.dask_cluster import DaskCluster
 from tests.dask_runs import WAITING, begun, command, fault, inputs_of, start
+from tests.facts import start as start_attempt
 from tests.run_program import DEADLINE, PROGRAM, QUIET, READS, ROOT, call, results, run, until
 from virnucpro_exporter.cluster.nodes import NodeGpus
 from virnucpro_exporter.errors import ClusterError
-from virnucpro_exporter.scheduling.events import WorkerJoined, WorkerLost
+from virnucpro_exporter.scheduling.events import (
+    Event,
+    SignOfLife,
+    WorkerJoined,
+    WorkerLost,
+    WorkerReady,
+)
+from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import GpuSnapshot
 
 E = TypeVar("E", WorkerJoined, WorkerLost)
@@ -97,6 +105,28 @@ def test_a_worker_that_joins_late_gets_work(cluster: DaskCluster, tmp_path: Path
     out, err = going.communicate(timeout=DEADLINE)
     assert (going.returncode, "4 files done" in out) == (0, True), err
     assert "two/cpu0" in out
+
+
+@pytest.mark.parametrize(("name", "gpu"), [("compute", ""), ("sleep", "0")])
+def test_a_silent_worker_shows_signs_of_life(
+    cluster: DaskCluster, tmp_path: Path, name: str, gpu: str
+) -> None:
+    """What its processes and its GPU do there is known here."""
+    cluster.add_worker("one", TEST_GPU=gpu)
+    pool = cluster.pool({}, tmp_path)
+
+    def wait(event: Event) -> None:
+        until(lambda: event in pool.poll(0.1))
+
+    try:
+        (joined,) = pool.wait_for_workers()
+        worker = joined.worker_id
+        pool.spawn(worker)
+        wait(WorkerReady(worker))
+        pool.start(worker, [start_attempt(worker, 1, SequenceFile(name))])
+        wait(SignOfLife(worker, 1))
+    finally:
+        pool.close()
 
 
 def test_a_node_without_the_output_folder_is_named(cluster: DaskCluster, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from virnucpro_exporter.scheduling.events import LossCause, WorkerLost
 # Dask runs such a text when a worker starts.
 OTHER_VERSION = "import virnucpro_exporter as program; program.__version__ = '0.0.1'"
 NOT_INSTALLED = "import sys; sys.modules['virnucpro_exporter'] = None"
+IMPATIENT = "from virnucpro_exporter.workers import starts; starts._SYSTEM_PATIENCE = 1.0"
 
 
 def test_a_node_that_cannot_set_the_processor_up_is_left_out(
@@ -90,8 +91,8 @@ def test_of_two_dask_workers_with_one_gpu_one_is_used(
 
 
 def test_a_node_that_can_start_no_process_is_told(cluster: DaskCluster, tmp_path: Path) -> None:
-    """Its worker is lost with the reason, for good."""
-    cluster.add_worker("one")
+    """Its worker is lost with the reason, for good, after it has been tried for a while."""
+    cluster.add_worker("one", DASK_DISTRIBUTED__WORKER__PRELOAD=IMPATIENT)
     here = tmp_path / "here"
     here.mkdir()
     pool = cluster.pool({}, tmp_path, cwd=str(here))

@@ -143,6 +143,7 @@ def test_no_option_takes_an_empty_value(load: Any, key: str) -> None:
         ({"nonsense": 1}, "nonsense: there is no such option"),
         ({"dask": "tcp://x:1", "dask_local": 2}, "use one of them"),
         ({"dask_timeout": 5.0}, "--dask-timeout is for runs on a Dask cluster"),
+        ({"dask_timeout": 60.0}, "--dask-timeout is for runs on a Dask cluster"),  # the default
         ({"textfile": "https://host/x.prom"}, "textfile: must be a path"),
         ({"output": "~no-such-user/x"}, "output: names a home folder that does not exist"),
         ({"output": "a\0b"}, "NUL"),

@@ -12,13 +12,12 @@ from tests import builders
 from virnucpro_exporter.app.cluster_node import choose
 from virnucpro_exporter.app.devices import expected_speeds
 from virnucpro_exporter.app.run import run
-from virnucpro_exporter.app.workforce import _is_used
 from virnucpro_exporter.cluster.agent import About, Place
 from virnucpro_exporter.cluster.gpu_watch import observers, pause
 from virnucpro_exporter.cluster.link import Link, RemoteAgent
 from virnucpro_exporter.config import Devices, run_config
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.snapshot import GpuDevice, Latest
+from virnucpro_exporter.snapshot import GpuDevice
 
 GPUS = [GpuDevice("0", uuid="GPU-aa", name="A100"), GpuDevice("1", uuid="GPU-bb", name="H100")]
 
@@ -107,7 +106,7 @@ def test_a_gpu_is_a_sign_of_life_where_it_computes_for_the_run_alone(
     (device,) = gpus.devices
     assert device.sample is not None
     device = replace(device, sample=replace(device.sample, **changes))
-    monitor = Latest(replace(gpus, devices=(device,)))
-    assert _is_used(monitor, "0") is is_used
-    assert not _is_used(monitor, "1")
-    assert not _is_used(Latest(builders.gpu_lost(1)), "0")
+    seen = replace(gpus, devices=(device,))
+    assert seen.is_busy_for_run("0") is is_used
+    assert not seen.is_busy_for_run("1")
+    assert not builders.gpu_lost(1).is_busy_for_run("0")

@@ -7,7 +7,6 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import util
 from typing import TYPE_CHECKING, Any
 
@@ -88,19 +87,10 @@ def workforce(
         outputs.logs,
         pins,
         look_seconds=look_seconds,
-        uses_gpu=None if monitor is None else partial(_is_used, monitor),
+        uses_gpu=None if monitor is None else lambda gpu: monitor.latest().is_busy_for_run(gpu),
     )
     stack.callback(local.close)
     return Workforce(found, local, monitor, Latest(()))
-
-
-def _is_used(monitor: Source[GpuSnapshot], gpu: str) -> bool:
-    """Whether a GPU computes, and for nobody but this run."""
-    for device in monitor.latest().devices:
-        sample = device.sample
-        if device.gpu == gpu and device.up and sample is not None:
-            return sample.foreign_processes == 0 and bool(sample.utilization_ratio)
-    return False
 
 
 @contextlib.contextmanager

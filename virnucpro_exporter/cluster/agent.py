@@ -152,6 +152,7 @@ class Agent:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._answer_seconds = min(_ANSWER_SECONDS, job.lease / _ANSWERS_PER_LEASE)
         self._mailbox = Mailbox(min(_PROGRESS_SECONDS, self._answer_seconds), self._answer_seconds)
+        self._device: str | None = None
         self._is_idle_closed = asyncio.Event()
         self._heard_at = self._answered_at = time.monotonic()
         self._is_asked = False
@@ -166,6 +167,7 @@ class Agent:
     def about(self) -> About:
         """Who and where this is, and whether it can be used; if so, no other agent is."""
         place = self._node.place()
+        self._device = place.device
         node = os.environ.get(NODE_VARIABLE) or os.uname().nodename.partition(".")[0]
         trouble = place.trouble or self._blindness() or self._take_over(get_worker())
         return About(node, replace(place, trouble=trouble))
@@ -186,6 +188,7 @@ class Agent:
             {gpu: {"CUDA_VISIBLE_DEVICES": pin}},
             folder,
             look_seconds=self._job.look_seconds,
+            uses_gpu=self._uses_gpu,
         )
         self._gpu = gpu
         self._heard_at = time.monotonic()
@@ -275,8 +278,13 @@ class Agent:
                     self._publish(told)
         finally:
             self._is_over = True
-            self._node.close()
             pool.close()
+            self._node.close()
+
+    def _uses_gpu(self, _gpu: str) -> bool:
+        if self._device is None or self._is_over:
+            return False
+        return self._node.gpus().is_busy_for_run(self._device)
 
     def _poll(self, pool: LocalPool) -> list[Event]:
         begin = time.monotonic()

@@ -126,7 +126,8 @@ def load_config(file: str | None, options: Mapping[str, Any]) -> RunConfig:
             _build(RunConfig, _meant(from_file))
         except _Fault as fault:
             raise ConfigError(f"{file}: {'.'.join(fault.names)}: {fault.what}") from None
-    return _checked(_from_command_line(RunConfig, {**_meant(from_file), **_meant(options)}))
+    config = _from_command_line(RunConfig, {**_meant(from_file), **_meant(options)})
+    return _checked(config, options)
 
 
 def run_config(options: Mapping[str, Any]) -> RunConfig:
@@ -139,7 +140,7 @@ def run_config(options: Mapping[str, Any]) -> RunConfig:
         UsageError: An option has a wrong value, or options do not fit together.
     """
     try:
-        return _checked(_build(RunConfig, _meant(options)))
+        return _checked(_build(RunConfig, _meant(options)), options)
     except _Fault as fault:
         raise UsageError(f"{'.'.join(fault.names)}: {fault.what}") from None
 
@@ -167,13 +168,16 @@ def _meant(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**({"processor": "command"} if options.get("command") else {}), **options}
 
 
-def _checked(config: RunConfig) -> RunConfig:
+def _checked(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
+    """A configuration whose options fit together; a file may hold defaults that do not matter."""
     cluster, default = config.cluster, Cluster()
     named = (cluster.dask, cluster.dask_scheduler_file, cluster.dask_local)
     if sum(value is not None for value in named) > 1:
         raise UsageError("--dask, --dask-scheduler-file and --dask-local: use one of them")
     for name in ("dask_timeout", "dask_exporter_port"):
-        if not cluster.is_used and getattr(cluster, name) != getattr(default, name):
+        is_given = options.get(name) is not None
+        is_meant = is_given or getattr(cluster, name) != getattr(default, name)
+        if is_meant and not cluster.is_used:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is for runs on a Dask cluster: name one, too")
     return config

@@ -111,3 +111,11 @@ class GpuSnapshot:
     backend: str = "none"
     devices: tuple[GpuDevice, ...] = ()
     health: CollectorHealth = field(default_factory=CollectorHealth)
+
+    def is_busy_for_run(self, gpu: str) -> bool:
+        """Whether a GPU is known to compute, and for this run alone."""
+        samples = (device.sample for device in self.devices if device.gpu == gpu and device.up)
+        return any(
+            sample is not None and sample.foreign_processes == 0 and bool(sample.utilization_ratio)
+            for sample in samples
+        )

@@ -262,7 +262,8 @@ class LocalPool:
                 self._refuse(gpu, error)
 
     def _refuse(self, gpu: str, error: OSError) -> None:
-        reason = f"its process cannot be started: {error.strerror or error}"
+        what = f"{os.fsdecode(error.filename)!r}: " if error.filename is not None else ""
+        reason = f"its process cannot be started: {what}{error.strerror or error}"
         pause = self._starts.refused(gpu, time.monotonic())
         if pause is None:
             self._events.append(WorkerLost(gpu, reason, LossCause.CANNOT_START))

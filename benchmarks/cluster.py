@@ -33,7 +33,15 @@ from pathlib import Path
 from distributed import Client, get_worker, wait
 
 from benchmarks.dispatch import watched
-from benchmarks.processes import FILES, SLOW_SPEED, Instance, Sleeper, make_instance, sleep
+from benchmarks.processes import (
+    CASES,
+    FILES,
+    SLOW_SPEED,
+    Instance,
+    Sleeper,
+    make_instance,
+    sleep,
+)
 from benchmarks.warm import WarmPool
 from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.cluster.agent import Job, Place
@@ -244,10 +252,9 @@ def ours(
         return Took(wall, processor)
 
 
-def sleep_on_dask(residues: int, speeds: Sequence[float]) -> int:
+def sleep_on_dask(name: str, speeds: Sequence[float]) -> int:
     """A file of the peer."""
-    sleep(residues, speeds[number_of(str(get_worker().name))])
-    return residues
+    return sleep(name, speeds[number_of(str(get_worker().name))])
 
 
 def peer(
@@ -264,8 +271,8 @@ def peer(
     with Client(on.address) as client:
         begin = time.perf_counter()
         beside()
-        residues = list(instance.work.values())
-        futures = client.map(sleep_on_dask, residues, speeds=speeds, pure=False)
+        names = [file.name for file in instance.files]
+        futures = client.map(sleep_on_dask, names, speeds=speeds, pure=False)
         done = wait(futures).done
         seconds = time.perf_counter() - begin
         if sum(future.status == "finished" for future in done) != FILES:
@@ -276,7 +283,7 @@ def peer(
 def even_files(count: int, seconds: float) -> list[SequenceFile]:
     """Files that all take as long."""
     residues = round(seconds * RESIDUES_PER_SECOND)
-    return [SequenceFile(f"/virtual/{n}/{residues}", 1, residues) for n in range(count)]
+    return [SequenceFile(f"/virtual/{n}/{residues}-{residues}", 1, residues) for n in range(count)]
 
 
 def verdict(*, is_met: bool) -> str:
@@ -328,7 +335,7 @@ def measure_balance(instances: int) -> None:
         ):
             rows = []
             for seed in range(instances):
-                instance = make_instance(seed, MEAN_SECONDS)
+                instance = make_instance(CASES[0], seed, MEAN_SECONDS)
                 bound = lower_bound(instance.work, [s * RESIDUES_PER_SECOND for s in speeds])
                 mine = ours(dask_pool(on), instance.files, target, weights=weights).wall
                 theirs = peer(on, instance, speeds)
@@ -341,7 +348,7 @@ def measure_balance(instances: int) -> None:
 
 def measure_kill() -> None:
     """Print how long both take when a node dies in the middle; both have to do all files."""
-    instance = make_instance(0, MEAN_SECONDS)
+    instance = make_instance(CASES[0], 0, MEAN_SECONDS)
     half = lower_bound(instance.work, [RESIDUES_PER_SECOND] * 4) / 2
 
     def killing(on: Cluster, after: float) -> Callable[[], None]:

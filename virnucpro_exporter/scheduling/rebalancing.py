@@ -57,7 +57,16 @@ MOST_MOVES = 2
 
 # Running work is taken back only from a worker that does at most this share of what the others do
 # for their declared speeds. Content that takes 40 % longer makes a worker look 0.71 times as fast.
+# As the content of one file may take longer still beside that of others, what was seen in little
+# more than one file must say more.
 _SLOW = 2.0 / 3.0
+_SLOW_IN_ONE_FILE = 0.5
+_FILES = 1.5
+
+# A worker is watched for this share of what a file takes before the file is taken from it, and for
+# a minute and a half at most: a pause must not look like a slow GPU. In seconds.
+_WATCHED_SHARE = 0.1
+_WATCHED_AT_MOST = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +130,8 @@ def slow_workers(workers: Sequence[Worker]) -> frozenset[Worker]:
         median, _ = shown[middle + (index <= middle)]
         if share > _SLOW * median:
             break
-        slow.append(worker)
+        if share <= _SLOW_IN_ONE_FILE * median or worker.learned.files >= _FILES:
+            slow.append(worker)
     return frozenset(slow)
 
 
@@ -130,10 +140,11 @@ def is_movable(attempt: Attempt, outlook: Outlook, now: float) -> bool:
 
     Its worker must have shown that it is slow, because the content of a file may be slow on every
     GPU. And it must have been watched for at least as long as a new process takes, because that is
-    what a hasty judgement would cost.
+    what a hasty judgement would cost, and for a share of what the file takes.
     """
     worker, record = attempt.worker, attempt.record
     learned = worker.learned
+    watched = _WATCHED_SHARE * worker.seconds(record.file.residues)
     return (
         worker in outlook.slow
         and record.holders == (attempt,)
@@ -141,7 +152,7 @@ def is_movable(attempt: Attempt, outlook: Outlook, now: float) -> bool:
         and record.moves < MOST_MOVES
         and attempt.likely_done(now) <= _YOUNG_SHARE * record.file.residues
         and learned.value is not None
-        and learned.seconds >= worker.startup
+        and learned.seconds >= max(worker.startup, min(watched, _WATCHED_AT_MOST))
     )
 
 

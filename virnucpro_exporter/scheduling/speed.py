@@ -197,11 +197,12 @@ class LearnedSpeed:
     a wrong estimate does little harm and a GPU that slows down is noticed.
     """
 
-    __slots__ = ("_seconds", "_work", "value")
+    __slots__ = ("_seconds", "_work", "files", "value")
 
     def __init__(self) -> None:
         self._work = 0.0
         self._seconds = 0.0
+        self.files = 0.0  # how many files' worth of work it has seen
         self.value: float | None = None
 
     @property
@@ -218,6 +219,7 @@ class LearnedSpeed:
             share_of_file: Which part of a file it was, 0 to 1.
         """
         keep = 1.0 - _FORGET_PER_FILE * share_of_file
+        self.files += share_of_file
         self._work = self._work * keep + residues
         self._seconds = self._seconds * keep + seconds
         if self._work > 0.0:

@@ -1,3 +1,15 @@
-"""Fixtures that any test may use."""
+"""Fixtures that any test may use, and what all tests rely on."""
+
+import signal
 
 pytest_plugins = ["tests.nvml_stub.stub", "tests.gpu_sources"]
+
+
+def pytest_configure() -> None:
+    """Have programs that tests start die of signals, also in a background job or under `nohup`.
+
+    What is ignored is ignored by what is started; a handler that does nothing is not passed on.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)

@@ -19,6 +19,15 @@ QUIET = ["--no-web", "--linger", "0", "--no-dashboard"]
 DEADLINE = 100.0
 
 
+def as_a_job() -> None:
+    """Make a process group, as a shell does for each job; to be called in the new process.
+
+    Ctrl-Z stops no process whose group has no parent in the session: no shell could continue it.
+    The tests' own group has none where a container or a service runs them.
+    """
+    os.setpgrp()
+
+
 def until(condition: Callable[[], object]) -> None:
     """Wait for something that has to happen."""
     end = time.monotonic() + DEADLINE

@@ -39,8 +39,6 @@ def main() -> None:
     if sys.argv[2:] != ["bare"]:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGUSR1, fail)
-    # A shell has its background jobs ignore Ctrl-C, and so would this if the tests were one.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     dashboard = LoadBalancingDashboard(
         Source(), Gpus(), 0.05, sys.argv[1], log_interval=0.05, plain_interval=0.05
     )

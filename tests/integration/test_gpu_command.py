@@ -18,7 +18,7 @@ import pytest
 
 from tests.nvidia_smi_stub import FakeNvidiaSmi
 from tests.nvml_stub.stub import NvmlStub
-from tests.run_program import DEADLINE, PROGRAM, ROOT, call, until
+from tests.run_program import DEADLINE, PROGRAM, ROOT, as_a_job, call, until
 
 GPUS = [*PROGRAM, "gpus"]
 
@@ -33,7 +33,13 @@ def stub(nvml_stub: NvmlStub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 @contextmanager
 def started(*words: str, output: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([*PROGRAM, *words], cwd=ROOT, stdout=output, stderr=output) as process:
+    with subprocess.Popen(
+        [*PROGRAM, *words],
+        cwd=ROOT,
+        stdout=output,
+        stderr=output,
+        preexec_fn=as_a_job,  # noqa: PLW1509 - process_group needs Python 3.11
+    ) as process:
         try:
             yield process
         finally:

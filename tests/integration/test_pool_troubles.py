@@ -110,7 +110,7 @@ def test_attempt_that_ignores_its_cancellation_is_stopped_with_its_worker(
     for _ in range(5):
         assert not any(isinstance(event, WorkerLost) for event in driver.pool.poll(0.1))
     driver.pool.cancel("a", 1)
-    assert driver.wait(WorkerLost)[0].blame is False
+    assert driver.wait(WorkerLost)[0].cause is LossCause.CANCELLED
     driver.pool.cancel("a", 1)  # late: it does not exist any more
 
 

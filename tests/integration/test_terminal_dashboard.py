@@ -17,6 +17,7 @@ from pathlib import Path
 import pyte
 import pytest
 
+from tests.run_program import as_a_job
 from virnucpro_exporter.csv_log.writer import HEADER
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +52,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [*PROGRAM, str(log), *words], cwd=ROOT, env=ENVIRONMENT | environment,
             stdin=slave, stdout=slave, stderr=slave,
+            preexec_fn=as_a_job,  # noqa: PLW1509 - process_group needs Python 3.11
         )  # fmt: skip
 
     def _set_screen(self, columns: int, lines: int) -> None:

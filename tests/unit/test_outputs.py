@@ -6,6 +6,7 @@ import pytest
 
 from virnucpro_exporter.errors import OutputError
 from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.workers.main import make_empty
 
 NAMES = ["a b.fa", "quo'te\".fa", "new\nline.fa", "caf\udce9.fa"]
 
@@ -24,13 +25,13 @@ def write(outputs: Outputs, attempt: int, names: list[str]) -> None:
 
 
 def test_commit_moves_every_kind_of_name(outputs: Outputs) -> None:
-    """Outputs of any name replace what was there, and the attempt's folder goes."""
+    """Outputs of any name replace what was there, and leave the attempt's folder."""
     write(outputs, 1, NAMES)
     outputs.commit(1, NAMES)
     write(outputs, 2, NAMES)
     outputs.commit(2, NAMES)
     assert [(outputs.folder / name).read_text() for name in NAMES] == [f"2 {n!r}" for n in NAMES]
-    assert outputs.left_attempts() == set()
+    assert not any(list(folder.iterdir()) for folder in outputs.attempts.iterdir())
 
 
 @pytest.mark.parametrize("moved", range(4))
@@ -111,3 +112,28 @@ def test_a_file_in_the_way_is_one_clear_line(tmp_path: Path, inside: str) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"\A[^\n]*not a folder\Z"):
         Outputs(tmp_path / "file" / inside).prepare()
+
+
+def test_the_folder_of_an_attempt_that_was_kept_serves_a_later_one(outputs: Outputs) -> None:
+    """It is renamed, so the earlier attempt has none any more; nothing is left after `clean`."""
+    write(outputs, 1, ["a"])
+    outputs.commit(1, ["a"])
+    outputs.provide(2)
+    outputs.provide(3)
+    assert outputs.left_attempts() == {2}
+    make_empty(outputs.attempt_folder(2))
+    make_empty(outputs.attempt_folder(3))
+    assert outputs.left_attempts() == {2, 3}
+    outputs.clean()
+    outputs.provide(4)
+    assert outputs.left_attempts() == set()
+
+
+def test_a_folder_that_is_written_late_is_empty_for_the_next_attempt(outputs: Outputs) -> None:
+    """What a left-behind process writes is no output of another attempt."""
+    write(outputs, 1, ["a"])
+    outputs.commit(1, ["a"])
+    (outputs.attempt_folder(1) / "late").touch()
+    outputs.provide(2)
+    make_empty(outputs.attempt_folder(2))
+    assert list(outputs.attempt_folder(2).iterdir()) == []

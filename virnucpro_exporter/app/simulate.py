@@ -47,6 +47,9 @@ class NoResults:
         del name, path
         return None
 
+    def provide(self, attempt: int) -> None:
+        """Nothing is needed."""
+
     def commit(self, attempt: int, names: Iterable[str]) -> None:
         """Nothing is kept."""
 

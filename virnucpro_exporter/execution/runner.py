@@ -49,6 +49,9 @@ class Results(Protocol):
     def claim(self, name: str, path: str) -> str | None:
         """Reserve an output's name for an input; why it cannot have it, or None."""
 
+    def provide(self, attempt: int) -> None:
+        """Prepare for an attempt that is about to start."""
+
     def commit(self, attempt: int, names: Iterable[str]) -> None:
         """Keep an attempt's outputs."""
 
@@ -355,6 +358,7 @@ class Runner:
         for command in commands:
             match command:
                 case co.StartAttempt():
+                    self._outputs.provide(command.attempt)
                     batches.setdefault(command.worker_id, []).append(command)
                 case co.CancelAttempt():
                     self._pool.cancel(command.worker_id, command.attempt)

@@ -14,6 +14,7 @@ import mmap
 import operator
 import os
 import queue
+import shutil
 import signal
 import socket
 import sys
@@ -142,6 +143,19 @@ def plain_names(names: Iterable[Any]) -> Sequence[str]:
     return found
 
 
+def make_empty(folder: Path) -> None:
+    """Make the folder of an attempt, or empty the one that the run has provided.
+
+    That is empty already, unless a process which an earlier attempt left behind still writes there.
+    """
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if os.listdir(folder):  # noqa: PTH208 - names alone are wanted
+            shutil.rmtree(folder)
+            folder.mkdir()
+
+
 class Progress:
     """The progress callback of one attempt."""
 
@@ -255,7 +269,7 @@ class Worker:
             names = plain_names(self._processor.output_names(file))
             folder = self._folder(attempt)
             if names:
-                folder.mkdir()
+                make_empty(folder)
             output = folder / (names[0] if names else "output")
             progress = Progress(self._outbox, attempt, start)
             done = self._processor.process(file, output, progress)

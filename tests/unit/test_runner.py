@@ -58,6 +58,9 @@ class Memory:
     def claim(self, name: str, path: str) -> None:
         del name, path
 
+    def provide(self, attempt: int) -> None:
+        """Nothing is needed."""
+
     def commit(self, attempt: int, names: Iterable[str]) -> None:
         assert any(isinstance(f, fa.FileCompleted) and f.attempt == attempt for f in self.told)
         del names

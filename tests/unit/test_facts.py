@@ -84,7 +84,7 @@ def test_a_timed_out_attempt_is_a_failure_in_every_view(tmp_path: Path) -> None:
 def test_a_file_that_moves_has_not_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A healthy move is no warning, no error in the journal and no retry."""
     caplog.set_level(logging.INFO)
-    work = {f"/{i}.fa": 2000 for i in range(8)} | {"/large.fa": 30_000}
+    work = {f"/{i}.fa": 2000 for i in range(40)} | {"/large.fa": 30_000}
     coordinator, outputs = play(
         tmp_path, {"0": 20.0, "1": 1000.0, "2": 1000.0}, work, SchedulerSettings()
     )

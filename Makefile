@@ -11,7 +11,7 @@ run: $(VENV)/run.stamp ## Translate the sample sequences on every CPU core or GP
 	$(BIN)/virnucpro-exporter run examples --output results --linger 0
 
 test: $(VENV)/test.stamp ## Set up and pass the tests
-	sh tests/install_prometheus.sh
+	sh tests/install_programs.sh
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup
 
 test-chaos: $(VENV)/test.stamp ## Live through 200 random histories of kills, stops and pauses
@@ -32,7 +32,7 @@ bench: $(VENV)/bench.stamp ## Measure, beside the peers
 	$(BIN)/python -m benchmarks.dispatch
 	$(BIN)/python -m benchmarks.processes
 	$(BIN)/python -m benchmarks.cluster
-	sh tests/install_prometheus.sh
+	sh tests/install_programs.sh
 	$(BIN)/python -m benchmarks.scrape
 	$(BIN)/python -m benchmarks.strangers
 	$(BIN)/python benchmarks/counting.py

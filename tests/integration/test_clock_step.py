@@ -65,6 +65,7 @@ def test_a_clock_that_is_set_makes_no_timestamp_wrong(step: Path, seconds: int) 
     words = [
         "simulate",
         "--gpus=2",
+        "--files=100",  # so that it is expected to end within minutes
         "--forever",
         "--no-dashboard",
         "--web-listen-address=127.0.0.1:0",

@@ -21,7 +21,7 @@ IMPATIENT = "from virnucpro_exporter.workers import starts; starts._SYSTEM_PATIE
 def test_a_node_that_cannot_set_the_processor_up_is_left_out(
     cluster: DaskCluster, inputs: Path, tmp_path: Path
 ) -> None:
-    """Its reason is told once, and the files are done by the others."""
+    """Its reason is told at once and at the end, and the files are done by the others."""
     cluster.add_worker("good")
     words: list[Word] = [inputs, "--processor=tests.run_processors:Picky", "--log-level=info"]
     log = tmp_path / "log"
@@ -34,7 +34,8 @@ def test_a_node_that_cannot_set_the_processor_up_is_left_out(
     (inputs / "go").touch()
     out, _ = going.communicate(timeout=DEADLINE)
     assert "4 files done, 0 failed, 0 skipped, 0 left; 0 retries" in out
-    assert log.read_text().count("no model here") == 1
+    assert log.read_text().splitlines()[-1].startswith("virnucpro-exporter: given up: bad/cpu0 (")
+    assert log.read_text().count(why) == 1
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def program(*names: str) -> str:
         names: What it may be called.
     """
     found = next(filter(None, map(shutil.which, names)), None)
-    assert found, f"{names[0]} is missing: run tests/install_prometheus.sh, or put it on PATH"
+    assert found, f"{names[0]} is missing: run tests/install_programs.sh, or put it on PATH"
     return found
 
 

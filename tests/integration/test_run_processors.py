@@ -44,7 +44,8 @@ def test_command_sees_odd_names_as_they_are(tmp_path: Path) -> None:
 def test_odd_names_of_failed_files_stay_on_their_line(tmp_path: Path) -> None:
     """A failed file whose name has a line break or no encoding takes one line of the list."""
     inputs = fill(tmp_path / "in", *ODD_NAMES)
-    command = ["--max-attempts", "1", "--", "sh", "-c", "echo out of luck >&2; exit 3"]
+    fail = "echo out of luck >&2; exit 3"
+    command = ["--max-attempts", "1", "--halt", "never", "--", "sh", "-c", fail]
     done = run(inputs, *command, output=tmp_path / "out")
     failed = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
     assert done.returncode == 1

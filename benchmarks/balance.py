@@ -397,7 +397,7 @@ class Instance:
             for begin, end in pauses:
                 workers.plan(str(index), Outage(begin, end))
         for index, begin, end in self.times_away():
-            gpu = str(index)
+            gpu = WorkerId(str(index))
             if begin:
                 lost = ev.WorkerLost(gpu, "its node has left", ev.LossCause.LEFT_CLUSTER)
                 workers.announce(begin, lost)

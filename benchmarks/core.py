@@ -11,6 +11,7 @@ import time
 from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.ids import WorkerId
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 
 
@@ -23,7 +24,7 @@ def cycles_per_second(gpus: int, files: int) -> float:
     waiting: list[co.Command] = []
     begin = time.perf_counter()
     for gpu in range(gpus):
-        waiting += scheduler.handle(ev.WorkerReady(str(gpu)), now).commands
+        waiting += scheduler.handle(ev.WorkerReady(WorkerId(str(gpu))), now).commands
     while waiting:
         now += 0.001
         done, waiting = waiting, []

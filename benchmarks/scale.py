@@ -130,7 +130,7 @@ class TimedPool(VirtualPool):
     phase: Phase
     look: Callable[[], None]
 
-    def poll(self, timeout: float | None) -> list[ev.Event]:
+    def poll(self, timeout: float | None) -> list[ev.WorkerEvent]:
         """The next event."""
         self.look()
         return self.phase.workers.timed(super().poll, timeout)

@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 
 from virnucpro_exporter.scheduling.commands import StartAttempt
-from virnucpro_exporter.scheduling.events import Event, WorkerReady
+from virnucpro_exporter.scheduling.events import WorkerEvent, WorkerReady
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.workers.pool import WorkerPool
 
 
@@ -27,17 +28,17 @@ class WarmPool:
     def __init__(self, pool: WorkerPool, workers: int) -> None:
         self._pool = pool
         self._workers = workers
-        self._waiting: list[Event] = []
+        self._waiting: list[WorkerEvent] = []
         self.first_spawn = 0.0
         self.all_ready = 0.0
         self.processor_seconds = 0.0
 
-    def spawn(self, gpu: str) -> None:
+    def spawn(self, worker_id: WorkerId) -> None:
         """Start the process of a worker."""
         self.first_spawn = self.first_spawn or time.perf_counter()
-        self._pool.spawn(gpu)
+        self._pool.spawn(worker_id)
 
-    def poll(self, timeout: float | None) -> list[Event]:
+    def poll(self, timeout: float | None) -> list[WorkerEvent]:
         """What happened; nothing until all workers are ready."""
         events = self._pool.poll(timeout)
         if self.all_ready:
@@ -48,17 +49,17 @@ class WarmPool:
         self.all_ready, self.processor_seconds = time.perf_counter(), time.process_time()
         return self._waiting
 
-    def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
+    def start(self, worker_id: WorkerId, actions: Sequence[StartAttempt]) -> None:
         """Hand files to a worker."""
-        self._pool.start(gpu, actions)
+        self._pool.start(worker_id, actions)
 
-    def cancel(self, gpu: str, attempt: int) -> None:
+    def cancel(self, worker_id: WorkerId, attempt: AttemptNumber) -> None:
         """Stop an attempt."""
-        self._pool.cancel(gpu, attempt)
+        self._pool.cancel(worker_id, attempt)
 
-    def kill(self, gpu: str) -> None:
+    def kill(self, worker_id: WorkerId) -> None:
         """Kill a worker's process."""
-        self._pool.kill(gpu)
+        self._pool.kill(worker_id)
 
     def wake(self) -> None:
         """End a `poll` early."""

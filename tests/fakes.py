@@ -7,16 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests import events as said
 from virnucpro_exporter.scheduling.commands import StartAttempt
 from virnucpro_exporter.scheduling.events import (
-    AttemptCompleted,
-    AttemptFailed,
-    AttemptStarted,
-    Event,
     LossCause,
-    Progress,
-    WorkerLost,
-    WorkerReady,
+    WorkerEvent,
 )
 
 
@@ -35,16 +30,16 @@ class FakePool:
         self._attempts = attempts
         self._files: dict[str, deque[StartAttempt]] = {}  # of each worker; the first may hang
         self._hanging: set[int] = set()
-        self._events: list[Event] = []
+        self._events: list[WorkerEvent] = []
 
     def spawn(self, gpu: str) -> None:
         """Tell that the worker is ready, or that its setup failed."""
         if self._spec.get("setup") == "raise":
             reason = "processor setup failed: ValueError: no model here"
-            self._events.append(WorkerLost(gpu, reason, LossCause.SETUP_FAILED))
+            self._events.append(said.lost(gpu, reason, LossCause.SETUP_FAILED))
         else:
             self._files[gpu] = deque()
-            self._events.append(WorkerReady(gpu))
+            self._events.append(said.ready(gpu))
 
     def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
         """Queue files for a worker that lives."""
@@ -55,14 +50,14 @@ class FakePool:
         """Replace the worker that holds the attempt."""
         if any(action.attempt == attempt for action in self._files.get(gpu, ())):
             del self._files[gpu]
-            self._events.append(WorkerLost(gpu, "cancelled", LossCause.CANCELLED))
+            self._events.append(said.lost(gpu, "cancelled", LossCause.CANCELLED))
 
     def kill(self, gpu: str) -> None:
         """Forget the worker."""
         self._files.pop(gpu, None)
-        self._events = [event for event in self._events if getattr(event, "worker_id", None) != gpu]
+        self._events = [event for event in self._events if event.worker_id != gpu]
 
-    def poll(self, timeout: float | None) -> list[Event]:
+    def poll(self, timeout: float | None) -> list[WorkerEvent]:
         """What happened; never waits."""
         del timeout
         for gpu in list(self._files):
@@ -94,22 +89,22 @@ class FakePool:
 
     def _act(self, gpu: str, action: StartAttempt) -> None:
         number, name = action.attempt, Path(action.file.path).name
-        self._events.append(AttemptStarted(gpu, number))
+        self._events.append(said.started(gpu, number))
         what = name.partition(".")[0]
         if what == "raise":
-            self._events.append(AttemptFailed(gpu, number, "RuntimeError: bad luck"))
+            self._events.append(said.failed(gpu, number, "RuntimeError: bad luck"))
         elif what == "permanent":
             error = "This file cannot be processed: it is empty"
-            self._events.append(AttemptFailed(gpu, number, error, permanent=True))
+            self._events.append(said.failed(gpu, number, error, permanent=True))
         elif what == "exit":
             del self._files[gpu]
-            self._events.append(WorkerLost(gpu, "exited with status 3", running=number))
+            self._events.append(said.lost(gpu, "exited with status 3", running=number))
         elif what == "hang":
             self._hanging.add(number)
-            self._events.append(Progress(gpu, number, 1, 10))
+            self._events.append(said.progress(gpu, number, 1, 10))
         else:
             outputs = self._leave_output(gpu, number, name)
-            self._events.append(AttemptCompleted(gpu, number, 1, len(name), 0.001, outputs))
+            self._events.append(said.completed(gpu, number, 1, len(name), 0.001, outputs))
 
     def _leave_output(self, gpu: str, number: int, name: str) -> tuple[str, ...]:
         if not self._spec.get("outputs"):

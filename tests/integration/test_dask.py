@@ -13,6 +13,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
+from tests import events as said
 from tests.dask_cluster import DaskCluster
 from tests.dask_runs import WAITING, begun, command, fault, inputs_of, start
 from tests.facts import start as start_attempt
@@ -21,7 +22,6 @@ from virnucpro_exporter.cluster.nodes import NodeGpus
 from virnucpro_exporter.errors import ClusterError
 from virnucpro_exporter.scheduling.events import (
     Event,
-    SignOfLife,
     WorkerJoined,
     WorkerLost,
     WorkerReady,
@@ -124,7 +124,7 @@ def test_a_silent_worker_shows_signs_of_life(
         pool.spawn(worker)
         wait(WorkerReady(worker))
         pool.start(worker, [start_attempt(worker, 1, SequenceFile(name))])
-        wait(SignOfLife(worker, 1))
+        wait(said.alive(worker, 1))
     finally:
         pool.close()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import events as said
 from tests.pool_driver import DEADLINE, FACTORY, Driver, until
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
@@ -75,7 +76,7 @@ def test_a_dead_worker_names_the_file_that_killed_it(
     driver = drive()
     driver.wait(WorkerReady)
     driver.start("ok", name, "ok")
-    assert driver.wait(WorkerLost) == [WorkerLost("a", reason, running=2)]
+    assert driver.wait(WorkerLost) == [said.lost("a", reason, running=2)]
     driver.pool.spawn("a")
     driver.wait(WorkerReady)
 
@@ -88,7 +89,7 @@ def test_a_failed_setup_is_final(drive: Callable[..., Driver], setup: str, reaso
     """A processor that cannot be set up is told once and is not worth a restart."""
     (lost,) = drive({"setup": setup}).wait(WorkerLost)
     cause = LossCause.DIED_LOADING if setup == "exit" else LossCause.SETUP_FAILED
-    assert lost == WorkerLost("a", f"processor setup failed: {reason}", cause)
+    assert lost == said.lost("a", f"processor setup failed: {reason}", cause)
 
 
 def test_cancel_kills_what_cannot_be_stopped(drive: Callable[..., Driver]) -> None:
@@ -101,7 +102,7 @@ def test_cancel_kills_what_cannot_be_stopped(drive: Callable[..., Driver]) -> No
     until(lambda: len(family(pid)) == 2)
     os.kill(pid, signal.SIGSTOP)
     driver.pool.cancel("a", 1)
-    assert driver.wait(WorkerLost) == [WorkerLost("a", "cancelled", LossCause.CANCELLED)]
+    assert driver.wait(WorkerLost) == [said.lost("a", "cancelled", LossCause.CANCELLED)]
     until(lambda: not family(pid))
 
 
@@ -114,7 +115,7 @@ def test_cancel_kills_the_whole_command(drive: Callable[..., Driver]) -> None:
     driver.start("file")
     until(lambda: len(family(pid)) >= 4)
     driver.pool.cancel("a", 1)
-    assert driver.wait(AttemptFailed) == [AttemptFailed("a", 1, "cancelled")]
+    assert driver.wait(AttemptFailed) == [said.failed("a", 1, "cancelled")]
     until(lambda: family(pid) == {pid})
 
 
@@ -137,7 +138,7 @@ def test_a_silent_worker_that_works_shows_signs_of_life(
     driver = drive(spec, factory)
     driver.wait(WorkerReady)
     driver.start(name)
-    assert driver.wait(SignOfLife) == [SignOfLife("a", 1)]
+    assert driver.wait(SignOfLife) == [said.alive("a", 1)]
     driver.pool.cancel("a", 1)
 
 

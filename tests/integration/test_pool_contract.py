@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests import events as said
 from tests.dask_cluster import DaskCluster
-from tests.facts import start
+from tests.facts import number, start, worker
 from tests.fakes import FakePool
 from virnucpro_exporter.cluster.pool import DaskPool
 from virnucpro_exporter.scheduling.commands import StartAttempt
@@ -19,9 +20,9 @@ from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,
     AttemptStarted,
-    Event,
     LossCause,
     Progress,
+    WorkerEvent,
     WorkerLost,
     WorkerReady,
 )
@@ -81,18 +82,18 @@ class Renamed:
         self.close_idle, self.close = pool.close_idle, pool.close
 
     def spawn(self, gpu: str) -> None:
-        self.pool.spawn(self.names[gpu])
+        self.pool.spawn(worker(self.names[gpu]))
 
     def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
-        self.pool.start(self.names[gpu], actions)
+        self.pool.start(worker(self.names[gpu]), actions)
 
     def cancel(self, gpu: str, attempt: int) -> None:
-        self.pool.cancel(self.names[gpu], attempt)
+        self.pool.cancel(worker(self.names[gpu]), number(attempt))
 
     def kill(self, gpu: str) -> None:
-        self.pool.kill(self.names[gpu])
+        self.pool.kill(worker(self.names[gpu]))
 
-    def poll(self, timeout: float | None) -> list[Event]:
+    def poll(self, timeout: float | None) -> list[WorkerEvent]:
         told: list[Any] = self.pool.poll(timeout)
         return [replace(event, worker_id=self.back[event.worker_id]) for event in told]
 
@@ -102,12 +103,12 @@ class Driver:
 
     def __init__(self, pool: WorkerPool) -> None:
         self.pool = pool
-        self.heard: list[Event] = []
+        self.heard: list[WorkerEvent] = []
 
     def spawn(self, *gpus: str) -> None:
         """Start workers, and wait until they are ready."""
         for gpu in gpus:
-            self.pool.spawn(gpu)
+            self.pool.spawn(worker(gpu))
         waiting = set(gpus)
         while waiting:
             waiting.remove(self.wait(lambda event: isinstance(event, WorkerReady)).worker_id)
@@ -115,9 +116,9 @@ class Driver:
     def start(self, gpu: str, first: int, *names: str) -> None:
         """Hand files to a worker, the attempts numbered from `first`."""
         files = [start(gpu, n, SequenceFile(f"/x/{name}")) for n, name in enumerate(names, first)]
-        self.pool.start(gpu, files)
+        self.pool.start(worker(gpu), files)
 
-    def wait(self, wanted: Callable[[Event], bool]) -> Any:
+    def wait(self, wanted: Callable[[WorkerEvent], bool]) -> Any:
         """The first event heard that is wanted; it and those before it are forgotten."""
         end = time.monotonic() + DEADLINE
         while True:
@@ -153,7 +154,7 @@ def test_files_complete_in_order_with_their_outputs(
     driver = drive(outputs=True)
     driver.spawn("a")
     driver.start("a", 7, "first")
-    assert driver.wait(lambda event: isinstance(event, AttemptStarted)) == AttemptStarted("a", 7)
+    assert driver.wait(lambda event: isinstance(event, AttemptStarted)) == said.started("a", 7)
     done = driver.end()
     assert (done.worker_id, done.attempt, done.sequences, done.residues) == ("a", 7, 1, 5)
     assert done.outputs == ("first.out",)
@@ -167,9 +168,9 @@ def test_a_failed_attempt_leaves_its_worker_well(drive: Callable[..., Driver]) -
     driver = drive()
     driver.spawn("a")
     driver.start("a", 1, "raise", "permanent", "fine")
-    assert driver.end() == AttemptFailed("a", 1, "RuntimeError: bad luck")
+    assert driver.end() == said.failed("a", 1, "RuntimeError: bad luck")
     reason = "This file cannot be processed: it is empty"
-    assert driver.end() == AttemptFailed("a", 2, reason, permanent=True)
+    assert driver.end() == said.failed("a", 2, reason, permanent=True)
     assert driver.end().attempt == 3
 
 
@@ -180,7 +181,7 @@ def test_a_lost_worker_names_the_file_that_it_died_of(drive: Callable[..., Drive
     driver.start("a", 1, "fine")
     assert driver.end().attempt == 1
     driver.start("a", 2, "exit", "never")
-    assert driver.end() == WorkerLost("a", "exited with status 3", running=2)
+    assert driver.end() == said.lost("a", "exited with status 3", running=2)
     driver.start("a", 4, "nobody there")
     driver.spawn("a")
     driver.start("a", 5, "fine")
@@ -190,9 +191,9 @@ def test_a_lost_worker_names_the_file_that_it_died_of(drive: Callable[..., Drive
 def test_a_setup_that_fails_is_not_worth_a_restart(drive: Callable[..., Driver]) -> None:
     """A processor that cannot be set up is told, with the reason."""
     driver = drive(setup="raise")
-    driver.pool.spawn("a")
+    driver.pool.spawn(worker("a"))
     reason = "processor setup failed: ValueError: no model here"
-    assert driver.end() == WorkerLost("a", reason, LossCause.SETUP_FAILED)
+    assert driver.end() == said.lost("a", reason, LossCause.SETUP_FAILED)
 
 
 def test_one_worker_does_not_hold_up_another(drive: Callable[..., Driver]) -> None:
@@ -201,7 +202,7 @@ def test_one_worker_does_not_hold_up_another(drive: Callable[..., Driver]) -> No
     driver.spawn("a", "b")
     driver.start("a", 1, "hang")
     progress = driver.wait(lambda event: isinstance(event, Progress))
-    assert progress == Progress("a", 1, 1, 10)
+    assert progress == said.progress("a", 1, 1, 10)
     driver.start("b", 2, "fine")
     assert driver.end().worker_id == "b"
 
@@ -212,11 +213,11 @@ def test_a_cancelled_attempt_ends_without_blame(drive: Callable[..., Driver]) ->
     driver.spawn("a")
     driver.start("a", 1, "hang")
     driver.wait(lambda event: isinstance(event, AttemptStarted))
-    driver.pool.cancel("a", 1)
+    driver.pool.cancel(worker("a"), number(1))
     ended = driver.end()
     assert ended in (
-        WorkerLost("a", "cancelled", LossCause.CANCELLED),
-        AttemptFailed("a", 1, "cancelled"),
+        said.lost("a", "cancelled", LossCause.CANCELLED),
+        said.failed("a", 1, "cancelled"),
     )
     if isinstance(ended, WorkerLost):
         driver.spawn("a")
@@ -225,13 +226,14 @@ def test_a_cancelled_attempt_ends_without_blame(drive: Callable[..., Driver]) ->
 
 
 def test_nothing_is_heard_of_a_killed_worker(drive: Callable[..., Driver]) -> None:
-    """Who kills a worker need not be told; its successor is heard."""
+    """Not even how its attempt ended, which was about to be told; its successor is heard."""
     driver = drive()
     driver.spawn("a", "b")
     driver.start("a", 1, "hang")
     driver.wait(lambda event: isinstance(event, AttemptStarted))
-    driver.pool.kill("a")
-    driver.pool.kill("a")
+    driver.pool.cancel(worker("a"), number(1))
+    driver.pool.kill(worker("a"))
+    driver.pool.kill(worker("a"))
     driver.start("b", 2, "fine")
     assert driver.end().worker_id == "b"
     driver.spawn("a")
@@ -246,5 +248,5 @@ def test_closing_ends_idle_workers_first(drive: Callable[..., Driver]) -> None:
     driver.start("a", 1, "hang")
     driver.wait(lambda event: isinstance(event, Progress))
     driver.pool.close_idle(DEADLINE)
-    driver.pool.cancel("a", 1)
+    driver.pool.cancel(worker("a"), number(1))
     assert driver.end().worker_id == "a"

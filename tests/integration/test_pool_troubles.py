@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests import events as said
 from tests.fuse import HangingFile, is_hanging
 from tests.pool_driver import Driver, until
 from tests.run_program import ROOT
@@ -64,12 +65,12 @@ def test_process_that_cannot_be_killed_costs_its_worker_alone(
     assert not driver.pool.poll(0)
     assert time.monotonic() - begin < 5  # and not for ever
     until(lambda: is_hanging(pid))
-    lost = WorkerLost("a", f"its process {pid} cannot be killed", LossCause.CANNOT_BE_KILLED)
+    lost = said.lost("a", f"its process {pid} cannot be killed", LossCause.CANNOT_BE_KILLED)
     assert driver.wait(WorkerLost) == [lost]
     driver.pool.spawn("a")
     assert driver.wait(WorkerLost) == [lost]
     hanging.close()
-    assert driver.wait(WorkerJoined) == [WorkerJoined("a")]
+    assert driver.wait(WorkerJoined) == [said.joined("a")]
     driver.pool.spawn("a")
     driver.wait(WorkerReady)
 
@@ -90,7 +91,7 @@ def test_pool_closes_beside_a_process_that_cannot_be_killed(
     monkeypatch.setattr(process, "CANCEL_SECONDS", 0.0)
     lost = driver.wait(WorkerLost)
     reason = "no answer to a cancellation for 10 s"
-    assert lost == [WorkerLost("a", reason, LossCause.CANCELLED)]
+    assert lost == [said.lost("a", reason, LossCause.CANCELLED)]
     driver.pool.spawn("a")
     driver.wait(WorkerReady)
     driver.pool.close()
@@ -200,7 +201,7 @@ def test_worker_that_is_killed_while_it_loads_is_started_again(
         assert mark.read_text() == "x" * 3
         return
     reason = "processor setup failed: the worker was killed by SIGKILL (out of memory?)"
-    assert driver.wait(WorkerLost) == [WorkerLost("a", reason, LossCause.DIED_LOADING)]
+    assert driver.wait(WorkerLost) == [said.lost("a", reason, LossCause.DIED_LOADING)]
     assert mark.read_text() == "x" * 4
 
 

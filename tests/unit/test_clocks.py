@@ -23,7 +23,7 @@ from virnucpro_exporter.journal.status import read_status
 from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.metrics.health import RunHealth, why_not_ready
 from virnucpro_exporter.report.running_time import RunningTime
-from virnucpro_exporter.scheduling.events import Event
+from virnucpro_exporter.scheduling.events import WorkerEvent
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import Latest
 
@@ -100,7 +100,7 @@ def test_a_run_loop_that_hangs_shows(tmp_path: Path) -> None:
     class Hanging(FakePool):
         """It looks around once, and then a call takes two minutes."""
 
-        def poll(self, timeout: float | None) -> list[Event]:
+        def poll(self, timeout: float | None) -> list[WorkerEvent]:
             del timeout
             seen.append((RunHealth(run, clocks.wall).latest(), run.snapshot().heartbeat_age))
             clocks.now += 120.0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+from tests import events as said
 from virnucpro_exporter.cluster.mailbox import Mailbox, Told
-from virnucpro_exporter.scheduling.events import AttemptCompleted, AttemptStarted, Progress
 
 LONG = 1000.0  # the test would not end
 
 
 def progress(residues: int) -> Told:
-    return 1, Progress("a", 1, 1, residues)
+    return 1, said.progress("a", 1, 1, residues)
 
 
 def test_an_end_is_told_at_once() -> None:
@@ -21,13 +21,13 @@ def test_an_end_is_told_at_once() -> None:
         mailbox = Mailbox(LONG, 2 * LONG)
         taking = asyncio.create_task(mailbox.take())
         await asyncio.sleep(0)
-        mailbox.put([(1, AttemptStarted("a", 1)), progress(10), progress(20)])
-        mailbox.put([progress(30), (1, AttemptCompleted("a", 1, 1, 40, 0.5))])
+        mailbox.put([(1, said.started("a", 1)), progress(10), progress(20)])
+        mailbox.put([progress(30), (1, said.completed("a", 1, 1, 40, 0.5))])
         return await taking
 
     started, *rest = asyncio.run(take())
-    assert started == (1, AttemptStarted("a", 1))
-    assert rest == [progress(30), (1, AttemptCompleted("a", 1, 1, 40, 0.5))]
+    assert started == (1, said.started("a", 1))
+    assert rest == [progress(30), (1, said.completed("a", 1, 1, 40, 0.5))]
 
 
 def test_progress_waits_for_more_to_tell() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import events as said
 from tests import facts
 from virnucpro_exporter.app.explain import explain_text
 from virnucpro_exporter.app.simulate import NoResults
@@ -120,8 +121,8 @@ def started_twice() -> Scheduler:
     settings = SchedulerSettings(10.0, OnStall.RETRY, second_attempts=False)
     scheduler = Scheduler({"0": 1.0, "1": 1.0}, settings=settings)
     scheduler.handle(ev.FilesSubmitted((FILE,)), 0.0)
-    scheduler.handle(ev.WorkerReady("0"), 0.0)
-    scheduler.handle(ev.AttemptStarted("0", 1), 0.0)
+    scheduler.handle(said.ready("0"), 0.0)
+    scheduler.handle(said.started("0", 1), 0.0)
     scheduler.handle(ev.TimePassed(), 10.0)
     return scheduler
 
@@ -132,8 +133,8 @@ def test_a_start_that_its_turn_cancels_is_never_sent(tmp_path: Path) -> None:
     The facts keep their order, so that the file is not in process again once it has its result.
     """
     scheduler = started_twice()
-    done = ev.AttemptCompleted("0", 1, 10, 1000, 11.0, ("a.out",))
-    decisions = scheduler.turn([ev.WorkerReady("1"), done], 11.0)
+    done = said.completed("0", 1, 10, 1000, 11.0, ("a.out",))
+    decisions = scheduler.turn([said.ready("1"), done], 11.0)
     assert decisions.commands == [co.KeepOutputs(FILE, facts.number(1), ("a.out",))]
     assert [type(fact).__name__ for fact in decisions.facts] == [
         "FileStarted",
@@ -185,12 +186,12 @@ def test_the_metric_and_the_method_agree_about_imbalance() -> None:
     seen = set()
     steps: list[ev.Event] = [
         ev.FilesSubmitted(tuple(SequenceFile(f"/{i}", 1, 100) for i in range(30))),
-        ev.WorkerLoading("0"),
-        ev.WorkerReady("1"),
-        ev.WorkerReady("0"),
-        ev.WorkerLost("1", "gone", ev.LossCause.LEFT_CLUSTER),
-        ev.WorkerReady("2"),
-        *(ev.AttemptCompleted("0", n, 1, 100, 1.0) for n in range(1, 12)),
+        said.loading("0"),
+        said.ready("1"),
+        said.ready("0"),
+        said.lost("1", "gone", ev.LossCause.LEFT_CLUSTER),
+        said.ready("2"),
+        *(said.completed("0", n, 1, 100, 1.0) for n in range(1, 12)),
         ev.DrainRequested(),
     ]
     for step in steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests import events as said
 from tests.facts import everything
 from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
@@ -32,7 +33,7 @@ class Run:
         self.now = startup
         self.tell(ev.FilesSubmitted((SequenceFile(LARGE, 1, 1000), *files)), at=0.0)
         for i in range(workers):
-            self.tell(ev.WorkerReady(str(i)))
+            self.tell(said.ready(str(i)))
 
     def tell(self, event: ev.Event, at: float | None = None) -> None:
         self.actions += everything(self.scheduler.handle(event, self.now if at is None else at))
@@ -44,7 +45,7 @@ class Run:
     def progress(self, *residues: int) -> None:
         """What each worker has done of its file by now."""
         for gpu, done in enumerate(residues):
-            self.tell(ev.Progress(str(gpu), self.attempts[str(gpu)], 0, done))
+            self.tell(said.progress(str(gpu), self.attempts[str(gpu)], 0, done))
         deadline = self.scheduler.next_deadline()
         assert deadline is not None
         self.now = max(self.now, deadline)
@@ -66,7 +67,7 @@ def test_a_large_file_that_has_hardly_begun_on_a_slow_worker_is_moved() -> None:
     run.progress(20, 95, 95)
     assert run.taken_back()[0] == LARGE
     for gpu in ("1", "2"):  # it waits for one of them
-        run.tell(ev.AttemptCompleted(gpu, run.attempts[gpu], 1, 111, 11.0))
+        run.tell(said.completed(gpu, run.attempts[gpu], 1, 111, 11.0))
     assert run.starts_of_large()[-1] != "0"
     assert any(isinstance(a, fa.PlanChanged) for a in run.actions)
 
@@ -166,7 +167,7 @@ def test_a_file_never_goes_back_to_the_worker_it_was_taken_from() -> None:
     assert run.taken_back()
     record = run.scheduler.state.files[run.taken_back()[0]]
     assert record.avoid == {"0"}
-    run.tell(ev.WorkerLost("0", "cancelled", ev.LossCause.CANCELLED))
-    run.tell(ev.WorkerReady("0"))
+    run.tell(said.lost("0", "cancelled", ev.LossCause.CANCELLED))
+    run.tell(said.ready("0"))
     starts = [a for a in run.actions if isinstance(a, co.StartAttempt)]
     assert [a.worker_id for a in starts if a.file is record.file][1:] in ([], ["1"])

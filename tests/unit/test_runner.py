@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests import events as said
 from tests.fakes import FakePool
 from virnucpro_exporter.errors import JournalError, OutputError
 from virnucpro_exporter.execution import runner as loop
@@ -18,7 +19,7 @@ from virnucpro_exporter.execution.halting import parse_halt
 from virnucpro_exporter.execution.runner import Runner, Terms
 from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling import facts as fa
-from virnucpro_exporter.scheduling.events import AttemptFailed, Event
+from virnucpro_exporter.scheduling.events import WorkerEvent
 from virnucpro_exporter.scheduling.files import SequenceFile
 
 
@@ -86,14 +87,14 @@ class StoragePool(FakePool):
         self.killed.append(gpu)
         super().kill(gpu)
 
-    def poll(self, timeout: float | None) -> list[Event]:
+    def poll(self, timeout: float | None) -> list[WorkerEvent]:
         return [self._spoilt(event) for event in super().poll(timeout)]
 
-    def _spoilt(self, event: Event) -> Event:
+    def _spoilt(self, event: WorkerEvent) -> WorkerEvent:
         if self.troubles and getattr(event, "duration", None) is not None:
             self.troubles -= 1
             attempt = cast("Any", event).attempt
-            return AttemptFailed("0", attempt, "No space left on device", storage=True)
+            return said.failed("0", attempt, "No space left on device", storage=True)
         return event
 
 
@@ -170,7 +171,7 @@ def test_what_waited_during_a_pause_is_read_before_deadlines_count(
     polls = 0
     real = pool.poll
 
-    def poll(timeout: float | None) -> list[Event]:
+    def poll(timeout: float | None) -> list[WorkerEvent]:
         nonlocal polls
         polls += 1
         if polls == 2:

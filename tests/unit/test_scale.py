@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests import events as said
 from virnucpro_exporter.app.simulate import NoResults
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
@@ -71,11 +72,11 @@ def test_no_event_costs_more_with_more_files() -> None:
         inputs = tuple(SequenceFile(f"/{i}", 1, 2_000_000 - i) for i in range(files))
         scheduler.handle(ev.FilesSubmitted(inputs), 0.0)
         for gpu in scheduler.state.workers:
-            scheduler.handle(ev.WorkerReady(gpu), 0.0)
+            scheduler.handle(said.ready(gpu), 0.0)
         events: list[ev.Event] = [
-            ev.AttemptStarted("3", 4),
-            ev.AttemptCompleted("3", 4, 1, 2_000_000, 20.0),
-            ev.WorkerLost("4", "its node has left", ev.LossCause.LEFT_CLUSTER),
+            said.started("3", 4),
+            said.completed("3", 4, 1, 2_000_000, 20.0),
+            said.lost("4", "its node has left", ev.LossCause.LEFT_CLUSTER),
             ev.TimePassed(),
         ]
         works = [lambda event=event: scheduler.handle(event, 500.0) for event in events]

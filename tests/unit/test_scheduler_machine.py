@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests import events as said
 from tests.facts import everything
 from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
@@ -138,18 +139,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.startable.discard(gpu)
         self.up.add(gpu)
         if not self.is_pull:
-            self.tell(ev.WorkerReady(gpu))
+            self.tell(said.ready(gpu))
 
     @precondition(lambda self: self.startable and not self.is_pull)
     @rule(data=st.data())
     def load(self, data: st.DataObject) -> None:
-        self.tell(ev.WorkerLoading(data.draw(st.sampled_from(sorted(self.startable)))))
+        self.tell(said.loading(data.draw(st.sampled_from(sorted(self.startable)))))
 
     @precondition(lambda self: any(self.held[g] for g in self.up))
     @rule(data=st.data())
     def live(self, data: st.DataObject) -> None:
         gpu = data.draw(st.sampled_from(sorted(g for g in self.up if self.held[g])))
-        self.tell(ev.SignOfLife(gpu, self.held[gpu][0]))
+        self.tell(said.alive(gpu, self.held[gpu][0]))
 
     @precondition(lambda self: len(self.held) < 5)
     @rule(weight=st.sampled_from([0.3, 1.0, 4.0]))
@@ -157,14 +158,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         gpu = str(len(self.held))
         self.held[gpu] = []
         self.startable.add(gpu)
-        self.tell(ev.WorkerJoined(gpu, "a model", weight))
+        self.tell(said.joined(gpu, "a model", weight))
 
     @precondition(lambda self: self.gone())
     @rule(data=st.data())
     def return_(self, data: st.DataObject) -> None:
         gpu = data.draw(st.sampled_from(self.gone()))
         self.startable.add(gpu)
-        self.tell(ev.WorkerJoined(gpu, "a model", 1.0))
+        self.tell(said.joined(gpu, "a model", 1.0))
 
     def gone(self) -> list[str]:
         return [worker.id for worker in self.scheduler.state.fleet if worker.is_retired]
@@ -172,7 +173,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.is_pull and self.up)
     @rule(data=st.data())
     def ask(self, data: st.DataObject) -> None:
-        self.tell(ev.WorkRequested(data.draw(st.sampled_from(sorted(self.up)))))
+        self.tell(said.requested(data.draw(st.sampled_from(sorted(self.up)))))
 
     @precondition(lambda self: any(self.held[g] for g in self.up))
     @rule(data=st.data(), outcome=st.sampled_from(["start", "progress", "done", "fail", "bad"]))
@@ -180,19 +181,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         gpu = data.draw(st.sampled_from(sorted(g for g in self.up if self.held[g])))
         number = self.held[gpu][0]
         if outcome == "start":
-            self.tell(ev.AttemptStarted(gpu, number))
+            self.tell(said.started(gpu, number))
         elif outcome == "progress":
             done = data.draw(st.integers(0, 20))
             grown = data.draw(st.sampled_from([None, done * 100, done]))
-            self.tell(ev.Progress(gpu, number, done, grown))
+            self.tell(said.progress(gpu, number, done, grown))
         else:
             self.held[gpu].pop(0)
             if outcome == "done":
                 known = data.draw(st.booleans())
                 sequences, residues = (10, 100) if known else (None, None)
-                self.tell(ev.AttemptCompleted(gpu, number, sequences, residues, 1.0))
+                self.tell(said.completed(gpu, number, sequences, residues, 1.0))
             else:
-                self.tell(ev.AttemptFailed(gpu, number, "no", permanent=outcome == "bad"))
+                self.tell(said.failed(gpu, number, "no", permanent=outcome == "bad"))
 
     @precondition(lambda self: self.up)
     @rule(data=st.data(), cause=st.sampled_from(ev.LossCause), told=st.booleans())
@@ -202,7 +203,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.up.discard(gpu)
         self.held[gpu].clear()
         before = self.failures()
-        self.tell(ev.WorkerLost(gpu, "killed", cause, running))
+        self.tell(said.lost(gpu, "killed", cause, running))
         is_charged = cause.is_charged
         assert self.failures() - before <= is_charged, "a loss is charged to one file, or to none"
 
@@ -214,8 +215,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         gpu = data.draw(st.sampled_from(sorted(self.held)))
         if number not in self.held[gpu]:
             before = self.scheduler.state.late_results
-            self.tell(ev.AttemptCompleted(gpu, number, 10, 100, 1.0))
-            self.tell(ev.Progress(gpu, number, 10, 100))
+            self.tell(said.completed(gpu, number, 10, 100, 1.0))
+            self.tell(said.progress(gpu, number, 10, 100))
             assert self.scheduler.state.late_results == before + 1
 
     @rule(held=st.booleans())
@@ -255,12 +256,12 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.startable.discard(gpu)
                 self.up.add(gpu)
                 if not self.is_pull:
-                    self.tell(ev.WorkerReady(gpu))
+                    self.tell(said.ready(gpu))
             for gpu in sorted(self.up):
                 if self.is_pull:
-                    self.tell(ev.WorkRequested(gpu))
+                    self.tell(said.requested(gpu))
                 if self.held[gpu]:
-                    self.tell(ev.AttemptCompleted(gpu, self.held[gpu].pop(0), 10, 100, 1.0))
+                    self.tell(said.completed(gpu, self.held[gpu].pop(0), 10, 100, 1.0))
             self.wait(1.0)
             check_invariants(self.scheduler)
         stories = [record.story() for record in self.scheduler.state.files.values()]

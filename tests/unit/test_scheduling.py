@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import events as said
 from tests import facts
 from tests.facts import everything
 from virnucpro_exporter.errors import SchedulingError
@@ -170,20 +171,20 @@ def test_a_poison_file_is_given_up_and_the_others_are_done() -> None:
     scheduler = Scheduler({"0": 1.0}, settings=SchedulerSettings(max_attempts=2))
     files = (SequenceFile("/poison", 1, 100), SequenceFile("/good", 1, 10))
     pending = everything(scheduler.handle(ev.FilesSubmitted(files), 0.0))
-    pending += everything(scheduler.handle(ev.WorkerReady("0"), 0.0))
+    pending += everything(scheduler.handle(said.ready("0"), 0.0))
     given_up = []
     while not scheduler.is_finished:
         action = pending.pop(0)
         if isinstance(action, co.RestartWorker):
-            pending += everything(scheduler.handle(ev.WorkerReady("0"), 1.0))
+            pending += everything(scheduler.handle(said.ready("0"), 1.0))
         elif isinstance(action, fa.FileFailed):
             given_up.append((action.file.path, action.failures, action.limit, action.error))
         elif isinstance(action, co.StartAttempt):
             if action.file.path == "/poison":
-                lost = ev.WorkerLost("0", "was killed by SIGKILL")
+                lost = said.lost("0", "was killed by SIGKILL")
                 pending += everything(scheduler.handle(lost, 1.0))
             else:
-                event = ev.AttemptCompleted("0", action.attempt, 1, 10, 0.5)
+                event = said.completed("0", action.attempt, 1, 10, 0.5)
                 pending += everything(scheduler.handle(event, 1.0))
     assert given_up == [("/poison", 2, 2, "was killed by SIGKILL")]
     assert scheduler.state.completed_files == 1
@@ -201,10 +202,10 @@ def test_a_worker_that_stalls_again_is_noticed_again() -> None:
     """After the end of a stall, the next one has its own deadline, start and end."""
     scheduler = Scheduler({"0": 1.0})
     scheduler.handle(ev.FilesSubmitted((SequenceFile("/a", 1, 100),)), 0.0)
-    scheduler.handle(ev.WorkerReady("0"), 0.0)
+    scheduler.handle(said.ready("0"), 0.0)
     told: list[fa.Fact] = []
     for now in (300.0, 310.0, 610.0):
-        event = ev.Progress("0", 1, 0, 1) if now == 310.0 else ev.TimePassed()
+        event = said.progress("0", 1, 0, 1) if now == 310.0 else ev.TimePassed()
         told += scheduler.handle(event, now).facts
         deadline = scheduler.next_deadline()
         assert deadline is None or deadline > now
@@ -221,8 +222,8 @@ def test_the_limit_for_a_file_holds_on_a_stalled_worker() -> None:
     limits = SchedulerSettings(stall_threshold=30.0, file_timeout=100.0, max_attempts=1)
     scheduler = Scheduler({"0": 1.0}, settings=limits)
     scheduler.handle(ev.FilesSubmitted((SequenceFile("/a", 1, 100),)), 0.0)
-    scheduler.handle(ev.WorkerReady("0"), 0.0)
-    scheduler.handle(ev.AttemptStarted("0", 1), 0.0)
+    scheduler.handle(said.ready("0"), 0.0)
+    scheduler.handle(said.started("0", 1), 0.0)
     told: list[co.Command | fa.Fact] = []
     while (deadline := scheduler.next_deadline()) is not None:
         told += everything(scheduler.handle(ev.TimePassed(), deadline))
@@ -240,9 +241,9 @@ def test_nobody_is_starved_after_a_drain() -> None:
     files = (SequenceFile("/a", 1, 100), SequenceFile("/b", 1, 99))
     scheduler.handle(ev.FilesSubmitted(files), 0.0)
     for gpu in ("0", "1", "2"):
-        scheduler.handle(ev.WorkerReady(gpu), 0.0)
+        scheduler.handle(said.ready(gpu), 0.0)
     scheduler.handle(ev.DrainRequested(), 6.0)
-    scheduler.handle(ev.AttemptFailed("0", 1, "no"), 7.0)
+    scheduler.handle(said.failed("0", 1, "no"), 7.0)
     state = scheduler.state
     assert state.queued_files == 1
     assert not scheduler.is_finished
@@ -259,10 +260,10 @@ def test_short_files_wait_at_the_worker(seconds: float, in_hand: int) -> None:
     scheduler = Scheduler({"0": 1.0}, settings=SchedulerSettings(batch_seconds=0.25))
     files = tuple(SequenceFile(f"/{n}", 1, 100) for n in range(100))
     scheduler.handle(ev.FilesSubmitted(files), 0.0)
-    started = scheduler.handle(ev.WorkerReady("0"), 0.0).commands
+    started = scheduler.handle(said.ready("0"), 0.0).commands
     held = []
     for number in range(1, 60):
-        done = ev.AttemptCompleted("0", number, 1, 100, seconds)
+        done = said.completed("0", number, 1, 100, seconds)
         started += scheduler.handle(done, number * seconds).commands
         held.append(sum(isinstance(action, co.StartAttempt) for action in started) - number)
     assert set(held[:5]) == {1}
@@ -272,7 +273,7 @@ def test_short_files_wait_at_the_worker(seconds: float, in_hand: int) -> None:
 def test_an_unknown_worker_is_refused() -> None:
     """An event of a worker that does not exist raises with its name."""
     with pytest.raises(SchedulingError, match="there is no worker 9"):
-        Scheduler({"0": 1.0}).handle(ev.WorkerReady("9"), 0.0)
+        Scheduler({"0": 1.0}).handle(said.ready("9"), 0.0)
 
 
 @pytest.mark.parametrize(("believed", "is_imbalanced"), [(10.0, False), (1.0, True)])
@@ -282,9 +283,9 @@ def test_work_is_imbalanced_by_time_and_not_by_files(believed: float, is_imbalan
     paths = tuple(SequenceFile(f"/{i}", 10, 100) for i in range(110))
     scheduler.handle(ev.FilesSubmitted(paths), 0.0)
     for gpu, seconds in (("slow", 100.0), ("fast", 10.0)):
-        scheduler.handle(ev.WorkerReady(gpu), 0.0)
+        scheduler.handle(said.ready(gpu), 0.0)
         (number,) = scheduler.state.workers[gpu].inflight
-        scheduler.handle(ev.AttemptCompleted(gpu, number, 10, 100, seconds), 100.0)
+        scheduler.handle(said.completed(gpu, number, 10, 100, seconds), 100.0)
     shown = take_snapshot(scheduler, RunContext(), 100.0)
     assert shown.work_imbalanced is is_imbalanced
     assert shown.load_imbalanced is not is_imbalanced

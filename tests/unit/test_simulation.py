@@ -135,7 +135,7 @@ def test_a_virtual_gpu_shows_what_its_worker_does() -> None:
         workers = VirtualWorkers(plan.virtual_gpus, plan.progress_every)
         file = begin(plan, 0, workers)[0]
         assert activity(workers, "1") == Activity()
-        workers.spawn("1")
+        workers.spawn(facts.worker("1"))
         while workers.now < plan.batch(0).outages[0][1].begin:
             workers.now += 0.5
             workers.start(facts.start("1", 1, file))

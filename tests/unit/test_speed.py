@@ -7,6 +7,7 @@ import random
 import pytest
 
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.ids import WorkerId
 from virnucpro_exporter.scheduling.policy import EarliestFinish
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.scheduling.speed import FixedCost
@@ -18,7 +19,7 @@ class Held:
 
     def __init__(self) -> None:
         self.state = State(SchedulerSettings(), 1)
-        self.worker = self.state.add_worker("0", "", 1.0, 0.0)
+        self.worker = self.state.add_worker(WorkerId("0"), "", 1.0, 0.0)
         self.state.come_up(self.worker, 0.0)
         self.worker.learned.observe(100.0, 1.0, 0.0)
         self.worker.speed = 100.0
@@ -84,7 +85,7 @@ def test_sequences_alone_tell_how_far_a_file_is() -> None:
     assert state.residues_of(SequenceFile("/b", 10, 5000), 4) == 2000
     unknown = SequenceFile("/c", None, 5000)
     assert state.residues_of(unknown, 4) is None
-    worker = state.worker("0")
+    worker = state.worker(WorkerId("0"))
     (attempt,) = worker.running
     state.finish_work(attempt, 100, 60_000, 600.0, 600.0)
     assert state.residues_of(unknown, 4) == 2400
@@ -114,7 +115,10 @@ def test_a_cost_that_is_not_clear_yet_is_not_believed() -> None:
 def test_an_idle_worker_leaves_a_file_to_a_faster_one_that_is_about_to_be_ready() -> None:
     """But not for long: one that is overdue is expected to be late by as much again."""
     state = State(SchedulerSettings(), 1)
-    slow, fast = state.add_worker("0", "", 1.0, 0.0), state.add_worker("1", "", 2.5, 0.0)
+    slow, fast = (
+        state.add_worker(WorkerId("0"), "", 1.0, 0.0),
+        state.add_worker(WorkerId("1"), "", 2.5, 0.0),
+    )
     state.submit(fast, [SequenceFile("/a", 1, 600)], 0.0)
     state.come_up(slow, 30.0)
     policy = EarliestFinish()
@@ -126,10 +130,10 @@ def test_an_idle_worker_leaves_a_file_to_a_faster_one_that_is_about_to_be_ready(
 def test_files_that_end_long_before_the_last_one_are_not_repeated() -> None:
     """They do not delay the run, and the attempt that loses may cost a process."""
     state = State(SchedulerSettings(), 1)
-    idle = state.add_worker("0", "", 10.0, 0.0)
+    idle = state.add_worker(WorkerId("0"), "", 10.0, 0.0)
     for number, residues in enumerate((1000, 100)):
-        worker = state.add_worker(str(number + 1), "", 1.0, 0.0)
+        worker = state.add_worker(WorkerId(str(number + 1)), "", 1.0, 0.0)
         state.submit(worker, [SequenceFile(f"/{number}", 1, residues)], 0.0)
         state.start(worker, state.take(worker), 0.0)
-    chosen = EarliestFinish().repeats([idle, state.worker("1")], state.fleet, 0.0)
+    chosen = EarliestFinish().repeats([idle, state.worker(WorkerId("1"))], state.fleet, 0.0)
     assert [attempt.record.file.path for _, attempt in chosen] == ["/0"]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests import events as said
 from tests.facts import everything
 from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
@@ -31,7 +32,7 @@ class Run:
         self.told: list[Decided] = []
         self.number = 0
         names = [SequenceFile(f"/{i}", None, 1000) for i in range(files)]
-        self.tell(0.0, ev.FilesSubmitted(tuple(names)), ev.WorkerLoading("0"))
+        self.tell(0.0, ev.FilesSubmitted(tuple(names)), said.loading("0"))
 
     def tell(self, now: float, *events: ev.Event) -> list[Decided]:
         """Let time go on, deadline by deadline, and then something happen."""
@@ -52,16 +53,16 @@ class Run:
 
     def begin(self, now: float) -> None:
         """The worker is ready, and begins its first file."""
-        self.tell(now, ev.WorkerReady("0"), ev.AttemptStarted("0", 1))
+        self.tell(now, said.ready("0"), said.started("0", 1))
 
     def complete(self, now: float, seconds: float) -> None:
         """It ends its file, and begins the next one."""
-        self.tell(now, ev.AttemptCompleted("0", self.number, None, None, seconds))
-        self.tell(now, ev.AttemptStarted("0", self.number))
+        self.tell(now, said.completed("0", self.number, None, None, seconds))
+        self.tell(now, said.started("0", self.number))
 
     def lives(self, now: float) -> list[Decided]:
         """Its processes work."""
-        return self.tell(now, ev.SignOfLife("0", self.number))
+        return self.tell(now, said.alive("0", self.number))
 
     @property
     def eta(self) -> float | None:
@@ -127,9 +128,9 @@ def test_a_command_that_reports_is_judged_by_its_own_silences() -> None:
     """The threshold, or three times the longest silence that ended well, counts for it."""
     run = Run()
     run.begin(0.0)
-    run.tell(5.0, ev.Progress("0", 1, 1))
+    run.tell(5.0, said.progress("0", 1, 1))
     assert run.worker.stall_deadline_time == 105.0
-    run.tell(95.0, ev.Progress("0", 1, 2))
+    run.tell(95.0, said.progress("0", 1, 2))
     assert run.worker.stall_deadline_time == 95.0 + 3 * 90.0
     run.lives(300.0)
     assert stalls(run.tell(400.0)) == [270.0]
@@ -152,7 +153,7 @@ def test_restart_believes_a_worker_that_stopped_reporting_for_a_while_only() -> 
     """A program that waits for a hung GPU uses processor time; its silence counts in the end."""
     run = Run(settings=replace(SETTINGS, on_stall=OnStall.RESTART))
     run.begin(0.0)
-    run.tell(5.0, ev.Progress("0", 1, 1))
+    run.tell(5.0, said.progress("0", 1, 1))
     told = [action for now in range(10, 500, 10) for action in run.lives(now)]
     assert stalls(told) == [100.0]
     assert [a.reason for a in told if isinstance(a, fa.WorkerRestarted)] == [
@@ -172,7 +173,7 @@ def test_loading_is_no_stall_and_has_a_limit_of_its_own() -> None:
     assert fa.WorkerRestarted(WorkerId("0"), reason) in run.tell(1800.0)
     shown = run.worker
     assert (shown.state, shown.is_alive) == (WorkerState.STARTING, False)
-    run.tell(1801.0, ev.WorkerLoading("0"))
+    run.tell(1801.0, said.loading("0"))
     assert fa.WorkerRetired(WorkerId("0"), reason) in run.tell(4000.0)
     shown = run.worker
     assert (shown.state, shown.is_alive) == (WorkerState.LOST, False)
@@ -183,10 +184,10 @@ def test_a_worker_without_work_has_no_deadline() -> None:
     """Neither an idle one nor one that is lost; a stall of another attempt is not put off."""
     run = Run(files=1)
     run.begin(0.0)
-    run.tell(250.0, ev.SignOfLife("0", 99))
+    run.tell(250.0, said.alive("0", 99))
     deadline = run.worker.stall_deadline_time
     assert deadline == 300.0
-    run.tell(260.0, ev.AttemptCompleted("0", 1, None, None, 260.0))
+    run.tell(260.0, said.completed("0", 1, None, None, 260.0))
     deadline = run.worker.stall_deadline_time
     assert deadline is None
     assert not stalls(run.tell(10_000.0))
@@ -197,17 +198,17 @@ def test_the_eta_is_absent_while_nothing_gets_further() -> None:
     run = Run(files=2, settings=replace(SETTINGS, reports_progress=True))
     run.begin(0.0)
     assert run.eta is None
-    run.tell(10.0, ev.Progress("0", 1, 10, 500))
+    run.tell(10.0, said.progress("0", 1, 10, 500))
     assert run.eta == pytest.approx(30.0)
-    run.tell(19.99, ev.Progress("0", 1, 19, 999))
+    run.tell(19.99, said.progress("0", 1, 19, 999))
     run.complete(20.0, 20.0)
     assert run.eta == pytest.approx(20.0, rel=0.01)
-    run.tell(39.999, ev.Progress("0", 2, 20, 1000))
+    run.tell(39.999, said.progress("0", 2, 20, 1000))
     etas = [run.eta]
     run.tell(140.0)
     etas.append(run.eta)
     assert etas == [1.0, None]
-    run.tell(150.0, ev.AttemptCompleted("0", 2, 20, 1000, 130.0))
+    run.tell(150.0, said.completed("0", 2, 20, 1000, 130.0))
     assert run.eta == 0.0
 
 
@@ -216,7 +217,7 @@ def test_the_throughput_of_a_stalled_worker_is_0_and_one_that_is_not_known_absen
     run = Run(settings=replace(SETTINGS, reports_progress=True))
     run.begin(0.0)
     assert run.worker.throughput is None
-    run.tell(10.0, ev.Progress("0", 1, 20, 500))
+    run.tell(10.0, said.progress("0", 1, 20, 500))
     assert run.worker.throughput == pytest.approx(2.0)
     run.tell(120.0)
     assert run.worker.throughput == 0.0

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import pytest
 
+from tests import events as said
 from tests import facts
 from tests.facts import everything
 from virnucpro_exporter.errors import SchedulingError
@@ -54,16 +55,16 @@ class Run:
 
     def ready(self, *gpus: str) -> None:
         for gpu in gpus:
-            self.tell(ev.WorkerReady(gpu))
+            self.tell(said.ready(gpu))
 
     def complete(self, gpu: str, seconds: float) -> list[Decided]:
         start = self.running[gpu].pop(0)
         residues = start.file.residues
-        event = ev.AttemptCompleted(gpu, start.attempt, 1, residues, seconds)
+        event = said.completed(gpu, start.attempt, 1, residues, seconds)
         return self.tell(event, after=seconds)
 
     def fail(self, gpu: str, error: str = "no") -> list[Decided]:
-        return self.tell(ev.AttemptFailed(gpu, self.running[gpu].pop(0).attempt, error))
+        return self.tell(said.failed(gpu, self.running[gpu].pop(0).attempt, error))
 
     def current(self, gpu: str) -> str:
         return self.running[gpu][0].file.path
@@ -87,7 +88,7 @@ def test_a_file_that_failed_everywhere_may_be_tried_anywhere() -> None:
     run.ready("0", "1")
     run.fail("1")
     assert run.running["1"] == []
-    actions = run.tell(ev.WorkerLost("0", "gone", ev.LossCause.LEFT_CLUSTER))
+    actions = run.tell(said.lost("0", "gone", ev.LossCause.LEFT_CLUSTER))
     assert [(f.worker_id, f.reason) for f in only(fa.WorkerRetired, actions)] == [("0", "gone")]
     assert len(only(co.RetireWorker, actions)) == 1
     assert only(co.RestartWorker, actions) == []
@@ -102,7 +103,7 @@ def test_a_worker_that_leaves_hands_everything_to_the_others(cause: ev.LossCause
     run = Run({"0": 1.0, "1": 1.0}, *range(100, 92, -1))
     run.ready("0", "1")
     lost = run.state.files[run.current("0")]
-    run.tell(ev.WorkerLost("0", "the node left", cause))
+    run.tell(said.lost("0", "the node left", cause))
     assert lost.failures == cause.is_charged
     while not run.scheduler.is_finished:
         run.complete("1", 1.0)
@@ -118,7 +119,7 @@ def test_the_static_balancer_takes_over_from_workers_that_are_gone() -> None:
     run.complete("1", 1.0)
     run.complete("1", 1.0)
     assert run.running["1"] == []
-    actions = run.tell(ev.WorkerLost("0", "setup failed", ev.LossCause.SETUP_FAILED))
+    actions = run.tell(said.lost("0", "setup failed", ev.LossCause.SETUP_FAILED))
     assert [start.worker_id for start in only(co.StartAttempt, actions)] == ["1"]
 
 
@@ -127,34 +128,34 @@ def test_a_worker_that_joins_is_believed_as_fast_as_it_declares() -> None:
     run = Run({"0": 1.0}, *[1000] * 8)
     run.ready("0")
     run.complete("0", 10.0)
-    assert only(co.StartAttempt, run.tell(ev.WorkerJoined("node-2", "H100", 2.5))) == []
+    assert only(co.StartAttempt, run.tell(said.joined("node-2", "H100", 2.5))) == []
     worker = run.state.workers["node-2"]
     assert worker.speed == pytest.approx(250.0)
-    actions = run.tell(ev.WorkerReady("node-2"))
+    actions = run.tell(said.ready("node-2"))
     assert [(s.victim, s.thief) for s in only(fa.FileStolen, actions)] == [("0", "node-2")]
     assert worker.name == "H100"
     with pytest.raises(SchedulingError, match="worker node-2 is there already"):
-        run.tell(ev.WorkerJoined("node-2"))
+        run.tell(said.joined("node-2"))
 
 
 def test_a_worker_that_was_given_up_may_come_back() -> None:
     """Its file went elsewhere without blame; when its node is back, it takes its queue up again."""
     run = Run({"0": 1.0, "1": 1.0}, 40, 30, 20, 10)
     run.ready("0", "1")
-    run.tell(ev.WorkerLost("0", "node gone", ev.LossCause.LEFT_CLUSTER))
+    run.tell(said.lost("0", "node gone", ev.LossCause.LEFT_CLUSTER))
     assert [worker.id for worker in run.state.usable()] == ["1"]
     assert run.state.files["/0"].failures == 0
-    run.tell(ev.WorkerJoined("0", "", 1.0))
+    run.tell(said.joined("0", "", 1.0))
     assert [worker.id for worker in run.state.usable()] == ["0", "1"]
-    run.tell(ev.WorkerReady("0"))
+    run.tell(said.ready("0"))
     assert run.current("0") == "/0"
 
 
 def test_files_that_come_later_are_spread_over_those_who_joined() -> None:
     """The assignment knows every worker that is there, and none that is gone."""
     run = Run({"0": 1.0, "1": 1.0}, 10)
-    run.tell(ev.WorkerJoined("2", "", 1.0))
-    run.tell(ev.WorkerLost("1", "gone", ev.LossCause.SETUP_FAILED))
+    run.tell(said.joined("2", "", 1.0))
+    run.tell(said.lost("1", "gone", ev.LossCause.SETUP_FAILED))
     run.tell(ev.FilesSubmitted(tuple(SequenceFile(f"/more{i}", 1, 100) for i in range(6))))
     # Worker 1 left one file of its own, which nobody has asked for yet.
     assert [len(worker.queue) for worker in run.state.fleet] == [3 + 1, 0, 3]
@@ -169,7 +170,7 @@ def test_only_the_file_in_process_is_charged_when_a_batch_is_lost() -> None:
     held = [start.attempt for start in run.running["0"]]
     assert len(held) > 2
     guilty = run.running["0"][1].file.path
-    run.tell(ev.WorkerLost("0", "killed", running=held[1]))
+    run.tell(said.lost("0", "killed", running=held[1]))
     charged = {path for path, record in run.state.files.items() if record.failures}
     assert charged == {guilty}
     assert run.state.queued_files == 200 - 120
@@ -242,9 +243,9 @@ def test_a_worker_that_never_gets_well_is_given_up_while_another_is_left() -> No
     run.ready("1")
     for _ in range(5):
         run.ready("0")
-        assert only(co.RestartWorker, run.tell(ev.WorkerLost("0", "killed")))
+        assert only(co.RestartWorker, run.tell(said.lost("0", "killed")))
     run.ready("0")
-    assert only(co.RetireWorker, run.tell(ev.WorkerLost("0", "killed")))
+    assert only(co.RetireWorker, run.tell(said.lost("0", "killed")))
     while not run.scheduler.is_finished:
         run.complete("1", 1.0)
     assert run.state.completed_files == 40
@@ -255,7 +256,7 @@ def test_nothing_is_expected_of_workers_that_are_gone_or_stalled() -> None:
     run = Run({"0": 1.0, "1": 1.0}, 100, 90)
     gone = run.state.workers["0"]
     assert gone.would_end(10, 5.0) < float("inf")
-    run.tell(ev.WorkerLost("0", "gone", ev.LossCause.SETUP_FAILED))
+    run.tell(said.lost("0", "gone", ev.LossCause.SETUP_FAILED))
     assert gone.free_at(5.0) == gone.would_end(10, 5.0) == float("inf")
 
 
@@ -264,22 +265,22 @@ def test_a_second_attempt_saves_half_a_second_or_is_not_made(slow: float, starts
     """Who would end a file a moment sooner leaves it: a lost attempt may cost a process."""
     settings = SchedulerSettings(second_attempts=True)
     run = Run({"slow": slow, "fast": 8.0}, 1, settings=settings)  # 1 or 0.5 s beside 0.125 s
-    run.tell(ev.WorkerReady("slow"))  # the first to come takes the file
-    actions = run.tell(ev.WorkerReady("fast"))
+    run.tell(said.ready("slow"))  # the first to come takes the file
+    actions = run.tell(said.ready("fast"))
     assert sum(isinstance(action, co.StartAttempt) for action in actions) == starts
 
 
 def test_a_run_without_workers_goes_on_when_one_joins() -> None:
     """Files that nobody could do are done by whoever joins, and the run ends then."""
     run = Run({"0": 1.0}, settings=SchedulerSettings())
-    run.tell(ev.WorkerLost("0", "gone", ev.LossCause.LEFT_CLUSTER))
+    run.tell(said.lost("0", "gone", ev.LossCause.LEFT_CLUSTER))
     file = SequenceFile("/late", 1, 1)
     assert fa.RunFinished() in run.tell(ev.FilesSubmitted((file,)))
-    run.tell(ev.WorkerJoined("1"))
+    run.tell(said.joined("1"))
     assert not run.state.is_finished
-    (start,) = [a for a in run.tell(ev.WorkerReady("1")) if isinstance(a, co.StartAttempt)]
+    (start,) = [a for a in run.tell(said.ready("1")) if isinstance(a, co.StartAttempt)]
     check_invariants(run.scheduler)
-    done = run.tell(ev.AttemptCompleted("1", start.attempt, 1, 1, 1.0))
+    done = run.tell(said.completed("1", start.attempt, 1, 1, 1.0))
     assert fa.RunFinished() in done
     check_invariants(run.scheduler)
 
@@ -318,7 +319,7 @@ def test_a_full_disk_charges_no_file() -> None:
     run.ready("0")
     for _ in range(10):
         attempt = run.running["0"].pop(0).attempt
-        run.tell(ev.AttemptFailed("0", attempt, "No space left on device", storage=True))
+        run.tell(said.failed("0", attempt, "No space left on device", storage=True))
     assert run.state.files["/0"].failures == 0
     assert run.state.retries == 0
     run.complete("0", 1.0)
@@ -330,7 +331,7 @@ def test_no_worker_is_replaced_while_draining() -> None:
     run = Run({"0": 1.0, "1": 1.0}, 100, 90, 80)
     run.ready("0", "1")
     run.tell(ev.DrainRequested())
-    actions = run.tell(ev.WorkerLost("0", "killed"))
+    actions = run.tell(said.lost("0", "killed"))
     assert not only(co.RestartWorker, actions)
     assert not only(fa.WorkerRestarted, actions)
     run.complete("1", 1.0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests import builders
+from tests import builders, facts
 from virnucpro_exporter.app.cluster_node import choose
 from virnucpro_exporter.app.devices import expected_speeds
 from virnucpro_exporter.app.run import run
@@ -67,9 +67,8 @@ def test_a_dask_worker_without_one_gpu_is_not_used(visible: str | None) -> None:
 def test_as_few_are_asked_as_see_all_gpus(views: list[str], asked: list[int]) -> None:
     """One worker of a node, or each where each sees another GPU; a node without any is asked."""
     places = (Place(None, "CPU", "", sees=tuple(view)) for view in views)
-    links = [
-        Link("n/0", About("n", place), "tcp://x:1", RemoteAgent(None), 60.0) for place in places
-    ]
+    node = facts.worker("n/0")
+    links = [Link(node, About("n", p), "tcp://x:1", RemoteAgent(None), 60.0) for p in places]
     assert [links.index(link) for link in observers(links)] == asked
 
 

@@ -36,7 +36,8 @@ from virnucpro_exporter.cluster.commands import (
 )
 from virnucpro_exporter.cluster.mailbox import Mailbox, Told
 from virnucpro_exporter.errors import VirnucproError, assert_never
-from virnucpro_exporter.scheduling.events import Event, LossCause, WorkerLost
+from virnucpro_exporter.scheduling.events import LossCause, WorkerEvent, WorkerLost
+from virnucpro_exporter.scheduling.ids import WorkerId
 from virnucpro_exporter.snapshot import GpuSnapshot
 from virnucpro_exporter.workers.local_pool import LocalPool
 
@@ -156,7 +157,7 @@ class Agent:
         self._is_idle_closed = asyncio.Event()
         self._heard_at = self._answered_at = time.monotonic()
         self._is_asked = False
-        self._gpu = ""
+        self._worker_id = WorkerId("")
         self._generation = 0
         self._pool: LocalPool | None = None
         self._is_over = False
@@ -172,11 +173,11 @@ class Agent:
         trouble = place.trouble or self._blindness() or self._take_over(get_worker())
         return About(node, replace(place, trouble=trouble))
 
-    def begin(self, gpu: str, pin: str) -> None:
+    def begin(self, worker_id: WorkerId, pin: str) -> None:
         """Be ready for commands.
 
         Args:
-            gpu: The id of the worker.
+            worker_id: The id of the worker.
             pin: The CUDA_VISIBLE_DEVICES of its process.
         """
         folder = self._job.folder if Path(self._job.folder).is_dir() else None
@@ -185,12 +186,12 @@ class Agent:
             self._job.factory,
             Path(self._job.attempts),
             Path(self._job.logs),
-            {gpu: {"CUDA_VISIBLE_DEVICES": pin}},
+            {worker_id: {"CUDA_VISIBLE_DEVICES": pin}},
             folder,
             look_seconds=self._job.look_seconds,
             uses_gpu=self._uses_gpu,
         )
-        self._gpu = gpu
+        self._worker_id = worker_id
         self._heard_at = time.monotonic()
         self._pool = pool
         self._thread = threading.Thread(
@@ -281,17 +282,17 @@ class Agent:
             pool.close()
             self._node.close()
 
-    def _uses_gpu(self, _gpu: str) -> bool:
+    def _uses_gpu(self, _worker_id: str) -> bool:
         if self._device is None or self._is_over:
             return False
         return self._node.gpus().is_busy_for_run(self._device)
 
-    def _poll(self, pool: LocalPool) -> list[Event]:
+    def _poll(self, pool: LocalPool) -> list[WorkerEvent]:
         begin = time.monotonic()
         try:
             events = pool.poll(self._answer_seconds)
         except VirnucproError as error:  # no process can be started here again
-            events = [WorkerLost(self._gpu, str(error), LossCause.CANNOT_START)]
+            events = [WorkerLost(self._worker_id, str(error), LossCause.CANNOT_START)]
         # While the node was paused, no call could come.
         self._heard_at += max(0.0, time.monotonic() - begin - self._answer_seconds)
         return events
@@ -300,21 +301,21 @@ class Agent:
         if not isinstance(command.order, CloseIdle):
             self._generation = command.generation
         try:
-            self._carry_out(pool, command.gpu, command.order)
+            self._carry_out(pool, command.worker_id, command.order)
         except (VirnucproError, OSError) as error:  # no process can be started here
-            lost = WorkerLost(command.gpu, str(error), LossCause.CANNOT_START)
+            lost = WorkerLost(command.worker_id, str(error), LossCause.CANNOT_START)
             self._publish([(self._generation, lost)])
 
-    def _carry_out(self, pool: LocalPool, gpu: str, order: Order) -> None:
+    def _carry_out(self, pool: LocalPool, worker_id: WorkerId, order: Order) -> None:
         match order:
             case Spawn():
-                pool.spawn(gpu)
+                pool.spawn(worker_id)
             case Start(actions):
-                pool.start(gpu, actions)
+                pool.start(worker_id, actions)
             case Cancel(attempt):
-                pool.cancel(gpu, attempt)
+                pool.cancel(worker_id, attempt)
             case Kill():
-                pool.kill(gpu)
+                pool.kill(worker_id)
             case CloseIdle(seconds):
                 pool.close_idle(seconds)
                 self._loop.call_soon_threadsafe(self._is_idle_closed.set)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Cancel:
         attempt: Its number.
     """
 
-    attempt: int
+    attempt: AttemptNumber
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,11 @@ class Command:
     """An order to one worker.
 
     Attributes:
-        gpu: The id of the worker.
+        worker_id: The id of the worker.
         order: What to do.
         generation: How many processes the worker has had; events carry it.
     """
 
-    gpu: str
+    worker_id: WorkerId
     order: Order
     generation: int

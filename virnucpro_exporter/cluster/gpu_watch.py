@@ -62,7 +62,7 @@ class GpuWatch:
         self._silent.discard(link)
         if link in self._asking:
             self._asking.pop(link).cancel()
-            self._gpus.leave(link.gpu)
+            self._gpus.leave(link.worker_id)
         self._choose(link.node)
 
     def _choose(self, node: str) -> None:
@@ -87,7 +87,7 @@ class GpuWatch:
             finally:
                 question.cancel()
             if question.exception() is None:  # its link notices what is wrong with it
-                self._gpus.take(link.node, link.gpu, *question.result())
+                self._gpus.take(link.node, link.worker_id, *question.result())
                 self._silent.discard(link)
             await asyncio.sleep(pause(len(self._asking)))
 

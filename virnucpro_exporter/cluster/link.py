@@ -10,11 +10,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from virnucpro_exporter.cluster.agent import About, Agent, AgentEndedError
 from virnucpro_exporter.cluster.commands import Command
-from virnucpro_exporter.scheduling.events import Event
+from virnucpro_exporter.scheduling.events import WorkerEvent
+from virnucpro_exporter.scheduling.ids import WorkerId
 from virnucpro_exporter.snapshot import GpuSnapshot
 
 # Takes an event, and of which process of its worker it tells; None: of the worker itself.
-Tell = Callable[[Event, "int | None"], None]
+Tell = Callable[[WorkerEvent, "int | None"], None]
 
 
 P = ParamSpec("P")
@@ -57,7 +58,7 @@ class Link:
     """One worker of the run, as the event loop talks to it.
 
     Args:
-        gpu: The id of the worker.
+        worker_id: The id of the worker.
         about: What its agent has told.
         address: Of the Dask worker.
         agent: The agent there.
@@ -65,9 +66,9 @@ class Link:
     """
 
     def __init__(
-        self, gpu: str, about: About, address: str, agent: RemoteAgent, silence: float
+        self, worker_id: WorkerId, about: About, address: str, agent: RemoteAgent, silence: float
     ) -> None:
-        self.gpu = gpu
+        self.worker_id = worker_id
         self.node = about.node
         self.name = about.place.name
         self.sees = about.place.sees

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from virnucpro_exporter.scheduling.events import Event, Progress
+from virnucpro_exporter.scheduling.events import Progress, WorkerEvent
 
 # How many processes the worker had had by then, and what happened.
-Told = tuple[int, Event]
+Told = tuple[int, WorkerEvent]
 
 
 class Mailbox:

@@ -20,6 +20,7 @@ from virnucpro_exporter.cluster.commands import CloseIdle, Command
 from virnucpro_exporter.cluster.gpu_watch import Gpus, GpuWatch
 from virnucpro_exporter.cluster.link import Link, RemoteAgent
 from virnucpro_exporter.scheduling.events import LossCause, WorkerJoined, WorkerLost
+from virnucpro_exporter.scheduling.ids import WorkerId
 
 log = logging.getLogger(__name__)
 
@@ -110,9 +111,9 @@ class Members:
         self._known |= there
         return new
 
-    def send(self, gpu: str, command: Command) -> None:
+    def send(self, worker_id: WorkerId, command: Command) -> None:
         """Have a worker carry out a command; that one has left was told."""
-        if link := self._links.get(gpu):
+        if link := self._links.get(worker_id):
             link.send(command)
 
     def drain(self) -> None:
@@ -125,7 +126,7 @@ class Members:
         """Let the workers that process nothing close their processors and leave."""
         links = list(self._links.values())
         for link in links:
-            link.send(Command(link.gpu, CloseIdle(seconds), -1))
+            link.send(Command(link.worker_id, CloseIdle(seconds), -1))
         await asyncio.gather(*(link.idle_closed() for link in links), return_exceptions=True)
 
     async def leave(self) -> None:
@@ -166,27 +167,29 @@ class Members:
             if about.place.trouble:
                 self._complain(about.node, f"node {about.node}: {about.place.trouble}")
                 return
-            gpu = self._id(about)
-            if gpu in self._pins:
-                self._rivals[address] = gpu
-                self._complain(about.node, _conflict(gpu, about.place.pin, self._pins[gpu]))
+            worker_id = self._id(about)
+            if worker_id in self._pins:
+                self._rivals[address] = worker_id
+                self._complain(
+                    about.node, _conflict(worker_id, about.place.pin, self._pins[worker_id])
+                )
                 return
-            await self._begin(agent, gpu, about.place.pin)
+            await self._begin(agent, worker_id, about.place.pin)
         except Exception as error:  # noqa: BLE001 - whatever is wrong there must not end the run
             if address in self._known:
                 self._complain(_host(address), _UNUSABLE % (address, " ".join(str(error).split())))
             return
         if threads > 1 and not self._has_warned:
             self._has_warned = True
-            log.warning(_THREADS, gpu, threads)
-        self._welcome(Link(gpu, about, address, agent, self._terms.silence))
+            log.warning(_THREADS, worker_id, threads)
+        self._welcome(Link(worker_id, about, address, agent, self._terms.silence))
 
-    async def _begin(self, agent: RemoteAgent, gpu: str, pin: str) -> None:
-        self._pins[gpu] = pin
+    async def _begin(self, agent: RemoteAgent, worker_id: WorkerId, pin: str) -> None:
+        self._pins[worker_id] = pin
         try:
-            await agent.ask(Agent.begin, gpu, pin)
+            await agent.ask(Agent.begin, worker_id, pin)
         except BaseException:
-            del self._pins[gpu]
+            del self._pins[worker_id]
             raise
 
     def _complain(self, node: str, trouble: str) -> None:
@@ -194,40 +197,40 @@ class Members:
             self._accused.add(node)
             self._listener.complain(trouble)
 
-    def _id(self, about: About) -> str:
+    def _id(self, about: About) -> WorkerId:
         """The id of the worker: node and number, of a GPU or of the first free CPU slot."""
         if about.place.device is not None:
-            return f"{about.node}/{about.place.device}"
+            return WorkerId(f"{about.node}/{about.place.device}")
         number = 0
         while f"{about.node}/cpu{number}" in self._pins:
             number += 1
-        return f"{about.node}/cpu{number}"
+        return WorkerId(f"{about.node}/cpu{number}")
 
     def _welcome(self, link: Link) -> None:
-        self._links[link.gpu] = link
+        self._links[link.worker_id] = link
         link.begin(self._listener.tell, self._lose)
         if self._watch is not None:
             self._watch.join(link)
         lost, self._last_lost = self._last_lost, None
-        if lost is not None and lost.worker_id == link.gpu:
-            self._listener.tell(WorkerLost(link.gpu, lost.reason, LossCause.TAKEN_AWAY))
+        if lost is not None and lost.worker_id == link.worker_id:
+            self._listener.tell(WorkerLost(link.worker_id, lost.reason, LossCause.TAKEN_AWAY))
             return
-        self._listener.tell(WorkerJoined(link.gpu, link.name, self._terms.weigh(link.name)))
+        self._listener.tell(WorkerJoined(link.worker_id, link.name, self._terms.weigh(link.name)))
         if lost is not None:
             self._listener.tell(lost)
 
     def _lose(self, link: Link, reason: str) -> None:
         """A Dask worker is gone, or does not answer."""
-        if self._links.get(link.gpu) is not link:
+        if self._links.get(link.worker_id) is not link:
             return
-        del self._links[link.gpu], self._pins[link.gpu]
+        del self._links[link.worker_id], self._pins[link.worker_id]
         self._known.discard(link.address)
-        rivals = {address for address, gpu in self._rivals.items() if gpu == link.gpu}
+        rivals = {address for address, rival in self._rivals.items() if rival == link.worker_id}
         self._known -= rivals  # one of them may take its place
         link.cut()
         if self._watch is not None:
             self._watch.leave(link)
-        lost = WorkerLost(link.gpu, reason, LossCause.LEFT_CLUSTER)
+        lost = WorkerLost(link.worker_id, reason, LossCause.LEFT_CLUSTER)
         if self._links or not self._is_patient:
             self._listener.tell(lost)
         else:

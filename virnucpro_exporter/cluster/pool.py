@@ -25,7 +25,8 @@ from virnucpro_exporter.cluster.gpu_watch import Gpus
 from virnucpro_exporter.cluster.members import Members, Terms
 from virnucpro_exporter.errors import ClusterError
 from virnucpro_exporter.scheduling.commands import StartAttempt
-from virnucpro_exporter.scheduling.events import Event, WorkerJoined, WorkerLost
+from virnucpro_exporter.scheduling.events import WorkerEvent, WorkerJoined, WorkerLost
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ _GATHER_SECONDS = 15.0
 _NO_ONE_YET = "no Dask worker is there yet; the run begins with the first one (Ctrl-C ends it)"
 
 # An event, and of which process of the worker; None: of the worker itself.
-_Told = tuple[Event, "int | None"]
+_Told = tuple[WorkerEvent, "int | None"]
 
 
 class DaskPool:
@@ -101,25 +102,25 @@ class DaskPool:
                     log.warning(_NO_ONE_YET)
         return list(joined.values())  # what is wrong with other nodes is told by the first `poll`
 
-    def spawn(self, gpu: str) -> None:
+    def spawn(self, worker_id: WorkerId) -> None:
         """Start the process of a worker that has none; `WorkerReady` or `WorkerLost` follows."""
-        self._generations[gpu] = self._generations.get(gpu, 0) + 1
-        self._send(gpu, Spawn())
+        self._generations[worker_id] = self._generations.get(worker_id, 0) + 1
+        self._send(worker_id, Spawn())
 
-    def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
+    def start(self, worker_id: WorkerId, actions: Sequence[StartAttempt]) -> None:
         """Hand files to a worker, to be processed in this order."""
-        self._send(gpu, Start(tuple(actions)))
+        self._send(worker_id, Start(tuple(actions)))
 
-    def cancel(self, gpu: str, attempt: int) -> None:
+    def cancel(self, worker_id: WorkerId, attempt: AttemptNumber) -> None:
         """Stop an attempt; `AttemptFailed` or `WorkerLost` follows."""
-        self._send(gpu, Cancel(attempt))
+        self._send(worker_id, Cancel(attempt))
 
-    def kill(self, gpu: str) -> None:
+    def kill(self, worker_id: WorkerId) -> None:
         """Kill a worker's process, if there is one; nothing it said is heard any more."""
-        self._generations[gpu] = self._generations.get(gpu, 0) + 1
-        self._send(gpu, Kill())
+        self._generations[worker_id] = self._generations.get(worker_id, 0) + 1
+        self._send(worker_id, Kill())
 
-    def poll(self, timeout: float | None) -> list[Event]:
+    def poll(self, timeout: float | None) -> list[WorkerEvent]:
         """What happened, in the order in which each worker told it.
 
         Raises:
@@ -131,7 +132,7 @@ class DaskPool:
         return [
             event
             for event, generation in told
-            if generation in (None, self._generations.get(event.worker_id))  # type: ignore[union-attr]
+            if generation in (None, self._generations.get(event.worker_id))
         ]
 
     def wake(self) -> None:
@@ -154,10 +155,10 @@ class DaskPool:
         self._thread.join()
         self._loop.close()
 
-    def _send(self, gpu: str, order: Order) -> None:
-        command = Command(gpu, order, self._generations.get(gpu, 0))
+    def _send(self, worker_id: WorkerId, order: Order) -> None:
+        command = Command(worker_id, order, self._generations.get(worker_id, 0))
         if self._members is not None:
-            self._loop.call_soon_threadsafe(self._members.send, gpu, command)
+            self._loop.call_soon_threadsafe(self._members.send, worker_id, command)
 
     def _wait(self, work: Coroutine[Any, Any, None], seconds: float) -> None:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -211,7 +212,7 @@ class _Inbox:
         self.has_looked = threading.Event()  # whoever was there at the start has joined
         self.troubles: deque[str] = deque()  # why nodes cannot be used
 
-    def tell(self, event: Event, generation: int | None = None) -> None:
+    def tell(self, event: WorkerEvent, generation: int | None = None) -> None:
         """An event of a worker, and of which of its processes; None: of the worker itself."""
         self._queue.put((event, generation))
 

@@ -16,6 +16,7 @@ from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.commands import StartAttempt
 from virnucpro_exporter.scheduling.facts import Fact, PlanChanged
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.policy import EarliestFinish, NoStealing, StealPolicy
 from virnucpro_exporter.scheduling.scheduler import Decisions, Scheduler
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
@@ -162,7 +163,7 @@ class WorkStealingCoordinator:
     def file_of(self, gpu_id: str, attempt: int) -> SequenceFile | None:
         """The file of an attempt whose result is wanted, or None when it is over."""
         with self._lock:
-            return self._scheduler.file_of(gpu_id, attempt)
+            return self._scheduler.file_of(WorkerId(gpu_id), AttemptNumber(attempt))
 
     def story(self, path: str) -> str:
         """What happened to a file so far, in one line."""
@@ -187,45 +188,49 @@ class WorkStealingCoordinator:
 
     def next_file(self, gpu_id: str) -> SequenceFile | None:
         """The next file for a GPU: from its own queue, else a stolen one, else None for now."""
-        for command in self.handle([ev.WorkRequested(gpu_id)]).commands:
+        for command in self.handle([ev.WorkRequested(WorkerId(gpu_id))]).commands:
             if isinstance(command, StartAttempt) and command.worker_id == gpu_id:
                 return command.file
         return None
 
-    def _attempt(self, gpu_id: str, path: str) -> int:
+    def _attempt(self, worker_id: WorkerId, path: str) -> AttemptNumber:
         """The number of the attempt at a file that was given to a GPU, be it wanted or not."""
         with self._lock:
             state = self._scheduler.state
-            attempts = state.worker(gpu_id).inflight.values()
+            attempts = state.worker(worker_id).inflight.values()
             held = (a.number for a in attempts if a.record.file.path == path)
-            number = next(held, state.abandoned.get((gpu_id, path)))
+            number = next(held, state.abandoned.get((worker_id, path)))
         if number is None:
-            raise SchedulingError(f"{path} was not given to {gpu_id}, or has ended there")
+            raise SchedulingError(f"{path} was not given to {worker_id}, or has ended there")
         return number
 
     def record_file_start(self, gpu_id: str, path: str) -> None:
         """The GPU begins to process the file that `next_file` gave it."""
-        self.handle([ev.AttemptStarted(gpu_id, self._attempt(gpu_id, path))])
+        worker_id = WorkerId(gpu_id)
+        self.handle([ev.AttemptStarted(worker_id, self._attempt(worker_id, path))])
 
     def record_progress(self, gpu_id: str, sequences: int) -> None:
         """The GPU has done so many sequences of its present file."""
+        worker_id = WorkerId(gpu_id)
         with self._lock:
-            number = next(iter(self._scheduler.state.worker(gpu_id).inflight), None)
+            number = next(iter(self._scheduler.state.worker(worker_id).inflight), None)
         if number is None:
             raise SchedulingError(f"{gpu_id} has no file in process")
-        self.handle([ev.Progress(gpu_id, number, sequences)])
+        self.handle([ev.Progress(worker_id, number, sequences)])
 
     def record_file_completion(
         self, gpu_id: str, file_path: str, sequences: int, duration: float
     ) -> None:
         """The GPU has finished the file, which held `sequences`, in `duration` seconds."""
-        number = self._attempt(gpu_id, file_path)
-        self.handle([ev.AttemptCompleted(gpu_id, number, sequences, None, duration)])
+        worker_id = WorkerId(gpu_id)
+        number = self._attempt(worker_id, file_path)
+        self.handle([ev.AttemptCompleted(worker_id, number, sequences, None, duration)])
 
     def record_file_failure(self, gpu_id: str, file_path: str, error: str) -> None:
         """The GPU could not process the file; it is tried again or given up."""
-        number = self._attempt(gpu_id, file_path)
-        self.handle([ev.AttemptFailed(gpu_id, number, error)])
+        worker_id = WorkerId(gpu_id)
+        number = self._attempt(worker_id, file_path)
+        self.handle([ev.AttemptFailed(worker_id, number, error)])
 
     # -- for those who look on --
 

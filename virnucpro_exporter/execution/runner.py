@@ -25,6 +25,7 @@ from virnucpro_exporter.scheduling.facts import (
     WorkerRetired,
 )
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.ids import WorkerId
 from virnucpro_exporter.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -157,15 +158,15 @@ class Runner:
         self._is_finished = False
         self._files += len(files)
         self._turn([ev.FilesSubmitted(tuple(files))])
-        for gpu in self._to_spawn:
-            self._pool.spawn(gpu)
+        for worker_id in self._to_spawn:
+            self._pool.spawn(WorkerId(worker_id))
         self._to_spawn = ()
         self._note_workers()
         if self._clock is not None:
             self._turned_at = self._clock()
         is_draining = False
         while not (self._is_finished or self._stop):
-            events = self._poll()
+            events: list[ev.Event] = [*self._poll()]
             if self._drain and not is_draining:
                 is_draining = True
                 log.info("draining: the files in process are finished, and no more are started")
@@ -177,7 +178,7 @@ class Runner:
             time.sleep(_LONGEST_WAIT)
         self._note_workers()
 
-    def _poll(self) -> list[ev.Event]:
+    def _poll(self) -> list[ev.WorkerEvent]:
         """What happened. After a pause all that was waiting is read before a deadline counts."""
         deadline = self._coordinator.seconds_to_deadline()
         wait = _LONGEST_WAIT if deadline is None else min(deadline, _LONGEST_WAIT)
@@ -354,7 +355,7 @@ class Runner:
 
     def _carry_out(self, commands: Sequence[co.Command]) -> None:
         """Tell the workers; what concerns outputs comes when it is on record."""
-        batches: dict[str, list[co.StartAttempt]] = {}
+        batches: dict[WorkerId, list[co.StartAttempt]] = {}
         for command in commands:
             match command:
                 case co.StartAttempt():

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from virnucpro_exporter.scheduling.events import AttemptCompleted
 from virnucpro_exporter.scheduling.facts import Outcome
 from virnucpro_exporter.scheduling.files import Attempt
+from virnucpro_exporter.scheduling.ids import AttemptNumber
 from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
 
@@ -102,7 +103,7 @@ def drop_all(
     now: float,
     *,
     is_charged: bool,
-    number: int | None = None,
+    number: AttemptNumber | None = None,
 ) -> Attempt | None:
     """The process of a worker is gone: what it held goes back.
 

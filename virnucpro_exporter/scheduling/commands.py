@@ -54,7 +54,7 @@ class KeepOutputs:
 class DiscardOutputs:
     """The attempt ended without being the file's result: remove what it wrote."""
 
-    attempt: int
+    attempt: AttemptNumber
 
 
 Command = StartAttempt | CancelAttempt | RestartWorker | RetireWorker | KeepOutputs | DiscardOutputs

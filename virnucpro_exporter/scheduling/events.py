@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.message import message
 
 
@@ -23,29 +24,29 @@ class FilesSubmitted:
 class WorkerLoading:
     """A worker's process was started; it loads its processor."""
 
-    worker_id: str
+    worker_id: WorkerId
 
 
 @message
 class WorkerReady:
     """A worker's process is up, has loaded its processor and can take files."""
 
-    worker_id: str
+    worker_id: WorkerId
 
 
 @message
 class WorkRequested:
     """A pipeline with threads of its own asks for one file for this worker, now or never."""
 
-    worker_id: str
+    worker_id: WorkerId
 
 
 @message
 class AttemptStarted:
     """The worker began to process the file of this attempt."""
 
-    worker_id: str
-    attempt: int
+    worker_id: WorkerId
+    attempt: AttemptNumber
 
 
 @message
@@ -60,8 +61,8 @@ class Progress:
             sequences.
     """
 
-    worker_id: str
-    attempt: int
+    worker_id: WorkerId
+    attempt: AttemptNumber
     sequences: int
     residues: int | None = None
 
@@ -73,8 +74,8 @@ class SignOfLife:
     It says neither how far nor how fast they get.
     """
 
-    worker_id: str
-    attempt: int
+    worker_id: WorkerId
+    attempt: AttemptNumber
 
 
 @message
@@ -90,8 +91,8 @@ class AttemptCompleted:
         outputs: Names of the files that the attempt left in its folder.
     """
 
-    worker_id: str
-    attempt: int
+    worker_id: WorkerId
+    attempt: AttemptNumber
     sequences: int | None
     residues: int | None
     duration: float
@@ -110,8 +111,8 @@ class AttemptFailed:
         storage: The storage is at fault, and not the file.
     """
 
-    worker_id: str
-    attempt: int
+    worker_id: WorkerId
+    attempt: AttemptNumber
     error: str
     permanent: bool = False
     storage: bool = False
@@ -154,17 +155,17 @@ class WorkerLost:
         running: The attempt it was processing, where that is known; else the first it was handed.
     """
 
-    worker_id: str
+    worker_id: WorkerId
     reason: str
     cause: LossCause = LossCause.DIED_PROCESSING
-    running: int | None = None
+    running: AttemptNumber | None = None
 
 
 @message
 class WorkerJoined:
     """A worker that was not there before, or that was given up and is back (its node joined)."""
 
-    worker_id: str
+    worker_id: WorkerId
     name: str = ""
     weight: float = 1.0
 
@@ -189,9 +190,9 @@ class DrainRequested:
     """Finish the files in process, start no more."""
 
 
-Event = (
-    FilesSubmitted
-    | WorkerLoading
+# What happens to one worker; each has its `worker_id`.
+WorkerEvent = (
+    WorkerLoading
     | WorkerReady
     | WorkRequested
     | AttemptStarted
@@ -201,8 +202,6 @@ Event = (
     | AttemptFailed
     | WorkerLost
     | WorkerJoined
-    | TimePassed
-    | WorkHeld
-    | WorkReleased
-    | DrainRequested
 )
+
+Event = WorkerEvent | FilesSubmitted | TimePassed | WorkHeld | WorkReleased | DrainRequested

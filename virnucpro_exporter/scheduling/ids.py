@@ -1,7 +1,7 @@
 """What names a worker and an attempt: types of their own, so that neither is taken for other text.
 
-Events come from other processes and carry plain values; the state looks them up, and refuses those
-that it does not know. Whatever the scheduler says itself carries these.
+Events, commands and facts carry them. They are made of plain values at the edge alone: where a
+worker's process is started, where its messages are read, and where a caller names its GPU.
 """
 
 from __future__ import annotations

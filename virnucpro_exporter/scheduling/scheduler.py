@@ -42,6 +42,7 @@ from virnucpro_exporter.scheduling.commands import Command
 from virnucpro_exporter.scheduling.dispatch import Dispatcher
 from virnucpro_exporter.scheduling.facts import Fact, Outcome
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.policy import EarliestFinish, StealPolicy
 from virnucpro_exporter.scheduling.rebalancing import Rebalancing
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
@@ -93,7 +94,7 @@ class Scheduler:
         self._rebalancing = Rebalancing(state, policy)
         self._dispatcher = Dispatcher(state, policy)
         for worker_id, weight in weights.items():
-            state.add_worker(worker_id, (names or {}).get(worker_id, ""), weight, now)
+            state.add_worker(WorkerId(worker_id), (names or {}).get(worker_id, ""), weight, now)
 
     def handle(self, event: ev.Event, now: float) -> Decisions:
         """Take in one event.
@@ -142,7 +143,7 @@ class Scheduler:
         record = self.state.files.get(file.path)
         return f"{file.path} was never submitted" if record is None else record.story()
 
-    def file_of(self, worker_id: str, attempt: int) -> SequenceFile | None:
+    def file_of(self, worker_id: WorkerId, attempt: AttemptNumber) -> SequenceFile | None:
         """The file of an attempt whose result is wanted, or None when it is over.
 
         Raises:
@@ -201,7 +202,7 @@ class Scheduler:
         weights = {str(w.id): w.speed for w in usable}
         loads = {str(w.id): float(w.queued_residues) for w in usable}
         for worker_id, files in assign_files_weighted(new.values(), weights, loads).items():
-            state.submit(state.worker(worker_id), files, now)
+            state.submit(state.worker(WorkerId(worker_id)), files, now)
         self._dispatcher.feed_waiting(now)
         state.finish_if_done(now)
 

@@ -120,7 +120,7 @@ class State:
         self.fleet: list[Worker] = []
         self.workers: dict[str, Worker] = {}
         self.files: dict[str, FileRecord] = {}
-        self.abandoned: dict[tuple[str, str], int] = {}
+        self.abandoned: dict[tuple[WorkerId, str], AttemptNumber] = {}
         self.waiting = WaitingClock()
         self.urgent: list[Attempt] = []
         self.processing = 0
@@ -166,7 +166,7 @@ class State:
         """Whether any file was ever handed out."""
         return self.last_number > self.number_before
 
-    def worker(self, worker_id: str) -> Worker:
+    def worker(self, worker_id: WorkerId) -> Worker:
         """The worker of this id.
 
         Raises:
@@ -233,9 +233,9 @@ class State:
 
     # -- workers --
 
-    def add_worker(self, worker_id: str, name: str, weight: float, now: float) -> Worker:
+    def add_worker(self, worker_id: WorkerId, name: str, weight: float, now: float) -> Worker:
         """A worker that was not there before."""
-        worker = Worker(WorkerId(worker_id), name, weight, len(self.fleet), now, self.fixed)
+        worker = Worker(worker_id, name, weight, len(self.fleet), now, self.fixed)
         worker.startup = self._startup or 0.0
         self.workers[worker_id] = worker
         self.fleet.append(worker)
@@ -603,7 +603,7 @@ class State:
         worker.is_doubted = False
         return done
 
-    def hand_back(self, worker: Worker, number: int) -> Attempt | None:
+    def hand_back(self, worker: Worker, number: AttemptNumber) -> Attempt | None:
         """The worker has ended an attempt; None when it does not hold it (any more)."""
         return worker.inflight.pop(number, None)
 
@@ -625,7 +625,7 @@ class State:
         self._end_busy(worker, now)
         self._end_idle(worker, now)
 
-    def drop_late(self, number: int, *, has_outputs: bool) -> None:
+    def drop_late(self, number: AttemptNumber, *, has_outputs: bool) -> None:
         """A result came for an attempt that is over."""
         self.late_results += 1
         if self.abandoned:
@@ -633,7 +633,7 @@ class State:
         if has_outputs:
             self.discard(number)
 
-    def discard(self, number: int) -> None:
+    def discard(self, number: AttemptNumber) -> None:
         """What an attempt wrote is of no use."""
         self.commands.append(DiscardOutputs(number))
 
@@ -717,7 +717,7 @@ class State:
         else:
             self.commands.append(CancelAttempt(attempt.worker.id, attempt.number))
 
-    def _withdraw(self, numbers: set[int]) -> None:
+    def _withdraw(self, numbers: set[AttemptNumber]) -> None:
         """Forget the starts of these attempts, where they were not sent yet."""
         self.commands = [
             c for c in self.commands if not (isinstance(c, StartAttempt) and c.attempt in numbers)

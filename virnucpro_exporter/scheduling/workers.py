@@ -9,7 +9,7 @@ from collections import deque
 
 from virnucpro_exporter.scheduling.counters import Counters
 from virnucpro_exporter.scheduling.files import Attempt, FileRecord
-from virnucpro_exporter.scheduling.ids import WorkerId
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.speed import FixedCost, LearnedSpeed, Throughput
 
 # A worker that has done nothing yet counts as having done a file of so many seconds: it gets files
@@ -116,7 +116,7 @@ class Worker:
         self.troubles: list[str] = []
         self.queue: deque[FileRecord] = deque()
         self.queued_residues = 0
-        self.inflight: dict[int, Attempt] = {}
+        self.inflight: dict[AttemptNumber, Attempt] = {}
         self.speed = weight
         self.learned = LearnedSpeed()
         self.fixed = fixed

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.ids import WorkerId
 from virnucpro_exporter.scheduling.weights import get_gpu_weight
 from virnucpro_exporter.simulation.files import skewed_files
 from virnucpro_exporter.simulation.scenarios import MODELS
@@ -107,8 +108,8 @@ class VirtualCluster:
     def _comings(self) -> Iterator[tuple[float, ev.WorkerJoined | ev.WorkerLost]]:
         """The workers that join and are taken away, and when."""
         for gpu, name in self.names.items():
-            joins = ev.WorkerJoined(gpu, name, self.weights[gpu])
-            leaves = ev.WorkerLost(gpu, "its node has left", ev.LossCause.LEFT_CLUSTER)
+            joins = ev.WorkerJoined(WorkerId(gpu), name, self.weights[gpu])
+            leaves = ev.WorkerLost(WorkerId(gpu), "its node has left", ev.LossCause.LEFT_CLUSTER)
             fate = self._node(gpu) % _PERIOD
             if fate == _JOINS_LATE:
                 yield _LATE * self.seconds, joins

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.simulation.workers import VirtualWorkers
 
 # A signal is noticed within this time. Nothing else can wake a sleeper without a lock that the
@@ -46,26 +47,26 @@ class VirtualPool:
         """Seconds since the start of the simulation."""
         return self._workers.now
 
-    def spawn(self, gpu: str) -> None:
+    def spawn(self, worker_id: WorkerId) -> None:
         """Start the process of a worker that has none."""
-        self._workers.spawn(gpu)
+        self._workers.spawn(worker_id)
 
-    def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
+    def start(self, worker_id: WorkerId, actions: Sequence[StartAttempt]) -> None:
         """Hand files to a worker, to be processed in this order."""
-        del gpu
+        del worker_id
         for action in actions:
             self._workers.start(action)
 
-    def cancel(self, gpu: str, attempt: int) -> None:
+    def cancel(self, worker_id: WorkerId, attempt: AttemptNumber) -> None:
         """Stop an attempt; `WorkerLost` follows."""
         del attempt
-        self._workers.cancel(gpu)
+        self._workers.cancel(worker_id)
 
-    def kill(self, gpu: str) -> None:
+    def kill(self, worker_id: WorkerId) -> None:
         """Kill a worker's process, if there is one; nothing it said is heard any more."""
-        self._workers.kill(gpu)
+        self._workers.kill(worker_id)
 
-    def poll(self, timeout: float | None) -> list[ev.Event]:
+    def poll(self, timeout: float | None) -> list[ev.WorkerEvent]:
         """The next event, unless `timeout` seconds pass before."""
         workers = self._workers
         at = workers.next_at()

@@ -11,6 +11,7 @@ from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.facts import Fact, FileCompleted, FileFailed
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.ids import WorkerId
 from virnucpro_exporter.scheduling.scheduler import Decisions
 from virnucpro_exporter.simulation.workers import VirtualGpu, VirtualWorkers
 
@@ -101,7 +102,7 @@ class VirtualRun:
         """
         self._deliver(ev.FilesSubmitted(tuple(files)))
         for gpu in self._gpus if at_start is None else at_start:
-            self._workers.spawn(gpu)
+            self._workers.spawn(WorkerId(gpu))
         while not self.scheduler.is_finished:
             self._turn()
             if self._workers.now > limit:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
 # A sequence of a virtual file has so many residues: a chunk as VirNucPro cuts them.
 RESIDUES_PER_SEQUENCE = 500
@@ -139,7 +140,7 @@ class VirtualWorkers:
         self._pace: dict[str, float] = {}
         self._mishaps: dict[str, Mishap] = {}
         self._progress_every = progress_every
-        self._heap: list[tuple[float, int, int | None, ev.Event]] = []
+        self._heap: list[tuple[float, int, int | None, ev.WorkerEvent]] = []
         self._posted = 0
 
     def add(
@@ -160,11 +161,11 @@ class VirtualWorkers:
         self._mishaps.update(mishaps)
         self._pace.update(pace or {})
 
-    def plan(self, gpu: str, outage: Outage) -> None:
+    def plan(self, worker_id: str, outage: Outage) -> None:
         """Have a worker fail to work for a time that lies ahead; it must hold no file yet."""
-        worker = self._workers[gpu]
+        worker = self._workers[worker_id]
         insort(worker.outages, outage)
-        self._doom(gpu, outage)
+        self._doom(WorkerId(worker_id), outage)
 
     def announce(self, at: float, event: ev.WorkerJoined | ev.WorkerLost) -> None:
         """Have a worker join or be lost at a moment, whatever its process does then."""
@@ -172,16 +173,16 @@ class VirtualWorkers:
 
     # -- what a scheduler asks for --
 
-    def spawn(self, gpu: str) -> None:
+    def spawn(self, worker_id: WorkerId) -> None:
         """Start the process of a worker that has none; it loads, and `WorkerReady` follows."""
-        worker = self._workers[gpu]
+        worker = self._workers[worker_id]
         worker.started_at = self.now
         lost = [o.end for o in worker.outages if o.is_loss and o.begin <= self.now < o.end]
         worker.ready_at = max(lost, default=self.now) + worker.gpu.startup
-        self._post(worker.ready_at - worker.gpu.startup, ev.WorkerLoading(gpu), gpu)
-        self._post(worker.ready_at, ev.WorkerReady(gpu), gpu)
+        self._post(worker.ready_at - worker.gpu.startup, ev.WorkerLoading(worker_id), worker_id)
+        self._post(worker.ready_at, ev.WorkerReady(worker_id), worker_id)
         for outage in worker.outages:
-            self._doom(gpu, outage)
+            self._doom(worker_id, outage)
 
     def start(self, action: StartAttempt) -> None:
         """Hand a file to a worker; those it was handed before come first."""
@@ -190,14 +191,16 @@ class VirtualWorkers:
         if len(held) == 1:
             self._begin(action)
 
-    def cancel(self, gpu: str) -> None:
+    def cancel(self, worker_id: WorkerId) -> None:
         """Stop what a worker does, by killing its process."""
-        self.kill(gpu)
-        self._post(self.now, ev.WorkerLost(gpu, "cancelled", ev.LossCause.CANCELLED), gpu)
+        self.kill(worker_id)
+        self._post(
+            self.now, ev.WorkerLost(worker_id, "cancelled", ev.LossCause.CANCELLED), worker_id
+        )
 
-    def kill(self, gpu: str) -> None:
+    def kill(self, worker_id: WorkerId) -> None:
         """Kill the process of a worker; nothing it would have said is heard."""
-        worker = self._workers[gpu]
+        worker = self._workers[worker_id]
         worker.process += 1
         worker.started_at = None
         worker.ready_at = math.inf
@@ -209,7 +212,7 @@ class VirtualWorkers:
         """When the next event may happen, infinite when none ever will."""
         return self._heap[0][0] if self._heap else math.inf
 
-    def pop(self) -> ev.Event | None:
+    def pop(self) -> ev.WorkerEvent | None:
         """Go to the next event; None when the process that it belongs to is gone.
 
         Raises:
@@ -219,12 +222,11 @@ class VirtualWorkers:
             raise RuntimeError("nothing will ever happen again, and files are left")
         at, _, process, event = heapq.heappop(self._heap)
         self.now = max(self.now, at)
-        gpu: str = getattr(event, "worker_id", "")
-        worker = self._workers[gpu]
+        worker = self._workers[event.worker_id]
         if process not in (None, worker.process):
             return None
         if isinstance(event, ev.WorkerLost):
-            self.kill(gpu)
+            self.kill(event.worker_id)
         elif isinstance(event, ev.AttemptCompleted | ev.AttemptFailed):
             worker.held.pop(0)
             if worker.held:
@@ -233,30 +235,30 @@ class VirtualWorkers:
 
     # -- what a GPU shows --
 
-    def is_ready(self, gpu: str) -> bool:
+    def is_ready(self, worker_id: str) -> bool:
         """Whether the worker's process is up and has loaded its model."""
-        return self._workers[gpu].ready_at <= self.now
+        return self._workers[worker_id].ready_at <= self.now
 
-    def is_busy(self, gpu: str) -> bool:
+    def is_busy(self, worker_id: str) -> bool:
         """Whether the worker holds a file."""
-        return bool(self._workers[gpu].held)
+        return bool(self._workers[worker_id].held)
 
-    def outage(self, gpu: str) -> Outage | None:
+    def outage(self, worker_id: str) -> Outage | None:
         """The outage that the worker is in, or None."""
-        worker = self._workers[gpu]
+        worker = self._workers[worker_id]
         present = (o for o in worker.outages if o.begin <= self.now < o.end)
         return next((o for o in present if worker.hits(o)), None)
 
     # -- how long it takes --
 
     def _begin(self, start: StartAttempt) -> None:
-        gpu, number, path = start.worker_id, start.attempt, start.file.path
-        worker = self._workers[gpu]
+        worker_id, number, path = start.worker_id, start.attempt, start.file.path
+        worker = self._workers[worker_id]
         work, mishap = self._work[path], self._mishaps.get(path)
         speed = worker.gpu.speed / self._pace.get(path, 1.0)
         seconds = (self._overhead + work / speed) * (_BREAKS_OFF_AT if mishap else 1.0)
         works_from = next((now for now, share in worker.stretches(self.now) if share), self.now)
-        self._post(works_from, ev.AttemptStarted(gpu, number), gpu)
+        self._post(works_from, ev.AttemptStarted(worker_id, number), worker_id)
         ends = math.inf
         for at, worked in self._moments(worker, seconds):
             if worked >= seconds:
@@ -264,12 +266,12 @@ class VirtualWorkers:
                 break
             residues = int(max(0.0, worked - self._overhead) * speed)
             if residues and self._reports is not Reports.NONE:
-                self._post(at, self._progress(gpu, number, residues), gpu)
+                self._post(at, self._progress(worker_id, number, residues), worker_id)
         if mishap is not None:
             self._count(path, mishap)
-            self._post(ends, _end(mishap, gpu, number), gpu)
+            self._post(ends, _end(mishap, worker_id, number), worker_id)
         else:
-            self._post(ends, self._completion(gpu, number, work, ends - self.now), gpu)
+            self._post(ends, self._completion(worker_id, number, work, ends - self.now), worker_id)
 
     def _moments(self, worker: _Worker, seconds: float) -> Iterator[tuple[float, float]]:
         """When an attempt reports, and how long it has worked until then; the last is its end."""
@@ -288,17 +290,17 @@ class VirtualWorkers:
             worked += (end - begin) * share if share else 0.0
             report_at = max(report_at, end)
 
-    def _progress(self, gpu: str, number: int, residues: int) -> ev.Progress:
+    def _progress(self, worker_id: WorkerId, number: AttemptNumber, residues: int) -> ev.Progress:
         sequences = residues // RESIDUES_PER_SEQUENCE
         is_counted = self._reports is Reports.RESIDUES
-        return ev.Progress(gpu, number, sequences, residues if is_counted else None)
+        return ev.Progress(worker_id, number, sequences, residues if is_counted else None)
 
     def _completion(
-        self, gpu: str, number: int, residues: int, duration: float
+        self, worker_id: WorkerId, number: AttemptNumber, residues: int, duration: float
     ) -> ev.AttemptCompleted:
         sequences = max(1, residues // RESIDUES_PER_SEQUENCE)
         return ev.AttemptCompleted(
-            gpu,
+            worker_id,
             number,
             None if self._reports is Reports.NONE else sequences,
             residues if self._reports is Reports.RESIDUES else None,
@@ -310,23 +312,25 @@ class VirtualWorkers:
         if mishap.times > 1:
             self._mishaps[path] = replace(mishap, times=mishap.times - 1)
 
-    def _doom(self, gpu: str, outage: Outage) -> None:
+    def _doom(self, worker_id: WorkerId, outage: Outage) -> None:
         """Let the present process die with an outage that it lives to see."""
-        started_at = self._workers[gpu].started_at
+        started_at = self._workers[worker_id].started_at
         if outage.death and started_at is not None and started_at < outage.begin:
-            self._post(outage.end, ev.WorkerLost(gpu, outage.death), gpu)
+            self._post(outage.end, ev.WorkerLost(worker_id, outage.death), worker_id)
 
-    def _post(self, at: float, event: ev.Event, gpu: str) -> None:
+    def _post(self, at: float, event: ev.WorkerEvent, worker_id: WorkerId) -> None:
         """Let the present process say something, if it lives until then."""
-        self._push(at, self._workers[gpu].process, event)
+        self._push(at, self._workers[worker_id].process, event)
 
-    def _push(self, at: float, process: int | None, event: ev.Event) -> None:
+    def _push(self, at: float, process: int | None, event: ev.WorkerEvent) -> None:
         if at < math.inf:
             self._posted += 1
             heapq.heappush(self._heap, (at, self._posted, process, event))
 
 
-def _end(mishap: Mishap, gpu: str, attempt: int) -> ev.Event:
+def _end(mishap: Mishap, worker_id: WorkerId, attempt: AttemptNumber) -> ev.WorkerEvent:
     if mishap.takes_worker:
-        return ev.WorkerLost(gpu, "simulated: taken away", ev.LossCause.TAKEN_AWAY, running=attempt)
-    return ev.AttemptFailed(gpu, attempt, "simulated: CUDA out of memory")
+        return ev.WorkerLost(
+            worker_id, "simulated: taken away", ev.LossCause.TAKEN_AWAY, running=attempt
+        )
+    return ev.AttemptFailed(worker_id, attempt, "simulated: CUDA out of memory")

@@ -29,12 +29,13 @@ from typing import IO, Any
 from virnucpro_exporter.errors import OutputError
 from virnucpro_exporter.scheduling.commands import StartAttempt
 from virnucpro_exporter.scheduling.events import (
-    Event,
     LossCause,
+    WorkerEvent,
     WorkerJoined,
     WorkerLoading,
     WorkerLost,
 )
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.workers import boot, orphans, sentinel, wire
 from virnucpro_exporter.workers.guard import Guard
 from virnucpro_exporter.workers.process import CANCEL_SECONDS, Child, launch
@@ -97,7 +98,7 @@ class LocalPool:
         self._watched: set[Child] = set()  # those that have to do something within a limit
         self._starts = Starts()
         self._slots: dict[str, tuple[int, mmap.mmap]] = {}
-        self._events: list[Event] = []
+        self._events: list[WorkerEvent] = []
         self._is_draining = self._is_closed = False
         self._next_look = 0.0
         self._adopts = orphans.adopts()
@@ -113,13 +114,13 @@ class LocalPool:
         self._vitals = Vitals(self._silent, attempts, look_seconds, self.wake, uses_gpu)
         self._vitals.start()
 
-    def log_path(self, gpu: str) -> Path:
+    def log_path(self, worker_id: str) -> Path:
         """The file that takes what a worker prints."""
-        return self._logs / f"worker-{gpu.replace('/', '_')}.log"
+        return self._logs / f"worker-{worker_id.replace('/', '_')}.log"
 
     # -- what the run asks for --
 
-    def spawn(self, gpu: str) -> None:
+    def spawn(self, worker_id: str) -> None:
         """Start the process of a worker that has none; `WorkerReady` or `WorkerLost` follows.
 
         It starts later where the last one is not dead yet or the system cannot start one now. A
@@ -129,24 +130,24 @@ class LocalPool:
             OutputError: The output folder has vanished.
         """
         if not self._is_draining:
-            self._starts.want(gpu, time.monotonic())
+            self._starts.want(worker_id, time.monotonic())
             self._start_due()
 
-    def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
+    def start(self, worker_id: str, actions: Sequence[StartAttempt]) -> None:
         """Hand files to a worker, to be processed in this order.
 
         A worker that has died in the meantime takes none: its `WorkerLost` is under way.
         """
         messages = ((wire.START, a.attempt, os.fsencode(a.file.path)) for a in actions)
-        if worker := self._workers.get(gpu):
+        if worker := self._workers.get(worker_id):
             worker.heard_at = time.monotonic()
             worker.held.update(action.attempt for action in actions)
             for part in wire.split(messages):
                 self._send(worker, wire.encode(part))
 
-    def cancel(self, gpu: str, attempt: int) -> None:
+    def cancel(self, worker_id: str, attempt: int) -> None:
         """Stop an attempt: within the worker where its processor can, else with its process."""
-        worker = self._workers.get(gpu)
+        worker = self._workers.get(worker_id)
         if worker is None:
             return
         if worker.cancellable:
@@ -158,14 +159,14 @@ class LocalPool:
             self._give_up(worker, "cancelled")
             self.wake()
 
-    def kill(self, gpu: str) -> None:
+    def kill(self, worker_id: str) -> None:
         """Kill a worker and all it started; nothing it said is heard any more."""
-        self._starts.forget(gpu)
-        if worker := self._workers.get(gpu):
+        self._starts.forget(worker_id)
+        if worker := self._workers.get(worker_id):
             self._bury(worker)
-        self._events = [event for event in self._events if getattr(event, "gpu", None) != gpu]
+        self._events = [event for event in self._events if event.worker_id != worker_id]
 
-    def poll(self, timeout: float | None) -> list[Event]:
+    def poll(self, timeout: float | None) -> list[WorkerEvent]:
         """What happened, in the order in which each worker told it.
 
         Args:
@@ -188,9 +189,9 @@ class LocalPool:
                 self._guard.look()
                 continue
             worker: Child = key.data
-            if self._workers.get(worker.gpu) is worker:
+            if self._workers.get(worker.worker_id) is worker:
                 self._serve(worker, key.fd, mask)
-            elif self._dying.get(worker.gpu) is worker:
+            elif self._dying.get(worker.worker_id) is worker:
                 self._reap(worker)
             # Any other was killed, and has died, within this round.
         self._look_after(time.monotonic())
@@ -248,43 +249,43 @@ class LocalPool:
     # -- starting processes --
 
     def _start_due(self) -> None:
-        while gpu := self._starts.due(time.monotonic()):
-            if gpu in self._dying:
-                if self._dying[gpu].is_unkillable:
-                    self._lose_slot(self._dying[gpu])
+        while worker_id := self._starts.due(time.monotonic()):
+            if worker_id in self._dying:
+                if self._dying[worker_id].is_unkillable:
+                    self._lose_slot(self._dying[worker_id])
                 else:
-                    self._starts.want(gpu, NEVER)  # until `_reap`
+                    self._starts.want(worker_id, NEVER)  # until `_reap`
                 continue
             try:
                 with self._reserve:
-                    self._launch(gpu)
+                    self._launch(worker_id)
             except OSError as error:
-                self._refuse(gpu, error)
+                self._refuse(worker_id, error)
 
-    def _refuse(self, gpu: str, error: OSError) -> None:
+    def _refuse(self, worker_id: str, error: OSError) -> None:
         what = f"{os.fsdecode(error.filename)!r}: " if error.filename is not None else ""
         reason = f"its process cannot be started: {what}{error.strerror or error}"
-        pause = self._starts.refused(gpu, time.monotonic())
+        pause = self._starts.refused(worker_id, time.monotonic())
         if pause is None:
-            self._events.append(WorkerLost(gpu, reason, LossCause.CANNOT_START))
+            self._events.append(WorkerLost(WorkerId(worker_id), reason, LossCause.CANNOT_START))
         else:
-            log.warning("GPU %s: %s; it is tried again in %g s", gpu, reason, pause)
+            log.warning("GPU %s: %s; it is tried again in %g s", worker_id, reason, pause)
 
-    def _launch(self, gpu: str) -> None:
+    def _launch(self, worker_id: str) -> None:
         """Start a process.
 
         Raises:
             OSError: The system could not.
             OutputError: The output folder has vanished.
         """
-        descriptor, slot = self._slot(gpu)
+        descriptor, slot = self._slot(worker_id)
         slot[:8] = bytes(8)
         with contextlib.ExitStack() as on_error:
             channel, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             on_error.callback(channel.close)
             channel.setblocking(False)  # noqa: FBT003 - the standard library's signature
             config = {
-                "gpu": gpu,
+                "gpu": worker_id,
                 "factory": self._factory,
                 "spec": self._spec,
                 "attempts": str(self._attempts),
@@ -293,59 +294,59 @@ class LocalPool:
                 "path": sys.path,
                 "mark": self._guard.mark,
             }
-            with remote, self._open_log(gpu) as output:
+            with remote, self._open_log(worker_id) as output:
                 process = launch(
                     [sys.executable, boot.__file__, json.dumps(config)],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     cwd=self._folder,
-                    env={**os.environ, **self._devices.get(gpu, {})},
+                    env={**os.environ, **self._devices.get(worker_id, {})},
                     pass_fds=(remote.fileno(), descriptor),
                 )
             on_error.callback(process.wait)
             on_error.callback(process.kill)
-            worker = Child(gpu, process, channel)
+            worker = Child(WorkerId(worker_id), process, channel)
             on_error.pop_all()
         self._guard.add(process.pid)
-        self._starts.started(gpu)
-        self._events.append(WorkerLoading(gpu))
-        self._workers[gpu] = worker
+        self._starts.started(worker_id)
+        self._events.append(WorkerLoading(worker.worker_id))
+        self._workers[worker_id] = worker
         self._selector.register(channel, selectors.EVENT_READ, worker)
         self._selector.register(worker.death, selectors.EVENT_READ, worker)
 
-    def _open_log(self, gpu: str) -> IO[bytes]:
+    def _open_log(self, worker_id: str) -> IO[bytes]:
         try:
             self._logs.mkdir(exist_ok=True)
         except FileNotFoundError as error:
             raise OutputError(f"{str(self._logs.parent)!r} has vanished") from error
-        return self.log_path(gpu).open("ab")
+        return self.log_path(worker_id).open("ab")
 
-    def _slot(self, gpu: str) -> tuple[int, mmap.mmap]:
+    def _slot(self, worker_id: str) -> tuple[int, mmap.mmap]:
         """The shared memory in which a worker keeps the number of its attempt, plus one."""
-        if gpu not in self._slots:
+        if worker_id not in self._slots:
             descriptor = os.memfd_create("attempt")
             try:
                 os.ftruncate(descriptor, mmap.PAGESIZE)
-                self._slots[gpu] = descriptor, mmap.mmap(descriptor, mmap.PAGESIZE)
+                self._slots[worker_id] = descriptor, mmap.mmap(descriptor, mmap.PAGESIZE)
             except OSError:
                 os.close(descriptor)
                 raise
-        return self._slots[gpu]
+        return self._slots[worker_id]
 
     # -- talking to them --
 
-    def _running(self, worker: Child) -> int | None:
+    def _running(self, worker: Child) -> AttemptNumber | None:
         """The attempt that a worker processes, or None."""
-        (number,) = struct.unpack("q", self._slots[worker.gpu][1][:8])
-        return number - 1 if number else None
+        (number,) = struct.unpack("q", self._slots[worker.worker_id][1][:8])
+        return AttemptNumber(number - 1) if number else None
 
     def _silent(self) -> Iterator[Silent]:
         """The workers whose processes are looked at; called by another thread."""
         since = time.monotonic() - self._look_seconds
         for worker in list(self._workers.values()):
             if worker.heard_at <= since and (attempt := self._running(worker)) is not None:
-                yield Silent(worker.gpu, worker.process.pid, attempt)
+                yield Silent(worker.worker_id, worker.process.pid, attempt)
 
     def _send(self, worker: Child, packet: bytes) -> None:
         worker.outgoing.append(packet)
@@ -398,7 +399,7 @@ class LocalPool:
         heard = map(worker.hear, wire.decode(packet))
         self._events += [event for event in heard if event is not None]
         if worker.ready and not was_ready:
-            self._starts.loaded(worker.gpu)
+            self._starts.loaded(worker.worker_id)
         return True
 
     # -- what has a limit --
@@ -446,17 +447,17 @@ class LocalPool:
         log.error(
             "GPU %s: process %d cannot be killed: it hangs in the kernel (a driver, a disk or a"
             " file server that does not answer); the run goes on without it",
-            *(worker.gpu, worker.process.pid),
+            *(worker.worker_id, worker.process.pid),
         )
-        if self._starts.is_wanted(worker.gpu):
+        if self._starts.is_wanted(worker.worker_id):
             self._lose_slot(worker)
 
     def _lose_slot(self, worker: Child) -> None:
         """The worker's last process cannot be killed, so that it gets no other."""
-        self._starts.forget(worker.gpu)
+        self._starts.forget(worker.worker_id)
         worker.is_missed = True
         reason = f"its process {worker.process.pid} cannot be killed"
-        self._events.append(WorkerLost(worker.gpu, reason, LossCause.CANNOT_BE_KILLED))
+        self._events.append(WorkerLost(worker.worker_id, reason, LossCause.CANNOT_BE_KILLED))
 
     def _clear_orphans(self) -> None:
         if self._adopts:
@@ -469,22 +470,22 @@ class LocalPool:
     def _give_up(self, worker: Child, reason: str) -> None:
         """Kill a worker of which an attempt is to be stopped; no file is to blame."""
         self._bury(worker)
-        self._events.append(WorkerLost(worker.gpu, reason, LossCause.CANCELLED))
+        self._events.append(WorkerLost(worker.worker_id, reason, LossCause.CANCELLED))
 
     def _lose(self, worker: Child) -> None:
         """Tell how a worker died, once all it said has been heard."""
-        gpu, running = worker.gpu, self._running(worker)
+        worker_id, running = worker.worker_id, self._running(worker)
         self._bury(worker)
         if worker.was_killed_loading and not self._is_draining:
-            pause = self._starts.killed_while_loading(gpu, time.monotonic())
+            pause = self._starts.killed_while_loading(worker_id, time.monotonic())
             if pause is not None:
                 log.warning(
                     "GPU %s: the worker %s while it loaded; it is started again in %g s, and only"
                     " one worker loads at a time",
-                    *(gpu, worker.how_it_ended(), pause),
+                    *(worker_id, worker.how_it_ended(), pause),
                 )
                 return
-        self._starts.forget(gpu)
+        self._starts.forget(worker_id)
         self._events.append(worker.loss(running))
 
     def _bury(self, worker: Child) -> None:
@@ -495,8 +496,8 @@ class LocalPool:
         if worker.channel in self._selector.get_map():
             self._selector.unregister(worker.channel)
         worker.channel.close()
-        del self._workers[worker.gpu]
-        self._dying[worker.gpu] = worker
+        del self._workers[worker.worker_id]
+        self._dying[worker.worker_id] = worker
         self._watched.add(worker)
         self._reap(worker)
 
@@ -504,7 +505,7 @@ class LocalPool:
         """Take notice of the death of a worker that was killed, if it has died."""
         if worker.process.poll() is None:
             return
-        del self._dying[worker.gpu]
+        del self._dying[worker.worker_id]
         self._watched.discard(worker)
         self._guard.remove(worker.process.pid)
         if worker.death in self._selector.get_map():
@@ -512,10 +513,10 @@ class LocalPool:
         os.close(worker.death)
         self._clear_orphans()
         if worker.is_missed and not self._is_draining:
-            log.info("GPU %s: process %d has died at last", worker.gpu, worker.process.pid)
-            self._events.append(WorkerJoined(worker.gpu))
-        elif self._starts.is_wanted(worker.gpu):
-            self._starts.want(worker.gpu, time.monotonic())
+            log.info("GPU %s: process %d has died at last", worker.worker_id, worker.process.pid)
+            self._events.append(WorkerJoined(worker.worker_id))
+        elif self._starts.is_wanted(worker.worker_id):
+            self._starts.want(worker.worker_id, time.monotonic())
 
     def _await_deaths(self) -> None:
         end = time.monotonic() + CLOSE_SECONDS

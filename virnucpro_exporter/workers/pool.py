@@ -1,4 +1,4 @@
-"""What a run asks of those who do its work; `local_pool` and `dask_pool` have workers."""
+"""What a run asks of those who do its work; `local_pool` and `cluster.pool` have workers."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from virnucpro_exporter.scheduling.commands import StartAttempt
-from virnucpro_exporter.scheduling.events import Event
+from virnucpro_exporter.scheduling.events import WorkerEvent
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
 
 class WorkerPool(Protocol):
     """Carries out attempts somewhere, and tells what happens to them."""
 
-    def spawn(self, gpu: str) -> None:
+    def spawn(self, worker_id: WorkerId) -> None:
         """Start the process of a worker that has none."""
 
-    def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
+    def start(self, worker_id: WorkerId, actions: Sequence[StartAttempt]) -> None:
         """Hand files to a worker, to be processed in this order."""
 
-    def cancel(self, gpu: str, attempt: int) -> None:
+    def cancel(self, worker_id: WorkerId, attempt: AttemptNumber) -> None:
         """Stop an attempt; `AttemptFailed` or `WorkerLost` follows."""
 
-    def kill(self, gpu: str) -> None:
+    def kill(self, worker_id: WorkerId) -> None:
         """Kill a worker's process, if there is one; nothing it said is heard any more."""
 
-    def poll(self, timeout: float | None) -> list[Event]:
+    def poll(self, timeout: float | None) -> list[WorkerEvent]:
         """What happened; waits at most `timeout` seconds, for ever when None."""
 
     def wake(self) -> None:

@@ -15,12 +15,13 @@ from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,
     AttemptStarted,
-    Event,
     LossCause,
     Progress,
+    WorkerEvent,
     WorkerLost,
     WorkerReady,
 )
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.workers import wire
 from virnucpro_exporter.workers.starts import NEVER
 
@@ -52,7 +53,7 @@ def launch(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_EVENTS: Mapping[int, Callable[..., Event]] = {
+_EVENTS: Mapping[int, Callable[..., WorkerEvent]] = {
     wire.STARTED: AttemptStarted,
     wire.PROGRESS: Progress,
     wire.FAILED: AttemptFailed,
@@ -63,7 +64,7 @@ class Child:
     """One worker process.
 
     Args:
-        gpu: The worker's id.
+        worker_id: The worker's id.
         process: Its process.
         channel: Our end of its channel.
 
@@ -83,8 +84,10 @@ class Child:
         setup_error: Why its processor could not be set up, or None.
     """
 
-    def __init__(self, gpu: str, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
-        self.gpu = gpu
+    def __init__(
+        self, worker_id: WorkerId, process: subprocess.Popen[bytes], channel: socket.socket
+    ) -> None:
+        self.worker_id = worker_id
         self.process = process
         self.channel = channel
         self.death = os.pidfd_open(process.pid)
@@ -118,7 +121,7 @@ class Child:
             self.closed_at += seconds
         self.cancels = {attempt: at + seconds for attempt, at in self.cancels.items()}
 
-    def hear(self, message: wire.Message) -> Event | None:
+    def hear(self, message: wire.Message) -> WorkerEvent | None:
         """What a message of the worker means; None for one that the pool keeps to itself."""
         tag, *values = message
         if tag in (wire.COMPLETED, wire.FAILED):
@@ -128,17 +131,17 @@ class Child:
             attempt, sequences, residues, duration, found = values
             found = (*self._outputs.pop(attempt, ()), *found)
             outputs = tuple(map(os.fsdecode, found)) if found else ()
-            return AttemptCompleted(self.gpu, attempt, sequences, residues, duration, outputs)
+            return AttemptCompleted(self.worker_id, attempt, sequences, residues, duration, outputs)
         if tag == wire.OUTPUTS:
             attempt, found = values
             self._outputs.setdefault(attempt, []).extend(found)
             return None
         if tag in _EVENTS:
-            return _EVENTS[tag](self.gpu, *values)
+            return _EVENTS[tag](self.worker_id, *values)
         if tag == wire.READY:
             self.ready = True
             (self.cancellable,) = values
-            return WorkerReady(self.gpu)
+            return WorkerReady(self.worker_id)
         (self.setup_error,) = values
         return None
 
@@ -147,19 +150,19 @@ class Child:
         """A signal ended it before its processor was set up, and it had not said why."""
         return not self.ready and self.setup_error is None and self.process.returncode < 0
 
-    def loss(self, running: int | None) -> WorkerLost:
+    def loss(self, running: AttemptNumber | None) -> WorkerLost:
         """How it ended, once it was reaped; `running` is the attempt that it processed.
 
         One whose processor cannot be set up is not worth a restart.
         """
         reason = self.how_it_ended()
         if self.ready:
-            return WorkerLost(self.gpu, reason, LossCause.DIED_PROCESSING, running)
+            return WorkerLost(self.worker_id, reason, LossCause.DIED_PROCESSING, running)
         if self.setup_error is not None:
             why, cause = self.setup_error, LossCause.SETUP_FAILED
         else:
             why, cause = f"the worker {reason}", LossCause.DIED_LOADING
-        return WorkerLost(self.gpu, f"processor setup failed: {why}", cause, running)
+        return WorkerLost(self.worker_id, f"processor setup failed: {why}", cause, running)
 
     def how_it_ended(self) -> str:
         """How it ended, in one line without a subject, once it was reaped."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from virnucpro_exporter.scheduling.events import SignOfLife
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
 # A process that waits wakes up now and then; one that works uses more than this share of a core.
 WORKING_SHARE = 0.01
@@ -40,14 +41,14 @@ class Silent:
     """A worker that processes a file and has said nothing for a while.
 
     Attributes:
-        gpu: The worker.
+        worker_id: The worker.
         pid: Its process, which leads a session.
         attempt: The attempt in process.
     """
 
-    gpu: str
+    worker_id: WorkerId
     pid: int
-    attempt: int
+    attempt: AttemptNumber
 
 
 class _Vitals(NamedTuple):
@@ -126,12 +127,13 @@ class Vitals:
         for worker in workers:
             outputs = _contents(self._attempts / str(worker.attempt))
             vitals = _Vitals(worker, self._clock(), used[worker.pid], outputs)
-            self._before[worker.gpu] = vitals
-            known = before.get(worker.gpu)
+            self._before[worker.worker_id] = vitals
+            known = before.get(worker.worker_id)
             if known is None or known.worker != worker:
                 continue
-            if vitals.has_worked_since(known) or (self._uses_gpu and self._uses_gpu(worker.gpu)):
-                signs.append(SignOfLife(worker.gpu, worker.attempt))
+            is_seen = self._uses_gpu is not None and self._uses_gpu(worker.worker_id)
+            if is_seen or vitals.has_worked_since(known):
+                signs.append(SignOfLife(worker.worker_id, worker.attempt))
         with self._lock:
             if signs and not self._is_over.is_set():
                 self._signs += signs

@@ -135,9 +135,9 @@ class TimedPool(VirtualPool):
         self.look()
         return self.phase.workers.timed(super().poll, timeout)
 
-    def start(self, gpu: str, actions: Sequence[co.StartAttempt]) -> None:
+    def start(self, worker_id: str, actions: Sequence[co.StartAttempt]) -> None:
         """Hand files to a worker."""
-        self.phase.workers.timed(super().start, gpu, actions)
+        self.phase.workers.timed(super().start, worker_id, actions)
 
 
 def memory_of_files(count: int, gpus: int) -> None:

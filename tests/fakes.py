@@ -32,36 +32,36 @@ class FakePool:
         self._hanging: set[int] = set()
         self._events: list[WorkerEvent] = []
 
-    def spawn(self, gpu: str) -> None:
+    def spawn(self, worker_id: str) -> None:
         """Tell that the worker is ready, or that its setup failed."""
         if self._spec.get("setup") == "raise":
             reason = "processor setup failed: ValueError: no model here"
-            self._events.append(said.lost(gpu, reason, LossCause.SETUP_FAILED))
+            self._events.append(said.lost(worker_id, reason, LossCause.SETUP_FAILED))
         else:
-            self._files[gpu] = deque()
-            self._events.append(said.ready(gpu))
+            self._files[worker_id] = deque()
+            self._events.append(said.ready(worker_id))
 
-    def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
+    def start(self, worker_id: str, actions: Sequence[StartAttempt]) -> None:
         """Queue files for a worker that lives."""
-        if gpu in self._files:
-            self._files[gpu].extend(actions)
+        if worker_id in self._files:
+            self._files[worker_id].extend(actions)
 
-    def cancel(self, gpu: str, attempt: int) -> None:
+    def cancel(self, worker_id: str, attempt: int) -> None:
         """Replace the worker that holds the attempt."""
-        if any(action.attempt == attempt for action in self._files.get(gpu, ())):
-            del self._files[gpu]
-            self._events.append(said.lost(gpu, "cancelled", LossCause.CANCELLED))
+        if any(action.attempt == attempt for action in self._files.get(worker_id, ())):
+            del self._files[worker_id]
+            self._events.append(said.lost(worker_id, "cancelled", LossCause.CANCELLED))
 
-    def kill(self, gpu: str) -> None:
+    def kill(self, worker_id: str) -> None:
         """Forget the worker."""
-        self._files.pop(gpu, None)
-        self._events = [event for event in self._events if event.worker_id != gpu]
+        self._files.pop(worker_id, None)
+        self._events = [event for event in self._events if event.worker_id != worker_id]
 
     def poll(self, timeout: float | None) -> list[WorkerEvent]:
         """What happened; never waits."""
         del timeout
-        for gpu in list(self._files):
-            self._work(gpu)
+        for worker_id in list(self._files):
+            self._work(worker_id)
         events, self._events = self._events, []
         return events
 
@@ -74,42 +74,42 @@ class FakePool:
     def close_idle(self, seconds: float) -> None:
         """Let the workers without a file go."""
         del seconds
-        self._files = {gpu: files for gpu, files in self._files.items() if files}
+        self._files = {worker_id: files for worker_id, files in self._files.items() if files}
 
     def close(self) -> None:
         """Let all workers go."""
         self._files.clear()
 
-    def _work(self, gpu: str) -> None:
-        files = self._files[gpu]
-        while gpu in self._files and files and files[0].attempt not in self._hanging:
-            self._act(gpu, files[0])
+    def _work(self, worker_id: str) -> None:
+        files = self._files[worker_id]
+        while worker_id in self._files and files and files[0].attempt not in self._hanging:
+            self._act(worker_id, files[0])
             if files and files[0].attempt not in self._hanging:
                 files.popleft()
 
-    def _act(self, gpu: str, action: StartAttempt) -> None:
+    def _act(self, worker_id: str, action: StartAttempt) -> None:
         number, name = action.attempt, Path(action.file.path).name
-        self._events.append(said.started(gpu, number))
+        self._events.append(said.started(worker_id, number))
         what = name.partition(".")[0]
         if what == "raise":
-            self._events.append(said.failed(gpu, number, "RuntimeError: bad luck"))
+            self._events.append(said.failed(worker_id, number, "RuntimeError: bad luck"))
         elif what == "permanent":
             error = "This file cannot be processed: it is empty"
-            self._events.append(said.failed(gpu, number, error, permanent=True))
+            self._events.append(said.failed(worker_id, number, error, permanent=True))
         elif what == "exit":
-            del self._files[gpu]
-            self._events.append(said.lost(gpu, "exited with status 3", running=number))
+            del self._files[worker_id]
+            self._events.append(said.lost(worker_id, "exited with status 3", running=number))
         elif what == "hang":
             self._hanging.add(number)
-            self._events.append(said.progress(gpu, number, 1, 10))
+            self._events.append(said.progress(worker_id, number, 1, 10))
         else:
-            outputs = self._leave_output(gpu, number, name)
-            self._events.append(said.completed(gpu, number, 1, len(name), 0.001, outputs))
+            outputs = self._leave_output(worker_id, number, name)
+            self._events.append(said.completed(worker_id, number, 1, len(name), 0.001, outputs))
 
-    def _leave_output(self, gpu: str, number: int, name: str) -> tuple[str, ...]:
+    def _leave_output(self, worker_id: str, number: int, name: str) -> tuple[str, ...]:
         if not self._spec.get("outputs"):
             return ()
         folder = self._attempts / str(number)
         folder.mkdir()
-        (folder / f"{name}.out").write_text(gpu)
+        (folder / f"{name}.out").write_text(worker_id)
         return (f"{name}.out",)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from virnucpro_exporter.gpu.sampler import Sampler
-from virnucpro_exporter.gpu.sources import INVALID_ARGUMENT, Found, Reading, Source
+from virnucpro_exporter.gpu.sources import INVALID_ARGUMENT, Found, GpuSource, Reading
 from virnucpro_exporter.gpu.threads import Turn
 from virnucpro_exporter.snapshot import GpuDevice
 
@@ -115,7 +115,7 @@ class Watched:
 
     def __init__(
         self,
-        *sources: Source,
+        *sources: GpuSource,
         max_age: float = SLOWEST,
         reopen_after: float = 0.0,
         turns: VirtualTurns | None = None,
@@ -163,7 +163,7 @@ Watch = Callable[..., Watched]
 def watch_virtually() -> Watch:
     """Starts samplers in virtual time."""
 
-    def start(*sources: Source, **options: Any) -> Watched:
+    def start(*sources: GpuSource, **options: Any) -> Watched:
         watched = Watched(*sources, **options, turns=VirtualTurns())
         watched.sampler.start()
         return watched
@@ -176,7 +176,7 @@ def watch() -> Iterator[Watch]:
     """Starts samplers in threads, and stops them in the end."""
     running: list[Sampler] = []
 
-    def start(*sources: Source, **options: Any) -> Watched:
+    def start(*sources: GpuSource, **options: Any) -> Watched:
         watched = Watched(*sources, **options)
         watched.sampler.start()
         running.append(watched.sampler)

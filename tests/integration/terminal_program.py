@@ -12,7 +12,7 @@ from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
 from virnucpro_exporter.terminal.dashboard import LoadBalancingDashboard
 
 
-class Source:
+class Run:
     """A run whose clock is the wall clock."""
 
     def latest(self) -> RunSnapshot:
@@ -40,7 +40,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGUSR1, fail)
     dashboard = LoadBalancingDashboard(
-        Source(), Gpus(), 0.05, sys.argv[1], log_interval=0.05, plain_interval=0.05
+        Run(), Gpus(), 0.05, sys.argv[1], log_interval=0.05, plain_interval=0.05
     )
     with dashboard:
         number = 0

@@ -16,14 +16,14 @@ from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.gpu.nvidia_smi import NvidiaSmiSource
 from virnucpro_exporter.gpu.nvml import NvmlSource
 from virnucpro_exporter.gpu.simulated import Activity, SimulatedSource
-from virnucpro_exporter.gpu.sources import CORE, SLOW, Reading, Source, query_of
+from virnucpro_exporter.gpu.sources import CORE, SLOW, GpuSource, Reading, query_of
 from virnucpro_exporter.snapshot import GpuDevice
 
 
 class World(Protocol):
     """Three GPUs that a test can break."""
 
-    source: Source
+    source: GpuSource
 
     def lose(self, gpu: int) -> None:
         """From now on this GPU is lost."""
@@ -36,7 +36,7 @@ class Nvml:
     """The real nvitop on the stand-in for the library."""
 
     def __init__(self, stub: NvmlStub) -> None:
-        self.source: Source = NvmlSource()
+        self.source: GpuSource = NvmlSource()
         self._stub = stub
         stub.set(count=3)
 
@@ -53,7 +53,7 @@ class NvidiaSmi:
     def __init__(self, folder: Path) -> None:
         self._smi = FakeNvidiaSmi(folder, count=3)
         self._healthy = list(self._smi.gpus)
-        self.source: Source = NvidiaSmiSource(str(self._smi.program), timeout=60.0, max_age=0.0)
+        self.source: GpuSource = NvidiaSmiSource(str(self._smi.program), timeout=60.0, max_age=0.0)
 
     def lose(self, gpu: int) -> None:
         self._smi.gpus[gpu] = dict.fromkeys(FIELDS, "[GPU is lost]")
@@ -70,7 +70,7 @@ class Simulated:
     def __init__(self) -> None:
         self._lost: set[str] = set()
         names = ["NVIDIA GeForce RTX 3090"] * 3
-        self.source: Source = SimulatedSource(
+        self.source: GpuSource = SimulatedSource(
             names,
             lambda gpu: Activity(compute=0.5, power=0.5, memory=0.5, is_lost=gpu in self._lost),
         )
@@ -94,7 +94,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     made.source.close()
 
 
-def look(source: Source, uuid: str) -> GpuDevice:
+def look(source: GpuSource, uuid: str) -> GpuDevice:
     """What is shown of a GPU after one look at it."""
     found = next(f for f in source.open() if f.uuid == uuid)
     held = state.identified(state.GpuState(found), found)

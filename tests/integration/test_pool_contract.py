@@ -81,17 +81,17 @@ class Renamed:
         self.wake, self.drain = pool.wake, pool.drain
         self.close_idle, self.close = pool.close_idle, pool.close
 
-    def spawn(self, gpu: str) -> None:
-        self.pool.spawn(worker(self.names[gpu]))
+    def spawn(self, worker_id: str) -> None:
+        self.pool.spawn(worker(self.names[worker_id]))
 
-    def start(self, gpu: str, actions: Sequence[StartAttempt]) -> None:
-        self.pool.start(worker(self.names[gpu]), actions)
+    def start(self, worker_id: str, actions: Sequence[StartAttempt]) -> None:
+        self.pool.start(worker(self.names[worker_id]), actions)
 
-    def cancel(self, gpu: str, attempt: int) -> None:
-        self.pool.cancel(worker(self.names[gpu]), number(attempt))
+    def cancel(self, worker_id: str, attempt: int) -> None:
+        self.pool.cancel(worker(self.names[worker_id]), number(attempt))
 
-    def kill(self, gpu: str) -> None:
-        self.pool.kill(worker(self.names[gpu]))
+    def kill(self, worker_id: str) -> None:
+        self.pool.kill(worker(self.names[worker_id]))
 
     def poll(self, timeout: float | None) -> list[WorkerEvent]:
         told: list[Any] = self.pool.poll(timeout)

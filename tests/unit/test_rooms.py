@@ -1,3 +1,5 @@
+import re
+
 from tests.rooms import ROOT, drawing, layers
 
 DOCS = ROOT / "docs"
@@ -13,3 +15,12 @@ def test_every_room_says_what_goes_there() -> None:
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     rooms = [room for layer in layers() for room in layer if not room.startswith("_")]
     assert [room for room in rooms if f"| `{room}" not in text] == []
+
+
+def test_every_module_that_is_named_is_there() -> None:
+    """The paths in docs/architecture.md lead to modules and folders."""
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+/[\w/]*(?:\.\w+)?)`", text)
+    roots = (ROOT, ROOT / "virnucpro_exporter")
+    assert [path for path in named if not any((root / path).exists() for root in roots)] == []
+    assert "gpu/monitor.py" in named

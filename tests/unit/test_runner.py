@@ -83,9 +83,9 @@ class StoragePool(FakePool):
         self.troubles = troubles
         self.killed: list[str] = []
 
-    def kill(self, gpu: str) -> None:
-        self.killed.append(gpu)
-        super().kill(gpu)
+    def kill(self, worker_id: str) -> None:
+        self.killed.append(worker_id)
+        super().kill(worker_id)
 
     def poll(self, timeout: float | None) -> list[WorkerEvent]:
         return [self._spoilt(event) for event in super().poll(timeout)]

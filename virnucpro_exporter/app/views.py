@@ -14,7 +14,7 @@ from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.config import Metrics, Views
 from virnucpro_exporter.config.options import FOREVER
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
-from virnucpro_exporter.metrics.collectors import Source
+from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.metrics.push import GatewayPusher, Periodic, TextfileWriter
 from virnucpro_exporter.metrics.registry import build_registry
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, Latest
@@ -75,7 +75,7 @@ def show(
     reserved: Reserved,
     stack: contextlib.ExitStack,
     coordinator: WorkStealingCoordinator,
-    monitor: Source[GpuSnapshot] | None,
+    monitor: Published[GpuSnapshot] | None,
     folder: Path,
     nodes: NodeDiscovery | None = None,
 ) -> LoadBalancingDashboard:

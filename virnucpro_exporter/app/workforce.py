@@ -17,7 +17,7 @@ from virnucpro_exporter.config import Cluster, Devices
 from virnucpro_exporter.errors import ConfigError, UsageError
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.gpu.identity import CUDA_VARIABLE
-from virnucpro_exporter.metrics.collectors import Source
+from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest, Node
 from virnucpro_exporter.workers.local_pool import LocalPool
 from virnucpro_exporter.workers.pool import WorkerPool
@@ -46,8 +46,8 @@ class Workforce:
 
     devices: list[Device]
     pool: WorkerPool
-    monitor: Source[GpuSnapshot] | None
-    nodes: Source[Sequence[Node]]
+    monitor: Published[GpuSnapshot] | None
+    nodes: Published[Sequence[Node]]
 
 
 def workforce(

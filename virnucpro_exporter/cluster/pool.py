@@ -1,7 +1,7 @@
 """Workers on a Dask cluster: Dask places them, moves the messages and notices nodes that fail.
 
-On each Dask worker an agent (`dask_agent`) owns one worker process. All of Dask is talked to in one
-thread with an event loop; the run loop meets it at a queue and never waits for the network.
+On each Dask worker an agent (`cluster.agent`) owns one worker process. All of Dask is talked to in
+one thread with an event loop; the run loop meets it at a queue and never waits for the network.
 """
 
 from __future__ import annotations

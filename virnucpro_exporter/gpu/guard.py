@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from virnucpro_exporter.gpu.sources import Found, Reading, Source, SourceBusyError
+from virnucpro_exporter.gpu.sources import Found, GpuSource, Reading, SourceBusyError
 
 
 class Guard:
@@ -16,7 +16,7 @@ class Guard:
         source: What is guarded.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: GpuSource) -> None:
         self.source = source
         self._changed = threading.Condition()
         self._inside = 0

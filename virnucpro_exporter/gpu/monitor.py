@@ -9,7 +9,7 @@ import time
 from virnucpro_exporter.gpu.nvidia_smi import NvidiaSmiSource
 from virnucpro_exporter.gpu.nvml import NvmlSource
 from virnucpro_exporter.gpu.sampler import Sampler
-from virnucpro_exporter.gpu.sources import Source
+from virnucpro_exporter.gpu.sources import GpuSource
 from virnucpro_exporter.snapshot import GpuSnapshot
 
 FIRST_SAMPLE_TIMEOUT = 5.0
@@ -28,12 +28,12 @@ class GPUMonitor:
     """
 
     def __init__(
-        self, interval: float = 1.0, source: Source | None = None, reopen_after: float = 30.0
+        self, interval: float = 1.0, source: GpuSource | None = None, reopen_after: float = 30.0
     ) -> None:
         if not interval > 0:
             raise ValueError(f"the interval is {interval}; it has to be above 0 seconds")
         # A little less than an interval, so that nvidia-smi runs once in each.
-        sources: list[Source] = [NvmlSource(), NvidiaSmiSource(max_age=0.8 * interval)]
+        sources: list[GpuSource] = [NvmlSource(), NvidiaSmiSource(max_age=0.8 * interval)]
         if source is not None:
             sources = [source]
         self._sampler = Sampler(sources, interval, reopen_after)

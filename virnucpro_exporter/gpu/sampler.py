@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from virnucpro_exporter.gpu import roster, state
 from virnucpro_exporter.gpu.board import Board, Gpu
 from virnucpro_exporter.gpu.guard import Guard
-from virnucpro_exporter.gpu.sources import Found, Reading, Source, SourceError, code_name
+from virnucpro_exporter.gpu.sources import Found, GpuSource, Reading, SourceError, code_name
 from virnucpro_exporter.gpu.threads import Threads, Turns
 from virnucpro_exporter.gpu.watcher import Watcher
 
@@ -38,7 +38,7 @@ class Sampler:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[GpuSource],
         interval: float,
         reopen_after: float = 30.0,
         *,

@@ -155,7 +155,7 @@ class Reading:
     is_free: bool = False
 
 
-class Source(Protocol):
+class GpuSource(Protocol):
     """Where values come from. `open` and `close` are never called during a `read`."""
 
     backend: str

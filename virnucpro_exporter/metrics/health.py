@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from virnucpro_exporter.metrics.collectors import Source
+from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapshot, RunState
 
 STALE_AFTER = 60.0  # seconds, as in the alert on stale collectors
@@ -22,7 +22,9 @@ class RunHealth:
         clock: Unix seconds.
     """
 
-    def __init__(self, source: Source[RunSnapshot], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, source: Published[RunSnapshot], clock: Callable[[], float] = time.time
+    ) -> None:
         self._source = source
         self._clock = clock
 
@@ -47,7 +49,7 @@ class GpuHealth:
         source: Whose `latest()` is a `GpuSnapshot`.
     """
 
-    def __init__(self, source: Source[GpuSnapshot]) -> None:
+    def __init__(self, source: Published[GpuSnapshot]) -> None:
         self._source = source
 
     def latest(self) -> CollectorHealth:

@@ -10,18 +10,18 @@ from virnucpro_exporter.metrics.collectors import (
     BuildCollector,
     GpuCollector,
     HealthCollector,
+    Published,
     RunCollector,
-    Source,
 )
 from virnucpro_exporter.metrics.health import GpuHealth, RunHealth
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapshot
 
-HealthSources = Mapping[str, Source[CollectorHealth]]
+HealthSources = Mapping[str, Published[CollectorHealth]]
 
 
 def build_registry(
-    coordinator: Source[RunSnapshot] | None = None,
-    gpu_monitor: Source[GpuSnapshot] | None = None,
+    coordinator: Published[RunSnapshot] | None = None,
+    gpu_monitor: Published[GpuSnapshot] | None = None,
     health: HealthSources | None = None,
     *,
     process: bool = True,
@@ -37,7 +37,7 @@ def build_registry(
             collector, which refuses names it has itself.
     """
     registry = CollectorRegistry()
-    sources: dict[str, Source[CollectorHealth]] = {}
+    sources: dict[str, Published[CollectorHealth]] = {}
     registry.register(BuildCollector())
     if coordinator is not None:
         registry.register(RunCollector(coordinator))

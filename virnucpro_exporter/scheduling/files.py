@@ -26,8 +26,8 @@ _OVERDUE_SHARE = 0.2
 
 # An attempt that has fallen silent is not expected to end any more after this share of what its
 # file takes, within bounds, and not before twice the longest silence so far between two reports of
-# its worker. In seconds. A needless second attempt may cost a process, so the time that a new one
-# takes to start is another bound.
+# its worker. In seconds. A needless speculative attempt may cost a process, so the time that a new
+# one takes to start is another bound.
 _PATIENCE_SHARE = 0.25
 _PATIENCE_AT_LEAST = 5.0
 _PATIENCE_AT_MOST = 60.0

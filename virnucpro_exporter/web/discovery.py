@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from virnucpro_exporter.metrics.collectors import Source
+from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.snapshot import Node
 
 
@@ -23,7 +23,7 @@ class NodeDiscovery:
         port: Where the exporter of each node listens.
     """
 
-    nodes: Source[Sequence[Node]]
+    nodes: Published[Sequence[Node]]
     port: int
 
     def targets(self) -> bytes:

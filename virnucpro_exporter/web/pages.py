@@ -9,7 +9,7 @@ from isal import igzip
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric as Family
 
-from virnucpro_exporter.metrics.collectors import Source
+from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.metrics.exposition import Format, render
 
 _LEVEL = 1  # of ISA-L: as small as zlib's level 1, in a tenth of the time
@@ -31,7 +31,7 @@ class Pages:
     def __init__(
         self,
         registry: CollectorRegistry,
-        sources: Sequence[Source[object]],
+        sources: Sequence[Published[object]],
         max_age: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.errors import ConfigError, UsageError
-from virnucpro_exporter.metrics.collectors import Source
+from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.metrics.health import why_not_ready
 from virnucpro_exporter.metrics.registry import HealthSources, build_registry
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
@@ -89,8 +89,8 @@ class MetricsServer:
 
     def __init__(
         self,
-        coordinator: Source[RunSnapshot] | None = None,
-        gpu_monitor: Source[GpuSnapshot] | None = None,
+        coordinator: Published[RunSnapshot] | None = None,
+        gpu_monitor: Published[GpuSnapshot] | None = None,
         *,
         listen: Sequence[str | socket.socket] = DEFAULT_LISTEN,
         telemetry_path: str = "/metrics",

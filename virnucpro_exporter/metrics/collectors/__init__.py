@@ -4,9 +4,9 @@ A source is anything with `latest()`. Reading it takes no lock of the scheduler 
 What is None in a snapshot has no sample here.
 """
 
-from virnucpro_exporter.metrics.collectors.families import Source
+from virnucpro_exporter.metrics.collectors.families import Published
 from virnucpro_exporter.metrics.collectors.gpu import GpuCollector
 from virnucpro_exporter.metrics.collectors.health import BuildCollector, HealthCollector
 from virnucpro_exporter.metrics.collectors.run import RunCollector
 
-__all__ = ["BuildCollector", "GpuCollector", "HealthCollector", "RunCollector", "Source"]
+__all__ = ["BuildCollector", "GpuCollector", "HealthCollector", "Published", "RunCollector"]

@@ -21,7 +21,7 @@ NO_LABELS = Labels()
 _MOST_KEPT = 65_536
 
 
-class Source(Protocol[T_co]):
+class Published(Protocol[T_co]):
     """Whatever holds the newest of a series of snapshots."""
 
     def latest(self) -> T_co:

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from virnucpro_exporter.metrics import catalog as c
 from virnucpro_exporter.metrics.collectors.families import (
-    Source,
+    Published,
     Value,
     empty,
     family,
@@ -40,7 +40,7 @@ class GpuCollector(Collector):
         source: A GPU monitor, or anything else whose `latest()` is a `GpuSnapshot`.
     """
 
-    def __init__(self, source: Source[GpuSnapshot]) -> None:
+    def __init__(self, source: Published[GpuSnapshot]) -> None:
         self._source = source
 
     def collect(self) -> Iterator[Family]:

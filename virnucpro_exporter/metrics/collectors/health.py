@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.metrics import catalog as c
-from virnucpro_exporter.metrics.collectors.families import Source, Value, empty, family, labels
+from virnucpro_exporter.metrics.collectors.families import Published, Value, empty, family, labels
 from virnucpro_exporter.snapshot import CollectorHealth
 
 _VALUES: Sequence[tuple[c.Metric, Callable[[CollectorHealth], Value]]] = (
@@ -30,7 +30,7 @@ class HealthCollector(Collector):
         sources: By the name of the collector, whatever holds its newest `CollectorHealth`.
     """
 
-    def __init__(self, sources: Mapping[str, Source[CollectorHealth]]) -> None:
+    def __init__(self, sources: Mapping[str, Published[CollectorHealth]]) -> None:
         self._sources = dict(sources)
 
     def collect(self) -> Iterator[Family]:

@@ -13,7 +13,7 @@ from prometheus_client.samples import Exemplar, Sample
 from virnucpro_exporter.metrics import catalog as c
 from virnucpro_exporter.metrics.collectors.families import (
     NO_LABELS,
-    Source,
+    Published,
     Value,
     empty,
     family,
@@ -88,7 +88,7 @@ class RunCollector(Collector):
         source: A coordinator, or anything else whose `latest()` is a `RunSnapshot`.
     """
 
-    def __init__(self, source: Source[RunSnapshot]) -> None:
+    def __init__(self, source: Published[RunSnapshot]) -> None:
         self._source = source
 
     def collect(self) -> Iterator[Family]:

@@ -84,6 +84,12 @@ def test_no_match(folder: Path, argument: str) -> None:
     assert caught.value.detail == f"{str(folder / argument)!r} matches no sequence file"
 
 
+def test_the_output_folder_is_no_input(folder: Path) -> None:
+    """Named as an input, alone, it is refused with what to do instead."""
+    with pytest.raises(InputError, match=r"lies in the output folder, .* name its files"):
+        discover([str(folder)], folder)
+
+
 def test_folder_that_cannot_be_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that refuses to be read is told and the others are searched; alone it is refused."""
     scandir = os.scandir

@@ -70,3 +70,11 @@ def test_the_least_possible_counts_every_worker_and_is_never_more_than_it_took(
     text = summary_text(replace(run, workers=workers, elapsed_seconds=60.0))
     found = None if "least" not in text else text.rpartition("; ")[2].split()[0]
     assert found == ratio
+
+
+def test_a_slow_run_is_not_shown_as_idle() -> None:
+    """Less than ten a second is shown in two digits, never as 0 where there was work."""
+    run = builders.finished(1)
+    (worker,) = run.workers
+    run = replace(run, workers=(replace(worker, sequences_completed=1),), elapsed_seconds=3.2)
+    assert "1 sequences, 0.31 sequences/s" in summary_text(run)

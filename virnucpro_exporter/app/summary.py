@@ -78,8 +78,11 @@ def _work(run: RunSnapshot) -> str:
         (residues, "residues") if residues and not sequences else (sequences, "sequences")
     )
     seconds = run.elapsed_seconds
-    rate = f"{amount / seconds:,.0f} {unit}/s" if seconds > 0 else "no time"
-    return f"{amount:,} {unit}, {rate}"
+    if seconds <= 0:
+        return f"{amount:,} {unit}, no time"
+    rate = amount / seconds
+    shown = f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.2g}"  # a slow run is not idle
+    return f"{amount:,} {unit}, {shown} {unit}/s"
 
 
 def failures_text(run: RunSnapshot) -> str:

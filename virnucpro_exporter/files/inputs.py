@@ -101,6 +101,11 @@ def discover(
         before = search.found.noted()
         matches = sorted(search.matches(argument), key=_natural_key)
         if not matches and search.found.noted() == before:
+            if os.path.isdir(argument) and search.lies_in_output(argument):  # noqa: PTH112 (a text)
+                raise InputError(
+                    f"{argument!r} lies in the output folder, which is not searched: "
+                    "name its files, or another output folder"
+                )
             raise InputError(f"{argument!r} matches no sequence file")
         search.take(matches)
     if not search.files:
@@ -153,7 +158,7 @@ class _Search:
         for name in names:
             if Path(name).is_dir():
                 yield from self._search(name, visited)
-            elif is_name or not self._lies_in_output(name):
+            elif is_name or not self.lies_in_output(name):
                 yield from self._named(name, is_name=is_name)
 
     def _named(self, path: str, *, is_name: bool) -> Iterator[Input]:
@@ -179,7 +184,8 @@ class _Search:
         inside = os.path.relpath(os.path.join(self._real_folder(folder), name), self.excluded)  # noqa: PTH118 (likewise)
         return inside.split(os.sep, 1)[0] in self.results
 
-    def _lies_in_output(self, path: str) -> bool:
+    def lies_in_output(self, path: str) -> bool:
+        """Whether a path is the output folder, or leads into it."""
         return self.excluded is not None and Path(os.path.realpath(path)).is_relative_to(
             self.excluded
         )
@@ -190,7 +196,7 @@ class _Search:
         while folders:
             folder = folders.pop()
             real = os.path.realpath(folder)
-            if real in visited or self._lies_in_output(real):
+            if real in visited or self.lies_in_output(real):
                 continue
             visited.add(real)
             try:

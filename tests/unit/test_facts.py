@@ -208,7 +208,7 @@ CONSUMERS = {
     "journal/schema.py": "writing",
     "report/timeline.py": "fate",
     "scheduling/scheduler.py": "_take_in",
-    "simulation/run.py": "_carry_out",
+    "simulation/virtual_run.py": "_carry_out",
 }
 
 

@@ -14,7 +14,7 @@ from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 from virnucpro_exporter.scheduling.snapshot import RunContext, take_snapshot
 from virnucpro_exporter.simulation import SCENARIOS, Simulation
-from virnucpro_exporter.simulation.run import VirtualRun
+from virnucpro_exporter.simulation.virtual_run import VirtualRun
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest
 
 RISING = re.compile(r".*_(total|bucket|count|sum)")

@@ -9,8 +9,8 @@ of the real worker processes, for the command `simulate`. `scenarios` says what 
 from virnucpro_exporter.simulation.cluster import VirtualCluster, timeless
 from virnucpro_exporter.simulation.files import skewed_files
 from virnucpro_exporter.simulation.pool import VirtualPool
-from virnucpro_exporter.simulation.run import Outcome, VirtualRun, lower_bound
 from virnucpro_exporter.simulation.scenarios import SCENARIOS, Simulation
+from virnucpro_exporter.simulation.virtual_run import Outcome, VirtualRun, lower_bound
 from virnucpro_exporter.simulation.workers import (
     Mishap,
     Outage,

@@ -97,7 +97,7 @@ class Vitals:
         self._attempts = attempts
         self._every = every
         self._wake = wake
-        self._uses_gpu = uses_gpu
+        self._uses_gpu = uses_gpu or (lambda _: False)
         self._clock = clock
         self._before: dict[str, _Vitals] = {}
         self._signs: deque[SignOfLife] = deque()
@@ -131,8 +131,7 @@ class Vitals:
             known = before.get(worker.worker_id)
             if known is None or known.worker != worker:
                 continue
-            is_seen = self._uses_gpu is not None and self._uses_gpu(worker.worker_id)
-            if is_seen or vitals.has_worked_since(known):
+            if vitals.has_worked_since(known) or self._uses_gpu(worker.worker_id):
                 signs.append(SignOfLife(worker.worker_id, worker.attempt))
         with self._lock:
             if signs and not self._is_over.is_set():

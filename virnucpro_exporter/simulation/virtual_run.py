@@ -11,7 +11,7 @@ from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.facts import Fact, FileCompleted, FileFailed
 from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.scheduling.ids import WorkerId
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.scheduler import Decisions
 from virnucpro_exporter.simulation.workers import VirtualGpu, VirtualWorkers
 
@@ -25,7 +25,6 @@ class Outcome:
         completed: How often each file was given as completed, by path.
         failed: Paths of the files given up.
         events: How many events the scheduler handled.
-        second_attempts: How many attempts were second ones.
         kills: How often a running attempt was stopped.
         wasted_share: Share of the time in which workers had files that went into attempts without a
             result.
@@ -35,7 +34,6 @@ class Outcome:
     completed: Mapping[str, int]
     failed: tuple[str, ...]
     events: int
-    second_attempts: int
     kills: int
     wasted_share: float
 
@@ -79,8 +77,9 @@ class VirtualRun:
         self._workers.add(work, {})
         self._completed: dict[str, int] = {}
         self._failed: list[str] = []
-        self._events = self._starts = self._kills = 0
-        self._begun: dict[int, tuple[str, float]] = {}  # attempts in process: where, since when
+        self._events = self._kills = 0
+        # The attempts in process: where, and since when.
+        self._begun: dict[AttemptNumber, tuple[str, float]] = {}
         self._wasted = self._used = 0.0
 
     def run(
@@ -112,7 +111,6 @@ class VirtualRun:
             self._completed,
             tuple(self._failed),
             self._events,
-            self._starts - len(files),
             self._kills,
             self._wasted / max(self._used + self._wasted, 1e-9),
         )
@@ -142,14 +140,14 @@ class VirtualRun:
         if isinstance(event, ev.WorkerJoined):
             self._workers.spawn(event.worker_id)
 
-    def _lose_all(self, gpu: str) -> int:
+    def _lose_all(self, worker_id: WorkerId) -> int:
         """The worker's process is gone, and what it had done of its files."""
-        lost = [number for number, (where, _) in self._begun.items() if where == gpu]
+        lost = [number for number, (where, _) in self._begun.items() if where == worker_id]
         for number in lost:
             self._lose(number)
         return len(lost)
 
-    def _lose(self, attempt: int) -> None:
+    def _lose(self, attempt: AttemptNumber) -> None:
         _, since = self._begun.pop(attempt, ("", self._workers.now))
         self._wasted += self._workers.now - since
 
@@ -157,7 +155,6 @@ class VirtualRun:
         workers = self._workers
         match command:
             case co.StartAttempt():
-                self._starts += 1
                 self._begun[command.attempt] = (command.worker_id, workers.now)
                 workers.start(command)
             case co.CancelAttempt():

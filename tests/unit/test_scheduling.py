@@ -91,17 +91,17 @@ def test_assignment_gives_each_file_once_and_never_a_worse_gpu(
 def test_throughput_is_that_of_the_last_minute_with_progress() -> None:
     """Whatever was before; a worker without work does nothing."""
     short = Throughput()
-    assert short.per_second(0.0, is_busy=True) is None
+    assert short.sequences_per_second(0.0, is_busy=True) is None
     short.begin(0.0)
     for second in range(1, 121):
-        short.add(20 if second > 60 else 5, float(second))
+        short.add(20 if second > 60 else 5, 0, float(second))
         short.file_ended(float(second))
-    assert short.per_second(120.0, is_busy=True) == pytest.approx(20.0)
-    assert short.per_second(150.0, is_busy=False) == pytest.approx(10.0)
-    assert short.per_second(200.0, is_busy=False) == pytest.approx(0.0)
+    assert short.sequences_per_second(120.0, is_busy=True) == pytest.approx(20.0)
+    assert short.sequences_per_second(150.0, is_busy=False) == pytest.approx(10.0)
+    assert short.sequences_per_second(200.0, is_busy=False) == pytest.approx(0.0)
     short.begin(1000.0)
-    short.add(30, 1010.0)
-    assert short.per_second(1010.0, is_busy=True) == pytest.approx(0.5)
+    short.add(30, 0, 1010.0)
+    assert short.sequences_per_second(1010.0, is_busy=True) == pytest.approx(0.5)
 
 
 def test_throughput_of_long_files_without_reports_is_steady() -> None:
@@ -109,12 +109,12 @@ def test_throughput_of_long_files_without_reports_is_steady() -> None:
     long = Throughput()
     long.begin(0.0)
     for file in range(1, 31):
-        long.add(200 if file > 20 else 100, file * 100.0)
+        long.add(200 if file > 20 else 100, 0, file * 100.0)
         long.file_ended(file * 100.0)
         if file in (10, 30):
             rate = 1.0 if file == 10 else 2.0
             for later in (0.0, 30.0, 60.0, 61.0, 99.0):
-                found = long.per_second(file * 100.0 + later, is_busy=True)
+                found = long.sequences_per_second(file * 100.0 + later, is_busy=True)
                 assert found == pytest.approx(rate), (file, later)
 
 
@@ -123,11 +123,11 @@ def test_throughput_of_a_silent_file_is_that_of_the_last_ten() -> None:
     long = Throughput()
     long.begin(0.0)
     for file in range(1, 21):
-        long.add(100, file * 10.0)
+        long.add(100, 0, file * 10.0)
         long.file_ended(file * 10.0)
-    long.add(30, 230.0)
-    assert long.per_second(240.0, is_busy=True) == pytest.approx((30 + 100 * 2) / 60)
-    assert long.per_second(300.0, is_busy=True) == pytest.approx(1030 / 130)
+    long.add(30, 0, 230.0)
+    assert long.sequences_per_second(240.0, is_busy=True) == pytest.approx((30 + 100 * 2) / 60)
+    assert long.sequences_per_second(300.0, is_busy=True) == pytest.approx(1030 / 130)
 
 
 def run_virtually(

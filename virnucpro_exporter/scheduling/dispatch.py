@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from virnucpro_exporter.scheduling.files import FileRecord
 from virnucpro_exporter.scheduling.policy import StealPolicy
 from virnucpro_exporter.scheduling.rebalancing import rethink_interval
-from virnucpro_exporter.scheduling.state import NEVER, State
+from virnucpro_exporter.scheduling.speed import NEVER
+from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
 
 

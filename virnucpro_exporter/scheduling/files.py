@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from virnucpro_exporter.errors import SchedulingError
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
-from virnucpro_exporter.scheduling.speed import RecentSpeed
+from virnucpro_exporter.scheduling.speed import NEVER, RecentSpeed
 
 if TYPE_CHECKING:
     from virnucpro_exporter.scheduling.workers import Worker
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # However little is left of an attempt, it is expected to take this share of the time since that was
 # known: estimates are off by about that much.
 _OVERDUE_SHARE = 0.2
+_IN_TIME = 1.0 + _OVERDUE_SHARE
 
 # An attempt that has fallen silent is not expected to end any more after this share of what its
 # file takes, within bounds, and not before twice the longest silence so far between two reports of
@@ -211,7 +212,8 @@ class Attempt:
     @property
     def left(self) -> int:
         """Residues still to do, as far as known."""
-        return max(self.record.file.residues - self.done, 0)
+        left = self.record.file.residues - self.done
+        return max(left, 0)
 
     def remaining(self, now: float) -> float:
         """Estimated seconds until it ends; infinite while its worker stalls, or it is quiet.
@@ -220,18 +222,20 @@ class Attempt:
         become slower, and the content of a file may be slow on every GPU. One that is overdue is
         expected to take as long again as it is overdue.
         """
-        if self.worker.stalled_since is not None or self.is_quiet(now):
-            return float("inf")
         worker, since = self.worker, now - self.counted_at
+        if worker.stalled_since is not None or (worker.longest_gap and self.is_quiet(now)):
+            return NEVER
         if not self.done:
-            expected = worker.seconds(self.record.file.residues)
+            expected = worker.fixed.seconds + self.record.file.residues / worker.speed
         else:
             left = self.left
             expected = left / worker.speed
             pace = None if self.recent is None else self.recent.seconds_per_residue
             if pace is not None:
                 expected = max(expected, left * pace)
-        return max(abs(expected - since), _OVERDUE_SHARE * since)
+        if expected >= _IN_TIME * since:
+            return expected - since
+        return max(since - expected, _OVERDUE_SHARE * since)
 
     def is_quiet(self, now: float) -> bool:
         """Whether a worker that reports progress has fallen silent, with work left to do."""

@@ -7,7 +7,8 @@ from collections import Counter
 from virnucpro_exporter.scheduling.files import FileRecord, FileState
 from virnucpro_exporter.scheduling.rebalancing import MOST_MOVES
 from virnucpro_exporter.scheduling.scheduler import Scheduler
-from virnucpro_exporter.scheduling.state import NEVER, State
+from virnucpro_exporter.scheduling.speed import NEVER
+from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
 
 

@@ -137,15 +137,16 @@ class EarliestFinish:
         return None
 
     def _improved(self, victim: Worker, thief: Worker, now: float) -> int | None:
-        is_coming = not victim.is_ready and not victim.is_retired and victim.startup > 0.0
-        if not victim.inflight and not is_coming:  # it is not working on its queue
-            return _first_allowed(victim, thief)
+        if not victim.inflight:
+            is_coming = not victim.is_ready and not victim.is_retired and victim.startup > 0.0
+            if not is_coming:  # it is not working on its queue
+                return _first_allowed(victim, thief)
         ends = victim.free_at(now)
+        begins, speed, fixed = now + thief.fixed.seconds, thief.speed, victim.fixed.seconds
         for position, record in enumerate(victim.queue):
-            ends += victim.seconds(record.file.residues)
-            if not may_take(record, thief):
-                continue
-            if now + thief.seconds(record.file.residues) < ends:
+            residues = record.file.residues
+            ends += fixed + residues / victim.speed
+            if begins + residues / speed < ends and may_take(record, thief):
                 return position
             if position >= _LOOK_AHEAD:
                 break

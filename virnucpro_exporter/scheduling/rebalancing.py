@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 
 from virnucpro_exporter.scheduling.attempts import take_back
 from virnucpro_exporter.scheduling.files import Attempt, FileRecord
-from virnucpro_exporter.scheduling.state import NEVER, State
+from virnucpro_exporter.scheduling.speed import NEVER
+from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
 
 if TYPE_CHECKING:

@@ -46,7 +46,8 @@ from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.policy import EarliestFinish, StealPolicy
 from virnucpro_exporter.scheduling.rebalancing import Rebalancing
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
-from virnucpro_exporter.scheduling.state import NEVER, State
+from virnucpro_exporter.scheduling.speed import NEVER
+from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.supervision import Supervision
 
 

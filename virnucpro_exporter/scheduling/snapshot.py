@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from virnucpro_exporter.scheduling import stalls
 from virnucpro_exporter.scheduling.scheduler import Scheduler
-from virnucpro_exporter.scheduling.speed import Throughput
-from virnucpro_exporter.scheduling.state import NEVER, State
+from virnucpro_exporter.scheduling.speed import NEVER
+from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
 from virnucpro_exporter.snapshot import (
     RunSnapshot,
@@ -198,10 +199,10 @@ def _worker(state: State, w: Worker, context: RunContext, now: float) -> WorkerS
         files_completed=counters.completed,
         file_failures=counters.failures,
         sequences_completed=counters.sequences,
-        sequences_processed=w.throughput.total,
+        sequences_processed=w.throughput.sequences,
         residues_processed=counters.residues,
-        throughput=_per_second(state, w, w.throughput, now),
-        residue_throughput=_per_second(state, w, w.residue_throughput, now),
+        throughput=_per_second(state, w, w.throughput.sequences_per_second, now),
+        residue_throughput=_per_second(state, w, w.throughput.residues_per_second, now),
         residues_per_second=w.learned.value,
         seconds_left=_seconds_left(state, w, now),
         attempts_moved=counters.moved,
@@ -223,10 +224,14 @@ def _worker(state: State, w: Worker, context: RunContext, now: float) -> WorkerS
     )
 
 
-def _per_second(state: State, worker: Worker, throughput: Throughput, now: float) -> float | None:
+class _Rate(Protocol):
+    def __call__(self, now: float, *, is_busy: bool) -> float | None: ...
+
+
+def _per_second(state: State, worker: Worker, rate_at: _Rate, now: float) -> float | None:
     """What a worker does in a second; 0 while it stalls, and None where nothing was ever told."""
     is_busy = worker.busy_since is not None
-    rate = throughput.per_second(_now_or_end(state, now), is_busy=is_busy)
+    rate = rate_at(_now_or_end(state, now), is_busy=is_busy)
     return rate if rate is None or worker.stalled_since is None else 0.0
 
 

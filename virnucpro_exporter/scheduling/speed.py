@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+NEVER = float("inf")
+
 WINDOW_SECONDS = 60.0
 WINDOW_FILES = 10
 _MOST_SAMPLES = 256
@@ -24,26 +26,34 @@ _CLEAR_ERRORS = 3.0
 # A worker that stalled is believed to be this many times slower than it was.
 DOUBT = 4.0
 
+# Clocks have a grain: a stretch of work may seem to take no time. In seconds.
+_GRAIN = 1e-9
+
 # So many residues per second are believed of any worker, however often it stalled.
 SLOWEST = 1e-6
 
 
 class Throughput:
-    """Sequences per second: over the last minute if there was progress, else the last 10 files.
+    """What a worker does per second: over the last minute with progress, else the last 10 files.
 
     What is told at once was done since the report before, so it counts evenly from there on: a file
     of 100 s that reports nothing until its end was not done in that moment.
 
-    The running total is sampled at most once a second, so memory and cost do not grow with the
+    The running totals are sampled at most once a second, so memory and cost do not grow with the
     number of files.
+
+    Attributes:
+        sequences: Done so far.
+        residues: Done so far.
     """
 
-    __slots__ = ("_file_ends", "_last", "_next_sample", "_samples", "total")
+    __slots__ = ("_file_ends", "_latest", "_next_sample", "_samples", "residues", "sequences")
 
     def __init__(self) -> None:
-        self.total = 0
-        self._samples: deque[tuple[float, int]] = deque()
-        self._last = (0.0, 0)  # the latest progress
+        self.sequences = 0
+        self.residues = 0
+        self._samples: deque[tuple[float, int, int]] = deque()
+        self._latest = 0.0  # when there was progress
         self._file_ends: deque[float] = deque(maxlen=WINDOW_FILES + 1)
         self._next_sample = float("-inf")
 
@@ -53,10 +63,11 @@ class Throughput:
             self._file_ends.append(now)
         self._sample(now)
 
-    def add(self, sequences: int, now: float) -> None:
-        """Count sequences as processed by `now`, since the latest call."""
-        self.total += sequences
-        self._last = (now, self.total)
+    def add(self, sequences: int, residues: int, now: float) -> None:
+        """Count what was processed by `now`, since the latest call."""
+        self.sequences += sequences
+        self.residues += residues
+        self._latest = now
         if now >= self._next_sample:
             self._sample(now)
 
@@ -64,18 +75,24 @@ class Throughput:
         """Remember when a file ended."""
         self._file_ends.append(now)
 
-    def per_second(self, now: float, *, is_busy: bool) -> float | None:
-        """Sequences per second, or None before anything was processed.
+    def sequences_per_second(self, now: float, *, is_busy: bool) -> float | None:
+        """Sequences per second, or None before any was processed.
 
         Args:
             now: The present time.
             is_busy: The worker has a file in process. Otherwise the time up to now counts, too: a
                 worker without work does nothing.
         """
-        if not self.total:
+        return self._per_second(1, self.sequences, now, is_busy=is_busy)
+
+    def residues_per_second(self, now: float, *, is_busy: bool) -> float | None:
+        """Residues per second, likewise."""
+        return self._per_second(2, self.residues, now, is_busy=is_busy)
+
+    def _per_second(self, place: int, total: int, now: float, *, is_busy: bool) -> float | None:
+        if not total:
             return None
-        end, total = now, self.total
-        latest = self._last[0]
+        end, latest = now, self._latest
         # Since the end of the last file nothing was told; that is no less work than before.
         if is_busy and (latest == self._file_ends[-1] or now - latest > WINDOW_SECONDS):
             end = latest
@@ -83,11 +100,11 @@ class Throughput:
         if is_busy and now - latest > WINDOW_SECONDS:
             begin = self._file_ends[0]
         begin = max(begin, self._samples[0][0])
-        return (total - self._total_at(begin)) / (end - begin) if end > begin else None
+        return (total - self._total_at(begin, place)) / (end - begin) if end > begin else None
 
     def _sample(self, now: float) -> None:
         samples = self._samples
-        samples.append((now, self.total))
+        samples.append((now, self.sequences, self.residues))
         self._next_sample = now + 1.0
         start = min(now - WINDOW_SECONDS, self._file_ends[0])
         while len(samples) > 2 and samples[1][0] <= start:
@@ -95,16 +112,16 @@ class Throughput:
         if len(samples) > _MOST_SAMPLES:  # long files: half the resolution is plenty
             self._samples = deque(list(samples)[::2])
 
-    def _total_at(self, moment: float) -> float:
+    def _total_at(self, moment: float, place: int) -> float:
         """How much was done by a moment, evenly between two samples."""
         before = self._samples[0]
-        for sample in (*self._samples, self._last):
+        for sample in (*self._samples, (self._latest, self.sequences, self.residues)):
             if sample[0] >= moment:
-                (start, done), (end, total) = before, sample
+                start, done, end, total = before[0], before[place], sample[0], sample[place]
                 share = (moment - start) / (end - start) if end > start else 1.0
                 return done + (total - done) * min(max(share, 0.0), 1.0)
             before = sample
-        return before[1]
+        return before[place]
 
 
 class RecentSpeed:
@@ -220,10 +237,10 @@ class LearnedSpeed:
         """
         keep = 1.0 - _FORGET_PER_FILE * share_of_file
         self.files += share_of_file
-        self._work = self._work * keep + residues
-        self._seconds = self._seconds * keep + seconds
-        if self._work > 0.0:
-            self.value = max(self._work / max(self._seconds, 1e-9), SLOWEST)
+        self._work = work = self._work * keep + residues
+        self._seconds = spent = self._seconds * keep + seconds
+        if work > 0.0:
+            self.value = max(work / (spent or _GRAIN), SLOWEST)
 
     def doubt(self) -> None:
         """The worker stalled: expect less of it until it shows better."""

@@ -49,14 +49,12 @@ from virnucpro_exporter.scheduling.files import (
 )
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
-from virnucpro_exporter.scheduling.speed import DOUBT, SLOWEST, FixedCost, RecentSpeed
+from virnucpro_exporter.scheduling.speed import DOUBT, NEVER, SLOWEST, FixedCost, RecentSpeed
 from virnucpro_exporter.scheduling.workers import Worker
 from virnucpro_exporter.snapshot import PAIRED_WORKERS
 
 RECENT_STEALS = 50
 RECENT_FAILURES = 1000
-
-NEVER = float("inf")
 
 # The fixed cost of a file is learned from so many files, and from one in so many of the later ones:
 # most say nothing new.
@@ -318,10 +316,15 @@ class State:
         """The worker's process took too long to load."""
         worker.slow_setups += 1
 
-    def note_silence(self, worker: Worker, now: float) -> None:
-        """The worker got further within a file or to its end: its silence until now was none."""
+    def _got_further(self, worker: Worker, now: float) -> None:
+        """Within a file or to its end: the silence of the worker until now was no stall."""
         if worker.stalled_since is None:
-            self.longest_silence = max(self.longest_silence, now - worker.touched_at)
+            silence = now - worker.touched_at
+            if silence > self.longest_silence:  # noqa: PLR1730 - a call less for each file
+                self.longest_silence = silence
+            worker.last_progress = worker.touched_at = now
+        else:
+            self.touch(worker, now)
 
     def touch(self, worker: Worker, now: float) -> None:
         """The worker got further, so it does not stall."""
@@ -390,7 +393,8 @@ class State:
     def _learn(self, attempt: Attempt, done: int, seconds: float) -> None:
         worker, learned = attempt.worker, attempt.worker.learned
         is_first = learned.value is None
-        learned.observe(done, seconds, min(1.0, done / max(attempt.record.file.residues, 1)))
+        residues = attempt.record.file.residues
+        learned.observe(done, seconds, done / residues if done < residues else 1.0)
         if learned.value is not None:
             worker.speed = learned.value
             if is_first:
@@ -499,7 +503,6 @@ class State:
                 worker.busy_since = now
                 self._end_idle(worker, now)
                 worker.throughput.begin(now)
-                worker.residue_throughput.begin(now)
                 self.look_by(now + self.settings.stall_threshold)
         worker.inflight[number] = attempt
         self.commands.append(StartAttempt(worker.id, number, record.file))
@@ -532,8 +535,7 @@ class State:
         if done:
             attempt.counted_at = now
         worker.has_reported = True
-        self.note_silence(worker, now)
-        self.touch(worker, now)
+        self._got_further(worker, now)
 
     def _work_seconds(self, seconds: float) -> float:
         """Of the first seconds of an attempt, those that went into residues."""
@@ -568,13 +570,15 @@ class State:
         if before:
             self._learn(attempt, done, now - attempt.counted_at)
         else:
-            self._learn(attempt, done, self._work_seconds(seconds))
+            self._learn(
+                attempt, done, self._work_seconds(seconds) if self.fixed.seconds else seconds
+            )
         if self.completed_files < _FIRST_FILES or not self.completed_files % _EACH:
             self.fixed.observe(worker.index, residues, seconds)
         self._sequences += sequences
-        self._residues += residues if sequences else 0
-        self.note_silence(worker, now)
-        self.touch(worker, now)
+        if sequences:
+            self._residues += residues
+        self._got_further(worker, now)
 
     def advance(self, attempt: Attempt, sequences: int, residues: int | None, now: float) -> int:
         """Count what an attempt has done since its last report.
@@ -591,16 +595,18 @@ class State:
         worker = attempt.worker
         new = sequences - attempt.sequences
         if new > 0:
-            worker.throughput.add(new, now)
             attempt.sequences = sequences
+        else:
+            new = 0
+        if residues is not None and residues > attempt.done:
+            done = residues - attempt.done
+            attempt.done = residues
+            worker.counters.residues += done
+        else:
+            done = 0
+        if new or done:
+            worker.throughput.add(new, done, now)
             worker.is_doubted = False
-        if residues is None or residues <= attempt.done:
-            return 0
-        done = residues - attempt.done
-        attempt.done = residues
-        worker.counters.residues += done
-        worker.residue_throughput.add(done, now)
-        worker.is_doubted = False
         return done
 
     def hand_back(self, worker: Worker, number: AttemptNumber) -> Attempt | None:
@@ -740,8 +746,8 @@ class State:
         counters.durations.add(duration, file, now)
         counters.speculative_won += attempt.is_speculative
         worker.throughput.file_ended(now)
-        worker.residue_throughput.file_ended(now)
-        worker.longest_recent = max(duration, 0.8 * worker.longest_recent)
+        longest = 0.8 * worker.longest_recent
+        worker.longest_recent = max(longest, duration)
         if worker.troubles:
             worker.troubles.clear()
         self.residues_total += residues - file.residues

@@ -10,7 +10,7 @@ from collections import deque
 from virnucpro_exporter.scheduling.counters import Counters
 from virnucpro_exporter.scheduling.files import Attempt, FileRecord
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
-from virnucpro_exporter.scheduling.speed import FixedCost, LearnedSpeed, Throughput
+from virnucpro_exporter.scheduling.speed import NEVER, FixedCost, LearnedSpeed, Throughput
 
 # A worker that has done nothing yet counts as having done a file of so many seconds: it gets files
 # one by one until some twenty of them were short.
@@ -46,8 +46,7 @@ class Worker:
         longest_gap: The longest time in seconds between two reports within a file; 0 for one that
             never reported.
         is_doubted: It fell silent, and has shown nothing since.
-        throughput: Sequences per second, for people.
-        residue_throughput: Residues per second, for people, where sequences are not known.
+        throughput: Sequences and residues per second, for people.
         longest_recent: About the longest duration of its recent files, in seconds.
         touched_at: When it last made progress, came up or got its first work.
         alive_at: When it last gave a sign of life other than progress.
@@ -80,7 +79,6 @@ class Worker:
         "name",
         "queue",
         "queued_residues",
-        "residue_throughput",
         "slow_setups",
         "spawned_at",
         "speed",
@@ -123,7 +121,6 @@ class Worker:
         self.longest_gap = 0.0
         self.is_doubted = False
         self.throughput = Throughput()
-        self.residue_throughput = Throughput()
         self.longest_recent = _LONG_SECONDS
         self.touched_at = now
         self.alive_at = now
@@ -146,7 +143,7 @@ class Worker:
     def free_at(self, now: float) -> float:
         """When it is expected to be up and to have done all that it holds."""
         if self.is_retired or self.stalled_since is not None:
-            return float("inf")
+            return NEVER
         begin = now
         if not self.is_ready:  # one that is overdue is expected to be late by as much again
             begin += abs(self.spawned_at + self.startup - now)
@@ -157,7 +154,11 @@ class Worker:
 
     def finish_at(self, now: float) -> float:
         """When it is expected to have done all that it holds and all that is queued for it."""
-        return self.free_at(now) + self.seconds(self.queued_residues, len(self.queue))
+        return (
+            self.free_at(now)
+            + len(self.queue) * self.fixed.seconds
+            + self.queued_residues / self.speed
+        )
 
     def seconds(self, residues: float, files: int = 1) -> float:
         """How long it takes for so many files with so many residues in all."""

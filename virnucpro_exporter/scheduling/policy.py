@@ -5,11 +5,11 @@
 - the victim is the worker expected to finish last;
 - the thief takes the largest file that it would finish sooner than the victim would;
 - it declines when there is none, because then a faster worker does better with what is left;
-- when no file waits anywhere, it makes a second attempt at the running file that ends last, if it
-  would clearly end sooner;
-- a running file that may outlast the rest of the run gets its second attempt at once, from the
-  worker that would end it first: that is a large file on a GPU that turned out to be slow. While
-  little of it is done, it is taken back instead (see `rebalancing`).
+- when no file waits anywhere, it makes a speculative attempt at the running file that ends last, if
+  it would clearly end sooner;
+- a running file that may outlast the rest of the run gets a speculative attempt at once, from
+  the worker that would end it first: that is a large file on a GPU that turned out to be slow.
+  While little of it is done, it is taken back instead (see `rebalancing`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from virnucpro_exporter.scheduling.rebalancing import (
 )
 from virnucpro_exporter.scheduling.workers import Worker
 
-# A second attempt must be expected to end this much sooner than the first one.
+# A speculative attempt must be expected to end this much sooner than the first one.
 _CLEARLY_SOONER = 1.25
 
 # And at least so many seconds: the one that loses may cost its worker the process.
@@ -62,7 +62,7 @@ class StealPolicy(Protocol):
     def repeats(
         self, idle: Sequence[Worker], workers: Sequence[Worker], now: float
     ) -> list[tuple[Worker, Attempt]]:
-        """Choose running attempts whose files are worth a second one, and by which idle worker.
+        """Choose running files that are worth a speculative attempt, and by which idle worker.
 
         Asked when no file waits. The fastest of the idle workers come first, and there is at least
         one.
@@ -77,7 +77,7 @@ class StealPolicy(Protocol):
     def suits(
         self, worker: Worker, attempt: Attempt, workers: Sequence[Worker], now: float
     ) -> bool:
-        """Whether the worker should make the second attempt at a critical file."""
+        """Whether the worker should make the speculative attempt at a critical file."""
 
 
 class NoStealing:
@@ -194,8 +194,8 @@ class EarliestFinish:
         """Choose the attempts that may outlast all other work and would end sooner elsewhere.
 
         Only on workers that are slow beside the others, or that have fallen silent: a file whose
-        content is slow is so on every GPU, and its second attempt takes a worker from files that
-        wait.
+        content is slow is so on every GPU, and a speculative attempt takes a worker from files
+        that wait.
         """
         limit = ESTIMATE_TRUST * outlook.seconds
         return [
@@ -240,7 +240,7 @@ def _ends_sooner_elsewhere(attempt: Attempt, workers: Sequence[Worker], now: flo
 
 
 def _is_clearly_sooner(seconds: float, remaining: float) -> bool:
-    """Whether a second attempt of so many seconds is worth it, beside what remains of the first."""
+    """Whether a speculative attempt of so many seconds is worth it, beside what remains."""
     return seconds * _CLEARLY_SOONER < remaining and remaining - seconds >= _WORTH_SECONDS
 
 

@@ -131,8 +131,17 @@ def test_a_failing_command_is_one_line(tmp_path: Path, script: str, message: str
     """The status and the last line of standard error, or the missing output, say what happened."""
     processor = CommandProcessor(["sh", "-c", script, "{output}"])
     processor.setup("0")
+    (tmp_path / "f").touch()
     with pytest.raises(CommandError, match=f"^{message}$"):
-        processor.process(Path("f"), tmp_path / "f.out", ignore)
+        processor.process(tmp_path / "f", tmp_path / "f.out", ignore)
+
+
+def test_an_input_that_is_gone_is_no_fault_of_the_command(tmp_path: Path) -> None:
+    """What a program says of a missing file differs from program to program."""
+    processor = CommandProcessor(["cat", "{input}"])
+    processor.setup("0")
+    with pytest.raises(FileNotFoundError):
+        processor.process(tmp_path / "gone.fa", tmp_path / "output", ignore)
 
 
 def test_a_missing_command_is_known_before_any_work() -> None:

@@ -94,6 +94,7 @@ class CommandProcessor:
 
         Raises:
             CommandError: It was cancelled, ended with another status than 0, or left no output.
+            FileNotFoundError: It failed, and its input is gone.
         """
         folder = output.parent
         if not self._has_output:
@@ -115,6 +116,7 @@ class CommandProcessor:
         if self._is_cancelled(folder):
             raise CommandError("cancelled")
         if status:
+            file.stat()  # a file that is gone is no fault of the command
             how = f"status {status}" if status > 0 else signal.strsignal(-status)
             raise CommandError(f"the command ended with {how}{_last_line(tail)}")
         if self._has_output and not output.exists():

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 from tests import builders
+from virnucpro_exporter import streams
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
 from virnucpro_exporter.terminal.dashboard import LoadBalancingDashboard
 
@@ -34,8 +35,16 @@ def fail(*_: object) -> None:
 
 
 def main() -> None:
-    """Run until a signal; argv: the log file, and `bare` to leave SIGTERM to the dashboard."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    """Run until a signal.
+
+    argv: the log file; `bare` to leave SIGTERM to the dashboard, or `streams` to print and log as
+    the commands of this package do.
+    """
+    if sys.argv[2:] == ["streams"]:
+        streams.prepare()
+        streams.start_logging("info", "%(message)s")
+    else:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
     if sys.argv[2:] != ["bare"]:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGUSR1, fail)

@@ -121,8 +121,16 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     shown.close()
 
 
-def test_updates_do_not_flicker_and_log_lines_scroll_above(terminal: Terminal) -> None:
+@pytest.fixture(params=[(), ("streams",)], ids=["a pipeline", "the command line"])
+def logging_terminal(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Terminal]:
+    shown = Terminal(tmp_path / "log.csv", 100, 30, request.param)
+    yield shown
+    shown.close()
+
+
+def test_updates_do_not_flicker_and_log_lines_scroll_above(logging_terminal: Terminal) -> None:
     """The table stays whole, nothing clears the screen, and log lines pass above it."""
+    terminal = logging_terminal
     terminal.wait_for(lambda: b"logged 20" in terminal.written)
     terminal.wait_for(terminal.has_whole_table)
     assert not any(code in terminal.written for code in CLEARS)

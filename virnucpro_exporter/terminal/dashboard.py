@@ -143,8 +143,9 @@ class LoadBalancingDashboard:
             self._live = Live(
                 console=self._console, auto_refresh=False, vertical_overflow="crop", screen=False
             )
-            self._live.start()
+            # First: once the table is live, Rich stands in for the streams that handlers write to.
             self._capture.install()
+            self._live.start()
             self._guard.install()
             self._suspension.install()
         self._thread = threading.Thread(target=self._update_loop, name="dashboard", daemon=True)

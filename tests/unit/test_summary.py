@@ -78,3 +78,12 @@ def test_a_slow_run_is_not_shown_as_idle() -> None:
     (worker,) = run.workers
     run = replace(run, workers=(replace(worker, sequences_completed=1),), elapsed_seconds=3.2)
     assert "1 sequences, 0.31 sequences/s" in summary_text(run)
+
+
+def test_the_time_of_a_stall_is_no_part_of_the_least_possible() -> None:
+    """Two equal GPUs, one of which hung for half of the run, could have ended in 3/4 of it."""
+    run = builders.finished(2)
+    whole = replace(run.workers[0], residues_processed=2_000_000, busy_seconds=100.0)
+    hung = replace(whole, residues_processed=1_000_000, stalls=1, stalled_seconds=50.0)
+    run = replace(run, workers=(whole, hung), elapsed_seconds=100.0)
+    assert "1.33 x the least possible (75.0 s)" in summary_text(run)

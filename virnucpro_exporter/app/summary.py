@@ -12,6 +12,9 @@ from virnucpro_exporter.text import clean, format_duration
 # In seconds. Below that a run is start-up alone, and its ratio to the bound says nothing.
 _LEAST_BOUND = 0.05
 
+# Of its busy time a worker worked at least so much; a stall may have begun before a file was held.
+_LEAST_WORKING = 0.05
+
 # Less waiting at the end is not worth a word: in seconds, and as a share of the run.
 _NOTABLE_SECONDS = 1.0
 _NOTABLE_SHARE = 0.05
@@ -93,17 +96,22 @@ def failures_text(run: RunSnapshot) -> str:
 def _against_bound(run: RunSnapshot) -> str:
     """The makespan beside the least that the speeds allow, with all workers busy all the time.
 
-    Workers do so much work for each second in which they are busy. One that did nothing counts as
-    fast as its declared speed says beside the others.
+    Workers do so much work for each second in which they are busy and do not stall. One that did
+    nothing counts as fast as its declared speed says beside the others.
     """
     work = sum(worker.residues_processed for worker in run.workers)
     known = [w for w in run.workers if w.residues_processed and w.busy_seconds > 0]
     if not known or not work:
         return ""
-    speed = sum(w.residues_processed / w.busy_seconds for w in known)
+    speed = sum(w.residues_processed / _working_seconds(w) for w in known)
     base = speed / sum(w.weight for w in known)
     idle = sum(w.weight for w in run.workers) - sum(w.weight for w in known)
     bound = work / (speed + base * idle)
     if bound < _LEAST_BOUND:
         return ""
     return f"; {run.elapsed_seconds / bound:.2f} x the least possible ({bound:.1f} s)"
+
+
+def _working_seconds(worker: WorkerSnapshot) -> float:
+    """Seconds in which it got further; a stall is no part of what its speed allows."""
+    return max(worker.busy_seconds - worker.stalled_seconds, _LEAST_WORKING * worker.busy_seconds)

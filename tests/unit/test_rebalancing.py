@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tests import events as said
 from tests.facts import everything
 from virnucpro_exporter.scheduling import commands as co
@@ -22,16 +24,24 @@ LARGE = "/large"
 class Run:
     """Workers of equal declared speed with one large file and many small ones."""
 
-    def __init__(self, workers: int = 3, *, startup: float = 0.0, second_attempts: bool = True):
+    def __init__(
+        self,
+        sizes: Sequence[tuple[str, int]] = (),
+        workers: int = 3,
+        *,
+        startup: float = 0.0,
+        second_attempts: bool = True,
+    ):
         self.scheduler = Scheduler(
             {str(i): 1.0 for i in range(workers)},
             settings=SchedulerSettings(second_attempts=second_attempts),
         )
-        files = [SequenceFile(f"/{i}", 1, 100 + i) for i in range(4 * workers)]
+        some = [(LARGE, 1000), *((f"/{i}", 100 + i) for i in range(4 * workers))]
+        files = [SequenceFile(path, 1, residues) for path, residues in sizes or some]
         self.attempts: dict[str, int] = {}
         self.actions: list[co.Command | fa.Fact] = []
         self.now = startup
-        self.tell(ev.FilesSubmitted((SequenceFile(LARGE, 1, 1000), *files)), at=0.0)
+        self.tell(ev.FilesSubmitted(tuple(files)), at=0.0)
         for i in range(workers):
             self.tell(said.ready(str(i)))
 
@@ -70,6 +80,16 @@ def test_a_large_file_that_has_hardly_begun_on_a_slow_worker_is_moved() -> None:
         run.tell(said.completed(gpu, run.attempts[gpu], 1, 111, 11.0))
     assert run.starts_of_large()[-1] != "0"
     assert any(isinstance(a, fa.PlanChanged) for a in run.actions)
+
+
+def test_the_large_file_of_a_far_slower_worker_takes_the_place_of_one_that_has_begun() -> None:
+    """Behind the files that the others have begun it would end late."""
+    run = Run([(LARGE, 1000), ("/1", 600), ("/2", 600)])
+    run.now = 65.0
+    run.progress(6, 65, 65)
+    run.now = 110.0
+    run.progress(11, 110, 110)
+    assert set(run.taken_back()) > {LARGE}
 
 
 def test_workers_that_are_as_fast_as_declared_keep_their_files() -> None:
@@ -159,7 +179,7 @@ def test_the_slow_ones_are_found_beside_the_median_of_the_others() -> None:
 
 def test_a_file_never_goes_back_to_the_worker_it_was_taken_from() -> None:
     """Neither by a new plan nor by a steal."""
-    run = Run(2)
+    run = Run(workers=2)
     run.now = 50.0
     run.progress(10, 50)
     run.now = 95.0

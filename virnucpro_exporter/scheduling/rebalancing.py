@@ -56,13 +56,17 @@ _YOUNG_SHARE = 0.5
 MOST_MOVES = 2
 
 
-# Running work is taken back only from a worker that does at most this share of what the others do
-# for their declared speeds. Content that takes 40 % longer makes a worker look 0.71 times as fast.
+# Running work is taken back only where a worker does at most this share of what the others do for
+# their declared speeds. Content that takes 40 % longer makes a worker look 0.71 times as fast.
 # As the content of one file may take longer still beside that of others, what was seen in little
 # more than one file must say more.
 _SLOW = 2.0 / 3.0
 _SLOW_IN_ONE_FILE = 0.5
 _FILES = 1.5
+
+# Where a worker that was watched for long does at most this share, the others may change the files
+# that they have begun, too. Two pauses in a row must not look like that.
+_LOPSIDED = 0.4
 
 # A worker is watched for this share of what a file takes before the file is taken from it, and for
 # a minute and a half at most: a pause must not look like a slow GPU. In seconds.
@@ -78,11 +82,13 @@ class Outlook:
         workers: Those that make progress or will.
         seconds: How long it takes at least: all work on all of them, or the largest file.
         slow: Those that have shown to be far slower than declared, beside the others.
+        is_lopsided: One of them is so slow that others may change the file that they have begun.
     """
 
     workers: tuple[Worker, ...]
     seconds: float
     slow: frozenset[Worker]
+    is_lopsided: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +124,26 @@ def look_ahead(workers: Sequence[Worker]) -> Outlook | None:
         if worker.queue:
             largest = max(largest, fastest.seconds(worker.queue[0].file.residues))
     least = max(work / sum(w.speed for w in going), largest, 1e-9)
-    return Outlook(going, least, slow_workers(going))
+    slow = slow_workers(going)
+    far_slower = slow_workers(going, _LOPSIDED) if slow else slow
+    is_lopsided = any(w.learned.seconds >= _WATCHED_AT_MOST for w in far_slower)
+    return Outlook(going, least, slow, is_lopsided)
 
 
-def slow_workers(workers: Sequence[Worker]) -> frozenset[Worker]:
-    """The workers that do far less for their declared speed than the median of the others."""
+def slow_workers(workers: Sequence[Worker], share_at_most: float = _SLOW) -> frozenset[Worker]:
+    """The workers that do far less for their declared speed than the median of the others.
+
+    Args:
+        workers: Those that make progress.
+        share_at_most: Of what the median of the others does.
+    """
     shown = [(w.learned.value / w.weight, w) for w in workers if w.learned.value is not None]
     shown.sort(key=lambda pair: pair[0])
     slow = []
     for index, (share, worker) in enumerate(shown[:-1]):
         middle = (len(shown) - 2) // 2  # of the others, which are all but this one
         median, _ = shown[middle + (index <= middle)]
-        if share > _SLOW * median:
+        if share > share_at_most * median:
             break
         if share <= _SLOW_IN_ONE_FILE * median or worker.learned.files >= _FILES:
             slow.append(worker)
@@ -139,15 +153,18 @@ def slow_workers(workers: Sequence[Worker]) -> frozenset[Worker]:
 def is_movable(attempt: Attempt, outlook: Outlook, now: float) -> bool:
     """Whether an attempt may be taken back.
 
-    Its worker must have shown that it is slow, because the content of a file may be slow on every
-    GPU. And it must have been watched for at least as long as a new process takes, because that is
-    what a hasty judgement would cost, and for a share of what the file takes.
+    A worker must have shown that it is slow, because the content of a file may be slow on every
+    GPU. Where one is far slower than it should be, that need not be the worker of this
+    attempt: the large file of the slow one may be worth the place of a smaller one that a fast
+    worker has just begun. And the worker must have been watched for at least as long as a new
+    process takes, because that is what a hasty judgement would cost, and for a share of what the
+    file takes.
     """
     worker, record = attempt.worker, attempt.record
     learned = worker.learned
     watched = _WATCHED_SHARE * worker.seconds(record.file.residues)
     return (
-        worker in outlook.slow
+        (outlook.is_lopsided or worker in outlook.slow)
         and record.holders == (attempt,)
         and len(worker.inflight) == 1
         and record.moves < MOST_MOVES

@@ -85,6 +85,7 @@ class History:
 
     def _run(self, *, is_calm: bool) -> int:
         self.textfile.unlink(missing_ok=True)
+        self._is_killed = False  # by the test, and about to end
         pid = os.fork()
         if not pid:
             self._be_the_program()
@@ -130,6 +131,13 @@ class History:
     # -- what happens to it --
 
     def _disturb(self, pid: int) -> None:
+        """Do something to a run; but who could end a stopped worker does not die as well.
+
+        A worker that runs sees the end of the program by itself. One that is stopped does not, and
+        without a sentinel nothing is left that could end it.
+        """
+        if self._is_killed:
+            return
         workers, sentinels = self._processes(pid)
         job = [pid, *workers, *sentinels]
         kill, end = signal.SIGKILL, signal.SIGTERM
@@ -155,6 +163,9 @@ class History:
         chosen = self.random.randrange(len(happenings) + len(pauses))
         if chosen < len(happenings):
             name, signals = happenings[chosen]
+            self._is_killed = ([pid], kill) in signals
+            if self._is_killed and len(signals) > 1 and not sentinels:
+                signals = signals[1:]
             for pids, number in signals:
                 self._signal(pids, number)
         else:

@@ -210,7 +210,7 @@ def finished(gpus: int = 2, now: float = NOW) -> RunSnapshot:
         files_processing=0,
         files_completed=7 * gpus,
         files_failed=1,
-        residues_done=run.residues_total,
+        residues_done=run.residues_total or 0,
         eta_seconds=0.0,
         failures=(("/data/broken.fa", "record 3 has no sequence"),),
     )

@@ -83,7 +83,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             policy=NoStealing() if is_static else EarliestFinish(),
             first_attempt=first,
         )
-        self.submitted = 0
+        self.submitted = self.skipped = self.awaited = 0
         self.held: dict[str, list[int]] = {gpu: [] for gpu in ("0", "1", "2")}
         self.up: set[str] = set(self.held) if is_pull else set()
         self.startable = set() if is_pull else set(self.held)
@@ -111,15 +111,27 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.results[action.file.path] += 1
             elif isinstance(action, fa.RunFinished):
                 assert not state.processing, "the run ended with a file in process"
+                cannot = state.is_draining or len(self.gone()) == len(self.held)
+                assert cannot or not self.awaited, "the run ended before all files were known"
         if isinstance(event, ev.TimePassed) and looks:
             check_nobody_idles(self.scheduler, self.now)
 
-    @rule(costs=st.lists(st.integers(1, 10_000), min_size=1, max_size=8), again=st.booleans())
-    def submit(self, costs: list[int], *, again: bool) -> None:
+    @rule(
+        costs=st.lists(st.integers(1, 10_000), min_size=1, max_size=8),
+        again=st.booleans(),
+        skipped=st.integers(0, 2),
+        awaited=st.sampled_from([0, 0, 0, 3]),
+    )
+    def submit(self, costs: list[int], *, again: bool, skipped: int, awaited: int) -> None:
         files = [SequenceFile(f"/{self.submitted + i}.fa", 10, c) for i, c in enumerate(costs)]
         self.submitted += len(files)
+        self.skipped += skipped
+        self.awaited = awaited
         known = list(self.scheduler.state.files.values())[:1] if again else []
-        self.tell(ev.FilesSubmitted((*files, *(record.file for record in known))))
+        done = tuple(SequenceFile(f"/done{i}", 10, 10) for i in range(skipped))
+        self.tell(
+            ev.FilesSubmitted((*files, *(record.file for record in known)), done, awaited),
+        )
 
     @rule(seconds=st.sampled_from([0.0, 0.001, 1.0, 12.5, 31.0]))
     def wait(self, seconds: float) -> None:
@@ -236,9 +248,14 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def snapshot_agrees(self) -> None:
         snapshot = take_snapshot(self.scheduler, RunContext(), self.now)
-        assert snapshot.files_total == self.submitted
-        assert snapshot.files_completed + snapshot.files_failed == len(self.results)
-        assert 0 <= snapshot.residues_done <= snapshot.residues_total
+        assert snapshot.files_total == self.submitted + self.skipped + self.awaited
+        ended = snapshot.files_completed + snapshot.files_failed
+        assert ended == len(self.results) + self.skipped
+        if self.awaited:
+            assert snapshot.residues_total is None
+            assert snapshot.eta_seconds is None or self.scheduler.is_finished
+        else:
+            assert 0 <= snapshot.residues_done <= (snapshot.residues_total or 0)
         for worker in snapshot.workers:
             now = counters(worker)
             before = self.totals.get(worker.gpu, now)
@@ -249,6 +266,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Whatever happened, healthy workers bring the run to its end."""
         self.tell(ev.WorkReleased())
+        last = tuple(SequenceFile(f"/last{i}", 10, 10) for i in range(self.awaited))
+        self.submitted += self.awaited
+        self.awaited = 0
+        self.tell(ev.FilesSubmitted(last))
         for _ in range(300):
             if self.scheduler.is_finished or not self.submitted:
                 return

@@ -20,8 +20,8 @@ from virnucpro_exporter.app.inputs import (
     measure,
     output_folder,
     output_names,
-    source,
 )
+from virnucpro_exporter.app.listing import Listing, looked_at
 from virnucpro_exporter.app.processor import describe, processor_spec
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.summary import failures_text, plan_text, summary_text
@@ -38,14 +38,12 @@ from virnucpro_exporter.errors import (
 )
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.halting import parse_halt
-from virnucpro_exporter.execution.runner import Runner, Terms, stamped
+from virnucpro_exporter.execution.runner import Runner, Terms
 from virnucpro_exporter.files.inputs import Inputs as Found
 from virnucpro_exporter.files.lock import RunLock
-from virnucpro_exporter.files.looking import look_at
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling.assignment import assign_files_weighted
-from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import RunSnapshot, RunState
 from virnucpro_exporter.web.discovery import NodeDiscovery
 from virnucpro_exporter.workers import orphans
@@ -142,6 +140,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         VirnucproError: The run cannot start, or cannot go on.
     """
     keep_pace()
+    began = time.monotonic()
     halt = parse_halt(config.scheduling.halt)
     spec = processor_spec(config.processor)
     outputs = output_folder(config.inputs)
@@ -158,9 +157,10 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             contextlib.closing(Journal(outputs, fresh=bool(config.inputs.fresh)))
         )
         journal.agree(describe(spec), keep=config.inputs.fresh is False)
-        files, done = _files(config.inputs, journal, inputs, names)
+        gpus = [device.gpu for device in work.devices]
+        listing = _listing(config.inputs, journal, inputs, names, gpus, outputs, began)
         is_missing_inputs = bool(inputs.unread)
-        del inputs  # 220 bytes a file that are not needed while the run goes on
+        del inputs  # 220 bytes a file that are not needed once all were looked at
         coordinator = WorkStealingCoordinator(
             {device.gpu: device.weight for device in work.devices},
             names={device.gpu: device.name for device in work.devices},
@@ -168,12 +168,9 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             settings=config.scheduler_settings(),
             processor=config.processor.name,
             first_attempt=journal.next_attempt(),
-            skipped=done,
         )
         clock = steady_clock()
         journal.begin(coordinator.run_id, config.flat(), clock())
-        gpus = [device.gpu for device in work.devices]
-        log.info("%d files to do on %d workers, into %s", len(files), len(gpus), outputs.folder)
         nodes = NodeDiscovery(work.nodes, config.cluster.dask_exporter_port)
         dashboard = show(
             config.views,
@@ -189,7 +186,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         runner = Runner(coordinator, work.pool, gpus, outputs, journal, clock, terms)
         signals = views.enter_context(RunSignals(runner.drain, runner.stop))
         stack.callback(signals.detach)
-        runner.run(files)
+        runner.run(feed=listing)
         if not runner.was_stopped:
             work.pool.close_idle(_CLOSE_SECONDS)
         snapshot = coordinator.snapshot()
@@ -212,24 +209,20 @@ def _tidied(outputs: Outputs) -> Iterator[None]:
     outputs.clean()
 
 
-def _files(
-    options: Inputs, journal: Journal, inputs: Found, names: Names
-) -> tuple[list[SequenceFile], list[SequenceFile]]:
-    """The files to do, and those that an earlier run has done."""
-    resumed = journal.plan(look_at(inputs.files, source), names)
-    todo = [file.path for file in inputs.files if file.path not in resumed.done]
-    known = [path for path in todo if path in resumed.counts]
-    rest = [Path(path) for path in todo if path not in resumed.counts]
-    files = [stamped(SequenceFile(path), resumed.counts[path]) for path in known]
-    measured = measure(rest, options.count)
-    if options.count == "exact":
-        journal.add_counts(
-            {f.path: (f.sequences, f.residues) for f in measured if f.sequences is not None}
-        )
-    done = [stamped(SequenceFile(path), resumed.counts.get(path)) for path in resumed.done]
-    if done:
-        log.info("%d files were finished by an earlier run and are skipped", len(done))
-    return [*files, *measured], done
+def _listing(
+    options: Inputs,
+    journal: Journal,
+    inputs: Found,
+    names: Names,
+    gpus: Sequence[str],
+    outputs: Outputs,
+    began: float,
+) -> Listing:
+    """The files, to be looked at while the run goes on."""
+    earlier = journal.begin_plan([(file.path, file.real) for file in inputs.files], names)
+    parts = looked_at(inputs.files, earlier, options.count)
+    aim = f"on {len(gpus)} workers, into {outputs.folder}"
+    return Listing(journal, parts, len(inputs.files), aim, began)
 
 
 def _find(inputs: Inputs, views: Views, metrics: Metrics, outputs: Outputs, names: Names) -> Found:

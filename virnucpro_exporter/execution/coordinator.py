@@ -108,13 +108,12 @@ class WorkStealingCoordinator:
             first_attempt=first_attempt,
             now=started,
         )
+        self._scheduler.state.skip(skipped)
         self._context = RunContext(
             run_id=uuid.uuid4().hex[:12],
             processor=processor,
             wall_offset=wall_clock() - started,
             started_at=started,
-            skipped=len(skipped),
-            skipped_residues=sum(file.residues for file in skipped),
         )
         self._latest = Latest(self._take(started))
         self._taken_at = started

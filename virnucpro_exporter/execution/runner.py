@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
@@ -61,6 +62,31 @@ class Results(Protocol):
 
     def probe(self) -> None:
         """See whether anything can be written."""
+
+
+class Feed(Protocol):
+    """The files of a run, where they become known while it goes on."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a file that is to be done is known, so that workers are needed."""
+
+    @property
+    def awaited(self) -> int:
+        """How many files `take` has not given yet."""
+
+    def start(self, wake: Callable[[], None]) -> None:
+        """Find out about the files; `wake` is called when there may be something to take."""
+
+    def take(self) -> ev.FilesSubmitted | None:
+        """What became known since the last time; None while it is better to wait.
+
+        Raises:
+            JournalError: It cannot be written down now; nothing is lost.
+        """
+
+    def close(self) -> None:
+        """Find out no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +149,8 @@ class Runner:
         self._changes: list[Change] = []  # not yet in the journal
         self._moves: deque[co.KeepOutputs | co.DiscardOutputs] = deque()  # not yet carried out
         self._files = 0
+        self._awaited = 0  # files of which nothing is known yet
+        self._feed: Feed | None = None
         self._results = 0
         self._left: set[str] = set()  # workers whose node has left
         self._is_finished = False
@@ -148,20 +176,43 @@ class Runner:
         """Whether it was ended at once."""
         return self._stop
 
-    def run(self, files: Sequence[SequenceFile]) -> None:
+    def run(self, files: Sequence[SequenceFile] = (), feed: Feed | None = None) -> None:
         """Process the files; may be called again with more, for the same workers.
+
+        Args:
+            files: What is known beforehand.
+            feed: Gives more while the run goes on.
 
         Raises:
             JournalError: The journal cannot be written; what was finished before is safe.
             OutputError: A result cannot be moved to its place.
         """
         self._is_finished = False
-        self._files += len(files)
-        self._turn([ev.FilesSubmitted(tuple(files))])
+        self._feed = feed
+        self._take_in(ev.FilesSubmitted(tuple(files), awaited=feed.awaited if feed else 0))
+        if feed is None:
+            self._spawn()
+        with contextlib.ExitStack() as stack:
+            if feed is not None:
+                stack.callback(feed.close)
+                feed.start(self._pool.wake)
+            self._note_workers()
+            self._loop()
+        while not self._is_settled():
+            time.sleep(_LONGEST_WAIT)
+        self._note_workers()
+
+    def _take_in(self, submitted: ev.FilesSubmitted) -> None:
+        self._files += len(submitted.files)
+        self._awaited = submitted.awaited
+        self._turn([submitted])
+
+    def _spawn(self) -> None:
         for worker_id in self._to_spawn:
             self._pool.spawn(WorkerId(worker_id))
         self._to_spawn = ()
-        self._note_workers()
+
+    def _loop(self) -> None:
         if self._clock is not None:
             self._turned_at = self._clock()
         is_draining = False
@@ -173,10 +224,26 @@ class Runner:
                 self._pool.drain()
                 events.append(ev.DrainRequested())
             self._turn(events)
+            if not is_draining:
+                self._take_from_feed()
             self._note_workers(_NOTE_EVERY)
-        while not self._is_settled():
-            time.sleep(_LONGEST_WAIT)
-        self._note_workers()
+
+    def _take_from_feed(self) -> None:
+        """Submit what became known; workers are started as soon as there is something to do."""
+        feed = self._feed
+        if feed is None or self._storage.is_held:
+            return
+        if feed.has_work:
+            self._spawn()
+        try:
+            submitted = feed.take()
+        except JournalError as error:
+            self._hold_or_raise(error)
+            return
+        if submitted is not None:
+            self._take_in(submitted)
+            if not submitted.awaited:
+                self._feed = None
 
     def _poll(self) -> list[ev.WorkerEvent]:
         """What happened. After a pause all that was waiting is read before a deadline counts."""
@@ -249,7 +316,7 @@ class Runner:
     def _judge_failures(self) -> None:
         """End the run where failures are enough."""
         workers = len(self._coordinator.latest().workers) - len(self.given_up)
-        reason = "" if self.halted else self._halting.verdict(self._files, workers)
+        reason = "" if self.halted else self._halting.verdict(self._files + self._awaited, workers)
         if reason:
             self.halted = reason
             log.error("%s; the run ends", reason)
@@ -380,8 +447,3 @@ class Runner:
             now = self._wall_clock()
             self._journal.record(self._changes, now, offset=now - self._coordinator.now())
         self._changes = []
-
-
-def stamped(file: SequenceFile, known: tuple[int | None, int] | None) -> SequenceFile:
-    """The file with the exact counts that an earlier run found, where it did."""
-    return file if known is None else SequenceFile(file.path, known[0], known[1])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,17 +16,55 @@ THREADS = 32
 # Files that a thread takes at once; fewer would cost more than they take where files are near.
 TOGETHER = 64
 
+# The first files show whether answers are waited for. Where they are not, threads would only take
+# the interpreter from each other, and from the run that goes on meanwhile.
+_TRIED = 8
+_WAITED_SHARE = 0.5
 
-def look_at(files: Sequence[T], ask: Callable[[T], R]) -> list[R]:
-    """What `ask` says of each file, in their order; called in many threads.
+
+def look_at(
+    files: Sequence[T],
+    ask: Callable[[T], R],
+    clock: Callable[[], float] = time.perf_counter,
+    cpu_clock: Callable[[], float] = time.thread_time,
+) -> list[R]:
+    """What `ask` says of each file, in their order; called in many threads where that helps.
 
     Args:
         files: What is asked about.
         ask: Asks the file system about one file, and changes nothing.
+        clock: Monotonic seconds.
+        cpu_clock: Seconds of processor time of this thread.
     """
-    parts = [files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER)]
-    if len(parts) <= 1:
-        return [ask(file) for file in files]
+    return [a for answers in answers_about(files, ask, clock, cpu_clock) for a in answers]
+
+
+def answers_about(
+    files: Sequence[T],
+    ask: Callable[[T], R],
+    clock: Callable[[], float] = time.perf_counter,
+    cpu_clock: Callable[[], float] = time.thread_time,
+) -> Iterator[list[R]]:
+    """As `look_at`, but in parts, each as soon as it and those before it are known."""
+    began, worked = clock(), cpu_clock()
+    first = [ask(file) for file in files[:_TRIED]]
+    spent, worked = clock() - began, cpu_clock() - worked
+    yield first
+    parts = [files[start : start + TOGETHER] for start in range(_TRIED, len(files), TOGETHER)]
+    if len(parts) <= 1 or spent - worked < _WAITED_SHARE * spent:
+        for part in parts:
+            yield [ask(file) for file in part]
+        return
     with ThreadPoolExecutor(min(THREADS, len(parts))) as pool:
-        answers = pool.map(lambda part: [ask(file) for file in part], parts)
-        return [answer for part in answers for answer in part]
+        left = iter(parts)
+        under_way: deque[Future[list[R]]] = deque()
+        try:
+            for part in left:
+                under_way.append(pool.submit(lambda part: [ask(file) for file in part], part))
+                if len(under_way) >= 2 * THREADS:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:  # the caller may have heard enough
+            for future in under_way:
+                future.cancel()

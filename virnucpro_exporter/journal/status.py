@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,8 @@ class RunStatus:
         started: When it began (Unix time, s).
         ended: When it ended, or None.
         settings: What it was started with.
-        counts: How many files stand in each state; a state without files is absent.
+        counts: How many files stand in each state; a state without files is absent. Files that the
+            run has not looked at yet are queued.
         failed: (path, error) of the files given up.
         gpus: Totals by worker.
         steals: How often a file changed queues.
@@ -80,6 +82,10 @@ def _status(database: sqlite3.Connection, is_active: bool) -> RunStatus:  # noqa
         " CASE WHEN count(*) = count(sequences) THEN sum(sequences) END, sum(duration)"
         " FROM files WHERE state = 'completed' GROUP BY gpu ORDER BY gpu"
     )
+    counts = Counter(dict(database.execute("SELECT state, count(*) FROM files GROUP BY state")))
+    awaited = database.execute("SELECT value FROM meta WHERE key = 'awaited' AND value").fetchone()
+    if awaited:
+        counts["queued"] += awaited[0]
     return RunStatus(
         is_active=is_active,
         run_id=run_id,
@@ -87,7 +93,7 @@ def _status(database: sqlite3.Connection, is_active: bool) -> RunStatus:  # noqa
         started=started,
         ended=ended,
         settings=json.loads(settings),
-        counts=dict(database.execute("SELECT state, count(*) FROM files GROUP BY state")),
+        counts=counts,
         failed=tuple((os.fsdecode(path), error) for path, error in failed),
         gpus=tuple(GpuTotals(*row) for row in gpus),
         steals=database.execute("SELECT count(*) FROM steals").fetchone()[0],

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,41 @@ class Resumed:
     counts: Mapping[str, tuple[int | None, int]]
 
 
+class Earlier:
+    """What earlier runs have left of the files of this one; may be read from any thread.
+
+    Args:
+        rows: What the journal knew of all files, by where their paths lead.
+        present: The names in the output folder.
+    """
+
+    def __init__(self, rows: Mapping[bytes, _Row], present: Collection[str]) -> None:
+        self._rows = rows
+        self._present = present
+
+    def state_of(self, real: bytes) -> tuple[str | None, str]:
+        """How the file at this place stood, None for one that was not known; its outputs."""
+        row = self._rows.get(real, _UNKNOWN)
+        return row[3], row[6]
+
+    def standing(self, file: InputFile) -> tuple[bool, tuple[int | None, int] | None]:
+        """Whether a file is done: unchanged since, its outputs in place; its counts, where known.
+
+        Args:
+            file: As it is now.
+        """
+        if not self._rows:
+            return False, None
+        row = self._rows.get(os.fsencode(file.real or file.path), _UNKNOWN)
+        _, size, mtime_ns, state, sequences, residues, outputs = row
+        if size != file.size or mtime_ns != file.mtime_ns:
+            return False, None
+        is_done = state == "completed" and (
+            outputs == "[]" or all(name in self._present for name in json.loads(outputs))
+        )
+        return is_done, None if residues is None else (sequences, residues)
+
+
 # Inputs whose result was replaced by that of another.
 _ROBBED = """UPDATE files SET state = 'queued' WHERE state = 'completed' AND EXISTS (
     SELECT 1 FROM json_each(files.outputs) AS output JOIN results
@@ -87,6 +122,8 @@ class Journal:
         self._outputs = outputs
         self._run_id = ""
         self._has_results = False  # of other inputs, in earlier runs
+        self._names: Callable[[str], Sequence[str]] | None = None  # where one may be replaced
+        self._earlier = Earlier({}, ())
         with self._writing():
             _keep_private(outputs.journal)
             self._database = _connect(outputs)
@@ -197,60 +234,124 @@ class Journal:
             OutputError: An output cannot be moved to its place, or would replace that of another
                 input.
         """
+        self.begin_plan([(file.path, file.real or file.path) for file in files], names)
+        return self.plan_more(files)
+
+    def begin_plan(
+        self,
+        inputs: Sequence[tuple[str, str]],
+        names: Callable[[str], Sequence[str]] = lambda _: (),
+    ) -> Earlier:
+        """Finish what a killed run was committing, before the files of this run were looked at.
+
+        `plan_more` has to be called with every one of them.
+
+        Args:
+            inputs: The path of each file of this run, and where it leads.
+            names: As for `plan`.
+
+        Returns:
+            What earlier runs have left of these files.
+
+        Raises:
+            JournalError: The journal cannot be written.
+            OutputError: An output cannot be moved to its place, or would replace that of another
+                input.
+        """
         self._finish_commits()
         self._outputs.clean()
         known = self._known()
-        is_first = not known
         has_inputs = self._protect_inputs()
         with self._writing():
             found = self._database.execute("SELECT 1 FROM results WHERE real IS NOT NULL LIMIT 1")
             self._has_results = found.fetchone() is not None
-        is_free = not (self._has_results or has_inputs)
-        present = self._outputs.names()
-        done, interrupted, counts, new, respelled = set(), set(), {}, [], []
+        self._names = names if self._has_results or has_inputs else None
+        self._earlier = Earlier(known, self._outputs.names() if known else frozenset())
+        awaited = len(inputs)
+        with self._transaction() as database:
+            if known:
+                awaited -= self._claim_rows(database, known, inputs)
+            database.execute("INSERT OR REPLACE INTO meta VALUES ('awaited', ?)", (awaited,))
+        for path, real in inputs if self._names else ():
+            bare = os.fsencode(real)
+            if known.get(bare, _UNKNOWN)[3] != "completed":
+                self._refuse_replacing(path, bare)
+        return self._earlier
+
+    def _claim_rows(
+        self,
+        database: sqlite3.Connection,
+        known: Mapping[bytes, _Row],
+        inputs: Iterable[tuple[str, str]],
+    ) -> int:
+        """Bring the rows of all files in line with the inputs of this run.
+
+        Returns:
+            How many of the inputs have a row.
+        """
+        database.execute(
+            "INSERT OR IGNORE INTO attempts (attempt, gpu, path, started, outcome)"
+            " SELECT attempt, gpu, path, started, 'interrupted' FROM files"
+            " WHERE state = 'processing'"
+        )
+        database.execute("UPDATE files SET state = 'queued' WHERE state = 'processing'")
+        left = dict(known)
+        respelled, new = [], []
+        for path, real in inputs:
+            spelled, bare = os.fsencode(path), os.fsencode(real)
+            row = left.pop(bare, None)
+            if row is None:
+                new.append((spelled, bare))
+            elif row[0] != spelled:
+                respelled.append((spelled, bare))
+        _respell(database, respelled, new)
+        database.executemany(
+            "UPDATE files SET state = 'gone' WHERE path = ?",
+            [
+                (path,)
+                for real, (path, _, _, state, *_) in left.items()
+                if state in ("queued", "processing", "failed") and not os.path.lexists(real)
+            ],
+        )
+        return len(known) - len(left)
+
+    def plan_more(self, files: Sequence[InputFile]) -> Resumed:
+        """See which of some more files of this run are still to do.
+
+        Args:
+            files: Files that were named to `begin_plan`, each of them once.
+
+        Raises:
+            JournalError: The journal cannot be written; the same files may be given again.
+            OutputError: A result would replace that of another input.
+        """
+        done, interrupted, counts, new, known = set(), set(), {}, [], 0
         for file in files:
             real = os.fsencode(file.real or file.path)
-            path, size, mtime_ns, state, sequences, residues, outputs = known.pop(real, _UNKNOWN)
-            is_unchanged = size == file.size and mtime_ns == file.mtime_ns
-            if is_unchanged and residues is not None:
-                counts[file.path] = (sequences, residues)
-            spelled = os.fsencode(file.path)
-            if path not in (spelled, b""):
-                respelled.append((spelled, real))
-            if (
-                is_unchanged
-                and state == "completed"
-                and (outputs == "[]" or present.issuperset(json.loads(outputs)))
-            ):
+            state, outputs = self._earlier.state_of(real)
+            is_done, count = self._earlier.standing(file)
+            known += state is not None
+            if count is not None:
+                counts[file.path] = count
+            if is_done:
                 done.add(file.path)
                 continue
-            for name in () if is_free else names(file.path):
-                self._refuse_replacing(name, file, real)
+            if state == "completed" and self._names:
+                self._refuse_replacing(file.path, real)
             if state == "processing":
                 interrupted.add(file.path)
-            count = counts.get(file.path, (None, None))
-            new.append((spelled, file.size, file.mtime_ns, "queued", *count, outputs, real))
+            spelled = os.fsencode(file.path)
+            row = (file.size, file.mtime_ns, "queued", *(count or (None, None)), outputs, real)
+            new.append((spelled, *row))
         with self._transaction() as database:
-            if not is_first:
-                _respell(database, respelled, [(row[0], row[-1]) for row in new])
-            database.execute(
-                "INSERT OR IGNORE INTO attempts (attempt, gpu, path, started, outcome)"
-                " SELECT attempt, gpu, path, started, 'interrupted' FROM files"
-                " WHERE state = 'processing'"
-            )
             database.executemany(
                 "INSERT OR REPLACE INTO files"
                 " (path, size, mtime_ns, state, sequences, residues, outputs, real)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 new,
             )
-            database.executemany(
-                "UPDATE files SET state = 'gone' WHERE path = ?",
-                [
-                    (path,)
-                    for real, (path, _, _, state, *_) in known.items()
-                    if state in ("queued", "processing", "failed") and not os.path.lexists(real)
-                ],
+            database.execute(
+                "UPDATE meta SET value = value - ? WHERE key = 'awaited'", (len(files) - known,)
             )
         return Resumed(frozenset(done), frozenset(interrupted), counts)
 
@@ -275,17 +376,19 @@ class Journal:
             )
             return {row[-1]: row[:-1] for row in rows}
 
-    def _refuse_replacing(self, name: str, file: InputFile, real: bytes) -> None:
-        owner = self._owner(name, real)
-        if owner is not None:
-            raise OutputError(
-                f"{str(self._outputs.folder / name)!r} is the result of {owner!r}, and that of "
-                f"{file.path!r} would replace it; choose another --output, or give --fresh to "
-                "forget the earlier result"
-            )
-        why = self._outputs.refusal(name)
-        if why is not None:
-            raise OutputError(f"{file.path!r}: {why}")
+    def _refuse_replacing(self, path: str, real: bytes) -> None:
+        """Refuse results of a file that would replace what is no earlier result of it."""
+        for name in self._names(path) if self._names else ():
+            owner = self._owner(name, real)
+            if owner is not None:
+                raise OutputError(
+                    f"{str(self._outputs.folder / name)!r} is the result of {owner!r}, and that of "
+                    f"{path!r} would replace it; choose another --output, or give --fresh to "
+                    "forget the earlier result"
+                )
+            why = self._outputs.refusal(name)
+            if why is not None:
+                raise OutputError(f"{path!r}: {why}")
 
     def refusal(self, name: str, path: str) -> str | None:
         """Why a result of a file may not have a name: it would replace one of an earlier run.

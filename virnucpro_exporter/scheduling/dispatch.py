@@ -62,7 +62,8 @@ class Dispatcher:
     def _repeat_or_wait(self, idle: Sequence[Worker], now: float) -> None:
         """Start speculative attempts if no file waits; the workers that get none wait."""
         state = self._state
-        if state.settings.second_attempts and not state.waiting.files:
+        is_all = not (state.waiting.files or state.awaited_files)
+        if state.settings.second_attempts and is_all:
             for worker, attempt in self._policy.repeats(idle, state.fleet, now):
                 state.start(worker, attempt.record, now)
         for worker in idle:
@@ -109,7 +110,7 @@ class Dispatcher:
             return state.take(worker)
         is_empty = not state.waiting.files
         choice = None if is_empty else self._policy.steal(worker, state.fleet, now)
-        if asked:
+        if asked and not (is_empty and state.awaited_files):
             is_declined = choice is None and not is_empty
             state.count_search(worker, is_empty=is_empty, is_declined=is_declined)
         if choice is None:

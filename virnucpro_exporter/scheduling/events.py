@@ -15,9 +15,18 @@ from virnucpro_exporter.scheduling.message import message
 
 @message
 class FilesSubmitted:
-    """New files, to be spread over the live workers."""
+    """New files, to be spread over the live workers.
+
+    Attributes:
+        files: What is to be done.
+        skipped: Files of the run that an earlier one has finished.
+        awaited: How many more files the run has, which are still being looked at; they count as
+            waiting, and the run does not end before they came.
+    """
 
     files: tuple[SequenceFile, ...]
+    skipped: tuple[SequenceFile, ...] = ()
+    awaited: int = 0
 
 
 @message

@@ -195,6 +195,8 @@ class Scheduler:
 
     def _on_submitted(self, event: ev.FilesSubmitted, now: float) -> None:
         state = self.state
+        state.skip(event.skipped)
+        state.expect_files(event.awaited)
         new = {file.path: file for file in event.files if file.path not in state.files}
         if not new:
             state.finish_if_done(now)

@@ -32,16 +32,12 @@ class RunContext:
         processor: What is done to a file, by name.
         wall_offset: Wall-clock seconds minus the scheduler's clock.
         started_at: When the run started, on the scheduler's clock.
-        skipped: Files that an earlier run had finished.
-        skipped_residues: Their residues.
     """
 
     run_id: str = ""
     processor: str = ""
     wall_offset: float = 0.0
     started_at: float = 0.0
-    skipped: int = 0
-    skipped_residues: int = 0
 
 
 def take_snapshot(
@@ -58,6 +54,7 @@ def take_snapshot(
     state = scheduler.state
     inflight = sum(a.done for w in state.fleet for a in w.inflight.values())
     done = state.residues_done + inflight
+    total = state.residues_total + state.skipped_residues
     return RunSnapshot(
         timestamp=now + context.wall_offset,
         heartbeat_age=None if beat_at is None else now - beat_at,
@@ -68,13 +65,13 @@ def take_snapshot(
         start_timestamp=context.started_at + context.wall_offset,
         elapsed_seconds=_now_or_end(state, now) - context.started_at,
         stall_threshold=state.settings.stall_threshold,
-        files_queued=state.queued_files,
+        files_queued=state.queued_files + state.awaited_files,
         files_processing=state.processing,
-        files_completed=state.completed_files + context.skipped,
+        files_completed=state.completed_files + state.skipped_files,
         files_failed=state.failed_files,
-        files_skipped=context.skipped,
-        residues_total=state.residues_total + context.skipped_residues,
-        residues_done=min(done, state.residues_total) + context.skipped_residues,
+        files_skipped=state.skipped_files,
+        residues_total=None if state.awaited_files else total,
+        residues_done=min(done, state.residues_total) + state.skipped_residues,
         eta_seconds=_eta(state, now),
         load_imbalanced=is_load_imbalanced(state),
         work_imbalanced=_is_work_imbalanced(state, now),
@@ -138,7 +135,7 @@ def _now_or_end(state: State, now: float) -> float:
 def _run_state(state: State) -> RunState:
     """Where the run stands."""
     if state.is_finished:
-        is_whole = not state.failed_files and not state.queued_files
+        is_whole = not (state.failed_files or state.queued_files or state.awaited_files)
         return RunState.COMPLETED if is_whole else RunState.FAILED
     if state.is_draining:
         return RunState.DRAINING
@@ -148,11 +145,13 @@ def _run_state(state: State) -> RunState:
 def _eta(state: State, now: float) -> float | None:
     """Seconds left: all work on all workers, but no less than the file that ends last.
 
-    None before anything was learned, and while no worker gets any further: neither with a file in
-    process nor with one that waits.
+    None before anything was learned, while files are still being looked at, and while no worker
+    gets any further: neither with a file in process nor with one that waits.
     """
     if state.is_finished:
         return 0.0
+    if state.awaited_files:
+        return None
     usable = [w for w in state.usable() if w.stalled_since is None]
     if not any(w.learned.value is not None for w in usable):
         return None

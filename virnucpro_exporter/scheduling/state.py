@@ -86,6 +86,9 @@ class State:
         processing: Files that at least one worker holds.
         completed_files: Files with a result.
         failed_files: Files given up.
+        skipped_files: Files that an earlier run had finished.
+        skipped_residues: Their residues.
+        awaited_files: Files of the run that are still being looked at.
         residues_total: Residues of all files but those given up, as far as known.
         residues_done: Residues of the completed ones.
         failures: (path, error) of the files given up last.
@@ -123,6 +126,7 @@ class State:
         self.urgent: list[Attempt] = []
         self.processing = 0
         self.completed_files = self.failed_files = 0
+        self.skipped_files = self.skipped_residues = self.awaited_files = 0
         self.residues_total = self.residues_done = 0
         self.failures: deque[tuple[str, str]] = deque(maxlen=RECENT_FAILURES)
         self.last_number = self.number_before = first_attempt - 1
@@ -409,6 +413,15 @@ class State:
                 self.expect(worker)
 
     # -- files that wait --
+
+    def skip(self, files: Sequence[SequenceFile]) -> None:
+        """An earlier run had finished these."""
+        self.skipped_files += len(files)
+        self.skipped_residues += sum(file.residues for file in files)
+
+    def expect_files(self, count: int) -> None:
+        """So many files of the run are still being looked at, and will be submitted."""
+        self.awaited_files = count
 
     def submit(self, worker: Worker, files: Sequence[SequenceFile], now: float) -> None:
         """Queue new files, largest first, for a worker."""
@@ -868,7 +881,8 @@ class State:
 
     def reopen_if_stuck(self, now: float) -> None:
         """Go on with a run that had ended with files left, because no worker could do them."""
-        if self.is_finished and self.waiting.files and not self.is_draining:
+        is_more = self.waiting.files or self.awaited_files
+        if self.is_finished and is_more and not self.is_draining:
             self.is_finished = False
             self.finished_at = None
             self.waiting.count(0, now)
@@ -878,7 +892,8 @@ class State:
         if self.is_finished or self.processing:
             return
         stuck = all(w.is_retired for w in self.fleet)
-        if self.waiting.files and not self.is_draining and not stuck:
+        is_more = self.waiting.files or self.awaited_files
+        if is_more and not self.is_draining and not stuck:
             return
         self.is_finished = True
         self.finished_at = now

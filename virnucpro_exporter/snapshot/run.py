@@ -174,15 +174,16 @@ class RunSnapshot:
         start_timestamp: Unix seconds at which the run started.
         elapsed_seconds: Since the start, to now or to the end of the run.
         stall_threshold: Seconds without progress after which a worker counts as stalled.
-        files_queued: Input files that wait.
+        files_queued: Input files that wait, those that are still being looked at included.
         files_processing: Input files that a worker holds.
         files_completed: Input files with a result, those of earlier runs (resume) included.
         files_failed: Input files given up.
         files_skipped: Those of `files_completed` that an earlier run had finished.
-        residues_total: Residues of all input files, as far as they are known or estimated.
+        residues_total: Residues of all input files, counted or estimated; None while files are
+            still being looked at.
         residues_done: Residues of the files that have ended, and of the progress in the others.
-        eta_seconds: Estimated time left; None before the first progress, and while no worker gets
-            any further.
+        eta_seconds: Estimated time left; None before the first progress, while files are still
+            being looked at, and while no worker gets any further.
         load_imbalanced: Queue depths are imbalanced (see `is_imbalanced`).
         work_imbalanced: The workers would end at very different times if no file moved any more.
         workers: One for each GPU, in the order they were given.
@@ -210,7 +211,7 @@ class RunSnapshot:
     files_completed: int = 0
     files_failed: int = 0
     files_skipped: int = 0
-    residues_total: int = 0
+    residues_total: int | None = None
     residues_done: int = 0
     eta_seconds: float | None = None
     load_imbalanced: bool = False

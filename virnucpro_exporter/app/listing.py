@@ -1,0 +1,198 @@
+"""The files of a run, looked at and measured while the run goes on.
+
+Finding needs names alone. Size, time and content of each file are asked for in a thread of its own:
+a hundred thousand answers take seconds, and work need not wait for the last of them. A run of few
+files has them all before its first worker is ready, and is planned as a whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from virnucpro_exporter.app.inputs import measure, source
+from virnucpro_exporter.files.counting import estimate
+from virnucpro_exporter.files.inputs import Input
+from virnucpro_exporter.files.looking import answers_about, look_at
+from virnucpro_exporter.journal.writer import Earlier, InputFile, Journal
+from virnucpro_exporter.scheduling.events import FilesSubmitted
+from virnucpro_exporter.scheduling.files import SequenceFile
+
+log = logging.getLogger(__name__)
+
+# Work begins when all files are known, or after so many seconds with those that are known by then:
+# the largest file should be among the first, so a moment is worth waiting.
+PATIENCE = 1.0
+
+# After that, what became known is handed over this often, in seconds.
+_EVERY = 0.1
+
+
+class Looked(NamedTuple):
+    """What is known of one file.
+
+    Attributes:
+        source: As it is on the disk now.
+        file: What is to be done, or was done by an earlier run.
+        is_done: It was.
+        is_counted: Its counts were made in this run, and are exact.
+    """
+
+    source: InputFile
+    file: SequenceFile
+    is_done: bool = False
+    is_counted: bool = False
+
+
+def looked_at(files: Sequence[Input], earlier: Earlier, how: str) -> Iterable[Sequence[Looked]]:
+    """Look at files: at once where they are counted exactly, else bit by bit as this is iterated.
+
+    Args:
+        files: What was found.
+        earlier: What earlier runs have left of it.
+        how: `estimate` or `exact`.
+    """
+
+    def look(file: Input) -> Looked:
+        found = source(file)
+        is_done, counts = earlier.standing(found)
+        if counts is not None:
+            return Looked(found, SequenceFile(file.path, *counts), is_done)
+        if is_done or how == "exact":
+            return Looked(found, SequenceFile(file.path), is_done)
+        return Looked(found, estimate(Path(file.path)))
+
+    if how == "estimate":
+        return answers_about(files, look)
+    looked = look_at(files, look)
+    unknown = [i for i, f in enumerate(looked) if f.file.sequences is None and not f.is_done]
+    counted = measure([Path(files[i].path) for i in unknown], how)
+    for i, file in zip(unknown, counted, strict=True):
+        looked[i] = Looked(looked[i].source, file, is_counted=file.sequences is not None)
+    return [looked]
+
+
+class Listing:
+    """Hands over the files of a run as they become known; see `execution.runner.Feed`.
+
+    Args:
+        journal: Knows what earlier runs have done; belongs to the thread that calls `take`.
+        parts: What is known of each file, in parts, as they become known.
+        total: How many files there are.
+        aim: Where they go, for the log.
+        since: When the search for files began.
+        clock: Monotonic seconds.
+
+    Attributes:
+        has_work: Whether a file that is to be done is known.
+        awaited: How many files were not handed over yet.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        parts: Iterable[Sequence[Looked]],
+        total: int,
+        aim: str,
+        since: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._journal = journal
+        self._parts = parts
+        self._aim = aim
+        self._clock = clock
+        self._begins_at = since + PATIENCE
+        self._lock = threading.Lock()
+        self._known: list[Looked] = []  # and not handed over yet
+        self._is_complete = self._is_closed = False
+        self._error: BaseException | None = None
+        self._to_do = self._done = 0
+        self._thread: threading.Thread | None = None
+        self.has_work = False
+        self.awaited = total
+
+    def start(self, wake: Callable[[], None]) -> None:
+        """Look at the files, in a thread.
+
+        Args:
+            wake: Called when there may be something to take.
+        """
+        self._thread = threading.Thread(target=self._look, args=(wake,), name="listing")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look at no more files."""
+        self._is_closed = True
+        if self._thread is not None:
+            self._thread.join()
+
+    def _look(self, wake: Callable[[], None]) -> None:
+        told_at = float("-inf")
+        try:
+            for part in self._parts:
+                if self._is_closed:
+                    return
+                self.has_work = self.has_work or not all(file.is_done for file in part)
+                with self._lock:
+                    self._known += part
+                now = self._clock()
+                if now - told_at >= _EVERY:
+                    told_at = now
+                    wake()
+        except BaseException as error:  # noqa: BLE001 - `take` raises it, where it is heard
+            self._error = error
+        finally:
+            self._is_complete = True
+            wake()
+
+    def take(self) -> FilesSubmitted | None:
+        """What became known since the last time; None while it is better to wait.
+
+        Raises:
+            JournalError: It cannot be written down now; nothing is lost.
+            OutputError: A result would replace that of another input.
+        """
+        is_complete = self._is_complete
+        if self._error is not None:
+            raise self._error
+        if not (is_complete or self._clock() >= self._begins_at):
+            return None
+        with self._lock:
+            known, self._known = self._known, []
+        if not known:
+            return None
+        try:
+            self._journal.plan_more([file.source for file in known])
+            counts = {
+                made.path: (made.sequences, made.residues)
+                for _, made, _, is_counted in known
+                if is_counted and made.sequences is not None
+            }
+            if counts:
+                self._journal.add_counts(counts)
+        except BaseException:
+            with self._lock:
+                self._known = known + self._known
+            raise
+        files = tuple(file.file for file in known if not file.is_done)
+        skipped = tuple(file.file for file in known if file.is_done)
+        self._tell(len(files), len(skipped))
+        return FilesSubmitted(files, skipped, self.awaited)
+
+    def _tell(self, to_do: int, done: int) -> None:
+        is_first = to_do and not self._to_do
+        self._to_do += to_do
+        self._done += done
+        self.awaited -= to_do + done
+        if self.awaited:
+            if is_first:
+                text = "work begins with %d files, while %d more are being looked at"
+                log.info(text, to_do, self.awaited)
+            return
+        if self._done:
+            log.info("%d files were finished by an earlier run and are skipped", self._done)
+        log.info("%d files to do %s", self._to_do, self._aim)

@@ -33,7 +33,16 @@ def build() -> Dashboard:
         "virnucpro-run",
         "VirNucPro / Run overview",
         "Is the run healthy, when will it end, and which GPU is the problem.",
-        [_answers(), _problems(), _progress(), _shares(), _efficiency(), _identity()],
+        [
+            _answers(),
+            _problems(),
+            _progress(),
+            _shares(),
+            _efficiency(),
+            _work(),
+            _identity(),
+            _ended(),
+        ],
     )
 
 
@@ -337,6 +346,96 @@ def _efficiency() -> Shelf:
             ),
         ],
         title="Stealing, efficiency and failures",
+    )
+
+
+def _work() -> Shelf:
+    return Shelf(
+        8,
+        [
+            stacked(
+                named(
+                    chart(
+                        "Residues",
+                        "Work done and left, counted or estimated. A flat stretch is a run that "
+                        "does not advance.",
+                        Query("sum by (state) (virnucpro_run_residues)", "{{state}}"),
+                        missing=_NO_RUN,
+                    ),
+                    {"left": NEUTRAL, "done": GOOD},
+                )
+            ),
+            chart(
+                "Age of the file in process",
+                "How long each GPU has been at its present file. A line that rises for much "
+                "longer than files take is a file that does not end.",
+                Query("sum by (job, instance, gpu) (virnucpro_worker_file_seconds)", GPU),
+                unit="s",
+                missing="no file in process",
+            ),
+            dashed(
+                chart(
+                    "Stalled, retries, held",
+                    "Share of time that GPUs were stalled, attempts that followed a failure, and "
+                    "a flag that is 1 while a disk that is full or fails holds all work.",
+                    Query(
+                        "sum by (job, instance, gpu)"
+                        " (rate(virnucpro_worker_stalled_seconds_total[$__rate_interval]))",
+                        GPU,
+                    ),
+                    Query(
+                        "increase(virnucpro_file_retries_total[$__rate_interval])",
+                        "retries @ {{instance}}",
+                    ),
+                    Query(
+                        "max by (job, instance) (virnucpro_run_held)",
+                        "held @ {{instance}}",
+                    ),
+                    missing=_NO_RUN,
+                ),
+                "/^(retries|held)/",
+            ),
+        ],
+        title="Work",
+    )
+
+
+def _ended() -> Shelf:
+    by = "sum by (job, instance, run)"
+    return Shelf(
+        6,
+        [
+            table(
+                "Runs that ended",
+                "How each of them ended, and what it had done. Vanished: it was killed, or its "
+                "machine was. The exporter of a machine shows them for a day.",
+                [
+                    Column(
+                        "Series",
+                        "sum by (job, instance, run, result) (virnucpro_run_result == 1)",
+                        hidden=True,
+                    ),
+                    Column(
+                        "Ended",
+                        f"{by} (virnucpro_run_end_timestamp_seconds) * 1000",
+                        "dateTimeAsLocal",
+                    ),
+                    Column(
+                        "Done by earlier runs",
+                        f"{by} (virnucpro_run_files_skipped and on (job, instance, run)"
+                        " virnucpro_run_end_timestamp_seconds)",
+                    ),
+                    Column(
+                        "Failed files",
+                        f'{by} (virnucpro_run_files{{state="failed"}} and on (job, instance, run)'
+                        " virnucpro_run_end_timestamp_seconds)",
+                        colours=thresholds(CLEAR, (1, WARNING)),
+                    ),
+                ],
+                {"instance": "Instance", "run": "Run", "result": "Result", "job": ""},
+                missing="none is remembered",
+            ),
+        ],
     )
 
 

@@ -20,10 +20,10 @@ pytestmark = pytest.mark.xdist_group("dashboards")
 
 SHOWN = 3600.0  # seconds
 # Batches of some seconds, one after the other: all that can happen happens again and again.
-RUNS = [
+RUNS: list[tuple[str, ...]] = [
     ("--forever", "--gpus=3", "--files=12", "--speed=300", f"--scenario={scenario}")
     for scenario in ("stall", "lost-gpu")
-]
+] + [("--gpus=2", "--files=4", "--speed=1000")]  # one that ends
 ALERT = """
 groups:
   - name: test

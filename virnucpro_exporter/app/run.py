@@ -44,7 +44,7 @@ from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling.assignment import assign_files_weighted
-from virnucpro_exporter.snapshot import RunSnapshot, RunState
+from virnucpro_exporter.snapshot import RunResult, RunSnapshot, RunState
 from virnucpro_exporter.web.discovery import NodeDiscovery
 from virnucpro_exporter.workers import orphans
 
@@ -191,6 +191,8 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             work.pool.close_idle(_CLOSE_SECONDS)
         snapshot = coordinator.snapshot()
         finished = _outcome(snapshot, runner, signals, is_missing_inputs=is_missing_inputs)
+        result = _result(finished, signals)
+        snapshot = coordinator.conclude(result, finished.exit_code, str(finished.error or ""))
         journal.finish(snapshot.state.value if not signals.caught else "interrupted", clock())
         stack.close()
         dashboard.stop()
@@ -257,6 +259,13 @@ def _outcome(
     notice = f"given up: {lost}" if lost else ""
     status = 1 if not is_whole else GIVEN_UP_STATUS if lost else 0
     return Finished(snapshot, status, notice=notice)
+
+
+def _result(finished: Finished, signals: RunSignals) -> RunResult:
+    if signals.caught:
+        return RunResult.INTERRUPTED
+    is_whole = finished.exit_code in (0, GIVEN_UP_STATUS)
+    return RunResult.COMPLETED if is_whole else RunResult.FAILED
 
 
 def _early_end(runner: Runner) -> VirnucproError | None:

@@ -23,7 +23,7 @@ from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.gpu.simulated import Activity, SimulatedSource
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.simulation import SCENARIOS, Simulation, VirtualPool, VirtualWorkers
-from virnucpro_exporter.snapshot import RunSnapshot
+from virnucpro_exporter.snapshot import RunResult, RunSnapshot, RunState
 
 __all__ = ["SCENARIOS", "simulate"]
 
@@ -117,7 +117,9 @@ def simulate(
             if runner.was_stopped or not chosen.forever or not pool.rest(_REST_SECONDS):
                 break
         signals.detach()
-        snapshot = coordinator.snapshot()
+        is_whole = coordinator.snapshot().state is RunState.COMPLETED
+        result = RunResult.COMPLETED if is_whole else RunResult.FAILED
+        snapshot = coordinator.conclude(RunResult.INTERRUPTED if signals.caught else result, 0)
         dashboard.stop()
         tell(Finished(snapshot, 0))
         linger(config.metrics, signals)

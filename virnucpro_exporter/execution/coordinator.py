@@ -22,7 +22,7 @@ from virnucpro_exporter.scheduling.scheduler import Decisions, Scheduler
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.scheduling.snapshot import RunContext, is_load_imbalanced, take_snapshot
 from virnucpro_exporter.scheduling.stalls import is_judged
-from virnucpro_exporter.snapshot import Latest, RunSnapshot, StealEvent
+from virnucpro_exporter.snapshot import Latest, RunEnd, RunResult, RunSnapshot, StealEvent
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class WorkStealingCoordinator:
         policy: Who steals what, instead of the way of that balancer.
         settings: All limits and choices; `stall_threshold` is then taken from here.
         processor: What is done to a file, by name.
+        name: What users call the run.
         first_attempt: Number of the first attempt.
         skipped: Files that an earlier run had finished.
         clock: Monotonic seconds.
@@ -84,6 +85,7 @@ class WorkStealingCoordinator:
         policy: StealPolicy | None = None,
         settings: SchedulerSettings | None = None,
         processor: str = "",
+        name: str = "",
         first_attempt: int = 1,
         skipped: Sequence[SequenceFile] = (),
         clock: Callable[[], float] = time.monotonic,
@@ -111,6 +113,7 @@ class WorkStealingCoordinator:
         self._scheduler.state.skip(skipped)
         self._context = RunContext(
             run_id=uuid.uuid4().hex[:12],
+            name=name,
             processor=processor,
             wall_offset=wall_clock() - started,
             started_at=started,
@@ -139,6 +142,21 @@ class WorkStealingCoordinator:
     def beat(self) -> None:
         """The run loop turns. From the first time on, its silence shows in the snapshots."""
         self._beat_at = self._clock()
+
+    def conclude(
+        self, result: RunResult, exit_status: int | None = None, reason: str = ""
+    ) -> RunSnapshot:
+        """The run is over; snapshots tell from now on how it ended.
+
+        Args:
+            result: How.
+            exit_status: What the program will return, where there is one.
+            reason: Why it ended before its files had, in one line.
+        """
+        with self._lock:
+            end = RunEnd(self._wall_clock(), result, exit_status, reason)
+            self._context = replace(self._context, end=end)
+            return self._publish()
 
     def seconds_to_deadline(self) -> float | None:
         """After how many seconds `handle` wants to be called at the latest; None for never."""

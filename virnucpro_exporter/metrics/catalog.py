@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from virnucpro_exporter.snapshot import DURATION_BUCKETS, RunState
+from virnucpro_exporter.snapshot import DURATION_BUCKETS, RunResult, RunState
 
 PREFIX = "virnucpro_"
 UNITS = ("seconds", "bytes", "ratio", "celsius", "watts", "joules", "hertz")
@@ -20,6 +20,7 @@ THROTTLE_REASONS = (
     "hw_power_brake_slowdown",
 )
 RUN_STATES = tuple(state.value for state in RunState)
+RUN_RESULTS = tuple(result.value for result in RunResult)
 FILE_STATES = ("queued", "processing", "completed", "failed")
 COLLECTORS = ("gpu", "run", "log")
 # What prometheus_client itself tells of this process; served beside the catalogue.
@@ -127,6 +128,23 @@ RUN_COMPLETION = _run.gauge(
 RUN_FILES = _run.gauge(
     "run_files", "Input files by state; the sum is all input files.", _enum("state", FILE_STATES)
 )
+RUN_SKIPPED = _run.gauge(
+    "run_files_skipped", "Those of the completed files that an earlier run had finished."
+)
+RUN_RESIDUES = _run.gauge(
+    "run_residues",
+    "Residues of the input files, counted or estimated; `left` is absent until all are known.",
+    "state=done,left",
+)
+RUN_HELD = _run.gauge("run_held", "1 while no file is started, because the disk is full or fails.")
+RUN_END = _run.gauge(
+    "run_end_timestamp_seconds", "Unix time at which the run ended; absent before that."
+)
+RUN_RESULT = _run.gauge(
+    "run_result",
+    "1 for how the run ended, 0 for the others; absent before that. Vanished: it was killed.",
+    _enum("result", RUN_RESULTS),
+)
 LOAD_IMBALANCED = _run.gauge("load_imbalanced", "1 while the queue depths are imbalanced.")
 WORK_IMBALANCED = _run.gauge(
     "work_imbalanced", "1 while the workers would end at very different times if no file moved."
@@ -137,6 +155,9 @@ FILES_COMPLETED = _work.counter(
     "files_completed_total", "Files whose result this GPU delivered.", "gpu"
 )
 FILE_FAILURES = _work.counter("file_failures_total", "Attempts that ended in an error.", "gpu")
+FILE_RETRIES = _work.counter(
+    "file_retries_total", "Attempts that were made because an earlier one failed."
+)
 FILE_DURATION = _work.histogram("file_duration_seconds", "Time that completed files took.", "gpu")
 SEQUENCES = _work.counter(
     "sequences_processed_total", "Sequences processed; grows within a file.", "gpu"
@@ -179,6 +200,11 @@ WORKER_LEFT = _worker.gauge(
 WORKER_INFLIGHT = _worker.gauge(
     "worker_inflight_files", "Files handed to the worker and not yet ended.", "gpu"
 )
+WORKER_FILE_AGE = _worker.gauge(
+    "worker_file_seconds",
+    "How long the file in process has been in process; absent without one.",
+    "gpu",
+)
 WORKER_BUSY = _worker.counter("worker_busy_seconds_total", "Time with a file in progress.", "gpu")
 WORKER_STARVED = _worker.counter(
     "worker_starved_seconds_total", "Time idle while files waited in another queue.", "gpu"
@@ -199,6 +225,9 @@ STALL_DEADLINE = _worker.gauge(
     "gpu",
 )
 WORKER_STALLS = _worker.counter("worker_stalls_total", "Stalls that began.", "gpu")
+WORKER_STALLED_SECONDS = _worker.counter(
+    "worker_stalled_seconds_total", "Time spent stalled.", "gpu"
+)
 STALL_THRESHOLD = _worker.gauge(
     "worker_stall_threshold_seconds", "Time without progress that counts as a stall."
 )

@@ -11,6 +11,7 @@ from virnucpro_exporter.scheduling.speed import NEVER
 from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
 from virnucpro_exporter.snapshot import (
+    RunEnd,
     RunSnapshot,
     RunState,
     StealEvent,
@@ -29,15 +30,19 @@ class RunContext:
 
     Attributes:
         run_id: A name for the run.
+        name: What users call it.
         processor: What is done to a file, by name.
         wall_offset: Wall-clock seconds minus the scheduler's clock.
         started_at: When the run started, on the scheduler's clock.
+        end: How the run ended; None before that.
     """
 
     run_id: str = ""
+    name: str = ""
     processor: str = ""
     wall_offset: float = 0.0
     started_at: float = 0.0
+    end: RunEnd | None = None
 
 
 def take_snapshot(
@@ -59,6 +64,7 @@ def take_snapshot(
         timestamp=now + context.wall_offset,
         heartbeat_age=None if beat_at is None else now - beat_at,
         run_id=context.run_id,
+        name=context.name,
         processor=context.processor,
         balancer=scheduler.policy.name,
         state=_run_state(state),
@@ -86,6 +92,8 @@ def take_snapshot(
         retries=state.retries,
         late_results=state.late_results,
         plan_changes=state.plan_changes,
+        is_held=state.is_held,
+        end=context.end,
         failures=tuple(state.failures),
     )
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-# Upper bounds of the histogram of file durations, in seconds; +Inf is implied.
-DURATION_BUCKETS = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+# Upper bounds of the histogram of file durations, in seconds, up to a week; +Inf is implied.
+DURATION_BUCKETS = (
+    *(1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0),
+    *(7200.0, 14400.0, 43200.0, 86400.0, 259200.0, 604800.0),
+)
 
 # Steals are told by pair of victim and thief for so many workers at most. Beyond that nearly every
 # steal would be a pair of its own, so they are told by thief, and the victim is "".
@@ -21,6 +24,32 @@ class RunState(enum.Enum):
     DRAINING = "draining"
     COMPLETED = "completed"
     FAILED = "failed"
+
+
+class RunResult(enum.Enum):
+    """How a run ended; one that vanished was killed, or its machine was, and could not tell."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    VANISHED = "vanished"
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """The end of a run.
+
+    Attributes:
+        timestamp: Unix seconds; of a run that vanished, when it was last known to go on.
+        result: How it ended.
+        exit_status: What the program returned, or None where that is not known.
+        reason: Why it ended before its files had, in one line; else empty.
+    """
+
+    timestamp: float
+    result: RunResult
+    exit_status: int | None = None
+    reason: str = ""
 
 
 class WorkerState(enum.Enum):
@@ -168,6 +197,8 @@ class RunSnapshot:
         timestamp: Unix seconds at which this snapshot was taken.
         heartbeat_age: Seconds since the run loop last turned; None where there is no such loop.
         run_id: A name for the run that is unique in practice.
+        name: What users call it; empty where it has no name.
+        user: Who runs it, where that is known; else empty.
         processor: What is done to a file, by name.
         balancer: `"stealing"` or `"static"`.
         state: Where the run stands.
@@ -194,12 +225,16 @@ class RunSnapshot:
         retries: Attempts that were made because an earlier one failed.
         late_results: Results of attempts that were no longer current, dropped.
         plan_changes: How often files were laid out anew, because speeds were other than believed.
+        is_held: No file is started, because the storage takes nothing.
+        end: How it ended; None before that.
         failures: (path, error) of each file given up, at most the last 1,000.
     """
 
     timestamp: float
     heartbeat_age: float | None = None
     run_id: str = ""
+    name: str = ""
+    user: str = ""
     processor: str = ""
     balancer: str = "stealing"
     state: RunState = RunState.STARTING
@@ -224,6 +259,8 @@ class RunSnapshot:
     retries: int = 0
     late_results: int = 0
     plan_changes: int = 0
+    is_held: bool = False
+    end: RunEnd | None = None
     failures: tuple[tuple[str, str], ...] = ()
 
     @property

@@ -7,6 +7,13 @@ What is None in a snapshot has no sample here.
 from virnucpro_exporter.metrics.collectors.families import Published
 from virnucpro_exporter.metrics.collectors.gpu import GpuCollector
 from virnucpro_exporter.metrics.collectors.health import BuildCollector, HealthCollector
-from virnucpro_exporter.metrics.collectors.run import RunCollector
+from virnucpro_exporter.metrics.collectors.run import RunCollector, RunsCollector
 
-__all__ = ["BuildCollector", "GpuCollector", "HealthCollector", "Published", "RunCollector"]
+__all__ = [
+    "BuildCollector",
+    "GpuCollector",
+    "HealthCollector",
+    "Published",
+    "RunCollector",
+    "RunsCollector",
+]

@@ -35,9 +35,9 @@ def labels(**pairs: str) -> Labels:
 
 
 @functools.lru_cache(_MOST_KEPT)
-def labels_each(gpu: str, name: str, values: tuple[str, ...]) -> tuple[Labels, ...]:
-    """A label set of this GPU for each value of another label."""
-    return tuple(Labels({"gpu": gpu, name: value}) for value in values)
+def labels_each(name: str, values: tuple[str, ...], **pairs: str) -> tuple[Labels, ...]:
+    """A label set with these pairs for each value of another label."""
+    return tuple(Labels({**pairs, name: value}) for value in values)
 
 
 def empty(metric: c.Metric) -> Family:

@@ -84,6 +84,6 @@ def _throttled(devices: Sequence[GpuDevice]) -> Iterator[tuple[Labels, Value]]:
     for device in devices:
         active = device.sample.throttle_reasons if device.up and device.sample else None
         if active is not None:
-            sets = labels_each(device.gpu, "reason", c.THROTTLE_REASONS)
+            sets = labels_each("reason", c.THROTTLE_REASONS, gpu=device.gpu)
             for reason, of_reason in zip(c.THROTTLE_REASONS, sets, strict=True):
                 yield of_reason, reason in active

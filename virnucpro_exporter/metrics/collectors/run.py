@@ -1,9 +1,9 @@
-"""The run, its workers and their steals as metrics."""
+"""Runs, their workers and their steals as metrics."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 
 from prometheus_client.metrics_core import Metric as Family
@@ -12,7 +12,6 @@ from prometheus_client.samples import Exemplar, Sample
 
 from virnucpro_exporter.metrics import catalog as c
 from virnucpro_exporter.metrics.collectors.families import (
-    NO_LABELS,
     Published,
     Value,
     empty,
@@ -20,6 +19,7 @@ from virnucpro_exporter.metrics.collectors.families import (
     labels,
     labels_each,
 )
+from virnucpro_exporter.metrics.exposition import Labels
 from virnucpro_exporter.snapshot import (
     PAIRED_WORKERS,
     RunSnapshot,
@@ -30,15 +30,24 @@ from virnucpro_exporter.snapshot import (
 _EXEMPLAR_CHARACTERS = 100  # OpenMetrics allows 128 for the name and the value of all labels
 
 _Read = Callable[[WorkerSnapshot], Value]
+_Values = Iterable[Value]
+# Labels that all samples of a run have, and the run.
+_Labelled = tuple[dict[str, str], RunSnapshot]
 _RUN_METRICS = (
     c.RUN_INFO,
     c.RUN_STATE,
     c.RUN_START,
     c.RUN_COMPLETION,
     c.RUN_FILES,
+    c.RUN_SKIPPED,
+    c.RUN_RESIDUES,
+    c.RUN_HELD,
+    c.RUN_END,
+    c.RUN_RESULT,
     c.LOAD_IMBALANCED,
     c.WORK_IMBALANCED,
     c.STALL_THRESHOLD,
+    c.FILE_RETRIES,
 )
 _WORKER_VALUES: Sequence[tuple[c.Metric, _Read]] = (
     (c.FILES_COMPLETED, attrgetter("files_completed")),
@@ -54,11 +63,13 @@ _WORKER_VALUES: Sequence[tuple[c.Metric, _Read]] = (
     (c.WORKER_LEFT, attrgetter("seconds_left")),
     (c.LEARNED_SPEED, attrgetter("residues_per_second")),
     (c.WORKER_INFLIGHT, attrgetter("inflight_files")),
+    (c.WORKER_FILE_AGE, attrgetter("current_seconds")),
     (c.WORKER_BUSY, attrgetter("busy_seconds")),
     (c.WORKER_STARVED, attrgetter("starved_seconds")),
     (c.WORKER_PROGRESS, attrgetter("last_progress_time")),
     (c.WORKER_STALLED, attrgetter("is_stalled")),
     (c.STALL_DEADLINE, attrgetter("stall_deadline_time")),
+    (c.WORKER_STALLED_SECONDS, attrgetter("stalled_seconds")),
     (c.WORKER_STALLS, attrgetter("stalls")),
     (c.WORKER_RESTARTS, attrgetter("restarts")),
     (c.FILES_STOLEN_FROM, attrgetter("work_stolen_from")),
@@ -79,10 +90,17 @@ _WORKER_ENUMS: Sequence[tuple[c.Metric, str, dict[str, _Read]]] = (
     ),
 )
 _STEAL_METRICS = (c.STEALS, c.STOLEN_RESIDUES, c.RESTEALS, c.PLAN_CHANGES, c.LATE_RESULTS)
+_METRICS = (
+    *_RUN_METRICS,
+    *(metric for metric, _ in _WORKER_VALUES),
+    c.FILE_DURATION,
+    *(metric for metric, _, _ in _WORKER_ENUMS),
+    *_STEAL_METRICS,
+)
 
 
 class RunCollector(Collector):
-    """The run, its workers and their steals.
+    """One run, its workers and their steals.
 
     Args:
         source: A coordinator, or anything else whose `latest()` is a `RunSnapshot`.
@@ -94,37 +112,98 @@ class RunCollector(Collector):
     def collect(self) -> Iterator[Family]:
         """All families of the newest snapshot."""
         run = self._source.latest()
-        yield from _run_families(run)
-        workers = [(labels(gpu=w.gpu), w) for w in run.workers]
-        for metric, read in _WORKER_VALUES:
-            yield family(metric, [(of_gpu, read(w)) for of_gpu, w in workers])
-        yield _durations(run.workers)
-        for metric, label, values in _WORKER_ENUMS:
-            yield _enumerated(metric, label, values, run.workers)
-        yield from _steal_families(run)
+        return _families([({}, run)], [({}, run)])
 
     def describe(self) -> Iterator[Family]:
         """The names, without a snapshot."""
-        metrics = (*_RUN_METRICS, *(m for m, _ in _WORKER_VALUES), c.FILE_DURATION)
-        return map(empty, (*metrics, *(m for m, _, _ in _WORKER_ENUMS), *_STEAL_METRICS))
+        return map(empty, _METRICS)
 
 
-def _run_families(run: RunSnapshot) -> Iterator[Family]:
-    identity = labels(run_id=run.run_id, processor=run.processor, balancer=run.balancer)
-    files = (run.files_queued, run.files_processing, run.files_completed, run.files_failed)
-    yield family(c.RUN_INFO, [(identity, 1)])
-    yield family(c.RUN_STATE, ((labels(state=s), run.state.value == s) for s in c.RUN_STATES))
-    yield family(c.RUN_START, [(NO_LABELS, run.start_timestamp)])
-    yield family(c.RUN_COMPLETION, [(NO_LABELS, run.estimated_completion_timestamp)])
-    counts = zip(c.FILE_STATES, files, strict=True)
-    yield family(c.RUN_FILES, ((labels(state=state), n) for state, n in counts))
-    yield family(c.LOAD_IMBALANCED, [(NO_LABELS, run.load_imbalanced)])
-    yield family(c.WORK_IMBALANCED, [(NO_LABELS, run.work_imbalanced)])
-    yield family(c.STALL_THRESHOLD, [(NO_LABELS, run.stall_threshold)])
+class RunsCollector(Collector):
+    """Any number of runs, each with its name as the label `run`.
+
+    Of a run that has ended only what lasts is told: how it ended, and its counters. What was true
+    of its workers at the end is no longer.
+
+    Args:
+        source: Whose `latest()` are runs with names of their own.
+    """
+
+    def __init__(self, source: Published[Sequence[RunSnapshot]]) -> None:
+        self._source = source
+
+    def collect(self) -> Iterator[Family]:
+        """All families of the newest snapshots."""
+        runs: list[_Labelled] = [({"run": run.name}, run) for run in self._source.latest()]
+        return _families(runs, [(pairs, run) for pairs, run in runs if run.end is None])
+
+    def describe(self) -> Iterator[Family]:
+        """The names, without a snapshot."""
+        return map(empty, _METRICS)
+
+
+def _families(runs: Sequence[_Labelled], present: Sequence[_Labelled]) -> Iterator[Family]:
+    """The families of some runs; gauges of workers only of those that are `present`."""
+    yield from _run_families(runs)
+    workers = [(labels(gpu=w.gpu, **pairs), w) for pairs, run in runs for w in run.workers]
+    now = [(labels(gpu=w.gpu, **pairs), w) for pairs, run in present for w in run.workers]
+    for metric, read in _WORKER_VALUES:
+        those = workers if metric.kind == "counter" else now
+        yield family(metric, [(of_gpu, read(w)) for of_gpu, w in those])
+    yield _durations(runs)
+    for metric, label, values in _WORKER_ENUMS:
+        yield _enumerated(metric, label, values, runs)
+    yield from _steal_families(runs)
+
+
+def _run_families(runs: Sequence[_Labelled]) -> Iterator[Family]:
+    def one(metric: c.Metric, read: Callable[[RunSnapshot], Value]) -> Family:
+        return family(metric, [(labels(**pairs), read(run)) for pairs, run in runs])
+
+    def each(
+        metric: c.Metric, name: str, values: tuple[str, ...], read: Callable[[RunSnapshot], _Values]
+    ) -> Family:
+        found = [
+            zip(labels_each(name, values, **pairs), read(run), strict=True) for pairs, run in runs
+        ]
+        return family(metric, itertools.chain.from_iterable(found))
+
+    yield family(c.RUN_INFO, ((_identity(pairs, run), 1) for pairs, run in runs))
+    yield each(
+        c.RUN_STATE, "state", c.RUN_STATES, lambda run: [run.state.value == s for s in c.RUN_STATES]
+    )
+    yield one(c.RUN_START, attrgetter("start_timestamp"))
+    yield one(c.RUN_COMPLETION, attrgetter("estimated_completion_timestamp"))
+    yield each(c.RUN_FILES, "state", c.FILE_STATES, _FILES)
+    yield one(c.RUN_SKIPPED, attrgetter("files_skipped"))
+    yield each(c.RUN_RESIDUES, "state", ("done", "left"), _residues)
+    yield one(c.RUN_HELD, attrgetter("is_held"))
+    yield one(c.RUN_END, lambda run: None if run.end is None else run.end.timestamp)
+    yield each(c.RUN_RESULT, "result", c.RUN_RESULTS, _result)
+    yield one(c.LOAD_IMBALANCED, attrgetter("load_imbalanced"))
+    yield one(c.WORK_IMBALANCED, attrgetter("work_imbalanced"))
+    yield one(c.STALL_THRESHOLD, attrgetter("stall_threshold"))
+    yield one(c.FILE_RETRIES, attrgetter("retries"))
+
+
+_FILES = attrgetter("files_queued", "files_processing", "files_completed", "files_failed")
+
+
+def _identity(pairs: dict[str, str], run: RunSnapshot) -> Labels:
+    return labels(run_id=run.run_id, processor=run.processor, balancer=run.balancer, **pairs)
+
+
+def _residues(run: RunSnapshot) -> _Values:
+    done, total = run.residues_done, run.residues_total
+    return (done, None if total is None else max(0, total - done))
+
+
+def _result(run: RunSnapshot) -> _Values:
+    return (None if run.end is None else run.end.result.value == r for r in c.RUN_RESULTS)
 
 
 def _enumerated(
-    metric: c.Metric, label: str, values: dict[str, _Read], workers: Sequence[WorkerSnapshot]
+    metric: c.Metric, label: str, values: dict[str, _Read], runs: Sequence[_Labelled]
 ) -> Family:
     """A family with one sample for each worker and value of `label`."""
     names, reads = tuple(values), values.values()
@@ -132,37 +211,57 @@ def _enumerated(
         metric,
         (
             (of_value, read(w))
-            for w in workers
-            for of_value, read in zip(labels_each(w.gpu, label, names), reads, strict=True)
+            for pairs, run in runs
+            for w in run.workers
+            for of_value, read in zip(
+                labels_each(label, names, gpu=w.gpu, **pairs), reads, strict=True
+            )
         ),
     )
 
 
-def _steal_families(run: RunSnapshot) -> Iterator[Family]:
+def _steal_families(runs: Sequence[_Labelled]) -> Iterator[Family]:
+    for metric, read in (
+        (c.STEALS, attrgetter("steals")),
+        (c.STOLEN_RESIDUES, attrgetter("stolen_residues")),
+    ):
+        yield family(
+            metric,
+            (
+                (labels(victim=victim, thief=thief, **pairs), n)
+                for pairs, run in runs
+                for (victim, thief), n in {**_no_steals(run), **dict(read(run))}.items()
+            ),
+        )
+    for metric, read in (
+        (c.RESTEALS, attrgetter("resteals")),
+        (c.PLAN_CHANGES, attrgetter("plan_changes")),
+        (c.LATE_RESULTS, attrgetter("late_results")),
+    ):
+        yield family(metric, [(labels(**pairs), read(run)) for pairs, run in runs])
+
+
+def _no_steals(run: RunSnapshot) -> dict[tuple[str, str], int]:
+    """The pairs of victim and thief that there are from the start."""
     gpus = [w.gpu for w in run.workers]
     is_paired = len(gpus) <= PAIRED_WORKERS
-    pairs = itertools.permutations(gpus, 2) if is_paired else (("", gpu) for gpu in gpus)
-    zeros = dict.fromkeys(pairs, 0)
-    for metric, happened in ((c.STEALS, run.steals), (c.STOLEN_RESIDUES, run.stolen_residues)):
-        counts = {**zeros, **dict(happened)}
-        yield family(metric, ((labels(victim=v, thief=t), n) for (v, t), n in counts.items()))
-    yield family(c.RESTEALS, [(NO_LABELS, run.resteals)])
-    yield family(c.PLAN_CHANGES, [(NO_LABELS, run.plan_changes)])
-    yield family(c.LATE_RESULTS, [(NO_LABELS, run.late_results)])
+    return dict.fromkeys(
+        itertools.permutations(gpus, 2) if is_paired else (("", gpu) for gpu in gpus), 0
+    )
 
 
-def _durations(workers: Sequence[WorkerSnapshot]) -> Family:
+def _durations(runs: Sequence[_Labelled]) -> Family:
     """The histogram of file durations; file names appear only as exemplars."""
     name, made = c.FILE_DURATION.name, empty(c.FILE_DURATION)
-    for worker in workers:
+    for pairs, worker in ((pairs, worker) for pairs, run in runs for worker in run.workers):
         histogram = worker.durations
         cumulated = list(map(float, itertools.accumulate(histogram.counts)))
-        sets = labels_each(worker.gpu, "le", c.BUCKETS)
+        sets = labels_each("le", c.BUCKETS, gpu=worker.gpu, **pairs)
         made.samples += [
             Sample(f"{name}_bucket", of_bucket, n, None, _exemplar(latest))
             for of_bucket, n, latest in zip(sets, cumulated, histogram.exemplars, strict=True)
         ]
-        of_gpu = labels(gpu=worker.gpu)
+        of_gpu = labels(gpu=worker.gpu, **pairs)
         made.samples += [
             Sample(f"{name}_count", of_gpu, cumulated[-1]),
             Sample(f"{name}_sum", of_gpu, histogram.total_seconds),

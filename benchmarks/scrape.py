@@ -1,7 +1,7 @@
 """What a scrape costs: the endpoint beside nvitop-exporter and prometheus_client's own server.
 
 Every server is a process of its own. Where nothing else is said the client asks as Prometheus does,
-for OpenMetrics and gzip, on one kept connection. It takes about four minutes.
+for OpenMetrics and gzip, on one kept connection. It takes about five minutes.
 
 Run: python -m benchmarks.scrape [PART...]
 """
@@ -16,18 +16,23 @@ import socket
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import dispatch
 from benchmarks.servers import free_port, server
+from tests import builders
 from tests.monitoring.programs import Prometheus, eventually
 from tests.nvml_stub.stub import build
 from virnucpro_exporter.app.run import SWITCH_SECONDS
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
+from virnucpro_exporter.overview.trail import Trails
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
+from virnucpro_exporter.web.live.page import ShownRun, View, document
 from virnucpro_exporter.web.server import MetricsServer
 
 REQUEST = (
@@ -35,6 +40,8 @@ REQUEST = (
     b"text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\nAccept-Encoding: gzip\r\n\r\n"
 )
 PLAIN = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+PAGE = b"GET / HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n"
+OPEN_PAGES = 50
 MIB = 1024 * 1024
 MANY_SCRAPES = 100_000
 REAL_SCRAPES = 15  # by Prometheus, one a second
@@ -274,6 +281,60 @@ def no_descriptors() -> None:
         judge("share of a core while they wait", busy, 0.05)
 
 
+def live_page() -> None:
+    """What the live page costs, and whether 50 open ones delay a scrape."""
+    print("the live page; 8 GPUs, 4 runs, full pictures; then 50 open pages")
+    run, gpus, trails = builders.running(8), builders.gpus_up(8), Trails()
+    names = [f"run {number}" for number in range(4)]
+    for second in range(600):
+        devices = (
+            replace(d, sample=replace(d.sample, utilization_ratio=(7 * n * second % 13) / 13))
+            for n, d in enumerate(gpus.devices)
+            if d.sample
+        )
+        moment = replace(gpus, devices=tuple(devices))
+        trails.add(float(second), moment, dict.fromkeys(names, run))
+    runs = [ShownRun(name, run) for name in names]
+    view = View("gpu07", "1.0", runs, gpus, trails, builders.NOW, 599.0)
+    begin = time.process_time()
+    for _ in range(100):
+        page = document(view)
+    judge("processor time of a page", 10 * (time.process_time() - begin), 5, " ms")
+    judge("its size", len(page.encode()) / 1000, 60, " kB")
+    with server("ours", 8, "changing") as (port, _), ExitStack() as stack:
+        alone = _slowest(port)
+        pages = [stack.enter_context(connect(port)) for _ in range(OPEN_PAGES)]
+        over = threading.Event()
+        reader = threading.Thread(target=_keep_open, args=(pages, over))
+        reader.start()
+        beside = _slowest(port)
+        over.set()
+        reader.join()
+    for name, (median, slowest) in (("alone", alone), ("beside 50 open pages", beside)):
+        print(f"  a scrape {name:<24} median {median:.2f} ms, 99th percentile {slowest:.2f} ms")
+    judge("median beside them / alone", beside[0] / alone[0], 1.2)
+
+
+def _keep_open(pages: Sequence[socket.socket], over: threading.Event) -> None:
+    """Load each page every two seconds, one after the other, as browsers do."""
+    while not over.is_set():
+        for client in pages:
+            scrape(client, PAGE)
+            over.wait(2.0 / len(pages))
+
+
+def _slowest(port: int) -> tuple[float, float]:
+    """Median and 99th percentile of 400 scrapes in ms, 20 a second."""
+    with connect(port) as client:
+        taken = []
+        for _ in range(400):
+            begin = time.perf_counter()
+            scrape(client)
+            taken.append(1000 * (time.perf_counter() - begin))
+            time.sleep(0.05)
+    return statistics.median(taken), statistics.quantiles(taken, n=100)[98]
+
+
 PARTS: dict[str, Callable[[], None]] = {
     "eight": eight_gpus,
     "many": many_gpus,
@@ -282,6 +343,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "slow": slow_readers,
     "half": half_open,
     "descriptors": no_descriptors,
+    "page": live_page,
 }
 
 

@@ -24,7 +24,8 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "dask": ("cluster",),
     "distributed": ("cluster",),
     "huggingface_hub": ("processors.models",),
-    "isal": ("sequences", "web.pages"),
+    "isal": ("sequences", "web.live", "web.pages"),
+    "markupsafe": ("web.live",),
     "nvitop": ("gpu.nvml",),
     "plotly": ("report.page",),
     "prometheus_client": ("metrics", "remote", "web"),
@@ -55,6 +56,7 @@ PURE: Mapping[str, frozenset[str]] = {
     "scheduling.diagram": _COMPUTING | {"scheduling", "sys"},  # it writes docs/states.svg
     "snapshot": _COMPUTING | {"snapshot"},
     "history": _COMPUTING | {"snapshot"},
+    "overview": _COMPUTING | {"overview", "snapshot", "text"},
     "gpu.state": _COMPUTING | {"gpu.sources", "snapshot"},
     "gpu.roster": _COMPUTING | {"gpu.sources"},
     "gpu.sources": _COMPUTING,

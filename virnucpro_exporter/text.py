@@ -122,6 +122,21 @@ def tail(text: str, width: int, *, ascii_only: bool = False) -> str:
     return ("~" if ascii_only else "…") + text[len(text) - width + 1 :]
 
 
+def middle(text: str, width: int, *, ascii_only: bool = False) -> str:
+    """A text, or where it is too long its beginning and its end, which tell names apart.
+
+    Args:
+        text: Of printable characters.
+        width: The most characters that there may be.
+        ascii_only: Mark what is left out by an ASCII character.
+    """
+    if len(text) <= width:
+        return text
+    kept = max(width - 1, 0)
+    begin = kept // 2
+    return text[:begin] + ("~" if ascii_only else "…") + text[len(text) - (kept - begin) :]
+
+
 def is_ascii_only(encoding: str, environment: Mapping[str, str]) -> bool:
     """Whether a terminal should be sent ASCII only.
 

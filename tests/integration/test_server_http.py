@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import gzip
+import hashlib
 import http.client
 import json
 import logging
@@ -28,7 +29,9 @@ from virnucpro_exporter.web import MetricsServer, auth
 from virnucpro_exporter.web.addresses import bind
 from virnucpro_exporter.web.connections import Connections, Limits
 from virnucpro_exporter.web.discovery import NodeDiscovery
-from virnucpro_exporter.web.http import Request, Response, plain
+from virnucpro_exporter.web.http import Request, Response, parse, plain
+from virnucpro_exporter.web.live import LivePage, source
+from virnucpro_exporter.web.live.page import View
 
 PATIENCE = 20.0  # seconds until a test gives up; nothing is expected to take that long
 LOCAL = ["127.0.0.1:0"]
@@ -118,6 +121,38 @@ def test_the_client_chooses_format_compression_and_metrics(server: MetricsServer
     assert body.startswith(b"# HELP ")
     _, body = ask(server, "/metrics?name[]=virnucpro_gpu_up")
     assert body.count(b"# HELP") == 1
+
+
+def test_the_live_page_may_do_nothing_but_load_itself_again(server: MetricsServer) -> None:
+    """Its policy allows its own style and script by their hashes, and no other host or frame."""
+    response, page = ask(server, "/", Accept_Encoding="gzip")
+    policy = str(response.getheader("Content-Security-Policy")).split("; ")
+    assert response.getheader("Content-Type") == "text/html; charset=utf-8"
+    assert {"default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"} < set(policy)
+    for name in ("style", "script"):
+        text = gzip.decompress(page).partition(f"<{name}>".encode())[2].partition(b"</")[0]
+        digest = base64.b64encode(hashlib.sha256(text).digest()).decode()
+        assert f"{name}-src 'sha256-{digest}'" in policy
+    assert ask(server, "/")[1].startswith(b"<!DOCTYPE html>")  # where the client takes no gzip
+
+
+def test_many_open_pages_are_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many ask for the page, a snapshot costs the run one of them."""
+    made: list[View] = []
+
+    def document(view: View) -> str:
+        made.append(view)
+        return "page"
+
+    monkeypatch.setattr(source, "document", document)
+    now = 0.0
+    live = LivePage(list, None, clock=lambda: now)
+    request = parse(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert [live.answer(request).body for _ in range(50)] == [b"page"] * 50
+    assert len(made) == 1
+    now = 1.0
+    live.answer(request)
+    assert len(made) == 2
 
 
 def test_head_tells_the_length_and_sends_no_body(server: MetricsServer) -> None:

@@ -51,6 +51,7 @@ def status(
     own: Files | None = None,
     user: str | None = None,
     newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    path: str = "/metrics",
 ) -> int:
     """The status of one scrape, over TLS where an authority is trusted."""
     address = server.addresses[0]
@@ -65,9 +66,7 @@ def status(
         client = http.client.HTTPSConnection(address, timeout=PATIENCE, context=context)
     basic = base64.b64encode((user or "").encode()).decode()
     try:
-        client.request(
-            "GET", "/metrics", headers={"Authorization": f"Basic {basic}"} if user else {}
-        )
+        client.request("GET", path, headers={"Authorization": f"Basic {basic}"} if user else {})
         return client.getresponse().status
     finally:
         client.close()
@@ -126,12 +125,13 @@ def test_client_certificates(tmp_path: Path, authority: Authority, *, optional: 
 
 @pytest.mark.parametrize("tls", [False, True])
 def test_users_need_their_password(tmp_path: Path, authority: Authority, *, tls: bool) -> None:
-    """Right, wrong, unknown and missing, with and without TLS."""
+    """Right, wrong, unknown and missing, with and without TLS, for metrics and live page alike."""
     trusted = authority.own.cert if tls else None
     expected = {"alice:secret": 200, "alice:wrong": 401, "bob:secret": 401, None: 401}
     with serve(tmp_path, (TLS if tls else "") + USERS) as server:
         for user, wanted in expected.items():
-            assert status(server, trusted, user=user) == wanted
+            for path in ("/metrics", "/"):
+                assert status(server, trusted, user=user, path=path) == wanted
 
 
 def test_a_changed_file_is_read_again(

@@ -22,7 +22,7 @@ from virnucpro_exporter.scheduling.snapshot import RunContext, take_snapshot
 from virnucpro_exporter.snapshot import WorkerSnapshot
 
 # What a worker's snapshot says that may go down.
-_NOT_COUNTERS = {"weight", "queue_depth", "queue_residues", "inflight_files", "current_seconds"}
+_NOT_COUNTERS = {"weight", "queue_depth", "queue_residues", "inflight_files"}
 
 
 def counters(worker: WorkerSnapshot) -> dict[str, float]:
@@ -36,6 +36,7 @@ def counters(worker: WorkerSnapshot) -> dict[str, float]:
         and not name.startswith(
             (
                 "is_",
+                "current_",
                 "throughput",
                 "residues_per",
                 "last_",

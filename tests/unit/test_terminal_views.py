@@ -7,6 +7,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from tests import builders
+from virnucpro_exporter.overview.findings import warnings
+from virnucpro_exporter.overview.rows import worker_rows
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, RunState, WorkerState
 from virnucpro_exporter.terminal.dashboard import Every
 from virnucpro_exporter.terminal.gpus_table import gpus_view
@@ -16,9 +18,8 @@ from virnucpro_exporter.terminal.views import (
     ViewOptions,
     run_view,
     silence_view,
-    warnings,
 )
-from virnucpro_exporter.terminal.worker_table import utilization_style, worker_rows
+from virnucpro_exporter.terminal.worker_table import utilization_style
 from virnucpro_exporter.text import clean, format_duration, format_number, is_ascii_only
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from virnucpro_exporter.scheduling import stalls
+from virnucpro_exporter.scheduling.files import Attempt
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.speed import NEVER
 from virnucpro_exporter.scheduling.state import State
@@ -128,6 +129,12 @@ def _is_work_imbalanced(state: State, now: float) -> bool:
     return max(left) - min(left) > 2 * longest and max(left) > 2 * min(left)
 
 
+def _ratio(attempt: Attempt) -> float | None:
+    """Share of its file that an attempt has done; None before it reports progress."""
+    residues = attempt.record.file.residues
+    return min(attempt.done / residues, 1.0) if attempt.done and residues else None
+
+
 def _seconds_left(state: State, worker: Worker, now: float) -> float | None:
     """Expected seconds until a worker has done what it holds and what is queued for it."""
     is_up = worker.is_ready and worker.stalled_since is None
@@ -203,6 +210,7 @@ def _worker(state: State, w: Worker, context: RunContext, now: float) -> WorkerS
         inflight_files=len(w.inflight),
         current_file=None if current is None else current.record.file.path,
         current_seconds=None if begun is None else now - begun,
+        current_ratio=None if current is None else _ratio(current),
         files_completed=counters.completed,
         file_failures=counters.failures,
         sequences_completed=counters.sequences,

@@ -119,6 +119,8 @@ class WorkerSnapshot:
         inflight_files: Files handed to the worker and not yet ended.
         current_file: Path of the file in process, or None.
         current_seconds: How long the current file has been in process, or None.
+        current_ratio: Share of the current file that is done, 0 to 1, by its estimated residues;
+            None before the worker reports progress in it.
         files_completed: Files whose result this worker delivered.
         file_failures: Attempts on this worker that ended in an error.
         sequences_completed: Sequences of the files whose result this worker delivered.
@@ -162,6 +164,7 @@ class WorkerSnapshot:
     inflight_files: int = 0
     current_file: str | None = None
     current_seconds: float | None = None
+    current_ratio: float | None = None
     files_completed: int = 0
     file_failures: int = 0
     sequences_completed: int = 0
@@ -267,6 +270,20 @@ class RunSnapshot:
     def files_total(self) -> int:
         """All input files."""
         return self.files_queued + self.files_processing + self.files_completed + self.files_failed
+
+    @property
+    def share_done(self) -> float:
+        """Share of the work that is done, 0 to 1: of the residues, or of the files without them."""
+        if self.residues_total:
+            return min(1.0, self.residues_done / self.residues_total)
+        ended = self.files_completed + self.files_failed
+        return ended / self.files_total if self.files_total else 0.0
+
+    @property
+    def percent_done(self) -> int:
+        """`share_done` in whole percent; 100 only once no file is left."""
+        left = self.files_queued + self.files_processing
+        return min(int(100 * self.share_done), 99 if left or not self.files_total else 100)
 
     @property
     def throughput(self) -> float | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from virnucpro_exporter.overview.findings import notices, warnings
+from virnucpro_exporter.overview.rows import Row, worker_rows
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
-from virnucpro_exporter.terminal.views import notices, warnings
-from virnucpro_exporter.terminal.worker_table import Row, worker_rows
 from virnucpro_exporter.text import (
     clean,
     format_duration,

@@ -13,15 +13,10 @@ from typing import NamedTuple
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from virnucpro_exporter.overview.findings import notices, warnings
+from virnucpro_exporter.overview.rows import OVER, Row, worker_rows
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, RunState, StealEvent
-from virnucpro_exporter.terminal.worker_table import (
-    OVER,
-    WRONG,
-    Row,
-    short_id,
-    worker_rows,
-    worker_table,
-)
+from virnucpro_exporter.terminal.worker_table import short_id, worker_table
 from virnucpro_exporter.text import (
     clean,
     format_clock,
@@ -30,9 +25,7 @@ from virnucpro_exporter.text import (
     format_time,
 )
 
-STALE_SECONDS = 15.0  # a snapshot older than this is said to be old
 MAX_STEALS, MIN_STEALS = 10, 5
-MAX_NAMED, NAMED_WIDTH = 8, 40  # GPUs in one warning, and about how many characters they take
 RUN_STYLES = {RunState.COMPLETED: "bold green", RunState.FAILED: "bold red"}
 
 
@@ -180,14 +173,9 @@ def _progress(run: RunSnapshot, width: int, options: ViewOptions) -> Text:
     ended = run.files_completed + run.files_failed
     counts = f" {ended}/{run.files_total} files"
     failed = f" {run.files_failed} failed"
-    if run.residues_total:
-        share = min(1.0, run.residues_done / run.residues_total)
-    else:
-        share = ended / run.files_total if run.files_total else 0.0
-    # 100 % is said only once nothing is left to do
-    percent = f" {min(int(share * 100), 100 if ended == run.files_total else 99):3d}%"
+    percent = f" {run.percent_done:3d}%"
     cells = max(4, width - len(counts + failed + percent))
-    filled = int(cells * share)
+    filled = int(cells * run.share_done)
     full, empty = ("#", "-") if options.ascii_only else ("━", "╌")
     return _line(
         (full * filled, "green"),
@@ -196,45 +184,6 @@ def _progress(run: RunSnapshot, width: int, options: ViewOptions) -> Text:
         (counts, ""),
         (failed, "bold red" if run.files_failed else "dim"),
     )
-
-
-def warnings(run: RunSnapshot, rows: Sequence[Row], now: float) -> list[str]:
-    """What somebody should look at, the worst first; nothing once the run is over.
-
-    Args:
-        run: The run.
-        rows: Its workers.
-        now: Unix seconds, to tell how old the snapshot is.
-    """
-    if run.state in OVER:
-        return []
-    found = [
-        f"{label.removeprefix('GPU ')}: GPU "
-        f"{_ids([row.worker.gpu for row in rows if row.label == label])}"
-        for label in WRONG
-        if any(row.label == label for row in rows)
-    ]
-    if now - run.timestamp > STALE_SECONDS:
-        found.append(f"VALUES {format_duration(now - run.timestamp)} OLD")
-    return found
-
-
-def notices(run: RunSnapshot) -> list[str]:
-    """What is worth knowing, and calls for nobody: stealing sees to it."""
-    if run.state in OVER or not run.work_imbalanced:
-        return []
-    left = [w.seconds_left for w in run.workers if w.seconds_left is not None] or [0.0]
-    return [f"work imbalanced: {format_duration(min(left))} to {format_duration(max(left))}"]
-
-
-def _ids(gpus: Sequence[str]) -> str:
-    named = list(gpus[:1])
-    for gpu in gpus[1:MAX_NAMED]:
-        if len(", ".join([*named, gpu])) > NAMED_WIDTH:
-            break
-        named.append(gpu)
-    more = len(gpus) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more else "")
 
 
 def _steals(

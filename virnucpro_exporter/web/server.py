@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import logging
 import re
 import socket
@@ -13,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from virnucpro_exporter import __version__
 from virnucpro_exporter.errors import ConfigError, UsageError
 from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.metrics.health import why_not_ready
@@ -24,6 +22,8 @@ from virnucpro_exporter.web.auth import BasicAuth, TooManyChecks
 from virnucpro_exporter.web.connections import Connections, Limits
 from virnucpro_exporter.web.discovery import NodeDiscovery
 from virnucpro_exporter.web.http import HttpError, Request, Response, plain
+from virnucpro_exporter.web.live import LivePage
+from virnucpro_exporter.web.live.page import ShownRun
 from virnucpro_exporter.web.pace import Pace
 from virnucpro_exporter.web.pages import Pages
 from virnucpro_exporter.web.web_config import WebConfig
@@ -34,17 +34,12 @@ DEFAULT_LISTEN = (":9877",)
 _RELOAD_EVERY = 1.0  # seconds between two looks at the web configuration
 _RETRY_AFTER = "10"  # seconds
 _JSON = (("Content-Type", "application/json"),)
-# The pages beside the metrics, as the landing page calls them.
+# The pages beside the metrics, as the live page calls them.
 _TITLES = {
     "/-/healthy": "Healthy",
     "/-/ready": "Ready",
     "/sd": "Exporters of the nodes, for Prometheus",
 }
-_LANDING = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>virnucpro_exporter</title></head>
-<body><h1>virnucpro_exporter</h1><p>Version {version}</p><ul>
-{links}</ul></body></html>
-"""
 
 
 # What clients send as it is written: none of these is encoded, and no part is resolved away.
@@ -112,13 +107,15 @@ class MetricsServer:
         sources = [s for s in (coordinator, gpu_monitor, *health.values()) if s is not None]
         self._pages = Pages(build_registry(coordinator, gpu_monitor, health), sources)
         self._routes: dict[str, Callable[[Request], Response]] = {
-            "/": self._landing,
             telemetry_path: self._metrics,
             "/-/healthy": lambda _: plain(200, "healthy\n"),
             "/-/ready": self._ready,
         }
         if nodes is not None:
             self._routes["/sd"] = lambda _: Response(200, nodes.targets(), _JSON)
+        links = [(path, _TITLES.get(path, "Metrics")) for path in self._routes]
+        self._live = LivePage(self._runs, gpu_monitor, links)
+        self._routes["/"] = self._live.answer
         self._failure = ""
         self._addresses: tuple[str, ...] = ()
         self._auth = BasicAuth()
@@ -188,6 +185,7 @@ class MetricsServer:
     async def _serve(self, stopped: asyncio.Event, listeners: list[socket.socket]) -> None:
         connections = Connections(self._respond, lambda: self._web.tls, self._limits)
         tasks = [asyncio.create_task(connections.accept(s)) for s in listeners]
+        tasks.append(asyncio.create_task(self._live.watch()))
         if self._web.path is not None:
             tasks.append(asyncio.create_task(self._watch(connections)))
         await stopped.wait()
@@ -226,9 +224,8 @@ class MetricsServer:
 
     async def _respond(self, request: Request) -> Response:
         response = await self._refusal(request) or self._answer(request)
-        extra = tuple(
-            h for h in self._web.headers if h[0] != "X-Content-Type-Options"
-        )  # always set
+        set_already = {"x-content-type-options", *(name.lower() for name, _ in response.headers)}
+        extra = tuple(h for h in self._web.headers if h[0].lower() not in set_already)
         return replace(response, headers=(*response.headers, *extra)) if extra else response
 
     async def _refusal(self, request: Request) -> Response | None:
@@ -276,14 +273,12 @@ class MetricsServer:
             return plain(405, "only GET and HEAD are allowed\n", ("Allow", "GET, HEAD"))
         return page(request)
 
-    def _landing(self, _request: Request) -> Response:
-        links = "".join(
-            f'<li><a href="{html.escape(path)}">{_TITLES.get(path, "Metrics")}</a></li>\n'
-            for path in self._routes
-            if path != "/"
-        )
-        page = _LANDING.format(version=__version__, links=links)
-        return Response(200, page.encode(), (("Content-Type", "text/html; charset=utf-8"),))
+    def _runs(self) -> list[ShownRun]:
+        """The runs for the live page."""
+        if self._coordinator is None:
+            return []
+        run = self._coordinator.latest()
+        return [ShownRun(run.run_id, run)]
 
     def _metrics(self, request: Request) -> Response:
         form, packed = request.format, request.accepts_gzip

@@ -116,7 +116,7 @@ COMPRESSIONS = (
 
 def is_sequence_name(name: str) -> bool:
     """Whether a file name ends in a known suffix, compressed or not, in any case."""
-    return _without_compression(name).lower().endswith(SUFFIXES)
+    return name.endswith(SUFFIXES) or _without_compression(name).lower().endswith(SUFFIXES)
 
 
 def stem(name: str) -> str:

@@ -121,9 +121,10 @@ def test_run_that_ends_while_files_are_looked_at_knows_the_others_next_time(
     journal.plan_more(sources[:1])
     assert read_status(tmp_path).counts == {"queued": 3}
     earlier = journal.begin_plan(inputs)
-    assert [earlier.state_of(f"/{name}".encode())[0] for name in "abc"] == ["queued", None, None]
+    assert [earlier.state_of(f"/{name}")[0] for name in "abc"] == ["queued", None, None]
     assert read_status(tmp_path).counts == {"queued": 3}
-    assert not journal.plan_more(sources).done
+    assert not any(earlier.standing(file)[0] for file in sources)
+    journal.plan_more(sources)
     assert read_status(tmp_path).counts == {"queued": 3}
 
 

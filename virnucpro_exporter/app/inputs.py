@@ -55,7 +55,8 @@ def find_files(inputs: Inputs, outputs: Outputs, names: Names) -> Found:
         raise InputError("name files, folders or patterns to process")
     found = discover(inputs.paths, outputs.folder, result_names(outputs.folder))
     for file in found.files:
-        outputs.protect(file.place, file.path)
+        if file.place.startswith(outputs.prefix):
+            outputs.protect(file.place, file.path)
         if file.real != file.place:
             outputs.protect(file.real, file.path)
     owners: dict[str, str] = {}

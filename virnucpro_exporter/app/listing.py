@@ -166,7 +166,7 @@ class Listing:
         if not known:
             return None
         try:
-            self._journal.plan_more([file.source for file in known])
+            self._journal.plan_more([file.source for file in known if not file.is_done])
             counts = {
                 made.path: (made.sequences, made.residues)
                 for _, made, _, is_counted in known

@@ -6,8 +6,9 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -221,14 +222,14 @@ class _Search:
                         entry.path,
                     )
 
-    def _entry(self, entry: os.DirEntry[str], folder: str) -> Iterator[Input]:
+    def _entry(self, entry: os.DirEntry[str], folder: str) -> Iterable[Input]:
         is_link = entry.is_symlink()
         kind = None if not is_link and _is_file(entry) else _odd_kind(entry.path)
         if kind is None:
             place = f"{folder}/{entry.name}"
-            yield Input(entry.path, os.path.realpath(place) if is_link else place, place)
-        else:
-            self.found.leave_out(f"{kind}, and no file", entry.path)
+            return (Input(entry.path, os.path.realpath(place) if is_link else place, place),)
+        self.found.leave_out(f"{kind}, and no file", entry.path)
+        return ()
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -275,7 +276,14 @@ def _looks_like_sequences(name: str) -> bool:
 
 def _natural_key(file: Input) -> tuple[str, str]:
     """In this order `x2` comes before `x10`: a number is told by its length first."""
-    return _NUMBER.sub(_sortable, file.path), file.path
+    folder, slash, name = file.path.rpartition("/")
+    return _folder_key(folder + slash) + _NUMBER.sub(_sortable, name), file.path
+
+
+@lru_cache(maxsize=1024)
+def _folder_key(folder: str) -> str:
+    """That of a folder, which many files share; no number goes on over a slash."""
+    return _NUMBER.sub(_sortable, folder)
 
 
 def _sortable(number: re.Match[str]) -> str:

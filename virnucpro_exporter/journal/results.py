@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,8 +44,9 @@ def _names(folder: Path, _size: int, _mtime_ns: int) -> frozenset[str]:
 
 def _read_names(database: sqlite3.Connection, _is_active: bool) -> frozenset[str]:  # noqa: FBT001 - a `Reader`
     if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'results'").fetchone():
+        coding = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
         return frozenset(
-            os.fsdecode(name) for (name,) in database.execute("SELECT name FROM results")
+            str(name, *coding) for (name,) in database.execute("SELECT name FROM results")
         )
     rows = database.execute("SELECT outputs FROM files WHERE outputs != '[]'")
     return frozenset(name for (outputs,) in rows for name in json.loads(outputs))

@@ -12,7 +12,8 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,8 @@ class InputFile(NamedTuple):
 
 
 # What the journal knows of a file: path, size, time, state, sequences, residues and outputs.
-_Row = tuple[bytes, int | None, int | None, str | None, int | None, int | None, str]
-_UNKNOWN: _Row = (b"", None, None, None, None, None, "[]")
+_Row = tuple[str, int | None, int | None, str | None, int | None, int | None, str]
+_UNKNOWN: _Row = ("", None, None, None, None, None, "[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,12 @@ class Resumed:
     counts: Mapping[str, tuple[int | None, int]]
 
 
+def _names_in(outputs: str) -> Sequence[str]:
+    """The names in the text of a list; most need no escapes, and can be read faster."""
+    names: Sequence[str] = json.loads(outputs) if "\\" in outputs else outputs[2:-2].split('", "')
+    return names
+
+
 class Earlier:
     """What earlier runs have left of the files of this one; may be read from any thread.
 
@@ -73,11 +80,11 @@ class Earlier:
         present: The names in the output folder.
     """
 
-    def __init__(self, rows: Mapping[bytes, _Row], present: Collection[str]) -> None:
+    def __init__(self, rows: Mapping[str, _Row], present: set[str]) -> None:
         self._rows = rows
         self._present = present
 
-    def state_of(self, real: bytes) -> tuple[str | None, str]:
+    def state_of(self, real: str) -> tuple[str | None, str]:
         """How the file at this place stood, None for one that was not known; its outputs."""
         row = self._rows.get(real, _UNKNOWN)
         return row[3], row[6]
@@ -90,12 +97,12 @@ class Earlier:
         """
         if not self._rows:
             return False, None
-        row = self._rows.get(os.fsencode(file.real or file.path), _UNKNOWN)
+        row = self._rows.get(file.real or file.path, _UNKNOWN)
         _, size, mtime_ns, state, sequences, residues, outputs = row
         if size != file.size or mtime_ns != file.mtime_ns:
             return False, None
         is_done = state == "completed" and (
-            outputs == "[]" or all(name in self._present for name in json.loads(outputs))
+            outputs == "[]" or self._present.issuperset(_names_in(outputs))
         )
         return is_done, None if residues is None else (sequences, residues)
 
@@ -123,7 +130,7 @@ class Journal:
         self._run_id = ""
         self._has_results = False  # of other inputs, in earlier runs
         self._names: Callable[[str], Sequence[str]] | None = None  # where one may be replaced
-        self._earlier = Earlier({}, ())
+        self._earlier = Earlier({}, set())
         with self._writing():
             _keep_private(outputs.journal)
             self._database = _connect(outputs)
@@ -234,8 +241,17 @@ class Journal:
             OutputError: An output cannot be moved to its place, or would replace that of another
                 input.
         """
-        self.begin_plan([(file.path, file.real or file.path) for file in files], names)
-        return self.plan_more(files)
+        earlier = self.begin_plan([(file.path, file.real or file.path) for file in files], names)
+        standings = [(file, *earlier.standing(file)) for file in files]
+        left = [file for file, is_done, _ in standings if not is_done]
+        self.plan_more(left)
+        return Resumed(
+            frozenset(file.path for file, is_done, _ in standings if is_done),
+            frozenset(
+                f.path for f in left if earlier.state_of(f.real or f.path)[0] == "processing"
+            ),
+            {file.path: counts for file, _, counts in standings if counts is not None},
+        )
 
     def begin_plan(
         self,
@@ -244,7 +260,7 @@ class Journal:
     ) -> Earlier:
         """Finish what a killed run was committing, before the files of this run were looked at.
 
-        `plan_more` has to be called with every one of them.
+        `plan_more` has to be called with every one of them that is not done.
 
         Args:
             inputs: The path of each file of this run, and where it leads.
@@ -266,22 +282,21 @@ class Journal:
             found = self._database.execute("SELECT 1 FROM results WHERE real IS NOT NULL LIMIT 1")
             self._has_results = found.fetchone() is not None
         self._names = names if self._has_results or has_inputs else None
-        self._earlier = Earlier(known, self._outputs.names() if known else frozenset())
+        self._earlier = Earlier(known, self._outputs.names() if known else set())
         awaited = len(inputs)
         with self._transaction() as database:
             if known:
                 awaited -= self._claim_rows(database, known, inputs)
             database.execute("INSERT OR REPLACE INTO meta VALUES ('awaited', ?)", (awaited,))
         for path, real in inputs if self._names else ():
-            bare = os.fsencode(real)
-            if known.get(bare, _UNKNOWN)[3] != "completed":
-                self._refuse_replacing(path, bare)
+            if known.get(real, _UNKNOWN)[3] != "completed":
+                self._refuse_replacing(path, os.fsencode(real))
         return self._earlier
 
     def _claim_rows(
         self,
         database: sqlite3.Connection,
-        known: Mapping[bytes, _Row],
+        known: Mapping[str, _Row],
         inputs: Iterable[tuple[str, str]],
     ) -> int:
         """Bring the rows of all files in line with the inputs of this run.
@@ -298,62 +313,53 @@ class Journal:
         left = dict(known)
         respelled, new = [], []
         for path, real in inputs:
-            spelled, bare = os.fsencode(path), os.fsencode(real)
-            row = left.pop(bare, None)
+            row = left.pop(real, None)
             if row is None:
-                new.append((spelled, bare))
-            elif row[0] != spelled:
-                respelled.append((spelled, bare))
+                new.append((os.fsencode(path), os.fsencode(real)))
+            elif row[0] != path:
+                respelled.append((os.fsencode(path), os.fsencode(real)))
         _respell(database, respelled, new)
         database.executemany(
             "UPDATE files SET state = 'gone' WHERE path = ?",
             [
-                (path,)
+                (os.fsencode(path),)
                 for real, (path, _, _, state, *_) in left.items()
                 if state in ("queued", "processing", "failed") and not os.path.lexists(real)
             ],
         )
         return len(known) - len(left)
 
-    def plan_more(self, files: Sequence[InputFile]) -> Resumed:
-        """See which of some more files of this run are still to do.
+    def plan_more(self, files: Sequence[InputFile]) -> None:
+        """Note that files of this run are to be done.
 
         Args:
-            files: Files that were named to `begin_plan`, each of them once.
+            files: Files that were named to `begin_plan` and are not done, each of them once.
 
         Raises:
             JournalError: The journal cannot be written; the same files may be given again.
             OutputError: A result would replace that of another input.
         """
-        done, interrupted, counts, new, known = set(), set(), {}, [], 0
+        rows, known = [], 0
         for file in files:
-            real = os.fsencode(file.real or file.path)
+            real = file.real or file.path
             state, outputs = self._earlier.state_of(real)
-            is_done, count = self._earlier.standing(file)
+            _, counts = self._earlier.standing(file)
             known += state is not None
-            if count is not None:
-                counts[file.path] = count
-            if is_done:
-                done.add(file.path)
-                continue
-            if state == "completed" and self._names:
-                self._refuse_replacing(file.path, real)
-            if state == "processing":
-                interrupted.add(file.path)
-            spelled = os.fsencode(file.path)
-            row = (file.size, file.mtime_ns, "queued", *(count or (None, None)), outputs, real)
-            new.append((spelled, *row))
+            path, bare = os.fsencode(file.path), os.fsencode(real)
+            if state == "completed" and self._names:  # it has changed since
+                self._refuse_replacing(file.path, bare)
+            row = (file.size, file.mtime_ns, "queued", *(counts or (None, None)), outputs, bare)
+            rows.append((path, *row))
         with self._transaction() as database:
             database.executemany(
                 "INSERT OR REPLACE INTO files"
                 " (path, size, mtime_ns, state, sequences, residues, outputs, real)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                new,
+                rows,
             )
             database.execute(
                 "UPDATE meta SET value = value - ? WHERE key = 'awaited'", (len(files) - known,)
             )
-        return Resumed(frozenset(done), frozenset(interrupted), counts)
 
     def _protect_inputs(self) -> bool:
         """Keep the inputs of earlier runs that lie in the output folder; whether there are some."""
@@ -367,14 +373,18 @@ class Journal:
             self._outputs.protect(os.fsdecode(real), os.fsdecode(path))
         return bool(inside)
 
-    def _known(self) -> dict[bytes, _Row]:
+    def _known(self) -> dict[str, _Row]:
         """The rows of all files, by where their paths lead."""
         with self._writing():
             rows = self._database.execute(
                 "SELECT path, size, mtime_ns, state, sequences, residues, outputs,"
                 " coalesce(real, path) FROM files"
             )
-            return {row[-1]: row[:-1] for row in rows}
+            # `os.fsdecode` takes three times as long, and there may be a million rows.
+            coding = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+            return {
+                str(real, *coding): (str(path, *coding), *others) for path, *others, real in rows
+            }
 
     def _refuse_replacing(self, path: str, real: bytes) -> None:
         """Refuse results of a file that would replace what is no earlier result of it."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import enum
 import posixpath
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from virnucpro_exporter.errors import SchedulingError
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
+from virnucpro_exporter.scheduling.message import message
 from virnucpro_exporter.scheduling.speed import NEVER, RecentSpeed
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _PATIENCE_GAPS = 2.0
 NOBODY: frozenset[WorkerId] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SequenceFile:
     """One FASTA or FASTQ file.
 

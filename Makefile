@@ -30,6 +30,7 @@ bench: $(VENV)/bench.stamp ## Measure, beside the peers
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/balance.py
 	$(BIN)/python -m benchmarks.dispatch
+	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.processes
 	$(BIN)/python -m benchmarks.cluster
 	sh tests/install_programs.sh

@@ -121,8 +121,8 @@ def test_the_folder_of_an_attempt_that_was_kept_serves_a_later_one(outputs: Outp
     outputs.provide(2)
     outputs.provide(3)
     assert outputs.left_attempts() == {2}
-    make_empty(outputs.attempt_folder(2))
-    make_empty(outputs.attempt_folder(3))
+    make_empty(str(outputs.attempt_folder(2)))
+    make_empty(str(outputs.attempt_folder(3)))
     assert outputs.left_attempts() == {2, 3}
     outputs.clean()
     outputs.provide(4)
@@ -135,5 +135,5 @@ def test_a_folder_that_is_written_late_is_empty_for_the_next_attempt(outputs: Ou
     outputs.commit(1, ["a"])
     (outputs.attempt_folder(1) / "late").touch()
     outputs.provide(2)
-    make_empty(outputs.attempt_folder(2))
+    make_empty(str(outputs.attempt_folder(2)))
     assert list(outputs.attempt_folder(2).iterdir()) == []

@@ -19,7 +19,6 @@ from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.facts import (
-    Fact,
     FileCompleted,
     FileFailed,
     RunFinished,
@@ -43,6 +42,10 @@ _LATE_SECONDS = 0.5
 
 # After that so many looks take in what has been waiting.
 _LOOKS = 100
+
+
+# What the loop itself has to know of.
+_NOTED = (FileCompleted, FileFailed, WorkerRetired, RunFinished)
 
 
 class Results(Protocol):
@@ -288,7 +291,8 @@ class Runner:
         if not self._storage.is_held:
             self._settle()
         for fact in decisions.facts:
-            self._take_note(fact)
+            if isinstance(fact, _NOTED):
+                self._take_note(fact)
         for event in events:
             if isinstance(event, ev.WorkerJoined):
                 self._left.discard(event.worker_id)
@@ -297,7 +301,7 @@ class Runner:
         if decisions.facts:
             self._judge_failures()
 
-    def _take_note(self, fact: Fact) -> None:
+    def _take_note(self, fact: FileCompleted | FileFailed | WorkerRetired | RunFinished) -> None:
         if isinstance(fact, FileCompleted):
             self._results += 1
             self._halting.succeed()
@@ -310,7 +314,7 @@ class Runner:
             self.last_loss = fact.reason
             if fact.worker_id not in self._left:
                 self.given_up[fact.worker_id] = fact.reason
-        elif isinstance(fact, RunFinished):
+        else:
             self._is_finished = True
 
     def _judge_failures(self) -> None:

@@ -16,10 +16,11 @@ THREADS = 32
 # Files that a thread takes at once; fewer would cost more than they take where files are near.
 TOGETHER = 64
 
-# The first files show whether answers are waited for. Where they are not, threads would only take
-# the interpreter from each other, and from the run that goes on meanwhile.
+# The first files show whether answers are waited for: for so many seconds, most of the times. Where
+# they are not, threads would only take the interpreter from each other, and from the run that goes
+# on meanwhile.
 _TRIED = 8
-_WAITED_SHARE = 0.5
+_FAR_SECONDS = 0.0002
 
 
 def look_at(
@@ -46,12 +47,14 @@ def answers_about(
     cpu_clock: Callable[[], float] = time.thread_time,
 ) -> Iterator[list[R]]:
     """As `look_at`, but in parts, each as soon as it and those before it are known."""
-    began, worked = clock(), cpu_clock()
-    first = [ask(file) for file in files[:_TRIED]]
-    spent, worked = clock() - began, cpu_clock() - worked
+    first, waits = [], []
+    for file in files[:_TRIED]:
+        began, worked = clock(), cpu_clock()
+        first.append(ask(file))
+        waits.append(clock() - began - (cpu_clock() - worked))
     yield first
     parts = [files[start : start + TOGETHER] for start in range(_TRIED, len(files), TOGETHER)]
-    if len(parts) <= 1 or spent - worked < _WAITED_SHARE * spent:
+    if len(parts) <= 1 or sorted(waits)[_TRIED // 2] < _FAR_SECONDS:
         for part in parts:
             yield [ask(file) for file in part]
         return

@@ -28,6 +28,9 @@ _PROBE_BYTES = 1 << 16
 # of short files for each of a few workers.
 _MOST_SPARE = 512
 
+# A character of a name has so many bytes at most.
+_MOST_BYTES = 4
+
 # What `rename` says where a folder is in the way, or a file where a folder is to go.
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST)
 
@@ -131,11 +134,12 @@ class Outputs:
 
     def refusal(self, name: str) -> str | None:
         """Why no result may have a name, or None: it is not reserved, no input's, not too long."""
-        log, _, number = name.rpartition(".")
-        if name in self._reserved or (log in self._reserved and number.isdecimal()):
+        if name in self._reserved or self._is_rotated(name):
             return f"{name!r} is a name that this program needs itself"
         if name in self._inputs and os.path.lexists(self.folder / name):
             return f"it would replace the input {self._inputs[name]!r} by its result"
+        if len(name) * _MOST_BYTES <= self._longest_name:
+            return None
         length = len(os.fsencode(name))
         if length > self._longest_name:
             return (
@@ -143,6 +147,13 @@ class Outputs:
                 "can be; give the input a shorter name"
             )
         return None
+
+    def _is_rotated(self, name: str) -> bool:
+        """Whether a name is that of an older part of a log which this program writes."""
+        if not name[-1:].isdecimal():
+            return False
+        log, _, number = name.rpartition(".")
+        return log in self._reserved and number.isdecimal()
 
     def claim(self, name: str, path: str) -> str | None:
         """Reserve an output's name for an input.

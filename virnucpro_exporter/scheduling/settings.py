@@ -39,7 +39,7 @@ class SchedulerSettings:
     file_timeout: float | None = None
     second_attempts: bool = True
     batch_seconds: float = 0.05
-    batch_files: int = 64
+    batch_files: int = 128
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.

@@ -138,12 +138,12 @@ class LocalPool:
 
         A worker that has died in the meantime takes none: its `WorkerLost` is under way.
         """
-        messages = ((wire.START, a.attempt, os.fsencode(a.file.path)) for a in actions)
+        messages = [(wire.START, a.attempt, os.fsencode(a.file.path)) for a in actions]
         if worker := self._workers.get(worker_id):
             worker.heard_at = time.monotonic()
             worker.held.update(action.attempt for action in actions)
-            for part in wire.split(messages):
-                self._send(worker, wire.encode(part))
+            for packet in wire.packets(messages):
+                self._send(worker, packet)
 
     def cancel(self, worker_id: str, attempt: int) -> None:
         """Stop an attempt: within the worker where its processor can, else with its process."""

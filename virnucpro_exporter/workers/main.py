@@ -87,8 +87,8 @@ class Outbox:
     def flush(self) -> None:
         """Send what has been collected."""
         with self._lock:
-            for part in wire.split(self._messages):
-                self._channel.send(wire.encode(part))
+            for packet in wire.packets(self._messages):
+                self._channel.send(packet)
             self._messages.clear()
 
     def tick_forever(self) -> None:
@@ -143,17 +143,20 @@ def plain_names(names: Iterable[Any]) -> Sequence[str]:
     return found
 
 
-def make_empty(folder: Path) -> None:
+def make_empty(folder: str) -> None:
     """Make the folder of an attempt, or empty the one that the run has provided.
 
     That is empty already, unless a process which an earlier attempt left behind still writes there.
     """
     try:
-        folder.mkdir()
-    except FileExistsError:
-        if os.listdir(folder):  # noqa: PTH208 - names alone are wanted
+        is_empty = not os.listdir(folder)  # noqa: PTH208 - names alone are wanted
+    except FileNotFoundError:
+        is_empty = False
+    else:
+        if not is_empty:
             shutil.rmtree(folder)
-            folder.mkdir()
+    if not is_empty:
+        os.mkdir(folder)  # noqa: PTH102 - paths as text, of which there are very many
 
 
 class Progress:
@@ -219,8 +222,10 @@ class Worker:
         """Process batches until the pool closes the channel."""
         threading.Thread(target=self._outbox.tick_forever, daemon=True).start()
         for batch in self._batches():
-            alone = len(batch) == 1
-            for _, attempt, path in batch:
+            alone, half = len(batch) == 1, len(batch) // 2
+            for number, (_, attempt, path) in enumerate(batch):
+                if number == half and number:
+                    self._outbox.flush()  # so that more are here when these are done
                 self._slot[0] = attempt + 1  # first: who hears of the start finds it there
                 self._outbox.begin(attempt, alone=alone)
                 self._outbox.add(self._run(attempt, Path(os.fsdecode(path))))
@@ -260,24 +265,28 @@ class Worker:
             return b""
 
     def _folder(self, attempt: int) -> Path:
-        return Path(f"{self._attempts}/{attempt}")
+        return Path(self._place(attempt))
+
+    def _place(self, attempt: int) -> str:
+        # As text, since path objects cost more than all else that is done for a short file.
+        return f"{self._attempts}/{attempt}"
 
     def _run(self, attempt: int, file: Path) -> wire.Message:
         """Process one file, and say how it went."""
         start = time.perf_counter()
         try:
             names = plain_names(self._processor.output_names(file))
-            folder = self._folder(attempt)
+            folder = self._place(attempt)
             if names:
                 make_empty(folder)
-            output = folder / (names[0] if names else "output")
+            output = Path(f"{folder}/{names[0] if names else 'output'}")
             progress = Progress(self._outbox, attempt, start)
             done = self._processor.process(file, output, progress)
             sequences, residues = (
                 None if found is None else whole(found, what)
                 for found, what in ((done.sequences, "sequences"), (done.residues, "residues"))
             )
-            found = tuple(os.fsencode(name) for name in sorted(os.listdir(folder))) if names else ()  # noqa: PTH208 - names alone are wanted
+            found = tuple(map(os.fsencode, sorted(os.listdir(folder)))) if names else ()  # noqa: PTH208 - likewise
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
             log_traceback()
             is_gone = isinstance(error, FileNotFoundError) and not file.exists()

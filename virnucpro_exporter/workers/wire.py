@@ -43,6 +43,17 @@ def size(message: Message) -> int:
     return MESSAGE_BYTES + sum(4 * len(text) + 8 for text in (*texts, *nested))
 
 
+def packets(messages: list[Message]) -> Iterator[bytes]:
+    """The packets that carry these messages, nearly always one."""
+    if not messages:
+        return
+    whole = encode(messages)
+    if len(whole) <= PACKET_BYTES:
+        yield whole
+    else:
+        yield from map(encode, split(messages))
+
+
 def split(messages: Iterable[Message]) -> Iterator[list[Message]]:
     """Cut messages into lists that each fit into one packet."""
     part: list[Message] = []

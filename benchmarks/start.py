@@ -1,0 +1,242 @@
+"""How soon a run of very many small files starts, resumes and ends, through the command line.
+
+All with what a run has by default: its journal, metrics, the log and worker processes. The files
+have 100 bases each, and lie in one folder.
+
+- Start: seconds from the start of the program until a processor has the first file, and until a
+  second run finds that nothing is left to do.
+- Dispatch: the processor writes one small output for each file. The peer is a program that lists
+  the same folder and gives each file to a `ProcessPoolExecutor`, whose function writes the same.
+- A slow file system: each question takes a millisecond more. A library that is loaded before that
+  of the system (`LD_PRELOAD`) delays `open`, `stat` and `opendir` below the input folder.
+- What a file that waits takes of the memory, in a process of its own.
+
+Medians of three, in turn. Run: python -m benchmarks.start [--files 100000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.scale_views import MIB, rss
+from virnucpro_exporter.journal.status import read_status
+from virnucpro_exporter.processors.base import Processed, ProgressCallback
+from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.scheduler import Scheduler
+
+ROUNDS = 3
+WORKERS = 2
+SMALL = ">r{0}\n" + "ACGT" * 25 + "\n"
+DELAY_US = 1000
+PROGRAM = (sys.executable, "-m", "virnucpro_exporter")
+
+DELAYING = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+static void wait_for(const char *path) {
+    const char *slow = getenv("SLOW_FOLDER");
+    if (slow && path && strstr(path, slow)) {
+        struct timespec pause = {0, DELAY_US * 1000L};
+        nanosleep(&pause, NULL);
+    }
+}
+#define DELAYED(type, name, parameters, arguments) \
+    type name parameters { \
+        static type (*real) parameters; \
+        if (!real) real = (type (*) parameters) dlsym(RTLD_NEXT, #name); \
+        wait_for(path); \
+        return real arguments; \
+    }
+DELAYED(int, stat, (const char *path, struct stat *to), (path, to))
+DELAYED(int, lstat, (const char *path, struct stat *to), (path, to))
+DELAYED(int, fstatat, (int at, const char *path, struct stat *to, int how), (at, path, to, how))
+DELAYED(void *, opendir, (const char *path), (path))
+static int opened(const char *name, const char *path, int how, va_list more) {
+    int (*real)(const char *, int, ...) = (int (*)(const char *, int, ...)) dlsym(RTLD_NEXT, name);
+    mode_t mode = how & O_CREAT ? va_arg(more, mode_t) : 0;
+    wait_for(path);
+    return real(path, how, mode);
+}
+#define OPEN(name) \
+    int name(const char *path, int how, ...) { \
+        va_list more; \
+        va_start(more, how); \
+        int found = opened(#name, path, how, more); \
+        va_end(more); \
+        return found; \
+    }
+OPEN(open)
+OPEN(open64)
+"""
+
+
+PEER = """
+import os, sys
+from concurrent.futures import ProcessPoolExecutor
+
+def write(name):
+    with open(name, "w", encoding="utf-8") as file:
+        file.write("1\\n")
+    return 1
+
+if __name__ == "__main__":
+    _, inputs, outputs, workers = sys.argv
+    names = [f"{outputs}/{entry.name}.out" for entry in os.scandir(inputs)]
+    with ProcessPoolExecutor(int(workers)) as pool:
+        for future in [pool.submit(write, name) for name in names]:
+            future.result()
+"""
+
+
+class Small:
+    """Leaves one small output, and notes when the first file came."""
+
+    def __init__(self) -> None:
+        self._is_first = True
+
+    def output_names(self, file: Path) -> Sequence[str]:
+        """One."""
+        return (f"{file.name}.out",)
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
+        """Write it."""
+        del file, progress
+        if self._is_first:
+            self._is_first = False
+            Path(os.environ["FIRST"], str(os.getpid())).write_text(repr(time.time()))
+        with open(output, "w", encoding="utf-8") as written:  # noqa: PTH123 - as the peer does
+            written.write("1\n")
+        return Processed(1, 100)
+
+
+class Seconds:
+    """How long a run of the program took.
+
+    Attributes:
+        whole: From its start to its end.
+        first: From its start until a processor had the first file; None where there was none.
+        dispatch: From then to the end of the last file.
+    """
+
+    def __init__(self, inputs: Path, output: Path, **environment: str) -> None:
+        with tempfile.TemporaryDirectory() as marks:
+            words = ["run", str(inputs), "--output", str(output), "--linger", "0"]
+            words += ["--processor", "benchmarks.start:Small", f"--gpus=cpu:{WORKERS}"]
+            words += ["--web-listen-address", "127.0.0.1:0"]
+            began, begin = time.time(), time.perf_counter()
+            subprocess.run(
+                [*PROGRAM, *words],
+                env={**os.environ, **environment, "FIRST": marks},
+                check=True,
+                capture_output=True,
+            )
+            self.whole = time.perf_counter() - begin
+            found = [float(mark.read_text()) for mark in Path(marks).iterdir()]
+        self.first = min(found) - began if found else None
+        ended = read_status(output).ended or began
+        self.dispatch = ended - min(found) if found else 0.0
+
+
+def peer(inputs: Path, output: Path) -> float:
+    """Seconds of a whole program with a `ProcessPoolExecutor`."""
+    output.mkdir()
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", PEER, inputs, output, str(WORKERS)], check=True)
+    return time.perf_counter() - begin
+
+
+def memory_of_a_file(count: int) -> float:
+    """Bytes that a file takes while it waits: its path, its size and its place in the plan."""
+    before = rss()
+    files = tuple(SequenceFile(f"/scratch/project/reads/{i:06}.fa", 1, 100) for i in range(count))
+    Scheduler({"0": 1.0, "1": 1.0}).handle(ev.FilesSubmitted(files), 0.0)
+    return (rss() - before) * MIB / count
+
+
+def row(
+    what: str, value: float, unit: str, goal: float | None = None, *, least: bool = False
+) -> None:
+    """Print a value beside its goal, of which it is to be the most or the least."""
+    is_missed = goal is not None and (value < goal if least else value > goal)
+    aim = "" if goal is None else f"goal {goal:g}"
+    print(f"{what:<58}{value:>9.2f} {unit:<6}{aim:<10}{'MISSED' if is_missed else ''}".rstrip())
+
+
+def delaying_library(folder: Path) -> Path:
+    """Compile what delays the file system."""
+    source, library = folder / "delay.c", folder / "delay.so"
+    source.write_text(DELAYING)
+    flags = ["-shared", "-fPIC", "-O1", f"-DDELAY_US={DELAY_US}"]
+    subprocess.run(["cc", *flags, "-o", library, source, "-ldl"], check=True)  # noqa: S607 - as the tests
+    return library
+
+
+def measure(count: int, folder: Path) -> None:
+    """Print the table."""
+    inputs = folder / "inputs"
+    inputs.mkdir()
+    for number in range(count):
+        (inputs / f"{number:06}.fa").write_text(SMALL.format(number))
+    ours: list[Seconds] = []
+    again: list[float] = []
+    theirs: list[float] = []
+    for number in range(ROUNDS):
+        output = folder / f"out{number}"
+        ours.append(Seconds(inputs, output))
+        again.append(Seconds(inputs, output).whole)
+        theirs.append(peer(inputs, folder / f"peer{number}"))
+    print(f"{count:,} files of 100 bases through {WORKERS} worker processes, medians of {ROUNDS}")
+    row("until the first file starts", median_of(s.first for s in ours), "s", 2.0)
+    row("a resume with nothing to do", median_of(again), "s", 2.0)
+    whole, others = median_of(s.whole for s in ours), median_of(theirs)
+    dispatch = median_of(s.dispatch for s in ours)
+    row("whole run", whole, "s")
+    row("from the first file to the last", dispatch, "s")
+    row("ProcessPoolExecutor, the whole program", others, "s")
+    row("ProcessPoolExecutor / this program, whole", others / whole, "x", 2.0, least=True)
+    row("ProcessPoolExecutor / this program, from the first file", others / dispatch, "x")
+    library = os.fspath(delaying_library(folder))
+    slow = Seconds(inputs, folder / "slow", LD_PRELOAD=library, SLOW_FOLDER=os.fspath(inputs))
+    row("1 ms a question: until the first file starts", slow.first or 0.0, "s", 5.0)
+    row("1 ms a question: whole run", slow.whole, "s", 60.0)
+    slow = Seconds(inputs, folder / "slow", LD_PRELOAD=library, SLOW_FOLDER=os.fspath(inputs))
+    row("1 ms a question: a resume with nothing to do", slow.whole, "s", 60.0)
+
+
+def median_of(values: Iterable[float | None]) -> float:
+    """The median of those that are known."""
+    return statistics.median(value for value in values if value is not None)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--files", type=int, default=100_000, help="default: 100000")
+    parser.add_argument("--folder", type=Path, help="where; on the disk to be measured")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        measure(options.files, Path(name))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        taken = pool.apply(memory_of_a_file, (options.files,))
+    row("a file that waits, in memory", taken, "bytes", 600.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -92,6 +92,38 @@ def test_the_large_file_of_a_far_slower_worker_takes_the_place_of_one_that_has_b
     assert set(run.taken_back()) > {LARGE}
 
 
+def fall_silent(run: Run) -> None:
+    """Worker 0 reports for 100 s and never again; the others go on."""
+    for second in range(10, 101, 10):
+        run.now = float(second)
+        run.progress(second, second, second)
+    for second in range(110, 201, 10):
+        run.now = float(second)
+        for gpu in ("1", "2"):
+            run.tell(said.progress(gpu, run.attempts[gpu], 0, second))
+
+
+def test_what_waits_for_a_silent_worker_goes_to_the_others() -> None:
+    """Large files of a worker that does not get to them are not left until all others are done."""
+    sizes = [(LARGE, 1000), ("/1", 900), ("/2", 800), *((f"/{i}", 700 - i) for i in range(3, 12))]
+    run = Run(sizes)
+    assert run.scheduler.state.workers["0"].queue
+    fall_silent(run)
+    assert not run.scheduler.state.workers["0"].queue
+    assert run.taken_back() == []
+
+
+def test_the_file_of_a_silent_worker_takes_the_place_of_one_that_has_begun() -> None:
+    """Repeated only when another worker is free, it would end late."""
+    run = Run([(LARGE, 10_000), ("/1", 9_000), ("/2", 8_000)])
+    fall_silent(run)
+    assert run.taken_back() == ["/2"]
+    assert run.starts_of_large() == ["0"]
+    run.tell(said.lost("2", "cancelled", cause=ev.LossCause.CANCELLED))
+    run.tell(said.ready("2"))
+    assert run.starts_of_large() == ["0", "2"]
+
+
 def test_workers_that_are_as_fast_as_declared_keep_their_files() -> None:
     """Speeds that differ a little are no reason to move anything."""
     run = Run()

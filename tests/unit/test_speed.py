@@ -62,6 +62,16 @@ def test_a_worker_that_falls_silent_is_not_expected_to_end() -> None:
     assert held.attempt.remaining(200.0) < float("inf")
 
 
+def test_a_worker_that_writes_its_results_may_be_silent_for_longer() -> None:
+    """Twice as long, once it has done what its file was believed to hold."""
+    held = Held()
+    for second in range(10, 610, 10):
+        held.report(100 * second, float(second))
+    assert not held.attempt.left
+    assert held.attempt.remaining(715.0) < float("inf")
+    assert held.attempt.remaining(725.0) == float("inf")
+
+
 def test_a_processor_that_never_reports_is_never_silent() -> None:
     """Overdue, it is expected to take as long again as it is overdue."""
     held = Held()

@@ -238,13 +238,16 @@ class Attempt:
         return max(since - expected, _OVERDUE_SHARE * since)
 
     def is_quiet(self, now: float) -> bool:
-        """Whether a worker that reports progress has fallen silent, with work left to do."""
+        """Whether a worker that reports progress has fallen silent.
+
+        At the end of its file, too, for which it has twice as long: it may write its results.
+        """
         gap = self.worker.longest_gap
-        if not gap or now - self.reported_at <= _PATIENCE_GAPS * gap or not self.left:
+        if not gap or now - self.reported_at <= _PATIENCE_GAPS * gap:
             return False
         share = _PATIENCE_SHARE * self.worker.seconds(self.record.file.residues)
         patience = max(min(share, _PATIENCE_AT_MOST), self.worker.startup, _PATIENCE_AT_LEAST)
-        return now - self.reported_at > patience
+        return now - self.reported_at > (patience if self.left else 2.0 * patience)
 
     def likely_done(self, now: float) -> float:
         """Residues that are done by now, as far as known between reports, and without any."""

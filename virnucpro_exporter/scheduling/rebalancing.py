@@ -19,7 +19,7 @@ from __future__ import annotations
 import bisect
 import heapq
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,11 @@ _LARGEST = 64
 # much sooner than one that moves fewer.
 _CLEARLY_SOONER = 1.1
 _WORTH_MOVING = 1.02
+
+# So many files in process are tried, those of the fastest workers, as the place for one whose
+# worker has fallen silent; then the run must be expected to end this much sooner.
+_PLACES = 3
+_WORTH_A_PLACE = 1.05
 
 # A file moves only while no more than this share of it is done, and not again and again, so that
 # every run ends.
@@ -80,12 +85,17 @@ class Outlook:
 
     Attributes:
         workers: Those that make progress or will.
+        stranded: Those that do not get to what waits for them: given up, stalled or silent.
+        lost: Attempts that are not expected to end, at files that are done nowhere else, though
+            their workers reported progress before.
         seconds: How long it takes at least: all work on all of them, or the largest file.
         slow: Those that have shown to be far slower than declared, beside the others.
         is_lopsided: One of them is so slow that others may change the file that they have begun.
     """
 
     workers: tuple[Worker, ...]
+    stranded: tuple[Worker, ...]
+    lost: tuple[Attempt, ...]
     seconds: float
     slow: frozenset[Worker]
     is_lopsided: bool
@@ -108,11 +118,19 @@ class Move:
     target: Worker
 
 
-def look_ahead(workers: Sequence[Worker]) -> Outlook | None:
+def look_ahead(workers: Sequence[Worker], now: float) -> Outlook | None:
     """What is left of the run, or None when nobody makes progress."""
     going = tuple(w for w in workers if not w.is_retired and w.stalled_since is None)
     if not going:
         return None
+    stranded = tuple(w for w in workers if w.queue and w.free_at(now) == NEVER)
+    lost = tuple(
+        attempt
+        for worker in workers
+        if worker.has_reported
+        for attempt in worker.running
+        if attempt.record.holders == (attempt,) and attempt.remaining(now) == NEVER
+    )
     work = sum(w.queued_residues + len(w.queue) * w.fixed.seconds * w.speed for w in workers)
     fastest = max(going, key=lambda w: w.speed)
     largest = 0.0
@@ -127,7 +145,7 @@ def look_ahead(workers: Sequence[Worker]) -> Outlook | None:
     slow = slow_workers(going)
     far_slower = slow_workers(going, _LOPSIDED) if slow else slow
     is_lopsided = any(w.learned.seconds >= _WATCHED_AT_MOST for w in far_slower)
-    return Outlook(going, least, slow, is_lopsided)
+    return Outlook(going, stranded, lost, least, slow, is_lopsided)
 
 
 def slow_workers(workers: Sequence[Worker], share_at_most: float = _SLOW) -> frozenset[Worker]:
@@ -150,22 +168,17 @@ def slow_workers(workers: Sequence[Worker], share_at_most: float = _SLOW) -> fro
     return frozenset(slow)
 
 
-def is_movable(attempt: Attempt, outlook: Outlook, now: float) -> bool:
-    """Whether an attempt may be taken back.
+def is_movable(attempt: Attempt, now: float) -> bool:
+    """Whether an attempt may be taken back, where there is reason to.
 
-    A worker must have shown that it is slow, because the content of a file may be slow on every
-    GPU. Where one is far slower than it should be, that need not be the worker of this
-    attempt: the large file of the slow one may be worth the place of a smaller one that a fast
-    worker has just begun. And the worker must have been watched for at least as long as a new
-    process takes, because that is what a hasty judgement would cost, and for a share of what the
-    file takes.
+    Its worker must have been watched for at least as long as a new process takes, because that is
+    what a hasty judgement would cost, and for a share of what the file takes.
     """
     worker, record = attempt.worker, attempt.record
     learned = worker.learned
     watched = _WATCHED_SHARE * worker.seconds(record.file.residues)
     return (
-        (outlook.is_lopsided or worker in outlook.slow)
-        and record.holders == (attempt,)
+        record.holders == (attempt,)
         and len(worker.inflight) == 1
         and record.moves < MOST_MOVES
         and attempt.likely_done(now) <= _YOUNG_SHARE * record.file.residues
@@ -178,25 +191,48 @@ def better_plan(outlook: Outlook, now: float) -> list[Move]:
     """The moves that make the run end clearly sooner; none where it would not."""
     if not _is_at_risk(outlook, now):
         return []
-    queues = (zip(w.queue, itertools.repeat(w), strict=False) for w in outlook.workers if w.queue)
+    holders = dict.fromkeys((*outlook.workers, *outlook.stranded))
+    queues = (zip(w.queue, itertools.repeat(w), strict=False) for w in holders if w.queue)
     waiting = heapq.merge(*queues, key=lambda pair: -pair[0].file.residues)  # as each is sorted
     queued = [Move(r, None, w, w) for r, w in itertools.islice(waiting, _LARGEST)]
-    loose = [a for w in outlook.workers for a in w.running if is_movable(a, outlook, now)]
-    loose = heapq.nlargest(_LARGEST, loose, key=lambda a: a.record.file.residues)
-    late = [a for a in loose if a.remaining(now) * (1.0 + _RISK) > outlook.seconds]
     anyway = max(_as_it_is(outlook, {m.record.file.path for m in queued}, now), outlook.seconds)
     best, moves = anyway, list[Move]()
-    for moving in ([], late, loose):
+    for moving, worth in _ways(outlook, now):
         items = [*queued, *(Move(a.record, a, a.worker, a.worker) for a in moving)]
         ends, laid_out = _lay_out(outlook, items, now)
         ends = max(ends, outlook.seconds)
-        if ends * _CLEARLY_SOONER < anyway and ends * _WORTH_MOVING < best:
+        if ends * worth < anyway and ends * _WORTH_MOVING < best:
             best, moves = ends, laid_out
     return moves
 
 
+def _ways(outlook: Outlook, now: float) -> Iterator[tuple[list[Attempt], float]]:
+    """Which files in process might move, and how much sooner the run must then end.
+
+    A worker must have shown that it is slow, because the content of a file may be slow on every
+    GPU. Where one is far slower than it should be, that need not be the worker of the attempt: the
+    large file of the slow one may be worth the place of a smaller one that a fast worker has just
+    begun. So may one whose worker has fallen silent.
+    """
+    yield [], _CLEARLY_SOONER
+    movable = [a for w in outlook.workers for a in w.running if is_movable(a, now)]
+    loose = [a for a in movable if outlook.is_lopsided or a.worker in outlook.slow]
+    loose = heapq.nlargest(_LARGEST, loose, key=lambda a: a.record.file.residues)
+    yield (
+        [a for a in loose if a.remaining(now) * (1.0 + _RISK) > outlook.seconds],
+        _CLEARLY_SOONER,
+    )
+    yield loose, _CLEARLY_SOONER
+    if outlook.lost:
+        places = [a for a in movable if a not in outlook.lost]
+        for place in heapq.nlargest(_PLACES, places, key=lambda a: a.worker.speed):
+            yield [place], _WORTH_A_PLACE
+
+
 def _is_at_risk(outlook: Outlook, now: float) -> bool:
     """Whether any file in process or first in a queue may outlast the rest of the run."""
+    if outlook.stranded:
+        return True
     limit = outlook.seconds * _CLEARLY_SOONER
     for worker in outlook.workers:
         until_free = worker.free_at(now) - now
@@ -211,9 +247,19 @@ def _is_at_risk(outlook: Outlook, now: float) -> bool:
 
 def _as_it_is(outlook: Outlook, paths: set[str], now: float) -> float:
     """Seconds until the largest files end, if every worker does what is in its queue."""
+    if any(w.queue[0].file.path in paths for w in outlook.stranded):
+        return NEVER
     latest = 0.0
+    for attempt in outlook.lost:
+        cost, avoid = attempt.record.file.residues, attempt.record.avoid
+        able = (w for w in outlook.workers if w.id not in avoid)
+        ends = min((w.free_at(now) - now + w.seconds(cost) for w in able), default=NEVER)
+        if ends < NEVER:
+            latest = max(latest, ends)
     for worker in outlook.workers:
         ends = worker.free_at(now) - now
+        if ends == NEVER:  # others will have to do what it holds
+            continue
         latest = max(latest, ends * (1.0 + _RISK))
         for record in worker.queue:
             if record.file.path not in paths:
@@ -231,8 +277,13 @@ def _lay_out(outlook: Outlook, items: list[Move], now: float) -> tuple[float, li
         Seconds until the last of them ends, and the moves that this takes.
     """
     held = {item.source for item in items if item.attempt is not None}
-    free = sorted((0.0 if w in held else w.free_at(now) - now, w.index, w) for w in outlook.workers)
-    fastest = max(outlook.workers, key=lambda w: w.speed)
+    items = [*items, *(Move(a.record, a, a.worker, a.worker) for a in outlook.lost)]
+    ready = ((0.0 if w in held else w.free_at(now) - now, w.index, w) for w in outlook.workers)
+    free = sorted(entry for entry in ready if entry[0] < NEVER)
+    lost = set(outlook.lost)
+    if not free:
+        return NEVER, []
+    fastest = max((worker for *_, worker in free), key=lambda w: w.speed)
     latest = free[-1][0] * (1.0 + _RISK)
     moves = []
     for item in sorted(items, key=lambda item: -item.record.file.residues):
@@ -259,7 +310,8 @@ def _lay_out(outlook: Outlook, items: list[Move], now: float) -> tuple[float, li
         free.pop(bisect.bisect_left(free, (begins, target.index)))
         bisect.insort(free, (ends, target.index, target))
         latest = max(latest, ends + _RISK * seconds)
-        if not goes_on and (target is not source or item.attempt is not None):
+        is_moved = target is not source or item.attempt is not None
+        if is_moved and not goes_on and item.attempt not in lost:
             moves.append(Move(item.record, item.attempt, source, target))
     return latest, moves
 
@@ -297,14 +349,13 @@ class Rebalancing:
         state = self._state
         state.begin_review()
         self._not_before = now + rethink_interval(state, now)
-        outlook = look_ahead(state.fleet)
+        outlook = look_ahead(state.fleet, now)
         if outlook is None or state.starts_nothing:
             return
         moves = self._policy.replan(outlook, now)
         if moves:
             self._follow(moves, now)
-        else:
-            self._relieve(outlook, now)
+        self._relieve(outlook, now, may_move=not moves)
 
     def _follow(self, moves: list[Move], now: float) -> None:
         state = self._state
@@ -316,10 +367,10 @@ class Rebalancing:
             else:
                 state.move(move.record, move.source, move.target, now)
 
-    def _relieve(self, outlook: Outlook, now: float) -> None:
+    def _relieve(self, outlook: Outlook, now: float, *, may_move: bool) -> None:
         """Take critical files back while little of them is done; else have them done twice."""
         for attempt in self._policy.critical(outlook, now):
-            if is_movable(attempt, outlook, now):
-                take_back(self._state, attempt, "it would end sooner elsewhere", now)
-            else:
+            if attempt.worker not in outlook.slow or not is_movable(attempt, now):
                 self._state.urge(attempt)
+            elif may_move:
+                take_back(self._state, attempt, "it would end sooner elsewhere", now)

@@ -276,6 +276,19 @@ def test_an_unknown_worker_is_refused() -> None:
         Scheduler({"0": 1.0}).handle(said.ready("9"), 0.0)
 
 
+def test_workers_with_nothing_left_are_even_beside_those_that_are_down() -> None:
+    """A snapshot is made while all that waits belongs to workers that are not up."""
+    scheduler = Scheduler({"0": 1.0, "1": 1.0, "2": 1.0}, policy=NoStealing())
+    scheduler.handle(ev.FilesSubmitted(tuple(SequenceFile(f"/{i}", 1, 9) for i in range(3))), 0.0)
+    for gpu in ("1", "2"):
+        scheduler.handle(said.ready(gpu), 0.0)
+        (number,) = scheduler.state.workers[gpu].inflight
+        scheduler.handle(said.completed(gpu, number, 1, 9, 1.0), 1.0)
+    shown = take_snapshot(scheduler, RunContext(), 1.0)
+    assert shown.files_queued == 1
+    assert not shown.work_imbalanced
+
+
 @pytest.mark.parametrize(("believed", "is_imbalanced"), [(10.0, False), (1.0, True)])
 def test_work_is_imbalanced_by_time_and_not_by_files(believed: float, is_imbalanced: bool) -> None:
     """A GPU ten times as fast, with ten times as many files, is even; with as many it is not."""

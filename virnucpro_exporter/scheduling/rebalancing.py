@@ -253,9 +253,10 @@ def _as_it_is(outlook: Outlook, paths: set[str], now: float) -> float:
     for attempt in outlook.lost:
         cost, avoid = attempt.record.file.residues, attempt.record.avoid
         able = (w for w in outlook.workers if w.id not in avoid)
-        ends = min((w.free_at(now) - now + w.seconds(cost) for w in able), default=NEVER)
+        takes = ((w.free_at(now) - now + w.seconds(cost), w.seconds(cost)) for w in able)
+        ends, seconds = min(takes, default=(NEVER, NEVER))
         if ends < NEVER:
-            latest = max(latest, ends)
+            latest = max(latest, ends + _RISK * seconds)
     for worker in outlook.workers:
         ends = worker.free_at(now) - now
         if ends == NEVER:  # others will have to do what it holds

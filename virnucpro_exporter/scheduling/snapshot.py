@@ -125,7 +125,8 @@ def _is_work_imbalanced(state: State, now: float) -> bool:
     left = [w.finish_at(now) - now for w in live]
     held = [(a.record.file.residues, w.speed) for w in live for a in w.running]
     queued = [(w.queue[0].file.residues, w.speed) for w in live if w.queue]
-    longest = max(residues / speed for residues, speed in (*held, *queued))
+    # All that waits may be that of workers which are not up: then none of these has anything.
+    longest = max((residues / speed for residues, speed in (*held, *queued)), default=0.0)
     return max(left) - min(left) > 2 * longest and max(left) > 2 * min(left)
 
 

@@ -102,16 +102,16 @@ def alone(paths: Sequence[Path], model: Path, gpu: str, output: Path) -> Alone:
     processor: Any = build({"kind": "esm2", "model": str(model), "tokens_per_batch": 8192})
     processor.setup(gpu)
     computing = 0.0
-    embed = processor._model.embed  # noqa: SLF001 - it is timed from within
+    vectors = processor._model.vectors  # noqa: SLF001 - it is timed from within
 
-    def timed(batch: Any) -> Any:
+    def timed(*arguments: Any) -> Any:
         nonlocal computing
         begin = time.perf_counter()
-        vectors = embed(batch)  # waits for the GPU: the vectors are on the CPU
+        made = vectors(*arguments)  # waits until the GPU has made them
         computing += time.perf_counter() - begin
-        return vectors
+        return made
 
-    processor._batcher._embed = timed  # noqa: SLF001 - likewise
+    processor._model.vectors = timed  # noqa: SLF001 - likewise
     output.mkdir()
     begin = time.perf_counter()
     for path in paths:

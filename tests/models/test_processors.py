@@ -15,7 +15,7 @@ from virnucpro_exporter.errors import ProcessorError, SequenceFileError
 from virnucpro_exporter.processors import build, embedding
 from virnucpro_exporter.processors.base import Processed
 from virnucpro_exporter.processors.embedding import EmbeddingProcessor, NotFiniteError
-from virnucpro_exporter.processors.transformer import Model
+from virnucpro_exporter.processors.packed_esm import PackedEsm
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 LENGTHS = [7, 300, 1, 64, 64, 12, 150, 2, 33, 5, 90, 64]
@@ -91,7 +91,7 @@ def test_case_does_not_matter_and_odd_letters_count_one(esm2: Path, tmp_path: Pa
     run = Run(made, tmp_path, {"upper": "MKV", "lower": "mkv", "odd": "MJJ*"})
     upper, lower, odd = run.result["data"]
     assert torch.equal(upper, lower)
-    assert made._model.encode([b"MJJ*"]) == [[0, 20, 3, 3, 3, 2]]
+    assert [list(tokens) for tokens in made._model.encode([b"MJJ*"])] == [[0, 20, 3, 3, 3, 2]]
     assert odd.isfinite().all()
 
 
@@ -122,23 +122,25 @@ def test_progress_follows_every_batch(
 class Limited:
     """Runs out of the GPU's memory as soon as a batch has too many tokens."""
 
-    def __init__(self, model: Any, tokens: int) -> None:
-        self._model = model
+    is_exact = True
+
+    def __init__(self, network: Any, tokens: int) -> None:
+        self._network = network
         self._tokens = tokens
         self.failures = 0
 
-    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
-        if input_ids.numel() > self._tokens:
+    def means(self, batch: Sequence[Any], *, is_exact: bool = False) -> Any:
+        if sum(map(len, batch)) > self._tokens:
             self.failures += 1
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-        return self._model(input_ids=input_ids, attention_mask=attention_mask)
+        return self._network.means(batch, is_exact=is_exact)
 
 
 def test_too_large_batches_are_halved(esm2: Path, tmp_path: Path) -> None:
-    """Without memory for a batch, half of it goes next, and no batch is as large again."""
+    """Without memory for a batch, half of it goes next, and the next files begin with less."""
     sequences = random_sequences(AMINO_ACIDS)
     made = processor("esm2", esm2, 2000)
-    limited = made._model._model = Limited(made._model._model, 700)
+    limited = made._model._network = Limited(made._model._network, 700)
     result = Run(made, tmp_path, sequences).result
     first_file = limited.failures
     expected = torch.stack(esm2_means(esm2, list(sequences.values())))
@@ -151,7 +153,7 @@ def test_too_large_batches_are_halved(esm2: Path, tmp_path: Path) -> None:
 def test_sequence_that_does_not_fit_alone_fails(esm2: Path, tmp_path: Path) -> None:
     """An attempt fails when even one sequence is too large, and says why."""
     made = processor("esm2", esm2)
-    made._model._model = Limited(made._model._model, 100)
+    made._model._network = Limited(made._model._network, 100)
     with pytest.raises(MemoryError, match="CUDA out of memory"):
         Run(made, tmp_path, random_sequences(AMINO_ACIDS))
 
@@ -197,18 +199,74 @@ def test_own_code_of_a_model_runs(bert_with_code: Path, bert: Path, tmp_path: Pa
     torch.testing.assert_close(found, plain + 1, rtol=0, atol=1e-5)
 
 
-def test_rounded_weights_change_nothing(esm2: Path) -> None:
-    """In bfloat16, weights that were rounded once give the very bits that autocast gives."""
-    made = processor("esm2", esm2)
-    batch = made._model.encode([b"MKVLAAGIVGL", b"MK"])
-    options: dict[str, Any] = {"padding": 1, "edges": 1, "device": torch.device("cpu")}
-    network = made._model._model
-    rounding = Model(network, made._model.encode, bfloat16=False, **options)
-    rounding._bfloat16 = True
-    by_autocast = rounding.embed(batch)
-    rounded = Model(network, made._model.encode, bfloat16=True, **options).embed(batch)
-    assert all(map(torch.equal, by_autocast, rounded))
-    assert rounded[0].dtype is torch.float32
+@pytest.mark.parametrize("kind", ["esm2", "dnabert"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_is_near(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, precision: str
+) -> None:
+    """Numbers of two bytes change the vectors by little, and by something; the file has float32."""
+    folder = request.getfixturevalue({"esm2": "esm2", "dnabert": "bert"}[kind])
+    sequences = random_sequences({"esm2": AMINO_ACIDS, "dnabert": "ACGT"}[kind])
+    exact, rounded = (
+        vectors_of(Run(processor(kind, folder, precision=name), tmp_path, sequences).result)
+        for name in ("fp32", precision)
+    )
+    assert rounded.dtype is torch.float32
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(exact, rounded, rtol=0, atol=0.1)
+
+
+def vectors_of(result: dict[str, Any]) -> Any:
+    """The vectors of a file of either kind."""
+    if "proteins" in result:
+        return torch.stack(result["data"])
+    return torch.tensor([entry["mean_representation"] for entry in result["data"]])
+
+
+@pytest.mark.parametrize("kind", ["esm2", "dnabert"])
+def test_vectors_that_overflow_are_made_again_in_float32(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    """What is not finite in two bytes, and finite in four, is no fault of the GPU."""
+    folder = request.getfixturevalue({"esm2": "esm2", "dnabert": "bert"}[kind])
+    sequences = random_sequences({"esm2": AMINO_ACIDS, "dnabert": "ACGT"}[kind])
+    expected = vectors_of(Run(processor(kind, folder), tmp_path, sequences).result)
+    made = processor(kind, folder, precision="fp16")
+    healthy = made._model._network.means
+
+    def means(batch: Sequence[Any], *, is_exact: bool = False) -> Any:
+        return healthy(batch, is_exact=is_exact) / (1.0 if is_exact else 0.0)
+
+    made._model._network.means = means
+    found = vectors_of(Run(made, tmp_path, sequences).result)
+    # The weights of the packed path are rounded all the same.
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.01 if kind == "esm2" else 1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["", "esm."])
+@pytest.mark.parametrize("legacy", [None, False, True])
+def test_weights_come_from_any_format(
+    esm2: Path, tmp_path: Path, prefix: str, legacy: bool | None
+) -> None:
+    """Models are in safetensors or pickles of two formats, with heads or without."""
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415 - comes with transformers
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in esm2.iterdir():
+        if path.suffix != ".safetensors":
+            (folder / path.name).write_bytes(path.read_bytes())
+    weights = {prefix + name: t for name, t in load_file(esm2 / "model.safetensors").items()}
+    if legacy is None:
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
+    sequences = random_sequences(AMINO_ACIDS)
+    made, plain = processor("esm2", folder), processor("esm2", esm2)
+    assert isinstance(made._model._network, PackedEsm)
+    expected = Run(plain, tmp_path, sequences).result
+    found = Run(made, tmp_path, sequences).result
+    assert torch.equal(torch.stack(found["data"]), torch.stack(expected["data"]))
 
 
 def test_incomplete_model_is_refused(esm2: Path, tmp_path: Path) -> None:
@@ -235,14 +293,14 @@ def test_vectors_that_are_not_finite_fail_the_attempt(
 ) -> None:
     """The attempt fails, not the file for good, and no result is left; the sequence is named."""
     made = processor(kind, request.getfixturevalue({"esm2": "esm2", "dnabert": "bert"}[kind]))
-    healthy = made._model._means
+    healthy = made._model._network.means
 
-    def means(batch: Sequence[Any]) -> Any:
-        vectors = healthy(batch).clone()
+    def means(batch: Sequence[Any], *, is_exact: bool = False) -> Any:
+        vectors = healthy(batch, is_exact=is_exact).clone()
         vectors[[len(tokens) == 14 for tokens in batch], 3] = wrong
         return vectors
 
-    made._model._means = means
+    made._model._network.means = means
     letters = {"esm2": AMINO_ACIDS, "dnabert": "ACGT"}[kind]
     with pytest.raises(NotFiniteError, match="not finite: sequence 'chunk_5F1'; suspect the GPU"):
         Run(made, tmp_path, random_sequences(letters))

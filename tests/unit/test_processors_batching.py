@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro_exporter.processors.batching import Batcher
+from virnucpro_exporter.processors.batching import PATIENCE, Batcher
 
 Batch = Sequence[Sequence[int]]
 
@@ -14,14 +14,16 @@ Batch = Sequence[Sequence[int]]
 class Memory:
     """Makes a vector of the tokens themselves, as long as a batch fits."""
 
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
+    def __init__(self, tokens: int, *, is_packed: bool = False) -> None:
+        self.tokens = tokens
+        self._is_packed = is_packed
         self.batches: list[int] = []
         self.failures = 0
 
     def __call__(self, batch: Batch) -> list[tuple[int, ...]]:
-        size = len(batch) * max(map(len, batch))
-        if size > self._tokens:
+        lengths = list(map(len, batch))
+        size = sum(lengths) if self._is_packed else len(batch) * max(lengths)
+        if size > self.tokens:
             self.failures += 1
             raise MemoryError
         self.batches.append(size)
@@ -31,40 +33,49 @@ class Memory:
 SEQUENCES = st.lists(st.lists(st.integers(0, 32), min_size=1, max_size=30), max_size=40)
 
 
-@given(SEQUENCES, st.integers(1, 200), st.integers(30, 400))
-def test_every_sequence_keeps_its_vector(
-    sequences: list[list[int]], tokens_per_batch: int, memory: int
+@given(SEQUENCES, st.integers(1, 200), st.integers(30, 400), st.booleans())
+def test_every_sequence_is_embedded_once(
+    sequences: list[list[int]], tokens_per_batch: int, memory: int, is_packed: bool
 ) -> None:
-    """Whatever the batches and the memory, vectors come in order and each is reported once."""
-    embed = Memory(memory)
-    reported: list[int] = []
-    made = Batcher(embed, tokens_per_batch).embed(sequences, reported.extend)
-    assert made == [tuple(sequence) for sequence in sequences]
-    assert sorted(reported) == list(range(len(sequences)))
+    """Whatever the batches and the memory, each sequence is in one batch, with its own vector."""
+    embed = Memory(memory, is_packed=is_packed)
+    batcher = Batcher(tokens_per_batch, is_packed=is_packed)
+    made: dict[int, tuple[int, ...]] = {}
+    for batch, vectors in batcher.batches(sequences, embed):
+        assert not made.keys() & set(batch)
+        made.update(zip(batch, vectors, strict=True))
+    assert made == dict(enumerate(map(tuple, sequences)))
     longest = max(map(len, sequences), default=0)
     assert all(size <= max(tokens_per_batch, longest) for size in embed.batches)
 
 
-def test_like_lengths_share_a_batch() -> None:
+@pytest.mark.parametrize(
+    ("is_packed", "batches"), [(False, [[1, 3], [4, 5], [2, 0]]), (True, [[1, 3], [4, 5, 2, 0]])]
+)
+def test_like_lengths_share_a_batch(is_packed: bool, batches: list[list[int]]) -> None:
     """Sequences are batched by length, the longest first, as many as the tokens allow."""
-    embed = Memory(1000)
     sequences = [[0] * length for length in (1, 50, 2, 50, 49, 3)]
-    reports: list[list[int]] = []
-    Batcher(embed, 100).embed(sequences, lambda batch: reports.append(list(batch)))
-    assert reports == [[1, 3], [4, 5], [2, 0]]
+    batcher = Batcher(100, is_packed=is_packed)
+    found = [batch for batch, _ in batcher.batches(sequences, Memory(1000, is_packed=is_packed))]
+    assert found == batches
 
 
-def test_limit_that_was_found_stays() -> None:
-    """Memory runs out once, not once for every batch or file."""
+def test_batches_grow_back() -> None:
+    """After a lack of memory they grow again, and try less and less often what did not fit."""
     embed = Memory(120)
-    batcher = Batcher(embed, 400)
-    for _ in range(3):
-        batcher.embed([[0] * 10] * 100, lambda _: None)
-    assert embed.failures == 2  # 400 and 200 tokens; 100 fit
-    assert set(embed.batches) == {100}
+    batcher = Batcher(400)
+    list(batcher.batches([[0] * 10] * 1000, embed))
+    assert embed.batches[:PATIENCE] == [100] * PATIENCE  # 400 and 200 tokens did not fit
+    assert embed.failures == batcher.shortages
+    first = embed.failures
+    list(batcher.batches([[0] * 10] * 10_000, embed))
+    assert embed.failures - first < 7
+    embed.tokens = 1000
+    list(batcher.batches([[0] * 10] * 100_000, embed))
+    assert embed.batches[-2] == 400
 
 
 def test_sequence_that_does_not_fit_alone_ends_it() -> None:
     """Nothing is left to halve."""
     with pytest.raises(MemoryError):
-        Batcher(Memory(9), 100).embed([[0] * 10], lambda _: None)
+        list(Batcher(100).batches([[0] * 10], Memory(9)))

@@ -15,6 +15,10 @@ FACTORY = "virnucpro_exporter.processors:build"
 # A resumed run may change these: its results would differ in their rounding at most.
 _FREE = {"tokens_per_batch", "trust_remote_code"}
 
+# Journals say nothing of these: an earlier version knew no other values.
+_DEFAULTS = {"precision": "auto"}
+_NONE = object()
+
 
 def processor_spec(wanted: Processor) -> dict[str, Any]:
     """What a worker needs to make its processor.
@@ -37,7 +41,11 @@ def processor_spec(wanted: Processor) -> dict[str, Any]:
 
 def describe(spec: Mapping[str, Any]) -> str:
     """A processor with all that its results depend on, in one line."""
-    options = [name for name in spec if name != "kind" and name not in _FREE]
+    options = [
+        name
+        for name, value in spec.items()
+        if name != "kind" and name not in _FREE and _DEFAULTS.get(name, _NONE) != value
+    ]
     shown = ", ".join(f"{name} {spec[name]!r}" for name in options)
     return f"{spec['kind']} ({shown})"
 
@@ -53,6 +61,7 @@ def _embedding(wanted: Processor) -> dict[str, Any]:
         "model": str(folder),
         "tokens_per_batch": wanted.tokens_per_batch,
         "trust_remote_code": trust,
+        "precision": wanted.precision,
     }
 
 

@@ -110,9 +110,20 @@ class Processor(Section):
         ),
     ] = None
     tokens_per_batch: Annotated[
-        Count,
-        Option("For esm2 and dnabert: the most tokens that go through the model at once.", "N"),
-    ] = 8192
+        Count | None,
+        Option(
+            "For models: the most tokens that go through one at once.",
+            "N",
+            unset="8192, on CPU slots 1024",
+        ),
+    ] = None
+    precision: Annotated[
+        Literal["auto", "bf16", "fp16", "fp32"],
+        Option(
+            "For models: the numbers in which they compute; auto: bf16 for ESM-2 on GPUs that have"
+            " it, else fp32."
+        ),
+    ] = "auto"
     trust_remote_code: Annotated[
         bool, Option("For dnabert: run the Python code that comes with the model.")
     ] = False

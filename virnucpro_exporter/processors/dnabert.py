@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virnucpro_exporter.errors import SequenceFileError
@@ -22,7 +23,13 @@ class DnabertProcessor(EmbeddingProcessor):
         """A BERT for nucleotides."""
         from virnucpro_exporter.processors.transformer import load_dnabert  # noqa: PLC0415 - PyTorch
 
-        return load_dnabert(self.folder, gpu, trust_remote_code=self.trust_remote_code)
+        return load_dnabert(
+            self.folder,
+            gpu,
+            trust_remote_code=self.trust_remote_code,
+            tokens_per_batch=self.tokens_per_batch,
+            precision=self.precision,
+        )
 
     def check(self, window: Sequence[Record]) -> None:
         """Refuse proteins.
@@ -36,10 +43,8 @@ class DnabertProcessor(EmbeddingProcessor):
                     f"{shown(record)} is a protein, and dnabert embeds nucleotides"
                 )
 
-    def result(self, names: list[str], vectors: list[Any]) -> dict[str, Any]:
+    def save(self, names: Sequence[str], vectors: Any, output: Path) -> None:
         """`nucleotide`: the names; `data`: name and vector of each, the latter as a list."""
-        data = [
-            {"label": name, "mean_representation": vector.tolist()}
-            for name, vector in zip(names, vectors, strict=True)
-        ]
-        return {"nucleotide": names, "data": data}
+        from virnucpro_exporter.processors.vectors import save_nucleotides  # noqa: PLC0415 - PyTorch
+
+        save_nucleotides(names, vectors, output)

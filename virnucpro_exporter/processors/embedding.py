@@ -1,21 +1,23 @@
 """What VirNucPro's two embedding stages share: one vector for every sequence of a file.
 
-A file is worked off in windows of sequences, so that the tokens of a long file need little memory.
-Its vectors stay in memory until its end: VirNucPro reads them from one file.
+A file is worked off in windows of sequences, so that the tokens of a long file need little memory;
+those of the next window are made while the device computes. The vectors stay in memory until its
+end, as arrays: VirNucPro reads them from one file.
 """
 
 from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from virnucpro_exporter.errors import ProcessorError, SequenceFileError, VirnucproError
+from virnucpro_exporter.processors.ahead import ahead
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
-from virnucpro_exporter.processors.batching import Batcher, Tokens
+from virnucpro_exporter.processors.batching import Tokens
 from virnucpro_exporter.processors.steps import read_step
 from virnucpro_exporter.sequences import Record, stem
 
@@ -34,20 +36,26 @@ class EmbeddingProcessor(ABC):
 
     Args:
         model: The folder of the model.
-        tokens_per_batch: The most tokens that go through the model together.
+        tokens_per_batch: The most tokens that go through the model together; None: as many as suit.
         trust_remote_code: Whether Python code that comes with the model may be run.
+        precision: `auto`, or in what numbers the model computes: `bf16`, `fp16`, `fp32`.
     """
 
     suffix: ClassVar[str]
 
     def __init__(
-        self, model: str, *, tokens_per_batch: int, trust_remote_code: bool = False
+        self,
+        model: str,
+        *,
+        tokens_per_batch: int | None = None,
+        trust_remote_code: bool = False,
+        precision: str = "auto",
     ) -> None:
         self.folder = model
         self.trust_remote_code = trust_remote_code
-        self._tokens_per_batch = tokens_per_batch
+        self.tokens_per_batch = tokens_per_batch
+        self.precision = precision
         self._model: Model | None = None
-        self._batcher: Batcher[Any] | None = None
 
     @abstractmethod
     def load(self, gpu: str) -> Model:
@@ -62,8 +70,8 @@ class EmbeddingProcessor(ABC):
         """
 
     @abstractmethod
-    def result(self, names: list[str], vectors: list[Any]) -> dict[str, Any]:
-        """What VirNucPro's merge step reads."""
+    def save(self, names: Sequence[str], vectors: Any, output: Path) -> None:
+        """Write what VirNucPro's merge step reads; `vectors` has a row for each name."""
 
     def clip(self, sequence: bytes) -> bytes:
         """The part of a sequence that is embedded."""
@@ -76,11 +84,10 @@ class EmbeddingProcessor(ABC):
     def setup(self, gpu: str) -> None:
         """Load the model."""
         self._model = self.load(gpu)
-        self._batcher = Batcher(self._model.embed, self._tokens_per_batch)
 
     def close(self) -> None:
         """Let the model go."""
-        self._model = self._batcher = None
+        self._model = None
 
     def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
         """Embed every sequence of a file.
@@ -92,49 +99,61 @@ class EmbeddingProcessor(ABC):
             NotFiniteError: A vector has a value that is NaN or infinite: the model or the GPU is
                 at fault, not the file.
         """
-        from virnucpro_exporter.processors.transformer import save  # noqa: PLC0415 - loads PyTorch
+        from virnucpro_exporter.processors.vectors import join  # noqa: PLC0415 - loads PyTorch
 
+        if self._model is None:
+            raise ProcessorError("setup has not been called")
+        model = self._model
         names: dict[str, None] = {}
-        vectors: list[Any] = []
-        tally = _Tally(progress)
-        for window in _windows(read_step(file)):
-            _add_names(window, names)
-            self.check(window)
-            vectors += self._embed(window, tally)
-        save(self.result(list(names), vectors), output)
+        parts: list[Any] = []
+        tally = Tally(progress)
+        for window, tokens in ahead(self._encoded(model, read_step(file), names)):
+            vectors = model.vectors(tokens, partial(tally.add, window))
+            check_finite(window, vectors)
+            parts.append(vectors.cpu())
+        self.save(list(names), join(parts, model.width), output)
         return Processed(tally.sequences, tally.residues)
 
-    def _embed(self, window: Sequence[Record], tally: _Tally) -> list[Any]:
-        if self._model is None or self._batcher is None:
-            raise ProcessorError("setup has not been called")
-        tokens = self._model.encode([self.clip(record.sequence) for record in window])
-        self._check_lengths(window, tokens, self._model.longest)
-        vectors = self._batcher.embed(tokens, partial(tally.add, window))
-        _check_finite(window, vectors)
-        return vectors
-
-    def _check_lengths(
-        self, window: Sequence[Record], tokens: Sequence[Tokens], longest: int | None
-    ) -> None:
-        if longest is None:
-            return
-        for record, found in zip(window, tokens, strict=True):
-            if len(found) > longest:
-                raise SequenceFileError(
-                    f"{shown(record)} makes {len(found)} tokens; the model takes {longest}"
-                )
+    def _encoded(
+        self, model: Model, records: Iterator[Record], names: dict[str, None]
+    ) -> Iterator[tuple[list[Record], Sequence[Tokens]]]:
+        """Windows of records, checked, and their tokens."""
+        for window in _windows(records):
+            _add_names(window, names)
+            self.check(window)
+            tokens = model.encode([self.clip(record.sequence) for record in window])
+            check_lengths(window, tokens, model.longest)
+            yield window, tokens
 
 
-def _check_finite(window: Sequence[Record], vectors: Sequence[Any]) -> None:
-    from virnucpro_exporter.processors.transformer import is_finite  # noqa: PLC0415 - loads PyTorch
+def check_lengths(window: Iterable[Record], tokens: Iterable[Tokens], longest: int | None) -> None:
+    """Refuse sequences that are longer than a model can take.
 
-    # The vectors are on the CPU by now, so the GPU is not waited for once more.
-    for record, vector in zip(window, vectors, strict=True):
-        if not is_finite(vector):
-            raise NotFiniteError(f"{shown(record)}; suspect the GPU, or else the model")
+    Raises:
+        SequenceFileError: There is one.
+    """
+    if longest is None:
+        return
+    for record, found in zip(window, tokens, strict=True):
+        if len(found) > longest:
+            raise SequenceFileError(
+                f"{shown(record)} makes {len(found)} tokens; the model takes {longest}"
+            )
 
 
-class _Tally:
+def check_finite(window: Sequence[Record], vectors: Any) -> None:
+    """Make sure of vectors, or scores.
+
+    Raises:
+        NotFiniteError: One holds a value that is NaN or infinite.
+    """
+    from virnucpro_exporter.processors.transformer import not_finite  # noqa: PLC0415 - PyTorch
+
+    for row in not_finite(vectors)[:1]:
+        raise NotFiniteError(f"{shown(window[row])}; suspect the GPU, or else the model")
+
+
+class Tally:
     """Counts what is done within a file, and reports it."""
 
     def __init__(self, progress: ProgressCallback) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virnucpro_exporter.errors import SequenceFileError
@@ -27,7 +28,12 @@ class Esm2Processor(EmbeddingProcessor):
         """An ESM-2."""
         from virnucpro_exporter.processors.transformer import load_esm2  # noqa: PLC0415 - PyTorch
 
-        return load_esm2(self.folder, gpu)
+        return load_esm2(
+            self.folder,
+            gpu,
+            tokens_per_batch=self.tokens_per_batch,
+            precision=self.precision,
+        )
 
     def check(self, window: Sequence[Record]) -> None:
         """Refuse nucleotides.
@@ -45,6 +51,8 @@ class Esm2Processor(EmbeddingProcessor):
         """The first 1,024 residues."""
         return sequence[:LONGEST]
 
-    def result(self, names: list[str], vectors: list[Any]) -> dict[str, Any]:
+    def save(self, names: Sequence[str], vectors: Any, output: Path) -> None:
         """`proteins`: the names; `data`: a float32 tensor for each."""
-        return {"proteins": names, "data": vectors}
+        from virnucpro_exporter.processors.vectors import save_proteins  # noqa: PLC0415 - PyTorch
+
+        save_proteins(names, vectors, output)

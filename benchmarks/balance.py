@@ -138,7 +138,7 @@ def content(share: float, **others: float | None) -> Workload:
     return Workload(name, speeds=EQUAL, estimates_off=0.0, content=share, **others)  # type: ignore[arg-type]
 
 
-ALONE, SILENT = Reports.SEQUENCES, Reports.NONE
+ALONE, SILENT, DARK = Reports.SEQUENCES, Reports.NONE, Reports.NO_SIGN
 WORKLOADS = (
     content(0.0, beside_lpt=0.003),
     content(0.1, beside_lpt=0.003),
@@ -183,6 +183,8 @@ WORKLOADS = (
     Workload("no progress", reports=SILENT, knows_sequences=False),
     Workload("bimodal, no progress", sizes="bimodal", reports=SILENT, knows_sequences=False),
     Workload("a GPU at 0.1x, no progress", factors={0: 0.1}, reports=SILENT, knows_sequences=False),
+    Workload("no progress, no sign of life", reports=DARK, knows_sequences=False),
+    Workload("a fast GPU freezes, no progress", frozen=7, reports=SILENT, knows_sequences=False),
     Workload("20 s for each file, mean 60 s", beside_lpt=-0.007, mean=60.0, overhead=20.0),
     Workload("pauses of 30 s", goal=1.04, pauses=True),
     Workload(

@@ -80,6 +80,21 @@ def stalls(actions: list[Decided]) -> list[float]:
     return [a.silent_seconds for a in actions if isinstance(a, fa.StallStarted)]
 
 
+def test_a_stall_ends_when_another_worker_shows_how_long_files_take() -> None:
+    """Nothing is known before the first file is done; its file is not done twice then."""
+    settings = replace(SETTINGS, on_stall=OnStall.RETRY)
+    scheduler = Scheduler({"0": 1.0, "1": 1.0}, settings=settings)
+    files = tuple(SequenceFile(f"/{i}", None, 1000) for i in range(4))
+    facts = list(scheduler.handle(ev.FilesSubmitted(files), 0.0).facts)
+    for gpu in ("0", "1"):
+        facts += scheduler.turn([said.ready(gpu)], 0.0).facts
+    facts += scheduler.turn([], 300.0).facts
+    assert [type(f) for f in facts].count(fa.StallStarted) == 2
+    done = scheduler.turn([said.completed("1", 2, None, None, 400.0)], 400.0).facts
+    assert sum(isinstance(f, fa.StallEnded) for f in done) == 2
+    assert [f.is_speculative for f in done if isinstance(f, fa.FileStarted)] == [False]
+
+
 def test_a_processor_that_is_known_to_report_stalls_at_the_threshold() -> None:
     """Whatever its processes do."""
     run = Run(settings=replace(SETTINGS, reports_progress=True))

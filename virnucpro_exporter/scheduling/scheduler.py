@@ -261,6 +261,8 @@ class Scheduler:
             state.drop_late(event.attempt, has_outputs=bool(event.outputs))
         else:
             attempts.succeed(state, attempt, event, now)
+            if now >= state.next_look:
+                self._supervision.look(now)
             self._rebalancing.news(now)
         self._dispatcher.released(worker, now)
 

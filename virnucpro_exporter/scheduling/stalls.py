@@ -42,7 +42,7 @@ def allowed_silence(worker: Worker, settings: SchedulerSettings, longest_silence
     allowed = max(threshold, PATIENCE * longest_silence)
     if worker.has_reported:
         return allowed
-    return max(allowed, PATIENCE * _expected(worker, threshold))
+    return max(allowed, PATIENCE * _expected(worker, threshold, is_known=longest_silence > 0.0))
 
 
 def deadline(worker: Worker, settings: SchedulerSettings, longest_silence: float) -> float:
@@ -82,9 +82,15 @@ def restart_at(worker: Worker, settings: SchedulerSettings, longest_silence: flo
     return min(lively_until, worker.touched_at + PATIENCE * allowed)
 
 
-def _expected(worker: Worker, threshold: float) -> float:
-    """Seconds that the file in process should take; the threshold while nothing is known."""
-    if worker.learned.value is None:
+def _expected(worker: Worker, threshold: float, *, is_known: bool) -> float:
+    """Seconds that the file in process should take; the threshold while nothing is known.
+
+    Args:
+        worker: The worker.
+        threshold: Of a stall, in seconds.
+        is_known: Any worker has got further, so that all their speeds are known about.
+    """
+    if not is_known:
         return threshold
     running = next(iter(worker.running), None)
     return 0.0 if running is None else worker.seconds(running.record.file.residues)

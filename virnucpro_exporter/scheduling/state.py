@@ -322,13 +322,13 @@ class State:
 
     def _got_further(self, worker: Worker, now: float) -> None:
         """Within a file or to its end: the silence of the worker until now was no stall."""
-        if worker.stalled_since is None:
+        if worker.stalled_since is None or not worker.has_reported:
             silence = now - worker.touched_at
-            if silence > self.longest_silence:  # noqa: PLR1730 - a call less for each file
+            if silence > self.longest_silence:
                 self.longest_silence = silence
-            worker.last_progress = worker.touched_at = now
-        else:
-            self.touch(worker, now)
+                if not worker.has_reported:  # others that seem to stall may just have long files
+                    self.look_by(now)
+        self.touch(worker, now)
 
     def touch(self, worker: Worker, now: float) -> None:
         """The worker got further, so it does not stall."""

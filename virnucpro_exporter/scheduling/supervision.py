@@ -52,11 +52,12 @@ class Supervision:
 
     def _judge(self, worker: Worker, now: float) -> None:
         state = self._state
+        deadline = stalls.deadline(worker, state.settings, state.longest_silence)
+        if now < deadline:
+            state.end_stall(worker, now)  # by what is known by now, it was none
+            state.look_by(deadline)
+            return
         if worker.stalled_since is None:
-            deadline = stalls.deadline(worker, state.settings, state.longest_silence)
-            if now < deadline:
-                state.look_by(deadline)
-                return
             self._stall(worker, now)
         running = next(iter(worker.running), None)
         if running is not None and state.settings.on_stall is OnStall.RESTART:

@@ -28,7 +28,8 @@ class Reports(enum.Enum):
 
     RESIDUES = "residues"  # and sequences
     SEQUENCES = "sequences"  # alone, as a Python function that calls `progress(number)`
-    NONE = "none"  # as a command
+    NONE = "none"  # as a command, whose processes are seen to work
+    NO_SIGN = "no sign"  # nothing, and nothing is seen of it until a file is done
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -265,7 +266,9 @@ class VirtualWorkers:
                 ends = at
                 break
             residues = int(max(0.0, worked - self._overhead) * speed)
-            if residues and self._reports is not Reports.NONE:
+            if self._reports is Reports.NONE:
+                self._post(at, ev.SignOfLife(worker_id, number), worker_id)
+            elif residues and self._reports is not Reports.NO_SIGN:
                 self._post(at, self._progress(worker_id, number, residues), worker_id)
         if mishap is not None:
             self._count(path, mishap)
@@ -302,7 +305,7 @@ class VirtualWorkers:
         return ev.AttemptCompleted(
             worker_id,
             number,
-            None if self._reports is Reports.NONE else sequences,
+            sequences if self._reports in (Reports.RESIDUES, Reports.SEQUENCES) else None,
             residues if self._reports is Reports.RESIDUES else None,
             duration,
         )

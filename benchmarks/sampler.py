@@ -28,7 +28,7 @@ from virnucpro_exporter.gpu.guard import Guard
 from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.gpu.nvml import NvmlSource
 from virnucpro_exporter.gpu.sampler import STALE_AFTER
-from virnucpro_exporter.gpu.sources import CORE, Found, Reading
+from virnucpro_exporter.gpu.sources import CORE, HEALTH, Found, Reading
 from virnucpro_exporter.gpu.watcher import Watcher
 from virnucpro_exporter.snapshot import GpuSample
 
@@ -44,7 +44,7 @@ def ways() -> dict[str, Callable[[], object]]:
     board = Board(3.0, time.monotonic, time.time)
     gpu = Gpu("0", state.identified(state.GpuState(found), found))
     board.gpus = (gpu,)
-    watcher = Watcher(gpu, guard.read, board, 1.0, time.monotonic, time.time)
+    watcher = Watcher(gpu, guard.read, board, 1.0, HEALTH, time.monotonic, time.time)
     device = Device(0)
     ask = libnvml.nvmlQuery
 
@@ -136,6 +136,9 @@ class Clock:
             time.sleep(5 * self._interval * self._random.random())
         shown = {name: values[name] for name in values if name.startswith("power")}
         return Reading(shown, {name: 3 for name in values if name not in shown})
+
+    def xids(self, uuid: str) -> None:
+        """Never any."""
 
     def close(self) -> None:
         """Nothing is held."""

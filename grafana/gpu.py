@@ -11,13 +11,17 @@ from grafana.queries import GPU, Query
 from grafana.style import (
     ANSWERS,
     BAD,
+    CLEAR,
     GOOD,
     NEUTRAL,
+    PENDING,
+    RECOVERY,
     THROTTLING,
     WARNING,
     WORKER_STATES,
     thresholds,
 )
+from virnucpro_exporter.metrics.catalog import RECOVERY_ACTIONS
 
 _NO_GPU = "no GPU seen"
 _NO_WORKER = "no worker seen"
@@ -36,6 +40,9 @@ def build() -> Dashboard:
             _queues(),
             _load(),
             _limits(),
+            _health(),
+            _clocks(),
+            _links(),
             _stealing(),
             _moves(),
             _files(),
@@ -165,6 +172,10 @@ def _limits() -> Shelf:
         f' or {reason}"sw_thermal_slowdown"}} * 2'
         f' or {reason}"hw_thermal_slowdown"}} * 3'
         f' or {reason}"hw_power_brake_slowdown"}} * 4'
+        f' or {reason}"hw_slowdown"}} * 5'
+        f' or {reason}"sync_boost"}} * 6'
+        f' or {reason}"applications_clocks_setting"}} * 7'
+        f' or {reason}"display_clock_setting"}} * 8'
         ")"
     )
     return Shelf(
@@ -194,6 +205,175 @@ def _limits() -> Shelf:
                 _NO_GPU,
             ),
         ],
+    )
+
+
+def _health() -> Shelf:
+    by = "sum by (job, instance, gpu)"
+    wrong = thresholds(CLEAR, (1, BAD))
+    odd = thresholds(CLEAR, (1, WARNING))
+    actions = " or ".join(
+        f'virnucpro_gpu_recovery_action{{action="{action}"}} * {number}'
+        for number, action in enumerate(RECOVERY_ACTIONS)
+    )
+    ecc = "virnucpro_gpu_ecc_errors_total"
+    lifetime = "virnucpro_gpu_ecc_lifetime_errors_total"
+    return Shelf(
+        8,
+        [
+            table(
+                "Health of the hardware",
+                "What the driver knows about errors. Uncorrected errors, rows that could not be "
+                "replaced and an action that is asked for need a person. Counts are since the "
+                "driver was loaded, but for those of the GPU's life. An empty cell is a value that "
+                "the GPU does not have.",
+                [
+                    Column("XID errors", f"{by} (virnucpro_gpu_xid_errors_total)", colours=odd),
+                    Column(
+                        "Last XID",
+                        "1000 * max by (job, instance, gpu)"
+                        " (virnucpro_gpu_xid_last_timestamp_seconds)",
+                        unit="dateTimeFromNow",
+                    ),
+                    Column("ECC uncorrected", f'{by} ({ecc}{{type="uncorrected"}})', colours=wrong),
+                    Column("ECC corrected", f'{by} ({ecc}{{type="corrected"}})'),
+                    Column("ECC uncorrected, life", f'{by} ({lifetime}{{type="uncorrected"}})'),
+                    Column("Rows replaced", f"{by} (virnucpro_gpu_remapped_rows)"),
+                    Column(
+                        "Row pending", f"{by} (virnucpro_gpu_row_remap_pending)", states=PENDING
+                    ),
+                    Column("Rows failed", f"{by} (virnucpro_gpu_row_remap_failed)", colours=wrong),
+                    Column("Pages retired", f"{by} (virnucpro_gpu_retired_pages)"),
+                    Column(
+                        "Pages pending",
+                        f"{by} (virnucpro_gpu_retired_pages_pending)",
+                        states=PENDING,
+                    ),
+                    Column("Asks for", f"max by (job, instance, gpu) ({actions})", states=RECOVERY),
+                ],
+                {"instance": "Instance", "gpu": "GPU", "job": ""},
+                missing=_NO_GPU,
+            ),
+        ],
+        title="Health",
+    )
+
+
+def _clocks() -> Shelf:
+    return Shelf(
+        8,
+        [
+            chart(
+                "Memory temperature",
+                "Of the memory, which is slowed down at about 95 degrees on data centre GPUs.",
+                Query("virnucpro_gpu_memory_temperature_celsius", GPU),
+                unit="celsius",
+                colours=thresholds(NEUTRAL, (90, WARNING), (100, BAD)),
+                missing="not known",
+            ),
+            chart(
+                "Memory traffic",
+                "Share of the time in which memory was read or written. Near 100 % the memory, not "
+                "the compute units, is the limit.",
+                Query("virnucpro_gpu_memory_copy_ratio", GPU),
+                unit="percentunit",
+                limits=(0, 1),
+                missing="not known",
+            ),
+            chart(
+                "Clocks over the highest",
+                "Of the streaming multiprocessors (SM) and the memory.",
+                Query(
+                    "virnucpro_gpu_sm_clock_hertz / virnucpro_gpu_sm_clock_max_hertz", f"{GPU}, SM"
+                ),
+                Query(
+                    "virnucpro_gpu_memory_clock_hertz / virnucpro_gpu_memory_clock_max_hertz",
+                    f"{GPU}, memory",
+                ),
+                unit="percentunit",
+                limits=(0, 1),
+                missing="not known",
+            ),
+            chart(
+                "Fans and performance state",
+                "Fan speed over the highest one (left at 0 while it stands), and the P-state over "
+                "15, the slowest: 0 is the fastest.",
+                Query("virnucpro_gpu_fan_ratio", f"{GPU}, fan"),
+                Query("virnucpro_gpu_performance_state / 15", f"{GPU}, P-state"),
+                unit="percentunit",
+                missing="not known",
+            ),
+            chart(
+                "Time held down",
+                "Share of the time for which a policy held the clocks down.",
+                Query(
+                    "sum by (job, instance, gpu, policy)"
+                    " (rate(virnucpro_gpu_throttled_seconds_total[$__rate_interval]))",
+                    f"{GPU}, {{{{policy}}}}",
+                ),
+                unit="percentunit",
+                missing="not known",
+            ),
+        ],
+        widths=(5, 5, 5, 5, 4),
+    )
+
+
+def _links() -> Shelf:
+    optional = "asked for with --gpu-links"
+    return Shelf(
+        8,
+        [
+            chart(
+                "PCIe traffic",
+                "Bytes per second to and from the GPU, over 20 ms in every ten samples.",
+                Query("virnucpro_gpu_pcie_bytes_per_second", f"{GPU}, {{{{direction}}}}"),
+                unit="Bps",
+                missing=optional,
+            ),
+            chart(
+                "NVLink traffic",
+                "Bytes per second over all links.",
+                Query(
+                    "sum by (job, instance, gpu, direction)"
+                    " (rate(virnucpro_gpu_nvlink_bytes_total[$__rate_interval]))",
+                    f"{GPU}, {{{{direction}}}}",
+                ),
+                unit="Bps",
+                missing=optional,
+            ),
+            chart(
+                "Link errors",
+                "Transfers over PCIe that were repeated, and errors of NVLink. A steady rate is a "
+                "bad slot, riser or bridge.",
+                Query(
+                    "sum by (job, instance, gpu)"
+                    " (increase(virnucpro_gpu_pcie_replays_total[$__rate_interval]))",
+                    f"{GPU}, PCIe replays",
+                ),
+                Query(
+                    "sum by (job, instance, gpu, type)"
+                    " (increase(virnucpro_gpu_nvlink_errors_total[$__rate_interval]))",
+                    f"{GPU}, NVLink {{{{type}}}}",
+                ),
+                missing=optional,
+            ),
+            table(
+                "Processes",
+                "The compute processes on the GPUs with their memory and owner.",
+                [Column("Memory", "virnucpro_gpu_process_memory_bytes", unit="bytes")],
+                {
+                    "instance": "Instance",
+                    "gpu": "GPU",
+                    "pid": "PID",
+                    "process": "Program",
+                    "user": "User",
+                    "job": "",
+                },
+                missing="asked for with --gpu-processes",
+            ),
+        ],
+        widths=(6, 6, 6, 6),
     )
 
 
@@ -372,6 +552,10 @@ def _identity() -> Shelf:
         "uuid": "UUID",
         "pci_bus_id": "PCI bus id",
         "driver_version": "Driver",
+        "cuda_version": "CUDA",
+        "mig_profile": "MIG profile",
+        "persistence": "Persistence",
+        "ecc": "ECC",
         "job": "",
     }
     known = f"sum by ({', '.join(labels)}) (virnucpro_gpu_info)"

@@ -59,6 +59,21 @@ THROTTLING = {
     "2": ("software, too hot", WARNING),
     "3": ("hardware, too hot", BAD),
     "4": ("hardware, power brake", BAD),
+    "5": ("hardware", BAD),
+    "6": ("another GPU of its group", NEUTRAL),
+    "7": ("a setting", NEUTRAL),
+    "8": ("a display", NEUTRAL),
+}
+PENDING = {"0": ("no", CLEAR), "1": ("reset needed", WARNING)}
+RECOVERY = {
+    "0": ("nothing", CLEAR),
+    "1": ("a reset of the GPU", BAD),
+    "2": ("a reboot of the node", BAD),
+    "3": ("an end of peer-to-peer work", WARNING),
+    "4": ("its work moved, then a reset", BAD),
+    "5": ("its IMEX domain mended", BAD),
+    "6": ("a reset of the bus", BAD),
+    "7": ("a reboot of the system", BAD),
 }
 UP = {"0": ("down", BAD), "1": ("up", GOOD)}
 ANSWERS = {"0": ("lost", BAD), "1": ("answers", GOOD)}

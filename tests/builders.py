@@ -15,6 +15,8 @@ from virnucpro_exporter.snapshot import (
     CollectorHealth,
     DurationHistogram,
     GpuDevice,
+    GpuModes,
+    GpuProcess,
     GpuSample,
     GpuSnapshot,
     RunSnapshot,
@@ -22,6 +24,7 @@ from virnucpro_exporter.snapshot import (
     StealEvent,
     WorkerSnapshot,
     WorkerState,
+    XidErrors,
 )
 
 NOW = 1_700_000_000.0
@@ -106,7 +109,30 @@ def device(index: int, now: float = NOW) -> GpuDevice:
             sm_clock_hertz=1.41e9,
             throttle_reasons=frozenset(),
             foreign_processes=0,
+            memory_copy_ratio=0.41,
+            memory_clock_hertz=1.215e9,
+            sm_clock_max_hertz=1.41e9,
+            memory_clock_max_hertz=1.215e9,
+            memory_temperature_celsius=72.0,
+            fan_ratio=0.45,
+            performance_state=0,
+            throttled_seconds={"power": 12.5, "thermal": 0.0},
+            ecc_errors={"corrected": 3, "uncorrected": 0},
+            ecc_lifetime_errors={"corrected": 12, "uncorrected": 1},
+            remapped_rows={"corrected": 0, "uncorrected": 1},
+            row_remap_pending=False,
+            row_remap_failed=False,
+            retired_pages={"single_bit": 0, "double_bit": 0},
+            retired_pages_pending=False,
+            recovery_action="none",
+            pcie_bytes_per_second={"receive": 1.5e9, "transmit": 2.5e8},
+            pcie_replays=2,
+            nvlink_bytes={"receive": 5 * GIB, "transmit": 6 * GIB},
+            nvlink_errors={"crc": 0, "replay": 1, "recovery": 0},
+            processes=(GpuProcess(4242, "python", "ada", 18 * GIB),),
         ),
+        modes=GpuModes("12.4", persistence="on", ecc="on"),
+        xids=(XidErrors(31, 2, now - 40.0),),
     )
 
 

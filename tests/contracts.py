@@ -67,7 +67,7 @@ PURE: Mapping[str, frozenset[str]] = {
     "overview": _COMPUTING | {"overview", "snapshot", "text"},
     "gpu.state": _COMPUTING | {"gpu.sources", "snapshot"},
     "gpu.roster": _COMPUTING | {"gpu.sources"},
-    "gpu.sources": _COMPUTING,
+    "gpu.sources": _COMPUTING | {"snapshot"},
 }
 # Calls that need no import, and reach out all the same.
 _REACHING = {"open", "print", "input", "exec", "eval", "compile", "breakpoint", "__import__"}

@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from virnucpro_exporter.gpu.sampler import Sampler
-from virnucpro_exporter.gpu.sources import INVALID_ARGUMENT, Found, GpuSource, Reading
+from virnucpro_exporter.gpu.sources import (
+    INVALID_ARGUMENT,
+    NOT_SUPPORTED,
+    Found,
+    GpuSource,
+    Reading,
+)
 from virnucpro_exporter.gpu.threads import Turn
 from virnucpro_exporter.snapshot import GpuDevice
 
@@ -30,6 +36,18 @@ VALUES: dict[str, Any] = {
     "sm_clock_hertz": 1.98e9,
     "throttle_reasons": frozenset[str](),
     "foreign_processes": (),
+    "memory_clock_hertz": 1e9,
+    "sm_clock_max_hertz": 2e9,
+    "memory_clock_max_hertz": 1e9,
+    "memory_temperature_celsius": 70.0,
+    "fan_ratio": 0.5,
+    "performance_state": 0,
+    "throttled_seconds": {"power": 0.0},
+    "ecc_errors": {"corrected": 0},
+    "ecc_lifetime_errors": {"corrected": 0},
+    "remapped_rows": {"corrected": 0},
+    "retired_pages": {"single_bit": 0},
+    "recovery_action": "none",
 }
 
 
@@ -42,6 +60,7 @@ class ScriptedSource:
         opening: What to raise in the place of opening.
         opened: How often it was opened.
         reads: The uuid and the queries of each read.
+        came: By uuid, the XID errors that were not told yet.
     """
 
     def __init__(self, *uuids: str, backend: str = "scripted") -> None:
@@ -51,6 +70,7 @@ class ScriptedSource:
         self.opening: Exception | None = None
         self.opened = 0
         self.reads: list[tuple[str, tuple[str, ...]]] = []
+        self.came: dict[str, tuple[int, ...]] = {}
         self.stuck = threading.Event()
         self.stuck.set()
 
@@ -73,7 +93,12 @@ class ScriptedSource:
         if wrong:
             return Reading(faults=dict.fromkeys(queries, wrong))
         names = [*queries, *(["memory_size_bytes"] if "memory_used_bytes" in queries else [])]
-        return Reading({name: VALUES[name] for name in names})
+        known = {name: VALUES[name] for name in names if name in VALUES}
+        return Reading(known, dict.fromkeys(set(queries) - set(known), NOT_SUPPORTED))
+
+    def xids(self, uuid: str) -> tuple[int, ...]:
+        came, self.came = self.came.get(uuid, ()), {**self.came, uuid: ()}
+        return came
 
     def close(self) -> None:
         self.opened = -abs(self.opened)
@@ -118,16 +143,18 @@ class Watched:
         *sources: GpuSource,
         max_age: float = SLOWEST,
         reopen_after: float = 0.0,
+        extra: tuple[str, ...] = (),
         turns: VirtualTurns | None = None,
     ) -> None:
         self._turns = turns
         if turns is None:
-            self.sampler = Sampler(sources, FAST, reopen_after)
+            self.sampler = Sampler(sources, FAST, reopen_after, extra=extra)
         else:
             self.sampler = Sampler(
                 sources,
                 1.0,
                 reopen_after,
+                extra=extra,
                 turns=turns,
                 clock=lambda: turns.now,
                 wall_clock=lambda: 1e9 + turns.now,

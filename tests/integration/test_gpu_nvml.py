@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.nvml_stub.stub import NvmlStub
 from virnucpro_exporter.gpu.describe import rows
 from virnucpro_exporter.gpu.guard import Guard
 from virnucpro_exporter.gpu.nvml import NvmlSource
-from virnucpro_exporter.gpu.sources import CORE, TIMEOUT, SourceError
+from virnucpro_exporter.gpu.sources import CORE, LINKS, PROCESSES, TIMEOUT, SourceError
 
 FUNCTIONS = {
     "utilization_ratio": "nvmlDeviceGetUtilizationRates",
@@ -28,6 +29,63 @@ FUNCTIONS = {
     "sm_clock_hertz": "nvmlDeviceGetClockInfo",
     "throttle_reasons": "nvmlDeviceGetCurrentClocksEventReasons",
     "foreign_processes": "nvmlDeviceGetComputeRunningProcesses_v3",
+}
+HEALTH_FUNCTIONS = {
+    "memory_temperature_celsius": "nvmlDeviceGetFieldValues",
+    "sm_clock_max_hertz": "nvmlDeviceGetMaxClockInfo",
+    "fan_ratio": "nvmlDeviceGetFanSpeed",
+    "performance_state": "nvmlDeviceGetPerformanceState",
+    "throttled_seconds": "nvmlDeviceGetViolationStatus",
+    "ecc_errors": "nvmlDeviceGetTotalEccErrors",
+    "remapped_rows": "nvmlDeviceGetRemappedRows",
+    "retired_pages": "nvmlDeviceGetRetiredPages",
+    "pcie_bytes_per_second": "nvmlDeviceGetPcieThroughput",
+    "pcie_replays": "nvmlDeviceGetPcieReplayCounter",
+}
+# By `g0.NAME` in the state file: fields of NVML by their numbers, kinds and counters of ECC.
+SICK = {
+    "field82": 84,
+    "field230": 1,
+    "field138": 2048,
+    "field139": 1024,
+    "field38": 0,
+    "field52": 4,
+    "field59": 1,
+    "fan": 55,
+    "pstate": 2,
+    "ecc00": 7,
+    "ecc10": 1,
+    "ecc01": 70,
+    "ecc11": 11,
+    "rows_corrected": 1,
+    "rows_uncorrected": 2,
+    "rows_pending": 1,
+    "rows_failed": 0,
+    "pages0": 3,
+    "pages1": 0,
+    "pages_pending": 0,
+}
+HEALTH_EXPECTED = {
+    "memory_copy_ratio": 0.2,
+    "memory_clock_hertz": 2.619e9,
+    "sm_clock_max_hertz": 1.98e9,
+    "memory_clock_max_hertz": 2.619e9,
+    "memory_temperature_celsius": 84,
+    "fan_ratio": 0.55,
+    "performance_state": 2,
+    "throttled_seconds": {"power": 1.5, "thermal": 1.5},
+    "ecc_errors": {"corrected": 7, "uncorrected": 1},
+    "ecc_lifetime_errors": {"corrected": 70, "uncorrected": 11},
+    "remapped_rows": {"corrected": 1, "uncorrected": 2},
+    "row_remap_pending": True,
+    "row_remap_failed": False,
+    "retired_pages": {"single_bit": 3, "double_bit": 0},
+    "retired_pages_pending": False,
+    "recovery_action": "gpu_reset",
+    "pcie_bytes_per_second": {"receive": 2000 * 1024, "transmit": 1000 * 1024},
+    "pcie_replays": 3,
+    "nvlink_bytes": {"receive": 1024 * 1024, "transmit": 2048 * 1024},
+    "nvlink_errors": {"crc": 0, "replay": 4, "recovery": 1},
 }
 EXPECTED = {
     "utilization_ratio": 0.37,
@@ -74,8 +132,75 @@ def test_a_value_that_fails_is_absent_alone(
     assert {key: row[key] for key in EXPECTED if row[key] is not None} == {
         key: value for key, value in EXPECTED.items() if key not in gone
     }
-    assert row["reasons"] == {query: name}
+    assert {key: why for key, why in row["reasons"].items() if key in EXPECTED} == {query: name}
     assert (name in row["errors"]) == is_counted
+
+
+def test_the_health_of_a_gpu(nvml_here: NvmlStub, watch: Watch) -> None:
+    """Errors, clocks, links and processes, in base units; policies without a counter are absent."""
+    nvml_here.state.update({f"g0.{name}": value for name, value in SICK.items()})
+    nvml_here.set(g0_pids=str(os.getpid()))
+    watched = watch(NvmlSource(), extra=(*LINKS, *PROCESSES))
+    watched.board.first.wait(60)
+    (row,) = rows(watched.board.snapshot())
+    assert {key: row[key] for key in HEALTH_EXPECTED} == HEALTH_EXPECTED
+    assert row["reasons"] == {}
+    (process,) = row["processes"]
+    assert (process["pid"], process["memory_bytes"]) == (os.getpid(), 1 << 20)
+    modes = {key: row[key] for key in ("cuda_version", "mig_profile", "persistence", "ecc")}
+    assert modes == {"cuda_version": "12.4", "mig_profile": "", "persistence": "on", "ecc": "on"}
+
+
+@pytest.mark.parametrize("code", [2, 3, 4, 10, 13, 999])
+def test_a_gpu_without_health(nvml_here: NvmlStub, watch: Watch, code: int) -> None:
+    """Values that it does not have, or that the driver refuses, are absent; all others stay."""
+    for function in HEALTH_FUNCTIONS.values():
+        nvml_here.fail(0, function, code)
+    nvml_here.set(g0_pids="1,2")
+    watched = watch(NvmlSource(), extra=LINKS)
+    watched.board.first.wait(60)
+    (row,) = rows(watched.board.snapshot())
+    assert {key: row[key] for key in EXPECTED} == EXPECTED
+    assert [key for key in HEALTH_FUNCTIONS if row[key] is not None] == []
+    assert row["xids"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "value"),
+    [("performance_state", "pstate", 32), ("recovery_action", "field230", 200)],
+)
+def test_what_a_later_driver_says(
+    nvml_here: NvmlStub, watch: Watch, name: str, state: str, value: int
+) -> None:
+    """A state that is unknown here is absent, not taken for another one."""
+    nvml_here.state[f"g0.{state}"] = value
+    nvml_here.set()
+    watched = watch(NvmlSource())
+    watched.board.first.wait(60)
+    assert rows(watched.board.snapshot())[0][name] is None
+
+
+@pytest.mark.parametrize("celsius", [255, 10_000])
+def test_garbage_is_no_temperature(nvml_here: NvmlStub, watch: Watch, celsius: int) -> None:
+    """Nothing is shown that cannot be, and it says so."""
+    nvml_here.state["g0.field82"] = celsius
+    nvml_here.set()
+    watched = watch(NvmlSource())
+    watched.board.first.wait(60)
+    assert watched.why(0, "memory_temperature_celsius").startswith("implausible value")
+
+
+def test_xid_errors_of_a_gpu_that_hangs(nvml_here: NvmlStub, watch: Watch) -> None:
+    """They are collected beside the call that does not return, and only for their GPU."""
+    nvml_here.set(count=2, g1_xids="31")
+    watched = watch(NvmlSource(), max_age=1.5)
+    until(lambda: watched.is_up(0, 1) and watched.device(1).xids)
+    nvml_here.set(g1_delay_ms=3_600_000)
+    until(lambda: not watched.is_up(1))
+    nvml_here.set(g1_xids="31,79,79")
+    until(lambda: [(x.xid, x.count) for x in watched.device(1).xids] == [(31, 1), (79, 2)])
+    assert watched.device(0).xids == ()
+    nvml_here.set(g1_delay_ms=None)
 
 
 @pytest.mark.parametrize("code", [1, 2, 8, 11, 15, 16])
@@ -256,6 +381,7 @@ def test_sixteen_gpus_and_slices(nvml_here: NvmlStub, watch: Watch) -> None:
     assert len({device.uuid for device in devices}) == 18
     one = devices[3]
     assert one.uuid.startswith("MIG-")
+    assert one.modes.mig_profile == "1g.10gb"
     assert one.sample is not None
     assert one.sample.utilization_ratio is None
     assert one.sample.memory_size_bytes == 80_000_000_000
@@ -293,7 +419,8 @@ def test_first_use_from_many_threads(nvml_here: NvmlStub, watch: Watch) -> None:
     watched = watch(NvmlSource())
     until(lambda: watched.is_up(*range(16)))
     assert library.stub_inits() == before + 1
-    assert sum(t.name.startswith("gpu-") for t in threading.enumerate()) == 17
+    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("gpu-")]
+    assert len([name for name in names if not name.endswith("-xids")]) == 17
 
 
 def test_an_old_driver(old_nvml_library: Path, nvml_stub: NvmlStub) -> None:
@@ -302,7 +429,7 @@ def test_an_old_driver(old_nvml_library: Path, nvml_stub: NvmlStub) -> None:
     nvml_stub.set(g0_pids="1,2")
     row = nvml_stub.run(_MONITOR + "print(json.dumps(rows(monitor.wait(60))[0]))")
     assert {key: row[key] for key in EXPECTED} == EXPECTED
-    assert row["reasons"] == {}
+    assert EXPECTED.keys().isdisjoint(row["reasons"])
 
 
 def test_a_missing_library(nvml_stub: NvmlStub) -> None:

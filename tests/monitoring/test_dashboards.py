@@ -21,7 +21,10 @@ pytestmark = pytest.mark.xdist_group("dashboards")
 SHOWN = 3600.0  # seconds
 # Batches of some seconds, one after the other: all that can happen happens again and again.
 RUNS: list[tuple[str, ...]] = [
-    ("--forever", "--gpus=3", "--files=12", "--speed=300", f"--scenario={scenario}")
+    (
+        *("--forever", "--gpus=3", "--files=12", "--speed=300", f"--scenario={scenario}"),
+        *("--gpu-links", "--gpu-processes"),
+    )
     for scenario in ("stall", "lost-gpu")
 ] + [("--gpus=2", "--files=4", "--speed=1000")]  # one that ends
 ALERT = """

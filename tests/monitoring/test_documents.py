@@ -82,15 +82,16 @@ def test_rules_use_what_the_catalogue_has(rule: dict[str, Any]) -> None:
 def test_lengths_of_time_in_expressions_are_marked() -> None:
     """Or the rules could not be run faster in tests."""
     for rule in EVERY_RULE:
-        for number in re.finditer(r"(?<![\w.\[])\d{2,}(?![\w\]])", rule["expr"]):
-            assert rule["expr"][number.end() :].startswith(" # seconds"), rule["expr"]
+        expr = re.sub(r'"[^"]*"', '""', rule["expr"])  # without the values of labels
+        for number in re.finditer(r"(?<![\w.\[])\d{2,}(?![\w\]])", expr):
+            assert expr[number.end() :].startswith(" # seconds"), expr
 
 
 def test_all_rules_run_faster() -> None:
     """Every length of time in the committed rules becomes shorter."""
     text = "".join(rule["expr"] for path in RULES for rule in rules_of(faster(load(path), 1e9)))
     assert set(re.findall(r"\[(\w+)\]", text)) == {"1ms"}
-    assert set(re.findall(r"(\S+) # seconds", text)) == {"6e-08", "1.8e-06"}
+    assert set(re.findall(r"(\S+) # seconds", text)) == {"6e-08", "6e-07", "1.8e-06"}
 
 
 def test_prometheus_sees_the_end_of_a_run() -> None:

@@ -4,8 +4,11 @@
  * count_code, strict_handles, and per physical GPU g: g<g>.util, .mem_used, .mem_total, .temp,
  * .power_mw, .limit_mw, .energy_mj, .clock_mhz, .reasons, .pids (a,b,c), .name, .uuid, .minor,
  * .mig, .lost (a code), .latch, .delay_ms, .err.<function> and .slice_err.<function> (codes). A delay that
- * is taken out of the file ends at once. With OLD_DRIVER defined it has the functions that drivers
- * had before 2022.
+ * is taken out of the file ends at once. Of its health: .copy, .memory_clock_mhz, .field<number> (of
+ * NVML's fields; absent ones are not supported), .fan, .pstate, .violation<policy> (ns; absent ones are
+ * not supported), .ecc<kind><counter>, .rows_corrected, .rows_uncorrected, .rows_pending, .rows_failed,
+ * .pages<cause>, .pages_pending, .pcie<direction>, .replays, .xids (a,b,c: each told once; more may
+ * be appended). With OLD_DRIVER defined it has the functions that drivers had before 2022.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -146,7 +149,7 @@ int nvmlDeviceGetUtilizationRates(handle h, unsigned out[2]) {
     ENTER(h);
     if (slice_of(h) >= 0) return 3;
     out[0] = (unsigned)of_gpu(gpu_of(h), "util", 37);
-    out[1] = 20;
+    out[1] = (unsigned)of_gpu(gpu_of(h), "copy", 20);
     return 0;
 }
 #ifdef OLD_DRIVER
@@ -198,11 +201,133 @@ int nvmlDeviceGetTotalEnergyConsumption(handle h, unsigned long long *out) {
     *out = (unsigned long long)of_gpu(gpu_of(h), "energy_mj", 5000000);
     return 0;
 }
+enum { MEMORY_CLOCK = 2 };
 int nvmlDeviceGetClockInfo(handle h, int type, unsigned *out) {
-    (void)type;
     ENTER(h);
-    *out = (unsigned)of_gpu(gpu_of(h), "clock_mhz", 1980);
+    *out = type == MEMORY_CLOCK ? (unsigned)of_gpu(gpu_of(h), "memory_clock_mhz", 2619)
+                                : (unsigned)of_gpu(gpu_of(h), "clock_mhz", 1980);
     return 0;
+}
+int nvmlDeviceGetMaxClockInfo(handle h, int type, unsigned *out) {
+    ENTER(h);
+    *out = type == MEMORY_CLOCK ? 2619 : 1980;
+    return 0;
+}
+struct field { unsigned id, scope; long long timestamp, latency; int type, code; long long value; };
+int nvmlDeviceGetFieldValues(handle h, int count, struct field *out) {
+    char key[64];
+    ENTER(h);
+    for (int i = 0; i < count; i++) {
+        snprintf(key, sizeof key, "field%u", out[i].id);
+        out[i].value = of_gpu(gpu_of(h), key, -1);
+        out[i].type = 3; /* unsigned long long */
+        out[i].code = out[i].value < 0 ? 3 : 0;
+    }
+    return 0;
+}
+int nvmlDeviceGetFanSpeed(handle h, unsigned *out) {
+    ENTER(h);
+    long long fan = of_gpu(gpu_of(h), "fan", -1);
+    *out = (unsigned)fan;
+    return fan < 0 ? 3 : 0;
+}
+int nvmlDeviceGetPerformanceState(handle h, int *out) {
+    ENTER(h);
+    *out = (int)of_gpu(gpu_of(h), "pstate", 0);
+    return 0;
+}
+struct violation { unsigned long long reference, time; };
+int nvmlDeviceGetViolationStatus(handle h, int policy, struct violation *out) {
+    char key[64];
+    ENTER(h);
+    snprintf(key, sizeof key, "violation%d", policy);
+    long long time = of_gpu(gpu_of(h), key, policy < 2 ? 1500000000 : -1);
+    *out = (struct violation){0, (unsigned long long)time};
+    return time < 0 ? 3 : 0;
+}
+int nvmlDeviceGetTotalEccErrors(handle h, int kind, int counter, unsigned long long *out) {
+    char key[64];
+    ENTER(h);
+    snprintf(key, sizeof key, "ecc%d%d", kind, counter);
+    *out = (unsigned long long)of_gpu(gpu_of(h), key, 0);
+    return 0;
+}
+int nvmlDeviceGetRemappedRows(handle h, unsigned *corrected, unsigned *uncorrected, unsigned *pending,
+                              unsigned *failed) {
+    ENTER(h);
+    *corrected = (unsigned)of_gpu(gpu_of(h), "rows_corrected", 0);
+    *uncorrected = (unsigned)of_gpu(gpu_of(h), "rows_uncorrected", 0);
+    *pending = (unsigned)of_gpu(gpu_of(h), "rows_pending", 0);
+    *failed = (unsigned)of_gpu(gpu_of(h), "rows_failed", 0);
+    return 0;
+}
+int nvmlDeviceGetRetiredPages(handle h, int cause, unsigned *count, unsigned long long *out) {
+    char key[64];
+    unsigned room = *count;
+    ENTER(h);
+    snprintf(key, sizeof key, "pages%d", cause);
+    *count = (unsigned)of_gpu(gpu_of(h), key, 0);
+    if (out && *count <= room) memset(out, 0, *count * sizeof *out);
+    return *count > room ? 7 : 0;
+}
+int nvmlDeviceGetRetiredPagesPendingStatus(handle h, int *out) {
+    ENTER(h);
+    *out = (int)of_gpu(gpu_of(h), "pages_pending", 0);
+    return 0;
+}
+int nvmlDeviceGetPcieThroughput(handle h, int direction, unsigned *out) {
+    char key[64];
+    ENTER(h);
+    snprintf(key, sizeof key, "pcie%d", direction);
+    *out = (unsigned)of_gpu(gpu_of(h), key, 1000 * (direction + 1));
+    return 0;
+}
+int nvmlDeviceGetPcieReplayCounter(handle h, unsigned *out) {
+    ENTER(h);
+    *out = (unsigned)of_gpu(gpu_of(h), "replays", 3);
+    return 0;
+}
+int nvmlDeviceGetPersistenceMode(handle h, int *out) { ENTER(h); *out = 1; return 0; }
+int nvmlDeviceGetEccMode(handle h, int *current, int *pending) {
+    ENTER(h);
+    *current = *pending = 1;
+    return 0;
+}
+struct attributes {
+    unsigned multiprocessors, copy, decoders, encoders, jpeg, ofa, gpu_slices, compute_slices;
+    unsigned long long memory_mb;
+};
+int nvmlDeviceGetAttributes_v2(handle h, struct attributes *out) {
+    ENTER(h);
+    *out = (struct attributes){.gpu_slices = 1, .compute_slices = 1, .memory_mb = 9856};
+    return 0;
+}
+
+/* A set of events belongs to one GPU here, which is how the program uses them. */
+static int told[GPUS]; /* is as old as the driver: it outlives nvmlShutdown */
+int nvmlEventSetCreate(int **out) { *out = malloc(sizeof **out); return 0; }
+int nvmlEventSetFree(int *set) { free(set); return 0; }
+int nvmlDeviceRegisterEvents(handle h, unsigned long long types, int *set) {
+    ENTER(h);
+    if (types != 8 || slice_of(h) >= 0) return 3;
+    *set = gpu_of(h);
+    return 0;
+}
+struct event { handle device; unsigned long long type, data; unsigned instance, compute_instance; };
+int nvmlEventSetWait_v2(int *set, struct event *out, unsigned timeout) {
+    char key[64], xids[192] = "", *rest = NULL;
+    int n = 0;
+    (void)timeout;
+    if (!initialised) return 1;
+    snprintf(key, sizeof key, "g%d.xids", *set);
+    text(key, xids, sizeof xids);
+    for (char *xid = strtok_r(xids, ",", &rest); xid; xid = strtok_r(NULL, ",", &rest), n++)
+        if (n == told[*set]) {
+            told[*set]++;
+            *out = (struct event){make(*set, -1), 8, (unsigned long long)atoi(xid), ~0u, ~0u};
+            return 0;
+        }
+    return 10;
 }
 #ifdef OLD_DRIVER
 #define nvmlDeviceGetCurrentClocksEventReasons nvmlDeviceGetCurrentClocksThrottleReasons

@@ -36,6 +36,10 @@ class Door:
         self.leave.wait(60)
         return Reading(dict.fromkeys(queries, uuid))
 
+    def xids(self, uuid: str) -> tuple[int, ...]:
+        self.read(uuid, ())
+        return ()
+
     def close(self) -> None:
         self.closed += 1
 

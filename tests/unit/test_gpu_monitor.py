@@ -12,7 +12,8 @@ import pytest
 from tests.gpu_sources import FAST, SLOWEST, ScriptedSource, Watch
 from virnucpro_exporter.gpu import monitor as monitor_module
 from virnucpro_exporter.gpu.monitor import GPUMonitor, get_gpu_utilization
-from virnucpro_exporter.gpu.sources import CORE, SLOW, SourceError
+from virnucpro_exporter.gpu.sampler import REOPEN_AFTER
+from virnucpro_exporter.gpu.sources import CORE, HEALTH, LINKS, SLOW, SourceError
 
 NOTHING = {
     "compute_percent": None,
@@ -51,15 +52,20 @@ def test_an_unexpected_error_of_the_supervisor(watch_virtually: Watch) -> None:
     assert watched.board.health.reason == ""
 
 
-def test_reopening_becomes_rare_for_a_gpu_that_stays_lost(watch_virtually: Watch) -> None:
-    """Each time keeps the healthy GPUs waiting, so it is tried less and less often."""
+def test_a_healed_gpu_is_seen_within_half_a_minute(watch_virtually: Watch) -> None:
+    """However long it was lost, and only what NVML said is counted meanwhile."""
     source = ScriptedSource("a", "b")
+    watched = watch_virtually(source, reopen_after=REOPEN_AFTER)
+    watched.until(lambda: watched.is_up(0, 1))
+    source.uuids.remove("b")
     source.wrong["b"] = 15
-    watched = watch_virtually(source, reopen_after=2.0)
-    watched.until(lambda: source.opened >= 4)
-    assert watched.sampler._pause >= 2.0 * 2**3
+    watched.until(lambda: not watched.is_up(1))
+    opened = source.opened
+    watched.until(lambda: source.opened > opened + 10)
+    source.uuids.append("b")
     del source.wrong["b"]
-    watched.until(lambda: watched.is_up(0, 1) and watched.sampler._pause == 2.0)
+    watched.until(lambda: watched.is_up(0, 1), seconds=30.0)
+    assert set(dict(watched.device(1).errors)) == {"GPU_IS_LOST"}
 
 
 def test_ids_stay_when_a_gpu_falls_off_the_bus(watch_virtually: Watch) -> None:
@@ -148,11 +154,33 @@ def test_gpus_that_go_down_and_come_back_are_logged_once(
 
 
 def test_slow_values_are_asked_apart_and_every_other_time(watch_virtually: Watch) -> None:
-    """The four usual values never wait for the slow ones."""
+    """The four usual values never wait for the slow ones, which are asked every other second.
+
+    Those of the health are asked every tenth, so that calls that take long are few.
+    """
     source = ScriptedSource("a")
+    watched = watch_virtually(source, extra=LINKS)
+    watched.until(lambda: len(source.reads) > 19)
+    between = [*(4 * [CORE, CORE, SLOW]), CORE]
+    asked = [queries for _, queries in source.reads[:19]]
+    # The links are left alone for a while after the answer that there are none.
+    assert asked == [CORE, SLOW, (*HEALTH, *LINKS), *between, CORE, SLOW, HEALTH]
+
+
+def test_xid_errors_are_counted_by_code_and_kept(watch_virtually: Watch) -> None:
+    """With the moment of the last, also while the GPU itself is lost."""
+    source = ScriptedSource("a", "b")
     watched = watch_virtually(source)
-    watched.until(lambda: len(source.reads) > 5)
-    assert [queries for _, queries in source.reads[:5]] == [CORE, SLOW, CORE, CORE, SLOW]
+    watched.until(lambda: watched.is_up(0, 1))
+    source.came["b"] = (13, 79)
+    source.wrong["b"] = 15
+    watched.until(lambda: watched.device(1).xids and not watched.device(1).up)
+    first = watched.device(1).xids[1]
+    source.came["b"] = (79,)
+    watched.until(lambda: len(watched.device(1).xids) == 2 and watched.device(1).xids[1].count == 2)
+    assert [(seen.xid, seen.count) for seen in watched.device(1).xids] == [(13, 1), (79, 2)]
+    assert watched.device(1).xids[1].last_timestamp > first.last_timestamp > 1e9
+    assert watched.device(0).xids == ()
 
 
 def test_the_snapshot_is_the_same_object_until_something_changes(watch_virtually: Watch) -> None:

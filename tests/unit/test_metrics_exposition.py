@@ -112,7 +112,8 @@ def test_a_lost_gpu_keeps_its_name_and_loses_its_values() -> None:
     """A GPU that does not answer is down, not idle; its errors are counted."""
     found = values(*SCENES["lost_gpu"])
     of_lost = {name for name, labels in found if ("gpu", "1") in labels and name.startswith("gpu_")}
-    assert of_lost == {"gpu_up", "gpu_info", "gpu_errors_total"}
+    errors = {"gpu_errors_total", "gpu_xid_errors_total", "gpu_xid_last_timestamp_seconds"}
+    assert of_lost == {"gpu_up", "gpu_info", *errors}
     assert found["gpu_up", (("gpu", "1"),)] == 0
     assert found["worker_up", (("gpu", "1"),)] == 0
     assert ("throughput_sequences_per_second", (("gpu", "1"),)) not in found

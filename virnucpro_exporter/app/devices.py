@@ -44,7 +44,9 @@ class Device:
 
 @contextlib.contextmanager
 def devices(
-    wanted: Devices, slots: int | None = None
+    wanted: Devices,
+    slots: int | None = None,
+    watching: Callable[[], GPUMonitor] = GPUMonitor,
 ) -> Iterator[tuple[list[Device], GPUMonitor | None]]:
     """The devices to use, and the monitor that watches them while the context lasts.
 
@@ -52,6 +54,7 @@ def devices(
         wanted: Which ones.
         slots: How many CPU slots there are where no GPU is used; one for each CPU that this process
             may use when None.
+        watching: Makes the monitor.
 
     Raises:
         NoDeviceError: The GPUs that were asked for are not there.
@@ -66,7 +69,7 @@ def devices(
         log.info("%d CPU slots are used: %s=%s hides all GPUs", slots, CUDA_VARIABLE, visible)
         yield _cpu_slots(f"cpu:{slots}"), None
         return
-    monitor = GPUMonitor()
+    monitor = watching()
     with monitor:
         snapshot = monitor.wait()
         if wanted.gpus is not None:

@@ -19,7 +19,11 @@ def serve(endpoint: Endpoint, simulated: int | None = None) -> int:
     Raises:
         UsageError: The endpoint cannot be where it is wanted.
     """
-    monitor = GPUMonitor(source=None if simulated is None else demonstration(simulated))
+    monitor = GPUMonitor(
+        source=None if simulated is None else demonstration(simulated),
+        links=endpoint.gpu_links,
+        processes=endpoint.gpu_processes,
+    )
     server = MetricsServer(
         None,
         monitor,

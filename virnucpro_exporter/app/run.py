@@ -152,7 +152,16 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         inputs = _find(config.inputs, config.views, config.metrics, outputs, names)
         stack.enter_context(_tidied(outputs))
         threshold = config.scheduling.stall_threshold
-        work = workforce(config.devices, config.cluster, threshold, spec, outputs, views, stack)
+        work = workforce(
+            config.devices,
+            config.cluster,
+            config.metrics,
+            threshold,
+            spec,
+            outputs,
+            views,
+            stack,
+        )
         journal = stack.enter_context(
             contextlib.closing(Journal(outputs, fresh=bool(config.inputs.fresh)))
         )

@@ -88,6 +88,8 @@ def simulate(
             tuple(plan.names.values()), lambda gpu: activity(workers, gpu), seed=chosen.seed
         ),
         reopen_after=_REOPEN_SECONDS,
+        links=config.metrics.gpu_links,
+        processes=config.metrics.gpu_processes,
     )
     with contextlib.ExitStack() as stack:
         reserved = reserve(config.metrics, stack)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from virnucpro_exporter.app.devices import Device, devices, expected_speeds
 from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.cluster.nodes import NodeGpus
-from virnucpro_exporter.config import Cluster, Devices
+from virnucpro_exporter.config import Cluster, Devices, Metrics
 from virnucpro_exporter.errors import ConfigError, UsageError
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.gpu.identity import CUDA_VARIABLE
+from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest, Node
 from virnucpro_exporter.workers.local_pool import LocalPool
@@ -53,6 +55,7 @@ class Workforce:
 def workforce(
     wanted: Devices,
     cluster: Cluster,
+    metrics: Metrics,
     stall_threshold: float,
     spec: Mapping[str, Any],
     outputs: Outputs,
@@ -64,6 +67,7 @@ def workforce(
     Args:
         wanted: Which devices.
         cluster: The Dask cluster, if one is used.
+        metrics: What of the GPUs is wanted beside the usual values.
         stall_threshold: Seconds of silence that may be a stall; signs of life are seen before that.
         spec: The processor.
         outputs: The output folder, prepared.
@@ -77,8 +81,16 @@ def workforce(
     """
     look_seconds = min(_LOOK_SECONDS, stall_threshold / _LOOKS_BEFORE_A_STALL)
     if cluster.is_used:
+        if metrics.gpu_links or metrics.gpu_processes:
+            raise UsageError(
+                "--gpu-links and --gpu-processes: a run on a Dask cluster does not ask for these;"
+                " `virnucpro-exporter serve` on each node does"
+            )
         return stack.enter_context(_on_dask(wanted, cluster, look_seconds, spec, outputs))
-    found, monitor = views.enter_context(devices(wanted))
+    watching = functools.partial(
+        GPUMonitor, links=metrics.gpu_links, processes=metrics.gpu_processes
+    )
+    found, monitor = views.enter_context(devices(wanted, watching=watching))
     pins = {device.gpu: device.environment for device in found}
     local = LocalPool(
         spec,

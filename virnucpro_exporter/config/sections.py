@@ -282,6 +282,12 @@ class Endpoint(Section):
         LocalPath | None,
         Option("TLS and basic authentication, see docs/configuration.md.", "FILE"),
     ] = None
+    gpu_links: Annotated[
+        bool, Option("Traffic and errors of PCIe and NVLink, too.", flags="--gpu-links")
+    ] = False
+    gpu_processes: Annotated[
+        bool, Option("Memory and owner of each process on a GPU, too.", flags="--gpu-processes")
+    ] = False
 
 
 class Metrics(Endpoint):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
@@ -20,6 +20,8 @@ def _row(device: GpuDevice) -> dict[str, Any]:
     values = {name: getattr(sample, name) if sample else None for name in _VALUES}
     if values["throttle_reasons"] is not None:
         values["throttle_reasons"] = sorted(values["throttle_reasons"])
+    if values["processes"] is not None:
+        values["processes"] = [asdict(process) for process in values["processes"]]
     return {
         "gpu": device.gpu,
         "uuid": device.uuid,
@@ -31,6 +33,8 @@ def _row(device: GpuDevice) -> dict[str, Any]:
         **values,
         "reasons": {key or "gpu": reason for key, reason in device.reasons},
         "errors": dict(device.errors),
+        **asdict(device.modes),
+        "xids": [asdict(seen) for seen in device.xids],
     }
 
 

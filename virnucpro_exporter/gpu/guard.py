@@ -33,6 +33,17 @@ class Guard:
         finally:
             self._leave()
 
+    def xids(self, uuid: str) -> tuple[int, ...] | None:
+        """The XID errors of a GPU since the last call; None where there is no telling."""
+        with self._changed:
+            if not self._open:
+                return None
+            self._inside += 1
+        try:
+            return self.source.xids(uuid)
+        finally:
+            self._leave()
+
     def open(self, patience: float) -> tuple[Found, ...] | None:
         """Open the source anew, keeping readers out meanwhile. Raises SourceError.
 

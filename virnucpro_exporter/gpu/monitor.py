@@ -8,8 +8,8 @@ import time
 
 from virnucpro_exporter.gpu.nvidia_smi import NvidiaSmiSource
 from virnucpro_exporter.gpu.nvml import NvmlSource
-from virnucpro_exporter.gpu.sampler import Sampler
-from virnucpro_exporter.gpu.sources import GpuSource
+from virnucpro_exporter.gpu.sampler import REOPEN_AFTER, Sampler
+from virnucpro_exporter.gpu.sources import LINKS, PROCESSES, GpuSource
 from virnucpro_exporter.snapshot import GpuSnapshot
 
 FIRST_SAMPLE_TIMEOUT = 5.0
@@ -22,13 +22,21 @@ class GPUMonitor:
         interval: Seconds between two samples of a GPU; a value is shown for at most three.
         source: Where values come from; NVML, then `nvidia-smi`, when None.
         reopen_after: Seconds between two initialisations of a source, at least.
+        links: Ask for the traffic and the errors of PCIe and NVLink too, which takes 40 ms a GPU.
+        processes: List the compute processes with their memory and owners too.
 
     Raises:
         ValueError: The interval is not above 0.
     """
 
     def __init__(
-        self, interval: float = 1.0, source: GpuSource | None = None, reopen_after: float = 30.0
+        self,
+        interval: float = 1.0,
+        source: GpuSource | None = None,
+        reopen_after: float = REOPEN_AFTER,
+        *,
+        links: bool = False,
+        processes: bool = False,
     ) -> None:
         if not interval > 0:
             raise ValueError(f"the interval is {interval}; it has to be above 0 seconds")
@@ -36,7 +44,8 @@ class GPUMonitor:
         sources: list[GpuSource] = [NvmlSource(), NvidiaSmiSource(max_age=0.8 * interval)]
         if source is not None:
             sources = [source]
-        self._sampler = Sampler(sources, interval, reopen_after)
+        extra = (*(LINKS if links else ()), *(PROCESSES if processes else ()))
+        self._sampler = Sampler(sources, interval, reopen_after, extra=extra)
         self._starting = threading.Lock()
         self._started_at: float | None = None
 

@@ -191,6 +191,9 @@ class NvidiaSmiSource:
         faults = {query: known.faults.get(query, NOT_SUPPORTED) for query in missing}
         return Reading(values, faults, age, is_free=True)
 
+    def xids(self, uuid: str) -> None:
+        """Never any: the program does not tell of events."""
+
     def close(self) -> None:
         """Nothing is held between two runs."""
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
+
+from virnucpro_exporter.snapshot import GpuProcess
 
 # The kernel gives the first namespace of process ids this number.
 _FIRST_NAMESPACE = "pid:[4026531836]"
@@ -18,6 +21,25 @@ def parent_of(pid: int) -> int | None:
         return psutil.Process(pid).ppid()
     except psutil.Error:
         return None
+
+
+def described(processes: Iterable[GpuProcess]) -> tuple[GpuProcess, ...]:
+    """The processes with the names of their programs and of the users who run them.
+
+    Both stay empty where the ids are those of another namespace, in which they would be other
+    processes, and for a process that has just ended.
+    """
+    if not sees_all_processes():
+        return tuple(processes)
+    return tuple(map(_described, processes))
+
+
+def _described(process: GpuProcess) -> GpuProcess:
+    try:
+        found = psutil.Process(process.pid)
+        return replace(process, name=found.name(), user=found.username())
+    except psutil.Error:
+        return process
 
 
 def sees_all_processes() -> bool:

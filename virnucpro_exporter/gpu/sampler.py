@@ -9,15 +9,23 @@ from collections.abc import Callable, Sequence
 from virnucpro_exporter.gpu import roster, state
 from virnucpro_exporter.gpu.board import Board, Gpu
 from virnucpro_exporter.gpu.guard import Guard
-from virnucpro_exporter.gpu.sources import Found, GpuSource, Reading, SourceError, code_name
+from virnucpro_exporter.gpu.sources import (
+    HEALTH,
+    Found,
+    GpuSource,
+    Reading,
+    SourceError,
+    code_name,
+)
 from virnucpro_exporter.gpu.threads import Threads, Turns
-from virnucpro_exporter.gpu.watcher import Watcher
+from virnucpro_exporter.gpu.watcher import Watcher, XidWatcher
 
 log = logging.getLogger(__name__)
 
 STALE_AFTER = 3  # intervals
 _FIRST_RETRY, _LONGEST_RETRY = 1.0, 30.0  # seconds, while no source can be used
-_LONGEST_REOPEN = 600.0  # seconds between two attempts to heal a GPU that stays lost
+# Seconds between two initialisations: a little less than the 30 within which a healed GPU is seen.
+REOPEN_AFTER = 27.0
 
 
 class Sampler:
@@ -26,8 +34,9 @@ class Sampler:
     Args:
         sources: In the order of preference.
         interval: Seconds between two samples of a GPU.
-        reopen_after: Seconds between two initialisations of a source, at least. They become rarer
-            while a GPU stays lost, because each keeps the others waiting.
+        reopen_after: Seconds between two initialisations of a source, at least: a GPU that works
+            again is seen that much later at most.
+        extra: Queries that not everybody needs, asked for beside those of `HEALTH`.
         turns: Has the GPUs asked again and again; threads when None.
         clock: Monotonic seconds.
         wall_clock: Unix seconds.
@@ -40,8 +49,9 @@ class Sampler:
         self,
         sources: Sequence[GpuSource],
         interval: float,
-        reopen_after: float = 30.0,
+        reopen_after: float = REOPEN_AFTER,
         *,
+        extra: tuple[str, ...] = (),
         turns: Turns | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -53,7 +63,8 @@ class Sampler:
         self._guards = [Guard(source) for source in sources]
         self._guard: Guard | None = None
         self._interval = interval
-        self._reopen_after = self._pause = reopen_after
+        self._reopen_after = reopen_after
+        self._rare = (*HEALTH, *extra)
         self._next_open = 0.0
         self._retry = _FIRST_RETRY
         self._seen_up: dict[str, bool] = {}
@@ -71,6 +82,10 @@ class Sampler:
     def _read(self, uuid: str, queries: tuple[str, ...]) -> Reading | None:
         guard = self._guard
         return None if guard is None else guard.read(uuid, queries)
+
+    def _xids(self, uuid: str) -> tuple[int, ...] | None:
+        guard = self._guard
+        return None if guard is None else guard.xids(uuid)
 
     def _supervise(self) -> float:
         """One turn: open a source or heal it, and say what changed. Returns seconds to wait."""
@@ -97,13 +112,10 @@ class Sampler:
             self._open([self._guard])  # the better ones are tried at their own pace
         is_needed = any(gpu.state.wants_reopen for gpu in gpus)
         if self._clock() >= self._next_open and (is_needed or place):
-            self._next_open = self._clock() + self._pause
-            self._pause = min(2 * self._pause, max(self._reopen_after, _LONGEST_REOPEN))
+            self._next_open = self._clock() + self._reopen_after
             why = self._open(self._guards if is_needed else self._guards[:place])
             if why and is_needed:
                 self._lose_source(why)
-        elif not place and all(gpu.state.up for gpu in gpus):
-            self._pause = self._reopen_after
 
     def _open(self, guards: Sequence[Guard]) -> str:
         """Open the best source that works and adopt what it lists; why none did, or empty."""
@@ -149,8 +161,11 @@ class Sampler:
             if before is not None:
                 before.close()
         for gpu in new:
-            watcher = Watcher(gpu, self._read, board, self._interval, self._clock, self._wall_clock)
+            clocks = (self._clock, self._wall_clock)
+            watcher = Watcher(gpu, self._read, board, self._interval, self._rare, *clocks)
             self._turns.spawn(f"gpu-{gpu.id}", watcher.turn)
+            xids = XidWatcher(gpu, self._xids, board, self._interval, self._wall_clock)
+            self._turns.spawn(f"gpu-{gpu.id}-xids", xids.turn)
 
     def _lose_source(self, why: str) -> None:
         self._guard = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import threading
 import time
@@ -10,7 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from virnucpro_exporter.gpu.sources import GPU_IS_LOST, INVALID_ARGUMENT, Found, Reading
+from virnucpro_exporter.gpu.sources import (
+    GPU_IS_LOST,
+    INVALID_ARGUMENT,
+    NOT_SUPPORTED,
+    Found,
+    Reading,
+    query_of,
+)
+from virnucpro_exporter.snapshot import GpuProcess
 
 _GIB = 1024**3
 _DRIVER = "simulated"
@@ -25,6 +34,7 @@ _OTHER_MODEL = (24, 300.0)
 
 # A GPU warms up and cools down towards what its power asks for, with this time constant.
 _WARMING_SECONDS = 10.0
+_OFF_THE_BUS = 79  # the XID error of a GPU that is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +101,14 @@ class SimulatedSource:
         if activity.is_lost:
             return Reading(faults=dict.fromkeys(queries, GPU_IS_LOST))
         known = gpu.values(activity, self._clock())
-        values = {name: known[name] for name in queries}
-        if "memory_used_bytes" in queries:
-            values["memory_size_bytes"] = known["memory_size_bytes"]
-        return Reading(values)
+        values = {name: value for name, value in known.items() if query_of(name) in queries}
+        faults = dict.fromkeys(set(queries) - set(values), NOT_SUPPORTED)
+        return Reading(values, faults)
+
+    def xids(self, uuid: str) -> tuple[int, ...]:
+        """One when a virtual GPU is lost: that it has fallen off the bus."""
+        gpu = self._gpus.get(uuid)
+        return () if gpu is None else gpu.xids(self._activity(gpu.found.gpu))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -124,6 +138,7 @@ class _Gpu:
         self._at: float | None = None
         self._temperature = _resting(0.0)
         self._energy = 0.0
+        self._was_lost = False
 
     def values(self, activity: Activity, now: float) -> dict[str, Any]:
         """All values at `now`, which never goes back."""
@@ -152,7 +167,35 @@ class _Gpu:
             "sm_clock_hertz": round(210 + 1500 * share) * 1e6,
             "throttle_reasons": frozenset(),
             "foreign_processes": (),
+            "memory_copy_ratio": round(0.6 * activity.compute * flicker, 2),
+            "memory_clock_hertz": 1.593e9,
+            "sm_clock_max_hertz": 1.71e9,
+            "memory_clock_max_hertz": 1.593e9,
+            "memory_temperature_celsius": float(round(temperature + 6)),
+            "performance_state": 0 if activity.compute else 8,
+            "ecc_errors": {"corrected": 0, "uncorrected": 0},
+            "ecc_lifetime_errors": {"corrected": 0, "uncorrected": 0},
+            "remapped_rows": {"corrected": 0, "uncorrected": 0},
+            "row_remap_pending": False,
+            "row_remap_failed": False,
+            "recovery_action": "none",
+            "fan_ratio": round(0.3 + 0.5 * share, 2),
+            "throttled_seconds": dict.fromkeys(("power", "thermal"), 0.0),
+            "retired_pages": {"single_bit": 0, "double_bit": 0},
+            "retired_pages_pending": False,
+            "pcie_bytes_per_second": {"receive": 4e9 * share, "transmit": 4e8 * share},
+            "pcie_replays": 0,
+            "nvlink_bytes": dict.fromkeys(("receive", "transmit"), int(1e6 * energy)),
+            "nvlink_errors": dict.fromkeys(("crc", "replay", "recovery"), 0),
+            "processes": (GpuProcess(os.getpid(), memory_bytes=int(size * activity.memory)),),
         }
+
+    def xids(self, activity: Activity) -> tuple[int, ...]:
+        """That the GPU has fallen off the bus, once each time it is lost."""
+        with self._lock:
+            is_new = activity.is_lost and not self._was_lost
+            self._was_lost = activity.is_lost
+        return (_OFF_THE_BUS,) if is_new else ()
 
 
 def _resting(power: float) -> float:

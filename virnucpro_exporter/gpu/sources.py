@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-# Queries are named after the `GpuSample` field they fill; the memory query fills both its fields.
+from virnucpro_exporter.snapshot import GpuModes
+
+# Queries are named after the `GpuSample` field they fill, or the first of those that they fill.
 CORE = ("utilization_ratio", "memory_used_bytes", "temperature_celsius", "power_watts")
 SLOW = (
     "power_limit_watts",
@@ -16,13 +18,40 @@ SLOW = (
     "throttle_reasons",
     "foreign_processes",
 )
+HEALTH = (
+    "memory_clock_hertz",
+    "sm_clock_max_hertz",
+    "memory_clock_max_hertz",
+    "memory_temperature_celsius",
+    "fan_ratio",
+    "performance_state",
+    "throttled_seconds",
+    "ecc_errors",
+    "ecc_lifetime_errors",
+    "remapped_rows",
+    "retired_pages",
+    "recovery_action",
+)
+LINKS = ("pcie_bytes_per_second", "pcie_replays", "nvlink_bytes", "nvlink_errors")
+PROCESSES = ("processes",)
+RARE = frozenset((*HEALTH, *LINKS, *PROCESSES))
+
+_FILLED_BY = {
+    "memory_size_bytes": "memory_used_bytes",
+    "memory_copy_ratio": "utilization_ratio",
+    "row_remap_pending": "remapped_rows",
+    "row_remap_failed": "remapped_rows",
+    "retired_pages_pending": "retired_pages",
+}
 
 
 def query_of(name: str) -> str:
     """The query that fills a field."""
-    return "memory_used_bytes" if name == "memory_size_bytes" else name
+    return _FILLED_BY.get(name, name)
 
 
+# No code of NVML: there is no handle to ask with.
+NO_HANDLE = -1
 UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION = 1, 2, 3, 4
 NOT_FOUND, TIMEOUT, FUNCTION_NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED, UNKNOWN = (
     6,
@@ -34,6 +63,7 @@ NOT_FOUND, TIMEOUT, FUNCTION_NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED, UNKNOWN = (
 )
 
 CODE_NAMES: Mapping[int, str] = {
+    NO_HANDLE: "not opened yet",
     1: "UNINITIALIZED",
     2: "INVALID_ARGUMENT",
     3: "NOT_SUPPORTED",
@@ -90,6 +120,7 @@ _FAULTS: Mapping[int, Fault] = {
     11: Fault(Verdict.LOST),
     UNINITIALIZED: Fault(Verdict.STALE),
     INVALID_ARGUMENT: Fault(Verdict.STALE),
+    NO_HANDLE: Fault(Verdict.STALE, counted=False),
 }
 _OTHER = Fault(Verdict.RETRY)
 
@@ -124,6 +155,7 @@ class Found:
         driver_version: Of the kernel driver.
         code: Why it could not be identified, 0 when it was.
         minor: The N of its /dev/nvidiaN, or None where the source does not know it.
+        modes: How it is set up.
     """
 
     gpu: str
@@ -133,13 +165,15 @@ class Found:
     driver_version: str = ""
     code: int = 0
     minor: int | None = None
+    modes: GpuModes = field(default_factory=GpuModes)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """Answers of one GPU: values by `GpuSample` field, error codes by query.
 
-    The value of `foreign_processes` is the tuple of the ids of all compute processes.
+    The value of `foreign_processes` is the tuple of the ids of all compute processes, and that of
+    `processes` a tuple of `GpuProcess` without names.
 
     Attributes:
         values: What was answered.
@@ -173,6 +207,13 @@ class GpuSource(Protocol):
 
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
         """Ask a GPU; may hang, never raises for what a GPU answers. Raises SourceError."""
+
+    def xids(self, uuid: str) -> tuple[int, ...] | None:
+        """The XID errors of a GPU since the last call, without waiting for one; may hang.
+
+        Returns:
+            Their codes, or None where the source cannot know of any.
+        """
 
     def close(self) -> None:
         """Let go of everything."""

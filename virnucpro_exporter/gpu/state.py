@@ -7,13 +7,14 @@ so that nobody who sets the wall clock makes a value look fresh; only `timestamp
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from virnucpro_exporter.gpu.sources import (
     CORE,
     INVALID_ARGUMENT,
+    RARE,
     UNSUPPORTED,
     Fault,
     Found,
@@ -23,7 +24,7 @@ from virnucpro_exporter.gpu.sources import (
     code_name,
     query_of,
 )
-from virnucpro_exporter.snapshot import GpuDevice, GpuSample
+from virnucpro_exporter.snapshot import GpuDevice, GpuSample, XidErrors
 
 LONGEST_PROBE = 30.0  # seconds
 NO_ANSWER = "no answer for too long"
@@ -38,7 +39,16 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "power_limit_watts": (0, 5000),
     "energy_joules": (0, 1e13),
     "sm_clock_hertz": (0, 1e11),
+    "memory_copy_ratio": (0, 1),
+    "memory_clock_hertz": (0, 1e11),
+    "sm_clock_max_hertz": (0, 1e11),
+    "memory_clock_max_hertz": (0, 1e11),
+    "memory_temperature_celsius": (0, 150),
+    "fan_ratio": (0, 3),
+    "performance_state": (0, 15),
 }
+# Values that are asked for rarely may be shown for as much longer.
+RARE_TURNS = 10
 _MEMORY = ("memory_used_bytes", "memory_size_bytes")
 
 
@@ -71,6 +81,7 @@ class GpuState:
         probe_delay: How long that was.
         wants_reopen: It may need NVML to be initialised again.
         refused: Queries that an earlier handle called an invalid argument.
+        xids: By code, how many XID errors came and in which Unix second the last of them.
     """
 
     found: Found
@@ -86,6 +97,7 @@ class GpuState:
     probe_delay: float = 0.0
     wants_reopen: bool = False
     refused: frozenset[str] = frozenset()
+    xids: Mapping[int, tuple[int, float]] = field(default_factory=dict)
 
 
 def identified(state: GpuState, found: Found) -> GpuState:
@@ -119,6 +131,14 @@ def hurt(state: GpuState, why: str) -> GpuState:
     return replace(down(state, why), errors=_counted(state.errors, DEFECT))
 
 
+def struck(state: GpuState, xids: Iterable[int], timestamp: float) -> GpuState:
+    """The driver reported XID errors of these codes, in Unix seconds `timestamp`."""
+    seen = dict(state.xids)
+    for xid in xids:
+        seen[xid] = (seen.get(xid, (0, 0.0))[0] + 1, timestamp)
+    return replace(state, xids=seen)
+
+
 def due(state: GpuState, queries: tuple[str, ...], now: float) -> tuple[str, ...]:
     """Which of the queries to ask at `now`; none while a lost GPU is left alone."""
     if now < state.probe_at or not state.found.uuid:
@@ -143,6 +163,7 @@ def absorb(state: GpuState, reading: Reading, now: float, timestamp: float) -> G
             timestamp=timestamp,
             values=held,
             errors=state.errors,
+            xids=state.xids,
         )
     state = _note(state, missing, values, now, is_put_off=not reading.is_free)
     fatal = {m.code for m in missing.values() if m.verdict in {Verdict.LOST, Verdict.STALE}}
@@ -193,9 +214,10 @@ def _wrong(name: str, values: Mapping[str, Any]) -> Missing | None:
 
 def _fault(state: GpuState, reading: Reading, query: str, code: int) -> Fault:
     # Some queries are no valid argument for a slice of a GPU, whatever its handle. A handle is
-    # stale if nothing else works with it, or if this query worked before.
+    # stale if nothing else works with it, or if this query worked before. What is asked rarely
+    # differs between GPUs and drivers, and is not what shows it: the usual values are.
     others = bool(reading.values) or any(c != INVALID_ARGUMENT for c in reading.faults.values())
-    if code == INVALID_ARGUMENT and query in state.refused and others:
+    if code == INVALID_ARGUMENT and ((query in state.refused and others) or query in RARE):
         return UNSUPPORTED
     return classify(code)
 
@@ -261,7 +283,8 @@ def device(gpu: str, state: GpuState, now: float, max_age: float) -> GpuDevice:
     """The GPU as it may be shown at `now`: no value older than `max_age` seconds."""
     sample, reasons = None, {}
     if is_believed(state, now, max_age):
-        fresh = {n: value for n, (at, value) in state.values.items() if now - at <= max_age}
+        held = state.values.items()
+        fresh = {n: value for n, (at, value) in held if now - at <= _lasts(n, max_age)}
         sample = GpuSample(state.timestamp, **fresh)
         reasons = {query: absence.reason for query, absence in state.missing.items()}
         reasons.update((n, NO_ANSWER) for n in state.values if n not in fresh)
@@ -279,10 +302,20 @@ def device(gpu: str, state: GpuState, now: float, max_age: float) -> GpuDevice:
         reasons=tuple(sorted(reasons.items())),
         errors=tuple(sorted(state.errors.items())),
         minor=found.minor,
+        modes=found.modes,
+        xids=tuple(XidErrors(xid, *seen) for xid, seen in sorted(state.xids.items())),
     )
+
+
+def _lasts(name: str, max_age: float) -> float:
+    """Seconds for which a value may be shown."""
+    return max_age * RARE_TURNS if query_of(name) in RARE else max_age
 
 
 def changes_at(state: GpuState, now: float, max_age: float) -> float:
     """The next moment at which `device` changes although nothing happens."""
-    moments = (state.answered_at, *(at for at, _ in state.values.values())) if state.up else ()
-    return min((at + max_age for at in moments if at + max_age >= now), default=math.inf)
+    if not state.up:
+        return math.inf
+    values = (at + _lasts(name, max_age) for name, (at, _) in state.values.items())
+    ends = (state.answered_at + max_age, *values)
+    return min((end for end in ends if end >= now), default=math.inf)

@@ -1,14 +1,15 @@
-"""Asks one GPU again and again, in a thread of its own."""
+"""Asks one GPU again and again, in threads of its own."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from virnucpro_exporter.gpu import state
 from virnucpro_exporter.gpu.board import Board, Gpu
-from virnucpro_exporter.gpu.processes import count_foreign
+from virnucpro_exporter.gpu.processes import count_foreign, described
 from virnucpro_exporter.gpu.sources import CORE, SLOW, Reading, SourceError
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class Watcher:
         read: Asks a GPU, by its uuid, some queries; None while nobody may ask.
         board: Where the answers are published.
         interval: Seconds between two turns.
+        rare: The queries of every tenth turn.
         clock: Monotonic seconds.
         wall_clock: Unix seconds.
     """
@@ -36,6 +38,7 @@ class Watcher:
         read: Read,
         board: Board,
         interval: float,
+        rare: tuple[str, ...],
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
@@ -45,6 +48,7 @@ class Watcher:
         self._read = read
         self._board = board
         self._interval = self._pause = interval
+        self._rare = rare
         self._turns = 0
 
     def turn(self) -> float:
@@ -57,8 +61,9 @@ class Watcher:
         try:
             # Slow values have a call of their own, so that the others do not wait for them, and
             # every other turn, so that they too stay younger than three intervals.
-            is_whole = self._turns % 2 == 0
-            answered = self.sample(CORE) and (not is_whole or self.sample(SLOW))
+            answered = self.sample(CORE)
+            for queries, turns in ((SLOW, 2), (self._rare, state.RARE_TURNS)):
+                answered = answered and (self._turns % turns != 0 or self.sample(queries))
             self._turns += answered
             self._pause = self._interval
         except Exception as error:  # noqa: BLE001 - it is reported, counted and tried again
@@ -82,8 +87,7 @@ class Watcher:
         if reading is None:
             return False
         seconds = self._clock() - now
-        if "foreign_processes" in reading.values:
-            reading = _told_apart(reading)
+        reading = _with_names(reading)
         with self._board.lock:
             gpu.state = state.absorb(gpu.state, reading, now - reading.age, timestamp - reading.age)
             self._board.succeeded(seconds, now)
@@ -103,7 +107,51 @@ class Watcher:
             self._board.failed(why)
 
 
-def _told_apart(reading: Reading) -> Reading:
-    """The reading with the number of foreign processes in the place of all their ids."""
-    number = count_foreign(reading.values["foreign_processes"])
-    return replace(reading, values={**reading.values, "foreign_processes": number})
+class XidWatcher:
+    """Collects the XID errors of one GPU, beside the turns that may hang in a call to it.
+
+    Args:
+        gpu: Whose.
+        xids: Asks for those of a GPU, by its uuid, since the last time; None where it cannot know.
+        board: Where they are published.
+        interval: Seconds between two turns.
+        wall_clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        xids: Callable[[str], tuple[int, ...] | None],
+        board: Board,
+        interval: float,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._gpu = gpu
+        self._xids = xids
+        self._board = board
+        self._interval = interval
+        self._wall_clock = wall_clock
+
+    def turn(self) -> float:
+        """Collect what came.
+
+        Returns:
+            Seconds until the next turn.
+        """
+        gpu = self._gpu
+        found = self._xids(gpu.state.found.uuid)
+        if found:
+            log.warning("GPU %s: XID error %s", gpu.id, ", ".join(map(str, found)))
+            with self._board.lock:
+                gpu.state = state.struck(gpu.state, found, self._wall_clock())
+        return self._interval
+
+
+def _with_names(reading: Reading) -> Reading:
+    """The reading with what the operating system knows about the processes that were found."""
+    told: dict[str, Any] = {}
+    if "foreign_processes" in reading.values:
+        told["foreign_processes"] = count_foreign(reading.values["foreign_processes"])
+    if "processes" in reading.values:
+        told["processes"] = described(reading.values["processes"])
+    return replace(reading, values={**reading.values, **told}) if told else reading

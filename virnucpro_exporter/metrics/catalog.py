@@ -18,7 +18,31 @@ THROTTLE_REASONS = (
     "sw_thermal_slowdown",
     "hw_thermal_slowdown",
     "hw_power_brake_slowdown",
+    "hw_slowdown",
+    "sync_boost",
+    "applications_clocks_setting",
+    "display_clock_setting",
 )
+THROTTLE_POLICIES = (
+    "power",
+    "thermal",
+    "sync_boost",
+    "board_limit",
+    "low_utilization",
+    "reliability",
+)
+ECC_KINDS = ("corrected", "uncorrected")
+RECOVERY_ACTIONS = (
+    "none",
+    "gpu_reset",
+    "node_reboot",
+    "drain_p2p",
+    "drain_and_reset",
+    "recover_imex_domain",
+    "bus_reset",
+    "system_reboot",
+)
+DIRECTIONS = ("receive", "transmit")
 RUN_STATES = tuple(state.value for state in RunState)
 RUN_RESULTS = tuple(result.value for result in RunResult)
 FILE_STATES = ("queued", "processing", "completed", "failed")
@@ -288,6 +312,10 @@ GPU_INFO = _gpu.gauge(
     "name",
     "pci_bus_id",
     "driver_version",
+    "cuda_version",
+    "mig_profile",
+    "persistence",
+    "ecc",
     "node",
 )
 GPU_UP = _gpu.gauge("gpu_up", "1 if the GPU answered the latest query.", "gpu")
@@ -313,6 +341,106 @@ GPU_FOREIGN = _gpu.gauge(
     "gpu_foreign_processes", "Compute processes that the run did not start.", "gpu"
 )
 GPU_ERRORS = _gpu.counter("gpu_errors_total", "NVML errors by the name of the code.", "gpu", "code")
+GPU_MEMORY_COPY = _gpu.gauge(
+    "gpu_memory_copy_ratio", "Share of time in which memory was read or written.", "gpu"
+)
+GPU_MEMORY_CLOCK = _gpu.gauge("gpu_memory_clock_hertz", "Clock of the memory.", "gpu")
+GPU_SM_CLOCK_MAX = _gpu.gauge(
+    "gpu_sm_clock_max_hertz", "Highest clock of the streaming multiprocessors.", "gpu"
+)
+GPU_MEMORY_CLOCK_MAX = _gpu.gauge(
+    "gpu_memory_clock_max_hertz", "Highest clock of the memory.", "gpu"
+)
+GPU_MEMORY_TEMPERATURE = _gpu.gauge(
+    "gpu_memory_temperature_celsius", "Temperature of the memory.", "gpu"
+)
+GPU_FAN = _gpu.gauge("gpu_fan_ratio", "Fan speed; 1 is the highest one intended.", "gpu")
+GPU_STATE = _gpu.gauge(
+    "gpu_performance_state", "Performance state (P-state): 0 is the fastest, 15 the slowest.", "gpu"
+)
+GPU_THROTTLED_SECONDS = _gpu.counter(
+    "gpu_throttled_seconds_total",
+    "Time for which a policy held the clocks down since the driver was loaded.",
+    "gpu",
+    _enum("policy", THROTTLE_POLICIES),
+)
+GPU_XIDS = _gpu.counter(
+    "gpu_xid_errors_total", "XID errors that the driver reported since the start.", "gpu", "xid"
+)
+GPU_XID_LAST = _gpu.gauge(
+    "gpu_xid_last_timestamp_seconds",
+    "Unix time of the latest XID error of this code.",
+    "gpu",
+    "xid",
+)
+GPU_ECC = _gpu.counter(
+    "gpu_ecc_errors_total",
+    "Memory errors found by ECC since the driver was loaded (volatile).",
+    "gpu",
+    _enum("type", ECC_KINDS),
+)
+GPU_ECC_LIFETIME = _gpu.counter(
+    "gpu_ecc_lifetime_errors_total",
+    "Memory errors found by ECC since the GPU was made (aggregate).",
+    "gpu",
+    _enum("type", ECC_KINDS),
+)
+GPU_REMAPPED_ROWS = _gpu.gauge(
+    "gpu_remapped_rows",
+    "Memory rows replaced by spare ones, by the errors that were the cause.",
+    "gpu",
+    _enum("cause", ECC_KINDS),
+)
+GPU_REMAP_PENDING = _gpu.gauge(
+    "gpu_row_remap_pending", "1 while a memory row waits for a reset to be replaced.", "gpu"
+)
+GPU_REMAP_FAILED = _gpu.gauge(
+    "gpu_row_remap_failed", "1 if a memory row could not be replaced.", "gpu"
+)
+GPU_RETIRED_PAGES = _gpu.gauge(
+    "gpu_retired_pages",
+    "Memory pages taken out of use, by the errors that were the cause.",
+    "gpu",
+    "cause=single_bit,double_bit",
+)
+GPU_RETIREMENT_PENDING = _gpu.gauge(
+    "gpu_retired_pages_pending", "1 while memory pages wait for a reset to be retired.", "gpu"
+)
+GPU_RECOVERY = _gpu.gauge(
+    "gpu_recovery_action",
+    "1 for what the driver asks for to make the GPU work again, 0 for the others.",
+    "gpu",
+    _enum("action", RECOVERY_ACTIONS),
+)
+GPU_PCIE = _gpu.gauge(
+    "gpu_pcie_bytes_per_second",
+    "Traffic over PCIe in the last 20 ms (with --gpu-links).",
+    "gpu",
+    _enum("direction", DIRECTIONS),
+)
+GPU_PCIE_REPLAYS = _gpu.counter(
+    "gpu_pcie_replays_total", "Transfers over PCIe that were repeated (with --gpu-links).", "gpu"
+)
+GPU_NVLINK = _gpu.counter(
+    "gpu_nvlink_bytes_total",
+    "Traffic over all links of NVLink (with --gpu-links).",
+    "gpu",
+    _enum("direction", DIRECTIONS),
+)
+GPU_NVLINK_ERRORS = _gpu.counter(
+    "gpu_nvlink_errors_total",
+    "Errors of all links of NVLink (with --gpu-links).",
+    "gpu",
+    "type=crc,replay,recovery",
+)
+GPU_PROCESS_MEMORY = _gpu.gauge(
+    "gpu_process_memory_bytes",
+    "GPU memory that a compute process holds (with --gpu-processes).",
+    "gpu",
+    "pid",
+    "process",
+    "user",
+)
 GPU_MONITOR_INFO = _gpu.gauge(
     "gpu_monitor_info",
     "Constant 1; where GPU values come from.",

@@ -9,7 +9,15 @@ and for Prometheus. Durations are measured on a monotonic clock by whoever took 
 Import the names from here, whatever module defines them.
 """
 
-from virnucpro_exporter.snapshot.gpu import CollectorHealth, GpuDevice, GpuSample, GpuSnapshot
+from virnucpro_exporter.snapshot.gpu import (
+    CollectorHealth,
+    GpuDevice,
+    GpuModes,
+    GpuProcess,
+    GpuSample,
+    GpuSnapshot,
+    XidErrors,
+)
 from virnucpro_exporter.snapshot.latest import Latest, SourceSilentError
 from virnucpro_exporter.snapshot.node import Node
 from virnucpro_exporter.snapshot.run import (
@@ -32,6 +40,8 @@ __all__ = [
     "CollectorHealth",
     "DurationHistogram",
     "GpuDevice",
+    "GpuModes",
+    "GpuProcess",
     "GpuSample",
     "GpuSnapshot",
     "Latest",
@@ -44,5 +54,6 @@ __all__ = [
     "StealEvent",
     "WorkerSnapshot",
     "WorkerState",
+    "XidErrors",
     "is_imbalanced",
 ]

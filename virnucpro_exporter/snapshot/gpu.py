@@ -2,7 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class GpuModes:
+    """How a GPU is set up; empty where it is not known.
+
+    Attributes:
+        cuda_version: The newest CUDA that the driver runs, for example `12.4`.
+        mig_profile: Of a MIG slice, for example `1g.10gb`.
+        persistence: `on` or `off`.
+        ecc: `on` or `off`.
+    """
+
+    cuda_version: str = ""
+    mig_profile: str = ""
+    persistence: str = ""
+    ecc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A compute process on a GPU.
+
+    Attributes:
+        pid: Its id, in the namespace of the driver.
+        name: Of its program; empty where it is not known.
+        user: Who runs it; empty where it is not known.
+        memory_bytes: Memory of the GPU that it holds, or None where the driver does not say.
+    """
+
+    pid: int
+    name: str = ""
+    user: str = ""
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class XidErrors:
+    """The XID errors of one code.
+
+    Attributes:
+        xid: NVIDIA's code.
+        count: How many came.
+        last_timestamp: Unix seconds at which the last one came.
+    """
+
+    xid: int
+    count: int
+    last_timestamp: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +69,31 @@ class GpuSample:
         power_limit_watts: Enforced limit.
         energy_joules: Since the driver was loaded.
         sm_clock_hertz: Clock of the streaming multiprocessors.
-        throttle_reasons: Names of the active reasons (`sw_power_cap`, `sw_thermal_slowdown`,
-            `hw_thermal_slowdown`, `hw_power_brake_slowdown`), or None when the GPU cannot tell.
+        throttle_reasons: Names of the active reasons, those of `metrics.catalog.THROTTLE_REASONS`,
+            or None when the GPU cannot tell.
         foreign_processes: Compute processes that the run did not start.
+        memory_copy_ratio: Share of the last period in which memory was read or written, 0 to 1.
+        memory_clock_hertz: Clock of the memory.
+        sm_clock_max_hertz: The highest clock of the streaming multiprocessors.
+        memory_clock_max_hertz: The highest clock of the memory.
+        memory_temperature_celsius: Of the memory.
+        fan_ratio: Speed of the fan over the highest one that it is meant for.
+        performance_state: From 0, the fastest, to 15.
+        throttled_seconds: Since the driver was loaded, by policy (`power`, `thermal`,
+            `sync_boost`, `board_limit`, `low_utilization`, `reliability`).
+        ecc_errors: Since the driver was loaded, `corrected` and `uncorrected`.
+        ecc_lifetime_errors: Since the GPU was made, likewise.
+        remapped_rows: Rows of memory that were replaced, by the errors that were the cause.
+        row_remap_pending: A row is replaced at the next reset.
+        row_remap_failed: A row could not be replaced.
+        retired_pages: Pages of memory taken out of use, `single_bit` and `double_bit` by the cause.
+        retired_pages_pending: Pages are taken out of use at the next reset.
+        recovery_action: What NVIDIA's driver asks for: one of `metrics.catalog.RECOVERY_ACTIONS`.
+        pcie_bytes_per_second: Over the last 20 ms, by direction (`receive`, `transmit`).
+        pcie_replays: Transfers over PCIe that were repeated.
+        nvlink_bytes: Over all links since the driver was loaded, by direction.
+        nvlink_errors: Over all links: `crc`, `replay` and `recovery`.
+        processes: The compute processes with their memory and owner.
     """
 
     timestamp: float
@@ -35,6 +107,27 @@ class GpuSample:
     sm_clock_hertz: float | None = None
     throttle_reasons: frozenset[str] | None = None
     foreign_processes: int | None = None
+    memory_copy_ratio: float | None = None
+    memory_clock_hertz: float | None = None
+    sm_clock_max_hertz: float | None = None
+    memory_clock_max_hertz: float | None = None
+    memory_temperature_celsius: float | None = None
+    fan_ratio: float | None = None
+    performance_state: int | None = None
+    throttled_seconds: Mapping[str, float] | None = None
+    ecc_errors: Mapping[str, int] | None = None
+    ecc_lifetime_errors: Mapping[str, int] | None = None
+    remapped_rows: Mapping[str, int] | None = None
+    row_remap_pending: bool | None = None
+    row_remap_failed: bool | None = None
+    retired_pages: Mapping[str, int] | None = None
+    retired_pages_pending: bool | None = None
+    recovery_action: str | None = None
+    pcie_bytes_per_second: Mapping[str, float] | None = None
+    pcie_replays: int | None = None
+    nvlink_bytes: Mapping[str, int] | None = None
+    nvlink_errors: Mapping[str, int] | None = None
+    processes: tuple[GpuProcess, ...] | None = None
 
     @property
     def memory_ratio(self) -> float | None:
@@ -62,6 +155,8 @@ class GpuDevice:
             the whole GPU is down.
         errors: NVML errors since the start, by code name.
         minor: The N of its /dev/nvidiaN, which is the same in every container; None if not known.
+        modes: How it is set up.
+        xids: The XID errors that the driver reported since the start, one entry for each code.
     """
 
     gpu: str
@@ -75,6 +170,8 @@ class GpuDevice:
     reasons: tuple[tuple[str, str], ...] = ()
     errors: tuple[tuple[str, int], ...] = ()
     minor: int | None = None
+    modes: GpuModes = field(default_factory=GpuModes)
+    xids: tuple[XidErrors, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,20 @@ _THROTTLE = {
     "hw_thermal_slowdown": "hw-heat",
     "hw_power_brake_slowdown": "brake",
 }
+# Of these values a line says why one is missing; what few GPUs have is left to `gpus --json`.
+_EXPLAINED = (
+    "utilization_ratio",
+    "memory_used_bytes",
+    "memory_size_bytes",
+    "temperature_celsius",
+    "power_watts",
+    "power_limit_watts",
+    "energy_joules",
+    "sm_clock_hertz",
+    "throttle_reasons",
+    "foreign_processes",
+    "",
+)
 _UNITS = ("ratio", "bytes", "celsius", "watts", "joules", "hertz")
 
 
@@ -75,6 +89,7 @@ def missing_reasons(device: GpuDevice) -> list[str]:
         if name
         else f"GPU {device.gpu} is down: {reason}"
         for name, reason in device.reasons
+        if name in _EXPLAINED
     ]
 
 

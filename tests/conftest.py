@@ -1,6 +1,9 @@
 """Fixtures that any test may use, and what all tests rely on."""
 
+import os
 import signal
+import tempfile
+from pathlib import Path
 
 pytest_plugins = ["tests.nvml_stub.stub", "tests.gpu_sources"]
 
@@ -13,3 +16,11 @@ def pytest_configure() -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+    _keep_to_itself()
+
+
+def _keep_to_itself() -> None:
+    """Have runs of these tests announce themselves to no exporter but those of these tests."""
+    folder = Path(tempfile.mkdtemp(prefix="virnucpro-tests-"))
+    os.environ["VIRNUCPRO_RUN_REGISTRY"] = str(folder / "runs")
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")

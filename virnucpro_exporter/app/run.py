@@ -13,6 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from virnucpro_exporter.app.announce import (
+    announced,
+    is_served,
+    registry_folder,
+    run_name,
+)
 from virnucpro_exporter.app.devices import devices
 from virnucpro_exporter.app.inputs import (
     Names,
@@ -145,9 +151,15 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
     spec = processor_spec(config.processor)
     outputs = output_folder(config.inputs)
     with contextlib.ExitStack() as views, contextlib.ExitStack() as stack:
-        reserved = reserve(config.metrics, views)
+        folder = registry_folder(config.metrics)
+        # A run on a cluster has a page about its nodes, so that it needs an endpoint of its own.
+        is_shown = is_served(folder) and not config.cluster.is_used
+        reserved = reserve(config.metrics, views, is_shown_elsewhere=is_shown)
         outputs.prepare()
         stack.enter_context(contextlib.closing(RunLock(outputs.lock)))
+        name = run_name(config.metrics, outputs.folder)
+        first = RunSnapshot(time.time(), name=name, processor=config.processor.name)
+        entry = views.enter_context(announced(folder, first, outputs.folder))
         names = output_names(spec)
         inputs = _find(config.inputs, config.views, config.metrics, outputs, names)
         stack.enter_context(_tidied(outputs))
@@ -176,12 +188,14 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             balancer=config.scheduling.balancer,
             settings=config.scheduler_settings(),
             processor=config.processor.name,
+            name=name,
             first_attempt=journal.next_attempt(),
         )
+        entry.follow(coordinator.latest)
         clock = steady_clock()
         journal.begin(coordinator.run_id, config.flat(), clock())
         nodes = NodeDiscovery(work.nodes, config.cluster.dask_exporter_port)
-        dashboard = show(
+        shown = show(
             config.views,
             config.metrics,
             reserved,
@@ -191,6 +205,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             outputs.folder,
             nodes,
         )
+        entry.served_by(shown.server)
         terms = Terms(time.monotonic, config.scheduling.storage_patience, halt)
         runner = Runner(coordinator, work.pool, gpus, outputs, journal, clock, terms)
         signals = views.enter_context(RunSignals(runner.drain, runner.stop))
@@ -200,13 +215,15 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             work.pool.close_idle(_CLOSE_SECONDS)
         snapshot = coordinator.snapshot()
         finished = _outcome(snapshot, runner, signals, is_missing_inputs=is_missing_inputs)
-        result = _result(finished, signals)
-        snapshot = coordinator.conclude(result, finished.exit_code, str(finished.error or ""))
+        snapshot = coordinator.conclude(
+            _result(finished, signals), finished.exit_code, str(finished.error or "")
+        )
+        entry.end(snapshot)
         journal.finish(snapshot.state.value if not signals.caught else "interrupted", clock())
         stack.close()
-        dashboard.stop()
+        shown.dashboard.stop()
         tell(finished)
-        linger(config.metrics, signals)
+        linger(config.metrics, signals, shown.server)
         return finished
 
 

@@ -117,12 +117,13 @@ class RunSignals:
             os._exit(128 + number)
 
     def detach(self) -> None:
-        """The run is over: a signal only ends the waiting."""
+        """The run is over: a further signal only ends the waiting."""
         self._is_over = True
+        self._ended.clear()
 
-    def wait(self, seconds: float) -> None:
-        """Wait, or until the next signal."""
-        self._ended.wait(seconds)
+    def wait(self, seconds: float) -> bool:
+        """Wait, or until the next signal; whether there was one."""
+        return self._ended.wait(seconds)
 
 
 def ending() -> threading.Event:

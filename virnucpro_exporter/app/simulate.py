@@ -109,9 +109,7 @@ def simulate(
             " stalled after %g s",
             *(chosen.scenario, chosen.files, chosen.gpus, chosen.speed, settings.stall_threshold),
         )
-        dashboard = show(
-            config.views, config.metrics, reserved, stack, coordinator, monitor, Path()
-        )
+        shown = show(config.views, config.metrics, reserved, stack, coordinator, monitor, Path())
         runner = Runner(coordinator, pool, list(plan.names), NoResults(), None)
         signals = stack.enter_context(RunSignals(runner.stop, runner.stop))
         for number in itertools.count():
@@ -122,9 +120,9 @@ def simulate(
         is_whole = coordinator.snapshot().state is RunState.COMPLETED
         result = RunResult.COMPLETED if is_whole else RunResult.FAILED
         snapshot = coordinator.conclude(RunResult.INTERRUPTED if signals.caught else result, 0)
-        dashboard.stop()
+        shown.dashboard.stop()
         tell(Finished(snapshot, 0))
-        linger(config.metrics, signals)
+        linger(config.metrics, signals, shown.server)
         return snapshot
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,22 @@ from virnucpro_exporter.metrics.push import GatewayPusher, Periodic, TextfileWri
 from virnucpro_exporter.metrics.registry import build_registry
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, Latest
 from virnucpro_exporter.terminal.dashboard import LoadBalancingDashboard
-from virnucpro_exporter.web.addresses import bind
+from virnucpro_exporter.web.addresses import bind, bind_near
 from virnucpro_exporter.web.discovery import NodeDiscovery
 from virnucpro_exporter.web.server import MetricsServer, check_path
 from virnucpro_exporter.web.web_config import WebConfig
 
 log = logging.getLogger(__name__)
+
+
+# Options that make no sense without an endpoint of one's own.
+_OF_OWN = {"web_telemetry_path", "web_config_file", "linger", "target_file"}
+
+# After a signal the last values stay for so long at most, in seconds: whoever stops a program
+# expects it to end soon.
+_STAYS_AFTER_SIGNAL = 30.0
+
+_LOOK_SECONDS = 0.25  # between two looks whether the last values were read
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +52,17 @@ class Reserved:
     web: WebConfig
 
 
-def reserve(metrics: Metrics, stack: contextlib.ExitStack) -> Reserved:
+def reserve(
+    metrics: Metrics, stack: contextlib.ExitStack, *, is_shown_elsewhere: bool = False
+) -> Reserved:
     """Take the addresses, and check all that could be refused later.
+
+    An address that the user did not name may be taken: then it is the next one that is free.
 
     Args:
         metrics: What will be served and sent.
+        is_shown_elsewhere: The exporter of the machine shows the run, so that it needs no address
+            of its own unless the user names one.
         stack: Gives the addresses back when it closes.
 
     Raises:
@@ -58,7 +74,12 @@ def reserve(metrics: Metrics, stack: contextlib.ExitStack) -> Reserved:
         check_path(metrics.web_telemetry_path)
         file = metrics.web_config_file
         web = WebConfig(None if file is None else Path(file))
-        listeners = bind(metrics.web_listen_address)
+        if "web_listen_address" in metrics.model_fields_set:
+            listeners = bind(metrics.web_listen_address)
+        elif is_shown_elsewhere and not metrics.model_fields_set & _OF_OWN:
+            log.info("metrics: `serve` of this machine shows the run")
+        else:
+            listeners = _bind_by_default(metrics.web_listen_address)
         for listener in listeners:
             stack.callback(listener.close)
     pushes: list[Periodic] = []
@@ -78,7 +99,7 @@ def show(
     monitor: Published[GpuSnapshot] | None,
     folder: Path,
     nodes: NodeDiscovery | None = None,
-) -> LoadBalancingDashboard:
+) -> Shown:
     """Start what shows the run.
 
     Args:
@@ -92,7 +113,7 @@ def show(
         nodes: Where to scrape those of the run, for `/sd`; None: there is no such page.
 
     Returns:
-        The dashboard, for whoever has to write on the terminal before the stack closes.
+        What has been started.
     """
     dashboard = LoadBalancingDashboard(
         coordinator,
@@ -102,6 +123,7 @@ def show(
         log_interval=views.metrics_log_interval,
         log_max_bytes=views.metrics_log_max_bytes,
     )
+    server: MetricsServer | None = None
     health = {} if views.metrics_log is None else {"log": _Health(dashboard.log_health)}
     if reserved.listeners:
         server = MetricsServer(
@@ -123,15 +145,54 @@ def show(
         stack.callback(push.stop)
     dashboard.start()
     stack.callback(dashboard.stop)
-    return dashboard
+    return Shown(dashboard, server)
 
 
-def linger(metrics: Metrics, signals: RunSignals) -> None:
-    """Keep serving the last values for a while, so that the last scrape sees the end of a run."""
-    if metrics.web and metrics.linger and not signals.caught:
-        time_ = "" if metrics.linger >= FOREVER else f" for {metrics.linger:g} s"
-        log.info("the last values stay%s (Ctrl-C ends this)", time_)
-        signals.wait(metrics.linger)
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What shows a run.
+
+    Attributes:
+        dashboard: For the terminal.
+        server: Its endpoint, if it has one of its own.
+    """
+
+    dashboard: LoadBalancingDashboard
+    server: MetricsServer | None
+
+
+def linger(metrics: Metrics, signals: RunSignals, server: MetricsServer | None) -> None:
+    """Keep serving the last values until they were read, so that the end of a run is seen.
+
+    Only clients that have read the metrics before are waited for. Where the user says how long,
+    the values stay for that time.
+    """
+    if server is None or not metrics.linger or len(signals.caught) > 1:
+        return
+    is_wanted = "linger" in metrics.model_fields_set and not signals.caught
+    if not (is_wanted or server.was_read):
+        return
+    seconds = min(metrics.linger, _STAYS_AFTER_SIGNAL) if signals.caught else metrics.linger
+    until = "" if is_wanted else " until they are read"
+    time_ = "" if seconds >= FOREVER else f", for {seconds:g} s"
+    log.info("the last values stay%s%s (Ctrl-C ends this)", until, time_)
+    if is_wanted:
+        signals.wait(seconds)
+        return
+    ended = time.monotonic()
+    while time.monotonic() < ended + seconds and not signals.wait(_LOOK_SECONDS):
+        if not server.unread(ended):
+            signals.wait(_LOOK_SECONDS)  # for the answer to be on its way
+            return
+
+
+def _bind_by_default(addresses: Sequence[str]) -> list[socket.socket]:
+    listeners = [listener for address in addresses for listener in bind_near(address)]
+    for address, listener in zip(addresses, listeners, strict=False):
+        port = listener.getsockname()[1]
+        if not address.endswith(f":{port}"):
+            log.info("%s is taken: metrics are on port %d", address, port)
+    return listeners
 
 
 class _Health:

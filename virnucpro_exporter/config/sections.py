@@ -7,6 +7,7 @@ is written anew by `python -m virnucpro_exporter.config.reference docs/configura
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +28,9 @@ from virnucpro_exporter.config.options import (
     Text,
     Texts,
 )
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST_NAME = 100  # characters
 
 # Where an exporter listens.
 _PORT = 9877
@@ -290,8 +294,59 @@ class Endpoint(Section):
     ] = False
 
 
+RunRegistry = Annotated[
+    LocalPath | None,
+    Option(
+        "Folder in which runs announce themselves to `serve`.",
+        "DIR",
+        unset="/run/virnucpro-exporter/runs, else in XDG_RUNTIME_DIR",
+    ),
+]
+
+
+def _name(value: str) -> str:
+    if len(value) > _LONGEST_NAME or not value.isprintable():
+        raise ValueError(f"must be one line of at most {_LONGEST_NAME} characters")
+    return value
+
+
+def _span(value: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,3})?[smhd]", value, re.ASCII):
+        raise ValueError("must be a number with s, m, h or d behind it, such as 24h")
+    return value
+
+
+class Serve(Endpoint):
+    """Metrics endpoint."""
+
+    run_registry: RunRegistry = None
+    keep_runs: Annotated[
+        Annotated[Text, AfterValidator(_span)],
+        Option("How long a run is shown after its end, such as 90m, 24h, 7d.", "TIME"),
+    ] = "24h"
+    state_dir: Annotated[
+        LocalPath | None,
+        Option(
+            "Where runs are remembered over a restart.",
+            "DIR",
+            unset="STATE_DIRECTORY, else virnucpro-exporter in XDG_STATE_HOME",
+        ),
+    ] = None
+
+    @property
+    def keep_seconds(self) -> float:
+        """For how long a run is shown after its end."""
+        return float(self.keep_runs[:-1]) * _UNITS[self.keep_runs[-1]]
+
+
 class Metrics(Endpoint):
     """Metrics."""
+
+    run_name: Annotated[
+        Annotated[Text, AfterValidator(_name)] | None,
+        Option("What the run is called.", "NAME", unset="the name of the output folder"),
+    ] = None
+    run_registry: RunRegistry = None
 
     web: Annotated[bool, Option("Serve metrics over HTTP.")] = True
     linger: Annotated[

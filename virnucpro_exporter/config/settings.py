@@ -14,11 +14,11 @@ from virnucpro_exporter.config.options import Declared, Kind, declared
 from virnucpro_exporter.config.sections import (
     Cluster,
     Devices,
-    Endpoint,
     Inputs,
     Metrics,
     Processor,
     Scheduling,
+    Serve,
     Simulated,
     SimulatedScheduling,
     SimulatedViews,
@@ -154,13 +154,13 @@ def simulate_config(options: Mapping[str, Any]) -> SimulateConfig:
     return _from_command_line(SimulateConfig, options)
 
 
-def serve_config(options: Mapping[str, Any]) -> Endpoint:
-    """Where `serve` listens.
+def serve_config(options: Mapping[str, Any]) -> Serve:
+    """Where `serve` listens, and which runs it shows.
 
     Raises:
         UsageError: An option has a wrong value.
     """
-    return _from_command_line(Endpoint, options)
+    return _from_command_line(Serve, options)
 
 
 def _meant(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapshot, RunState
@@ -30,10 +30,33 @@ class RunHealth:
 
     def latest(self) -> CollectorHealth:
         """Success while the loop turns, and after the last turn of a run that has ended."""
-        run = self._source.latest()
-        alive = _alive(run)
-        success = run.state in _ENDED or self._clock() - alive <= STALE_AFTER
-        return CollectorHealth(success=success, last_success_timestamp=alive)
+        return _health(self._source.latest(), self._clock())
+
+
+class RunsHealth:
+    """The health of each of several runs that go on, likewise.
+
+    Args:
+        source: Whose `latest()` are runs with names of their own.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self, source: Published[Sequence[RunSnapshot]], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._source = source
+        self._clock = clock
+
+    def latest(self) -> list[tuple[str, CollectorHealth]]:
+        """By the name of the run."""
+        now = self._clock()
+        return [(run.name, _health(run, now)) for run in self._source.latest() if run.end is None]
+
+
+def _health(run: RunSnapshot, now: float) -> CollectorHealth:
+    alive = _alive(run)
+    success = run.state in _ENDED or now - alive <= STALE_AFTER
+    return CollectorHealth(success=success, last_success_timestamp=alive)
 
 
 def _alive(run: RunSnapshot) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
@@ -12,8 +12,9 @@ from virnucpro_exporter.metrics.collectors import (
     HealthCollector,
     Published,
     RunCollector,
+    RunsCollector,
 )
-from virnucpro_exporter.metrics.health import GpuHealth, RunHealth
+from virnucpro_exporter.metrics.health import GpuHealth, RunHealth, RunsHealth
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapshot
 
 HealthSources = Mapping[str, Published[CollectorHealth]]
@@ -25,6 +26,7 @@ def build_registry(
     health: HealthSources | None = None,
     *,
     process: bool = True,
+    runs: Published[Sequence[RunSnapshot]] | None = None,
 ) -> CollectorRegistry:
     """A registry of the run, the GPUs, the health of the sources, and this process.
 
@@ -35,17 +37,22 @@ def build_registry(
             `"run"` or `"gpu"` replaces what the snapshots tell.
         process: With `process_*` and `python_info`. Without them for node_exporter's textfile
             collector, which refuses names it has itself.
+        runs: Further runs, each with its name as the label `run`; in place of a coordinator.
     """
     registry = CollectorRegistry()
     sources: dict[str, Published[CollectorHealth]] = {}
+    of_runs: RunsHealth | None = None
     registry.register(BuildCollector())
     if coordinator is not None:
         registry.register(RunCollector(coordinator))
         sources["run"] = RunHealth(coordinator)
+    if runs is not None:
+        registry.register(RunsCollector(runs))
+        of_runs = RunsHealth(runs)
     if gpu_monitor is not None:
         registry.register(GpuCollector(gpu_monitor))
         sources["gpu"] = GpuHealth(gpu_monitor)
-    registry.register(HealthCollector({**sources, **(health or {})}))
+    registry.register(HealthCollector({**sources, **(health or {})}, of_runs))
     if process:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import re
 import socket
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from virnucpro_exporter.errors import UsageError
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\[\]:]*)):(?P<port>\d{1,5})")
+_PORTS_TRIED = 100
 _BACKLOG = 1024  # a flood of connections must not keep a scrape from being accepted
 # What the kernel may hold of an answer that its reader leaves there (it takes up to three times as
 # much for the purpose); connections inherit it.
@@ -35,12 +37,35 @@ def bind(addresses: Sequence[str | socket.socket]) -> list[socket.socket]:
     return listeners
 
 
+def bind_near(address: str) -> list[socket.socket]:
+    """Listen on an address, or where its port is taken on the next one that is free.
+
+    Raises:
+        UsageError: None of a hundred ports is free, or the address cannot be used.
+    """
+    host, _, port = address.rpartition(":")
+    for number in range(int(port), int(port) + _PORTS_TRIED):
+        try:
+            return bind([f"{host}:{number}"])
+        except UsageError as error:  # noqa: PERF203 - each port is one try
+            is_taken = getattr(error.__cause__, "errno", None) == errno.EADDRINUSE
+            if not is_taken or number + 1 == int(port) + _PORTS_TRIED:
+                raise
+    raise AssertionError("unreachable")
+
+
 def shown(listener: socket.socket) -> str:
     """The `HOST:PORT` of a listening socket, with a host that can be opened from this machine."""
     host, port = listener.getsockname()[:2]
     if host in ("::", "0.0.0.0"):  # noqa: S104 - compared, not bound
         host = "localhost"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only programs on this machine reach a listening socket."""
+    host = str(listener.getsockname()[0]).partition("%")[0]
+    return ipaddress.ip_address(host).is_loopback
 
 
 def _bind(address: str | socket.socket) -> list[socket.socket]:

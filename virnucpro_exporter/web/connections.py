@@ -14,7 +14,7 @@ import resource
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from virnucpro_exporter.web.http import HttpError, Request, Response, parse
 from virnucpro_exporter.web.pace import Pace, share_of_machine
@@ -88,7 +88,7 @@ class Connections:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                client, _ = await loop.sock_accept(listener)
+                client, address = await loop.sock_accept(listener)
             except OSError as error:
                 _log.debug("cannot accept a connection: %s", error)
                 is_stuck = error.errno in _NO_ROOM and not self._drop_one()
@@ -97,7 +97,7 @@ class Connections:
             if len(self._strangers) + len(self._idle) + len(self._busy) >= self._places:
                 self._drop_one()
                 await self._in_turn(self._crowd)
-            newest = asyncio.create_task(self._serve(client))
+            newest = asyncio.create_task(self._serve(client, str(address[0])))
             await asyncio.sleep(0)  # it begins, and is kept in its place from then on
             del newest
 
@@ -145,7 +145,7 @@ class Connections:
         self._spent = spent
         await asyncio.sleep(pace.wait(now))
 
-    async def _serve(self, client: socket.socket) -> None:
+    async def _serve(self, client: socket.socket, host: str) -> None:
         """The life of one connection; whatever its client does, it ends here."""
         task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment] # within one
         # Only now can it be dropped: cancelled before its first step, it would leak the socket.
@@ -156,7 +156,7 @@ class Connections:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             tls = self._tls()
             if tls is None or tls.admits(await stream.secure(tls.context)):
-                await self._converse(stream, task)
+                await self._converse(stream, task, host)
                 await stream.end()
         except (OSError, EOFError) as error:
             _log.debug("a connection ended early: %r", error)
@@ -165,7 +165,7 @@ class Connections:
             for tasks in (self._strangers, self._idle, self._busy):
                 tasks.pop(task, None)
 
-    async def _converse(self, stream: Stream, task: asyncio.Task[None]) -> None:
+    async def _converse(self, stream: Stream, task: asyncio.Task[None], host: str) -> None:
         """Answer one request after the other."""
         limits, clock = self._limits, asyncio.get_running_loop().time
         ends, patience, keep_alive = clock() + limits.total_seconds, limits.head_seconds, True
@@ -178,7 +178,7 @@ class Connections:
                 self._move(task, self._idle)
             with_body = True
             try:
-                request = parse(await stream.head())
+                request = replace(parse(await stream.head()), client=host)
                 with_body = request.method != "HEAD"
                 response = await self._respond(request)
                 keep_alive = request.keep_alive and clock() < ends

@@ -38,6 +38,7 @@ class Request:
         query: What followed the question mark.
         headers: By lower-case name; of a repeated one, the values joined by commas.
         keep_alive: The client would send another request on this connection.
+        client: The host that asks, as far as it is known.
     """
 
     method: str
@@ -45,6 +46,7 @@ class Request:
     query: str
     headers: Mapping[str, str]
     keep_alive: bool
+    client: str = ""
 
     @property
     def names(self) -> frozenset[str]:

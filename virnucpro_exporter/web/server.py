@@ -17,10 +17,10 @@ from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.metrics.health import why_not_ready
 from virnucpro_exporter.metrics.registry import HealthSources, build_registry
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
-from virnucpro_exporter.web.addresses import bind, shown
+from virnucpro_exporter.web.addresses import bind, is_loopback, shown
 from virnucpro_exporter.web.auth import BasicAuth, TooManyChecks
 from virnucpro_exporter.web.connections import Connections, Limits
-from virnucpro_exporter.web.discovery import NodeDiscovery
+from virnucpro_exporter.web.discovery import Discovery
 from virnucpro_exporter.web.http import HttpError, Request, Response, plain
 from virnucpro_exporter.web.live import LivePage
 from virnucpro_exporter.web.live.page import ShownRun
@@ -32,13 +32,15 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_LISTEN = (":9877",)
 _RELOAD_EVERY = 1.0  # seconds between two looks at the web configuration
+_REMEMBERED = 600.0  # seconds for which a client that has read the metrics is expected again
+_MOST_READERS = 64
 _RETRY_AFTER = "10"  # seconds
 _JSON = (("Content-Type", "application/json"),)
 # The pages beside the metrics, as the live page calls them.
 _TITLES = {
     "/-/healthy": "Healthy",
     "/-/ready": "Ready",
-    "/sd": "Exporters of the nodes, for Prometheus",
+    "/sd": "Further targets, for Prometheus",
 }
 
 
@@ -79,10 +81,12 @@ class MetricsServer:
             was read from it; it is read again when it changes.
         health: Further sources of `CollectorHealth`, by the name of the collector.
         limits: What one client may take.
-        nodes: Where to scrape the nodes of the run, which `/sd` lists; None: there is no such page.
+        runs: Further runs, each with a name of its own; in place of a coordinator.
+        nodes: Further targets, which `/sd` lists: the nodes of a run, or the runs of a machine that
+            serve by themselves; None: there is no such page.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is served and how, each with its default
         self,
         coordinator: Published[RunSnapshot] | None = None,
         gpu_monitor: Published[GpuSnapshot] | None = None,
@@ -92,32 +96,40 @@ class MetricsServer:
         web_config: str | Path | WebConfig | None = None,
         health: HealthSources | None = None,
         limits: Limits | None = None,
-        nodes: NodeDiscovery | None = None,
+        nodes: Discovery | None = None,
+        runs: Published[Sequence[RunSnapshot]] | None = None,
     ) -> None:
         check_path(telemetry_path)
         health = health or {}
         self._coordinator = coordinator
         self._gpu_monitor = gpu_monitor
+        self._runs = runs
         self._listen = tuple(listen)
         self._path = telemetry_path
         self._web_source = web_config
         self._web = WebConfig()
         self._rate: Pace | None = None
         self._limits = limits or Limits()
-        sources = [s for s in (coordinator, gpu_monitor, *health.values()) if s is not None]
-        self._pages = Pages(build_registry(coordinator, gpu_monitor, health), sources)
+        found = (coordinator, gpu_monitor, runs, *health.values())
+        sources = [source for source in found if source is not None]
+        registry = build_registry(coordinator, gpu_monitor, health, runs=runs)
+        self._pages = Pages(registry, sources)
         self._routes: dict[str, Callable[[Request], Response]] = {
             telemetry_path: self._metrics,
             "/-/healthy": lambda _: plain(200, "healthy\n"),
             "/-/ready": self._ready,
         }
         if nodes is not None:
-            self._routes["/sd"] = lambda _: Response(200, nodes.targets(), _JSON)
+            self._routes["/sd"] = lambda request: Response(
+                200, nodes.targets(request.headers.get("host", "")), _JSON
+            )
         links = [(path, _TITLES.get(path, "Metrics")) for path in self._routes]
-        self._live = LivePage(self._runs, gpu_monitor, links)
+        self._live = LivePage(self._shown_runs, gpu_monitor, links)
         self._routes["/"] = self._live.answer
+        self._readers: dict[str, float] = {}
         self._failure = ""
         self._addresses: tuple[str, ...] = ()
+        self._is_local = False
         self._auth = BasicAuth()
         self._thread: threading.Thread | None = None
         self._stop: Callable[[], object] = lambda: None
@@ -135,6 +147,7 @@ class MetricsServer:
         self._use(source)
         listeners = bind(self._listen)
         self._addresses = tuple(map(shown, listeners))
+        self._is_local = all(map(is_loopback, listeners))
         loop, stopped = asyncio.new_event_loop(), asyncio.Event()
         self._stop = lambda: loop.call_soon_threadsafe(stopped.set)
         self._thread = threading.Thread(
@@ -162,10 +175,29 @@ class MetricsServer:
         return self._addresses
 
     @property
+    def is_local(self) -> bool:
+        """Whether only programs on this machine reach it, known once started."""
+        return self._is_local
+
+    @property
     def urls(self) -> tuple[str, ...]:
         """Where the metrics are, to be shown to the user."""
         scheme = "http" if self._web.tls is None else "https"
         return tuple(f"{scheme}://{address}{self._path}" for address in self.addresses)
+
+    def unread(self, since: float) -> bool:
+        """Whether clients have read the metrics before a moment, and some of them not after it.
+
+        Args:
+            since: The moment, in seconds of the monotonic clock.
+        """
+        recent = since - _REMEMBERED
+        return any(recent < read_at < since for read_at in list(self._readers.values()))
+
+    @property
+    def was_read(self) -> bool:
+        """Whether clients have read the metrics in the last minutes."""
+        return self.unread(time.monotonic())
 
     def _run(
         self,
@@ -273,21 +305,35 @@ class MetricsServer:
             return plain(405, "only GET and HEAD are allowed\n", ("Allow", "GET, HEAD"))
         return page(request)
 
-    def _runs(self) -> list[ShownRun]:
-        """The runs for the live page."""
-        if self._coordinator is None:
-            return []
-        run = self._coordinator.latest()
-        return [ShownRun(run.run_id, run)]
+    def _shown_runs(self) -> list[ShownRun]:
+        """The runs of the live page, those that go on first."""
+        found = [] if self._coordinator is None else [self._coordinator.latest()]
+        found += () if self._runs is None else self._runs.latest()
+        found.sort(key=lambda run: (run.end is not None, -run.start_timestamp))
+        return [ShownRun(run.name or run.run_id, run, _ended(run)) for run in found]
 
     def _metrics(self, request: Request) -> Response:
+        self._note_reader(request.client)
         form, packed = request.format, request.accepts_gzip
         body = self._pages.get(form, request.names, packed=packed)
         headers = (("Content-Type", form.value), ("Vary", "Accept, Accept-Encoding"))
         return Response(200, body, (*headers, ("Content-Encoding", "gzip")) if packed else headers)
+
+    def _note_reader(self, client: str) -> None:
+        self._readers.pop(client, None)
+        self._readers[client] = time.monotonic()
+        if len(self._readers) > _MOST_READERS:
+            del self._readers[next(iter(self._readers))]
 
     def _ready(self, _request: Request) -> Response:
         run = None if self._coordinator is None else self._coordinator.latest()
         gpus = None if self._gpu_monitor is None else self._gpu_monitor.latest()
         reason = why_not_ready(run, gpus, time.time())
         return plain(503, f"{reason}\n") if reason else plain(200, "ready\n")
+
+
+def _ended(run: RunSnapshot) -> str:
+    """How a run ended, in words; empty before that."""
+    if run.end is None:
+        return ""
+    return f"{run.end.result.value}: {run.end.reason}" if run.end.reason else run.end.result.value

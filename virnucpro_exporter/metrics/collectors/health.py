@@ -28,14 +28,22 @@ class HealthCollector(Collector):
 
     Args:
         sources: By the name of the collector, whatever holds its newest `CollectorHealth`.
+        runs: By the name of the run, the health of further runs that go on.
     """
 
-    def __init__(self, sources: Mapping[str, Published[CollectorHealth]]) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, Published[CollectorHealth]],
+        runs: Published[Sequence[tuple[str, CollectorHealth]]] | None = None,
+    ) -> None:
         self._sources = dict(sources)
+        self._runs = runs
 
     def collect(self) -> Iterator[Family]:
         """All families of the newest health of each source."""
         newest = [(labels(collector=name), s.latest()) for name, s in self._sources.items()]
+        present = () if self._runs is None else self._runs.latest()
+        newest += [(labels(collector="run", run=name), health) for name, health in present]
         for metric, read in _VALUES:
             yield family(metric, [(of_source, read(health)) for of_source, health in newest])
 

@@ -1,0 +1,196 @@
+"""A run's side: it is announced, answers those who may know it, and leaves word of its end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from virnucpro_exporter.registry.folder import Folder, peer_of
+from virnucpro_exporter.registry.record import LONGEST_ENTRY, Address, Record, encode, public
+from virnucpro_exporter.snapshot import RunSnapshot
+
+_log = logging.getLogger(__name__)
+
+LENGTH = struct.Struct(">I")  # before each state that is sent
+
+_MOST_READERS = 8
+_SEND_SECONDS = 1.0  # for a reader to take a state
+_OLD_SECONDS = 86400.0
+_MOST_TIDIED = 200
+_LOOK_SECONDS = 5.0  # between two looks whether the entry is still there
+
+
+class Announcement:
+    """A run that the exporter of its machine can find.
+
+    A thread answers each byte that a reader sends with the newest state. It costs the run nothing
+    while nobody reads. An entry that was removed, with the folder or without, is written again.
+
+    Args:
+        path: The folder of runs.
+        run_id: Of the run.
+        latest: The newest state of the run; may be replaced.
+        origin: Stands for the output folder.
+        address: Where the run serves metrics of its own, if it does.
+
+    Attributes:
+        latest: As above.
+
+    Raises:
+        OSError: Nothing can be written there.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        run_id: str,
+        latest: Callable[[], RunSnapshot],
+        origin: str = "",
+        address: Address | None = None,
+    ) -> None:
+        self.latest = latest
+        self._path = path
+        self._run_id = run_id
+        self._origin = origin
+        self._address = address
+        self._lock = threading.Lock()
+        self._readers: set[socket.socket] = set()
+        self._end: Record | None = None
+        self._folder, self._listener = self._open()
+        _tidy(self._folder)
+        self._wake, self._woken = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name="run-registry", daemon=True)
+        self._thread.start()
+
+    def serves_at(self, address: Address) -> None:
+        """The run serves metrics of its own, too."""
+        self._address = address
+        with contextlib.suppress(OSError):  # it is written again later
+            self._write()
+
+    def close(self, end: RunSnapshot) -> None:
+        """Leave word of the end, and answer no more. A second call does nothing.
+
+        Args:
+            end: The last state, which says how the run ended.
+        """
+        if self._end is not None:
+            return
+        self._end = Record(end, self._origin)
+        self._wake.send(b"!")
+        self._thread.join()
+        self._wake.close()
+        self._woken.close()
+        self._folder.close()
+
+    def _open(self) -> tuple[Folder, socket.socket]:
+        folder = Folder(self._path)
+        try:
+            listener = folder.listen(self._run_id)
+            try:
+                folder.write(self._run_id, encode(public(self._record())))
+            except BaseException:
+                listener.close()
+                folder.unlisten(self._run_id)
+                raise
+        except BaseException:
+            folder.close()
+            raise
+        return folder, listener
+
+    def _record(self) -> Record:
+        return Record(self.latest(), self._origin, self._address)
+
+    def _write(self) -> None:
+        with self._lock:
+            self._folder.write(self._run_id, encode(public(self._end or self._record())))
+
+    def _run(self) -> None:
+        """The life of the thread."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while self._end is None:
+                for key, _ in selector.select(_LOOK_SECONDS):
+                    ready = key.fileobj
+                    if ready is self._listener:
+                        self._accept(selector)
+                    elif isinstance(ready, socket.socket) and ready in self._readers:
+                        self._answer(ready, selector)
+                self._look(selector)
+            self._finish(self._end)
+
+    def _look(self, selector: selectors.BaseSelector) -> None:
+        """Announce the run anew where its entry has gone."""
+        if self._folder.is_the_same() and self._folder.has_entry(self._run_id):
+            return
+        try:
+            folder, listener = self._open()
+        except OSError:  # the folder is not there; it may come back
+            return
+        selector.unregister(self._listener)
+        self._listener.close()
+        with self._lock:
+            before, self._folder = self._folder, folder
+        before.close()
+        self._listener = listener
+        selector.register(listener, selectors.EVENT_READ)
+
+    def _accept(self, selector: selectors.BaseSelector) -> None:
+        try:
+            reader, _ = self._listener.accept()
+        except OSError:  # it has gone again, or there are no file descriptors
+            return
+        if peer_of(reader).uid not in self._folder.trusted() or len(self._readers) >= _MOST_READERS:
+            reader.close()
+            return
+        reader.settimeout(_SEND_SECONDS)
+        self._readers.add(reader)
+        selector.register(reader, selectors.EVENT_READ)
+
+    def _answer(self, reader: socket.socket, selector: selectors.BaseSelector) -> None:
+        try:
+            if reader.recv(1):
+                _send(reader, self._record())
+                return
+        except OSError:  # it has gone, or takes nothing
+            pass
+        selector.unregister(reader)
+        self._readers.discard(reader)
+        reader.close()
+
+    def _finish(self, end: Record) -> None:
+        """Tell readers of the end, and leave word of it for those to come."""
+        self._listener.close()
+        try:
+            self._write()
+        except OSError as error:
+            _log.warning("the end of the run is not announced: %s", error.strerror)
+        for reader in self._readers:
+            with contextlib.suppress(OSError):
+                _send(reader, end)
+            reader.close()
+        self._folder.unlisten(self._run_id)
+
+
+def _send(reader: socket.socket, record: Record) -> None:
+    data = encode(record)
+    reader.sendall(LENGTH.pack(len(data)) + data)
+
+
+def _tidy(folder: Folder) -> None:
+    """Remove what runs of this user have left where no exporter of the machine does it."""
+    for run_id in folder.entries()[:_MOST_TIDIED]:
+        with contextlib.suppress(OSError):
+            _, uid, written = folder.read(run_id, LONGEST_ENTRY)
+            is_old = time.time() - written > _OLD_SECONDS
+            if uid == os.geteuid() and is_old and not folder.answers(run_id):
+                folder.remove(run_id)

@@ -1,0 +1,280 @@
+"""The folder in which the runs of a machine announce themselves.
+
+Several users share it, so it is sticky: each may add files, and remove none of another. Files are
+opened without following links, and belong to whom the kernel says, not to whom they say. Paths of
+sockets may have 107 bytes only, so that sockets are reached by a descriptor of the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from virnucpro_exporter.errors import UsageError
+
+VARIABLE = "VIRNUCPRO_RUN_REGISTRY"
+_MACHINE = Path("/run/virnucpro-exporter/runs")
+_PRESENCE = "serve.sock"
+_ENTRY = re.compile(r"([0-9a-f]{12})\.json", re.ASCII)
+_BACKLOG = 1024
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group
+
+
+def places(named: str | None, environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where the folder may be, the best place first.
+
+    Args:
+        named: What the user has chosen, or None.
+        environment: Of the process.
+    """
+    chosen = named or environment.get(VARIABLE)
+    if chosen:
+        return (Path(chosen).absolute(),)
+    own = environment.get("XDG_RUNTIME_DIR")
+    return (_MACHINE, *((Path(own) / "virnucpro-exporter" / "runs",) if own else ()))
+
+
+def for_a_run(named: str | None, environment: Mapping[str, str]) -> Path | None:
+    """The folder in which a run announces itself; None where there is none and none is wanted.
+
+    That of the machine is used where it is there. One that the user has named, or that belongs to
+    the user alone, is made.
+
+    Raises:
+        UsageError: A folder that the user has named cannot be used.
+    """
+    found = places(named, environment)
+    for place in found:
+        if place != _MACHINE:
+            with contextlib.suppress(OSError):
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        why = refusal(place)
+        if not why:
+            return place
+        if named:
+            raise UsageError(f"--run-registry {named}: {why}")
+    return None
+
+
+def for_serve(named: str | None, environment: Mapping[str, str]) -> list[Path]:
+    """The folders in which `serve` looks for runs; made where that is possible.
+
+    That of the machine is open to all users. One that the user has named is left as it is.
+
+    Raises:
+        UsageError: A folder that the user has named cannot be used.
+    """
+    found = places(named, environment)
+    for place in found:
+        with contextlib.suppress(OSError):
+            if place == _MACHINE:
+                place.mkdir(parents=True, exist_ok=True)
+                if place.lstat().st_uid == os.geteuid():
+                    place.chmod(0o1777)
+            else:
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if named and (why := refusal(place)):
+            raise UsageError(f"--run-registry {named}: {why}")
+    return [place for place in found if place == _MACHINE or not refusal(place)]
+
+
+def refusal(folder: Path) -> str:
+    """Why a folder cannot be trusted or used, in one line; empty when it can."""
+    try:
+        found = folder.lstat()
+    except OSError as error:
+        return str(error.strerror)
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is no folder, or a link"
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        return "any user may remove files in it; chmod +t"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else "nothing can be written there"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The process at the other end of a socket, as the kernel tells it.
+
+    Attributes:
+        pid: Its number; 0 where it is not visible from here.
+        uid: Its user.
+    """
+
+    pid: int
+    uid: int
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """The other end of a connected Unix socket."""
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(data)
+    return Peer(pid, uid)
+
+
+class Folder:
+    """An open folder of runs.
+
+    Args:
+        path: Where it is.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.owner = os.fstat(self._fd).st_uid
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._fd)
+
+    def is_the_same(self) -> bool:
+        """Whether the folder at the path is still the one that is open."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), self.path.lstat())
+        except OSError:
+            return False
+
+    def address(self, name: str) -> str:
+        """The address of a socket, however long the path of the folder is."""
+        return f"/proc/self/fd/{self._fd}/{name}"
+
+    def entries(self) -> list[str]:
+        """The ids of the runs that are announced."""
+        names = os.listdir(self._fd)  # noqa: PTH208 - of a descriptor
+        return [found[1] for name in names if (found := _ENTRY.fullmatch(name))]
+
+    def read(self, run_id: str, most: int) -> tuple[bytes, int, float]:
+        """What an entry says, whose it is, and when it was written.
+
+        Args:
+            run_id: Of the run.
+            most: Bytes that an entry may have.
+
+        Raises:
+            OSError: It is gone, no plain file, or too large.
+        """
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(f"{run_id}.json", flags, dir_fd=self._fd)
+        with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError("no plain file")
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise OSError("too large")
+        return data, found.st_uid, found.st_mtime
+
+    def write(self, run_id: str, data: bytes) -> None:
+        """Announce a run, or say something new about it; all users may read that.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        unfinished = f".{run_id}.{os.getpid()}"
+        self._unlink(unfinished)  # of a process of this number that was killed
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(unfinished, flags, 0o600, dir_fd=self._fd)
+        try:
+            with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
+                os.fchmod(fd, 0o644)
+                file.write(data)
+            os.rename(unfinished, f"{run_id}.json", src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except BaseException:
+            self._unlink(unfinished)
+            raise
+
+    def has_entry(self, run_id: str) -> bool:
+        """Whether a run is still announced."""
+        try:
+            os.stat(f"{run_id}.json", dir_fd=self._fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+    def remove(self, run_id: str) -> None:
+        """Take away what a run has left; what belongs to others stays."""
+        self._unlink(f"{run_id}.sock")
+        self._unlink(f"{run_id}.json")
+
+    def listen(self, run_id: str) -> socket.socket:
+        """Where a run answers; any user may ask, and is looked at then.
+
+        Raises:
+            OSError: There can be no socket.
+        """
+        return self._listen(f"{run_id}.sock")
+
+    def unlisten(self, run_id: str) -> None:
+        """Take the name of the socket away."""
+        self._unlink(f"{run_id}.sock")
+
+    def _listen(self, name: str) -> socket.socket:
+        self._unlink(name)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(self.address(name))
+            os.chmod(name, 0o666, dir_fd=self._fd)  # noqa: S103 - who connects is looked at
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def _unlink(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=self._fd)
+
+    def appear(self) -> socket.socket | None:
+        """Show runs that `serve` is here; None where another one does, or nothing can be written.
+
+        Returns:
+            What has to stay open for as long as `serve` is here.
+        """
+        try:
+            return None if self.server() else self._listen(_PRESENCE)
+        except OSError:
+            return None
+
+    def disappear(self) -> None:
+        """Show that `serve` has gone."""
+        self._unlink(_PRESENCE)
+
+    def server(self) -> Peer | None:
+        """The process that shows the runs of this folder, where there is one.
+
+        Only root, the owner of the folder and the user of this process are believed.
+        """
+        with self._connected(_PRESENCE) as connection:
+            found = None if connection is None else peer_of(connection)
+        return found if found is not None and found.uid in self.trusted() else None
+
+    def answers(self, run_id: str) -> bool:
+        """Whether the process of a run is there."""
+        with self._connected(f"{run_id}.sock") as connection:
+            return connection is not None
+
+    def trusted(self) -> tuple[int, int, int]:
+        """The users who may know all about the runs of this process."""
+        return (0, os.geteuid(), self.owner)
+
+    @contextlib.contextmanager
+    def _connected(self, name: str) -> Iterator[socket.socket | None]:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(0)
+            try:
+                connection.connect(self.address(name))
+            except OSError:  # there is none, or nobody listens, or too many wait
+                yield None
+            else:
+                yield connection

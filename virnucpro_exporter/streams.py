@@ -109,7 +109,11 @@ class _OneLine(logging.Formatter):
         return super().formatMessage(record)
 
 
-def start_logging(level: str, form: str = "%(asctime)s %(message)s") -> None:
+# Local time with its distance from UTC, so that logs of several machines can be put together.
+_TIME = "%Y-%m-%dT%H:%M:%S%z"
+
+
+def start_logging(level: str, form: str = "%(asctime)s %(levelname)s %(message)s") -> None:
     """Log to standard error from now on.
 
     Args:
@@ -117,7 +121,7 @@ def start_logging(level: str, form: str = "%(asctime)s %(message)s") -> None:
         form: Of a line, as in `logging`.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine(form))
+    handler.setFormatter(_OneLine(form, _TIME))
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what Python makes of LC_CTYPE where the locale is C
@@ -47,6 +47,27 @@ def format_rate(sequences: float | None, residues: float | None) -> str:
     if sequences is None and residues is not None:
         return f"{format_number(residues)} residues/s"
     return f"{format_number(sequences)} seq/s"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, `1 file` or `1,200 files`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def is_cpu_slot(gpu: str) -> bool:
+    """Whether the id of a device (`"0"`, `"gpu07/0"`, `"cpu0"`) is that of a CPU slot."""
+    return gpu.rpartition("/")[2].startswith("cpu")
+
+
+def device_words(gpu: str) -> str:
+    """What to call a device in a sentence: `GPU 0`, `GPU gpu07/0`, or `cpu0` for a CPU slot."""
+    return gpu if is_cpu_slot(gpu) else f"GPU {gpu}"
+
+
+def device_noun(gpus: Iterable[str]) -> str:
+    """What devices are: `GPU`, `CPU slot` where all are, or `device` where only some are."""
+    kinds = {is_cpu_slot(gpu) for gpu in gpus}
+    return "device" if len(kinds) > 1 else "CPU slot" if True in kinds else "GPU"
 
 
 def format_percent(ratio: float | None) -> str:

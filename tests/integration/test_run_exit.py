@@ -119,14 +119,20 @@ def test_signal_drains(tmp_path: Path, number: signal.Signals) -> None:
         until(lambda: len(list(inputs.glob("*.begun"))) == 2)
         process.send_signal(number)
         assert process.stderr is not None
-        while "draining: " not in process.stderr.readline():
+        while (name := signal.Signals(number).name) not in (line := process.stderr.readline()):
             pass
+        again = "press Ctrl-C again" if number == signal.SIGINT else "another SIGTERM stops now"
+        assert f" WARNING {name}: 2 files in process will finish" in line
+        assert f"; {again}" in line
+        assert "; the same command resumes\n" in line
         (inputs / "go").touch()
         _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     finished = len(results(output))
     assert 2 <= finished < 6
+    left = "1 file" if finished == 5 else f"{6 - finished} files"
+    assert errors.endswith(f"virnucpro-exporter: {left} left; the same command resumes\n")
     resumed = call(arguments(*words, output=output))
     assert resumed.returncode == 0
     assert f"{finished} skipped" in resumed.stdout

@@ -18,7 +18,7 @@ def test_totals_come_last_and_what_went_wrong_stands_beside_its_gpu() -> None:
     stalled = replace(stalled, sequences_completed=9000)
     lost = replace(run.workers[1], state=WorkerState.LOST)
     lines = summary_text(replace(run, workers=(stalled, lost))).splitlines()
-    assert lines[0].endswith("busy  98%, stalled 2 times for 1m36s, 1 restarts")
+    assert lines[0].endswith("busy  98%, stalled 2 times for 1m36s, 1 restart")
     assert lines[1].endswith("busy  98%, LOST")
     assert "files done" in lines[2]
     assert "9,000 sequences, 150 sequences/s" in lines[3]

@@ -1,4 +1,5 @@
 import io
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from tests import builders
-from virnucpro_exporter.overview.findings import warnings
+from virnucpro_exporter.overview.findings import draining, warnings
 from virnucpro_exporter.overview.rows import worker_rows
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, RunState, WorkerState
 from virnucpro_exporter.terminal.dashboard import Every
@@ -142,19 +143,42 @@ def test_a_run_that_was_ended_is_not_told_to_have_failed(
     assert RunSnapshot(0.0, state=RunState.DRAINING).state_label == "draining"
 
 
-def test_log_lines_have_the_facts_of_the_table() -> None:
-    """One line for the run and one for each worker, so that each can be searched for."""
-    head, *workers = describe_run(builders.stalled(), builders.gpu_lost(), builders.NOW)
-    assert head == (
-        "running: 4/13 files, 0 failed, 101 seq/s, ETA 3m00s (22:16), DOWN: GPU 1, "
-        "STALLED: GPU 0, work imbalanced: 2m20s to 2m20s"
+def test_a_log_line_has_the_facts_of_the_table() -> None:
+    """One line however many GPUs there are; where it names some with trouble it is a warning."""
+    level, line = describe_run(builders.stalled(64), builders.gpu_lost(64), builders.NOW)
+    assert level == logging.WARNING
+    assert line == (
+        "running: 128/416 files (25%), 0 failed, 64 of 64 GPUs busy, 8.3k seq/s, 1 steal, "
+        "ETA 3m00s (22:16), DOWN: GPU 63, STALLED: GPU 0, work imbalanced: 1m20s to 3m20s"
     )
-    facts = "{}, {} seq/s, {} queued, 2 done, stolen by/from {}"
-    assert workers == [
-        "  GPU 0: STALLED 6m40s reads_00.fa, "
-        + facts.format("compute 97%, memory 25%", 0, 4, "1/0"),
-        "  GPU 1: GPU DOWN 12s reads_01.fa, " + facts.format("compute -, memory -", 101, 3, "0/1"),
-    ]
+    level, line = describe_run(builders.running(), builders.gpus_up(), builders.NOW)
+    assert (level, "STALLED" in line) == (logging.INFO, False)
+
+
+def test_a_run_that_drains_says_how_long_and_what_a_user_can_do() -> None:
+    """The remaining time counts down in the table and in log lines."""
+    run = replace(builders.running(3), state=RunState.DRAINING, eta_seconds=125.0)
+    options = ViewOptions(drain_hint="press Ctrl-C again")
+    drawn = draw(run_view(run, builders.gpus_up(3), builders.NOW, Size(120, 24), options), 120)
+    assert "3 files in process will finish, about 2m05s; press Ctrl-C again" in drawn
+    line = describe_run(run, builders.gpus_up(3), builders.NOW)[1]
+    assert line.endswith("3 files in process will finish, about 2m05s")
+    one = replace(run, files_processing=1, eta_seconds=None)
+    assert draining(one) == "1 file in process will finish"
+    assert draining(replace(run, files_processing=0)) == "no file is in process; the run ends"
+
+
+def test_cpu_slots_are_not_called_gpus() -> None:
+    """Neither in the table nor in warnings."""
+    run = builders.stalled(2)
+    slots = tuple(replace(w, gpu=f"cpu{n}", name="CPU") for n, w in enumerate(run.workers))
+    run = replace(run, workers=slots, recent_steals=())
+    drawn = draw(run_view(run, builders.no_gpus(), builders.NOW, Size(100, 24)), 100)
+    assert "STALLED: cpu0" in drawn
+    assert "GPU" not in drawn
+    line = describe_run(run, builders.no_gpus(), builders.NOW)[1]
+    assert "2 of 2 CPU slots busy" in line
+    assert "GPU" not in line
 
 
 def test_intervals_are_kept_and_hold_ups_are_not_caught_up() -> None:
@@ -228,6 +252,4 @@ def test_residues_stand_where_sequences_are_not_counted() -> None:
     drawn = draw(run_view(run, builders.gpus_up(1), builders.NOW, Size(120, 24)), 120)
     assert "5.2M residues/s" in drawn
     assert "5.2M res " in drawn
-    head, line = describe_run(run, builders.gpus_up(1), builders.NOW)
-    assert "5.2M residues/s" in head
-    assert "5.2M residues/s" in line
+    assert "5.2M residues/s" in describe_run(run, builders.gpus_up(1), builders.NOW)[1]

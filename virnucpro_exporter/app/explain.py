@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from virnucpro_exporter.journal.stories import Story, read_stories
-from virnucpro_exporter.text import clean, format_moment, format_span
+from virnucpro_exporter.text import clean, device_words, format_moment, format_span
 
 
 def explain_text(folder: str, files: Sequence[str], now: float | None = None) -> str:
@@ -38,12 +38,13 @@ def reason(story: Story, now: float) -> str:
         if not story.is_active:
             return "was in process when the run ended; the same command does it again"
         since = 0.0 if story.since is None else now - story.since
-        return f"in process on GPU {story.gpu} for {format_span(max(since, 0.0))}"
+        return f"in process on {device_words(story.gpu)} for {format_span(max(since, 0.0))}"
     if story.state == "failed":
         return f"given up after {_times(story.failures)}: {story.error}"
+    where = device_words(story.gpu)
     return {
-        "completed": f"completed by GPU {story.gpu}",
-        "committing": f"completed by GPU {story.gpu}; its results are being moved to their place",
+        "completed": f"completed by {where}",
+        "committing": f"completed by {where}; its results are being moved to their place",
         "gone": "it was removed before it was done",
     }.get(story.state, story.state)
 

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ from virnucpro_exporter.app.listing import Listing, looked_at
 from virnucpro_exporter.app.processor import describe, processor_spec
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.summary import failures_text, plan_text, summary_text
-from virnucpro_exporter.app.views import linger, reserve, show
+from virnucpro_exporter.app.views import AGAIN, RESUMES, linger, reserve, show
 from virnucpro_exporter.app.workforce import workforce
 from virnucpro_exporter.config import Inputs, Metrics, RunConfig, Views, run_config
 from virnucpro_exporter.errors import (
@@ -49,8 +50,10 @@ from virnucpro_exporter.files.inputs import Inputs as Found
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal.writer import Journal
+from virnucpro_exporter.overview.findings import draining
 from virnucpro_exporter.scheduling.assignment import assign_files_weighted
 from virnucpro_exporter.snapshot import RunResult, RunSnapshot, RunState
+from virnucpro_exporter.text import counted
 from virnucpro_exporter.web.discovery import NodeDiscovery
 from virnucpro_exporter.workers import orphans
 
@@ -66,6 +69,11 @@ COLLECT_AFTER = 50_000
 
 # All files have their results, but GPUs were given up on the way.
 GIVEN_UP_STATUS = 4
+
+# The run loop takes a signal at its next turn; that is waited for so long, in seconds.
+_DRAIN_SECONDS = 2.0
+_LOOK_SECONDS = 0.02
+_BEFORE_DRAINING = (RunState.STARTING, RunState.RUNNING)
 
 # Workers that are idle at the end get so long to give back what they hold.
 _CLOSE_SECONDS = 5.0
@@ -208,7 +216,8 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         entry.served_by(shown.server)
         terms = Terms(time.monotonic, config.scheduling.storage_patience, halt)
         runner = Runner(coordinator, work.pool, gpus, outputs, journal, clock, terms)
-        signals = views.enter_context(RunSignals(runner.drain, runner.stop))
+        signals = RunSignals(lambda: _drain(runner, coordinator, signals), runner.stop)
+        views.enter_context(signals)
         stack.callback(signals.detach)
         runner.run(feed=listing)
         if not runner.was_stopped:
@@ -225,6 +234,19 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         tell(finished)
         linger(config.metrics, signals, shown.server)
         return finished
+
+
+def _drain(runner: Runner, coordinator: WorkStealingCoordinator, signals: RunSignals) -> None:
+    """Start no more files, and say what follows as soon as the run loop knows."""
+    runner.drain()
+    end = time.monotonic() + _DRAIN_SECONDS
+    run = coordinator.snapshot()
+    while run.state in _BEFORE_DRAINING and time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS)
+        run = coordinator.snapshot()
+    name = signal.Signals(signals.caught[0]).name
+    again = AGAIN if name == "SIGINT" else f"another {name} stops now; {RESUMES}"
+    log.warning("%s: %s; %s", name, draining(run), again)
 
 
 @contextlib.contextmanager
@@ -272,11 +294,13 @@ def _find(inputs: Inputs, views: Views, metrics: Metrics, outputs: Outputs, name
 def _outcome(
     snapshot: RunSnapshot, runner: Runner, signals: RunSignals, *, is_missing_inputs: bool
 ) -> Finished:
+    left = snapshot.files_queued + snapshot.files_processing
     if signals.caught:
-        return Finished(snapshot, 128 + signals.caught[0])
+        notice = f"{counted(left, 'file')} left; {RESUMES}" if left else ""
+        return Finished(snapshot, 128 + signals.caught[0], notice=notice)
     if early := _early_end(runner):
         return Finished(snapshot, early.exit_code, early)
-    if snapshot.files_queued or snapshot.files_processing:
+    if left:
         has_begun = any(worker.busy_seconds > 0 for worker in snapshot.workers)
         error = (NoWorkerError if has_begun else ProcessorError)(runner.last_loss)
         return Finished(snapshot, error.exit_code, error)

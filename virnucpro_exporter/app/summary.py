@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from virnucpro_exporter.app.devices import Device
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import RunSnapshot, RunState, WorkerSnapshot, WorkerState
-from virnucpro_exporter.text import clean, format_duration
+from virnucpro_exporter.text import clean, counted, device_noun, format_duration
 
 # In seconds. Below that a run is start-up alone, and its ratio to the bound says nothing.
 _LEAST_BOUND = 0.05
@@ -22,7 +22,8 @@ _NOTABLE_SHARE = 0.05
 
 def plan_text(plan: Mapping[Device, Sequence[SequenceFile]]) -> str:
     """What each device would be given, a line for each."""
-    lines = [f"{'GPU':<8}{'weight':>8}{'files':>8}{'sequences':>12}{'residues':>15}  name"]
+    heading = device_noun(device.gpu for device in plan)
+    lines = [f"{heading:<8}{'weight':>8}{'files':>8}{'sequences':>12}{'residues':>15}  name"]
     for device, files in plan.items():
         known = [file.sequences for file in files if file.sequences is not None]
         sequences = f"{sum(known):,}" if len(known) == len(files) else "?"
@@ -40,12 +41,17 @@ def summary_text(run: RunSnapshot) -> str:
     lines = [_worker_line(worker, run, max(width, 8)) for worker in run.workers]
     done = run.files_completed - run.files_skipped
     left = run.files_queued + run.files_processing
+    steals = sum(number for _, number in run.steals)
     lines.append(
-        f"{done} files done, {run.files_failed} failed, {run.files_skipped} skipped, "
-        f"{left} left; {run.retries} retries, {sum(n for _, n in run.steals)} steals"
+        f"{counted(done, 'file')} done, {run.files_failed} failed, {run.files_skipped} skipped, "
+        f"{left} left; {_retries(run.retries)}, {counted(steals, 'steal')}"
     )
     lines.append(f"{run.elapsed_seconds:.1f} s, {_work(run)}{_against_bound(run)}")
     return "\n".join([*lines, *_held_up(run)])
+
+
+def _retries(number: int) -> str:
+    return "1 retry" if number == 1 else f"{number:,} retries"
 
 
 def _held_up(run: RunSnapshot) -> list[str]:
@@ -56,20 +62,22 @@ def _held_up(run: RunSnapshot) -> list[str]:
     seconds = ends[-1] - ends[-2]
     if seconds < max(_NOTABLE_SECONDS, _NOTABLE_SHARE * run.elapsed_seconds):
         return []
-    waited = f"{len(ends) - 1} of {len(ends)} GPUs waiting for {format_duration(seconds)}"
+    devices = counted(len(ends), device_noun(worker.gpu for worker in run.workers))
+    waited = f"{len(ends) - 1} of {devices} waiting for {format_duration(seconds)}"
     return [f"one file, the last, kept {waited}"]
 
 
 def _worker_line(worker: WorkerSnapshot, run: RunSnapshot, width: int) -> str:
     busy = worker.busy_seconds / run.elapsed_seconds if run.elapsed_seconds > 0 else 0.0
-    line = f"  {worker.gpu:<{width}}{worker.files_completed:>7} files, busy {busy:>4.0%}"
+    files = "file, " if worker.files_completed == 1 else "files,"
+    line = f"  {worker.gpu:<{width}}{worker.files_completed:>7} {files} busy {busy:>4.0%}"
     if worker.stalls:
         times = "once" if worker.stalls == 1 else f"{worker.stalls} times"
         line += f", stalled {times} for {format_duration(worker.stalled_seconds)}"
     if worker.attempts_moved:
-        line += f", {worker.attempts_moved} files taken back"
+        line += f", {counted(worker.attempts_moved, 'file')} taken back"
     if worker.restarts:
-        line += f", {worker.restarts} restarts"
+        line += f", {counted(worker.restarts, 'restart')}"
     return line + (", LOST" if worker.state is WorkerState.LOST else "")
 
 

@@ -26,6 +26,9 @@ from virnucpro_exporter.web.web_config import WebConfig
 
 log = logging.getLogger(__name__)
 
+RESUMES = "the same command resumes"
+AGAIN = f"press Ctrl-C again to stop now; {RESUMES}"
+
 
 # Options that make no sense without an endpoint of one's own.
 _OF_OWN = {"web_telemetry_path", "web_config_file", "linger", "target_file"}
@@ -122,6 +125,7 @@ def show(
         plain=None if views.dashboard is None else not views.dashboard,
         log_interval=views.metrics_log_interval,
         log_max_bytes=views.metrics_log_max_bytes,
+        drain_hint=AGAIN,
     )
     server: MetricsServer | None = None
     health = {} if views.metrics_log is None else {"log": _Health(dashboard.log_health)}

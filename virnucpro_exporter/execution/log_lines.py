@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from virnucpro_exporter.errors import assert_never
 from virnucpro_exporter.scheduling import facts as fa
+from virnucpro_exporter.text import counted
+from virnucpro_exporter.text import device_words as _at
 
 
 class Line(NamedTuple):
@@ -50,32 +52,32 @@ def log_line(fact: fa.Fact) -> Line:  # noqa: C901, PLR0911, PLR0912, RET503 - o
     """The line for a fact."""
     match fact:
         case fa.FileStarted(file, worker_id, attempt):
-            return Line(DEBUG, "GPU %s gets %r (attempt %d)", (worker_id, file.path, attempt))
+            return Line(DEBUG, "%s gets %r (attempt %d)", (_at(worker_id), file.path, attempt))
         case fa.AttemptEnded(attempt, worker_id, file, outcome, reason):
-            values = (attempt, file.path, worker_id, outcome.value, reason)
-            return Line(DEBUG, "attempt %d at %r on GPU %s: %s: %s", values)
+            values = (attempt, file.path, _at(worker_id), outcome.value, reason)
+            return Line(DEBUG, "attempt %d at %r on %s: %s: %s", values)
         case fa.FileCompleted(file, worker_id, _, _, duration):
-            return Line(DEBUG, "GPU %s has done %r in %.1f s", (worker_id, file.path, duration))
+            return Line(DEBUG, "%s has done %r in %.1f s", (_at(worker_id), file.path, duration))
         case fa.FileQueued():
             return _queued(fact)
         case fa.FileFailed(file, failures=failures, error=error):
-            times = "1 failed attempt" if failures == 1 else f"{failures} failed attempts"
+            times = counted(failures, "failed attempt")
             return Line(ERROR, "%r is given up after %s: %s", (file.path, times, error))
         case fa.FileStolen(file, victim, thief):
-            return Line(DEBUG, "GPU %s stole %r from GPU %s", (thief, file.path, victim))
+            return Line(DEBUG, "%s stole %r from %s", (_at(thief), file.path, _at(victim)))
         case fa.PlanChanged(moves):
-            files = "1 file" if len(moves) == 1 else f"{len(moves)} files"
+            files = counted(len(moves), "file")
             return Line(INFO, "the plan was changed: %s moved to other workers", (files,))
         case fa.StallStarted(worker_id, path, silent_seconds):
             where = f" in {path!r}" if path else ""
             silence = f"no progress for {silent_seconds:.0f} s{where}"
-            return Line(WARNING, "GPU %s has stalled: %s", (worker_id, silence))
+            return Line(WARNING, "%s has stalled: %s", (_at(worker_id), silence))
         case fa.StallEnded(worker_id, seconds):
-            return Line(INFO, "GPU %s is no longer stalled, after %.0f s", (worker_id, seconds))
+            return Line(INFO, "%s is no longer stalled, after %.0f s", (_at(worker_id), seconds))
         case fa.WorkerRestarted(worker_id, reason):
-            return Line(WARNING, "GPU %s gets a new worker: %s", (worker_id, reason))
+            return Line(WARNING, "%s gets a new worker: %s", (_at(worker_id), reason))
         case fa.WorkerRetired(worker_id, reason):
-            return Line(ERROR, "GPU %s is given up: %s", (worker_id, reason))
+            return Line(ERROR, "%s is given up: %s", (_at(worker_id), reason))
         case fa.RunFinished():
             return Line(DEBUG, "no file is left to do")
         case _:
@@ -84,10 +86,10 @@ def log_line(fact: fa.Fact) -> Line:  # noqa: C901, PLR0911, PLR0912, RET503 - o
 
 def _queued(fact: fa.FileQueued) -> Line:
     """A failure is a warning; a file that moves, or whose worker went, is none."""
-    path, source = fact.file.path, fact.ended_on
+    path, source = fact.file.path, _at(fact.ended_on)
     if fact.cause is fa.Outcome.MOVED:
-        values = (path, source, fact.worker_id, fact.reason)
-        return Line(INFO, "%r moves from GPU %s to GPU %s: %s", values)
+        values = (path, source, _at(fact.worker_id), fact.reason)
+        return Line(INFO, "%r moves from %s to %s: %s", values)
     if fact.is_charged:
-        return Line(WARNING, "%r is tried again: GPU %s: %s", (path, source, fact.reason))
-    return Line(INFO, "%r waits again: GPU %s: %s", (path, source, fact.reason))
+        return Line(WARNING, "%r is tried again: %s: %s", (path, source, fact.reason))
+    return Line(INFO, "%r waits again: %s: %s", (path, source, fact.reason))

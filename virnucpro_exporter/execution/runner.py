@@ -223,7 +223,6 @@ class Runner:
             events: list[ev.Event] = [*self._poll()]
             if self._drain and not is_draining:
                 is_draining = True
-                log.info("draining: the files in process are finished, and no more are started")
                 self._pool.drain()
                 events.append(ev.DrainRequested())
             self._turn(events)

@@ -11,6 +11,7 @@ from virnucpro_exporter.errors import InputError, assert_never
 from virnucpro_exporter.history import AttemptSpan, Outcome
 from virnucpro_exporter.journal.history import outcome_of
 from virnucpro_exporter.journal.reader import read_journal, rows
+from virnucpro_exporter.text import device_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,28 +162,35 @@ def _moments(
     ).fetchone()
     held = [(a.gpu, a.started, a.ended) for a in attempts]
     for attempt in attempts:
-        yield Moment(attempt.started, f"GPU {attempt.gpu} began it")
+        yield Moment(attempt.started, f"{device_words(attempt.gpu)} began it")
         why = f": {attempt.error}" if attempt.error else ""
-        yield Moment(attempt.ended, f"its attempt on GPU {attempt.gpu} {_end(attempt)}{why}")
+        yield Moment(
+            attempt.ended, f"its attempt on {device_words(attempt.gpu)} {_end(attempt)}{why}"
+        )
     if state in ("processing", "committing", "completed") and started is not None:
-        yield Moment(started, f"GPU {gpu} began it")
+        yield Moment(started, f"{device_words(gpu)} began it")
         held.append((gpu, started, started + (duration or 0.0)))
         if state != "processing":
-            yield Moment(started + (duration or 0.0), f"GPU {gpu} completed it")
+            yield Moment(started + (duration or 0.0), f"{device_words(gpu)} completed it")
     for time, victim, thief in rows(
         database, "steals", "time, victim, thief", "WHERE path = ?", (path,)
     ):
-        yield Moment(time, f"GPU {thief} was idle and stole it from the queue of GPU {victim}")
+        yield Moment(
+            time,
+            f"{device_words(thief)} was idle and stole it from the queue of {device_words(victim)}",
+        )
     for time, source, target in rows(
         database, "moves", "time, source, target", "WHERE path = ?", (path,)
     ):
-        yield Moment(time, f"a new plan gave it to GPU {target} instead of GPU {source}")
+        yield Moment(
+            time, f"a new plan gave it to {device_words(target)} instead of {device_words(source)}"
+        )
     for where, begin, end in held:
         for (time,) in rows(
             database, "stalls", "started", "WHERE gpu = ? AND started BETWEEN ? AND ?",
             (where, begin, end),
         ):  # fmt: skip
-            yield Moment(time, f"GPU {where} stalled with it")
+            yield Moment(time, f"{device_words(where)} stalled with it")
 
 
 def _end(attempt: AttemptSpan) -> str:  # noqa: PLR0911, RET503 - one line for each outcome

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from virnucpro_exporter.overview.rows import OVER, WRONG, Row
-from virnucpro_exporter.snapshot import RunSnapshot
-from virnucpro_exporter.text import format_duration
+from virnucpro_exporter.snapshot import RunSnapshot, RunState
+from virnucpro_exporter.text import counted, device_noun, format_duration
 
 STALE_SECONDS = 15.0  # a snapshot older than this is said to be old
 MAX_NAMED, NAMED_WIDTH = 8, 40  # GPUs in one warning, and about how many characters they take
@@ -23,8 +23,8 @@ def warnings(run: RunSnapshot, rows: Sequence[Row], now: float) -> list[str]:
     if run.state in OVER:
         return []
     found = [
-        f"{label.removeprefix('GPU ')}: GPU "
-        f"{_ids([row.worker.gpu for row in rows if row.label == label])}"
+        f"{label.removeprefix('GPU ')}: "
+        f"{named_devices([row.worker.gpu for row in rows if row.label == label])}"
         for label in WRONG
         if any(row.label == label for row in rows)
     ]
@@ -34,18 +34,30 @@ def warnings(run: RunSnapshot, rows: Sequence[Row], now: float) -> list[str]:
 
 
 def notices(run: RunSnapshot) -> list[str]:
-    """What is worth knowing, and calls for nobody: stealing sees to it."""
+    """What is worth knowing and needs no action."""
+    if run.state is RunState.DRAINING:
+        return [draining(run)]
     if run.state in OVER or not run.work_imbalanced:
         return []
     left = [w.seconds_left for w in run.workers if w.seconds_left is not None] or [0.0]
     return [f"work imbalanced: {format_duration(min(left))} to {format_duration(max(left))}"]
 
 
-def _ids(gpus: Sequence[str]) -> str:
+def draining(run: RunSnapshot) -> str:
+    """What a run that starts no more files still does, and for how long."""
+    if not run.files_processing:
+        return "no file is in process; the run ends"
+    about = "" if run.eta_seconds is None else f", about {format_duration(run.eta_seconds)}"
+    return f"{counted(run.files_processing, 'file')} in process will finish{about}"
+
+
+def named_devices(gpus: Sequence[str]) -> str:
+    """Some devices by their ids, `GPU 0, 1 and 6 more`; CPU slots without the word."""
     named = list(gpus[:1])
     for gpu in gpus[1:MAX_NAMED]:
         if len(", ".join([*named, gpu])) > NAMED_WIDTH:
             break
         named.append(gpu)
     more = len(gpus) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more else "")
+    is_gpu = device_noun(gpus) == "GPU"
+    return ("GPU " if is_gpu else "") + ", ".join(named) + (f" and {more} more" if more else "")

@@ -39,12 +39,6 @@ class Row(NamedTuple):
         return self.device.sample if self.device is not None and self.device.up else None
 
 
-def device_words(gpu: str) -> str:
-    """What to call a device in a sentence: `GPU 0`, `GPU gpu07/0`, or `cpu0` for a CPU slot."""
-    is_cpu = gpu.rpartition("/")[2].startswith("cpu")
-    return gpu if is_cpu else f"GPU {gpu}"
-
-
 def worker_rows(run: RunSnapshot, gpus: GpuSnapshot) -> list[Row]:
     """Every worker of the run beside its GPU, in their order."""
     devices = {device.gpu: device for device in gpus.devices}

@@ -31,6 +31,7 @@ from virnucpro_exporter.snapshot import (
     StealEvent,
     WorkerState,
 )
+from virnucpro_exporter.text import device_words
 
 HINTS = {401: "give --user NAME:PASSWORD", 403: "see --user and --cert"}
 MAX_BYTES = 64 * 2**20  # no run's metrics come near; a wrong address may serve anything
@@ -166,14 +167,16 @@ def troubles(before: RunSnapshot | None, after: RunSnapshot) -> list[tuple[int, 
     were = set(before.stalled) if before else set()
     had_lost = _lost(before) if before else set()
     found = [
-        (logging.WARNING, f"GPU {gpu} has stalled") for gpu in after.stalled if gpu not in were
+        (logging.WARNING, f"{device_words(gpu)} has stalled")
+        for gpu in after.stalled
+        if gpu not in were
     ]
     found += [
-        (logging.INFO, f"GPU {gpu} is no longer stalled")
+        (logging.INFO, f"{device_words(gpu)} is no longer stalled")
         for gpu in sorted(were - set(after.stalled))
     ]
     found += [
-        (logging.WARNING, f"GPU {gpu} has lost its worker")
+        (logging.WARNING, f"{device_words(gpu)} has lost its worker")
         for gpu in sorted(_lost(after) - had_lost)
     ]
     return found

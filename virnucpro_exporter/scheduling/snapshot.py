@@ -173,6 +173,8 @@ def _eta(state: State, now: float) -> float | None:
         return None
     attempts = [a for w in state.fleet for a in w.running]
     moving = [end for a in attempts if (end := a.remaining(now)) < NEVER]
+    if state.is_draining:
+        return max((*moving, _LEAST_ETA)) if moving else None
     can_go_on = state.queued_files and any(w.is_ready or not state.is_push for w in usable)
     if not (moving or can_go_on):
         return None

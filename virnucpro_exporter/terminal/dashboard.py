@@ -28,7 +28,7 @@ from virnucpro_exporter import streams
 from virnucpro_exporter.csv_log.writer import MetricsLog
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapshot, SourceSilentError
 from virnucpro_exporter.terminal.log_capture import LogCapture
-from virnucpro_exporter.terminal.plain import describe_run, describe_steals
+from virnucpro_exporter.terminal.plain import describe_run
 from virnucpro_exporter.terminal.sigterm import SigtermGuard
 from virnucpro_exporter.terminal.sources import GpuLatest, RunLatest, RunNow
 from virnucpro_exporter.terminal.suspension import Suspension
@@ -89,6 +89,7 @@ class LoadBalancingDashboard:
         log_interval: Seconds between two intervals of the metrics log.
         log_max_bytes: Size at which the metrics log is rotated.
         endpoint: Address of the metrics endpoint, to show.
+        drain_hint: What a user can do while the last files finish, to show then.
         wall_clock: Unix seconds.
     """
 
@@ -101,10 +102,11 @@ class LoadBalancingDashboard:
         *,
         console: Console | None = None,
         plain: bool | None = None,
-        plain_interval: float = 30.0,
+        plain_interval: float = 60.0,
         log_interval: float = 5.0,
         log_max_bytes: int = 50_000_000,
         endpoint: str = "",
+        drain_hint: str = "",
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._coordinator = coordinator
@@ -119,7 +121,7 @@ class LoadBalancingDashboard:
         self._log_due = Every(log_interval)
         self._log = None if log_file is None else MetricsLog(log_file, max_bytes=log_max_bytes)
         self._options = ViewOptions(
-            ascii_only=is_ascii_only(self._console.encoding, os.environ), endpoint=endpoint
+            is_ascii_only(self._console.encoding, os.environ), endpoint, drain_hint
         )
         self._wall_clock = wall_clock
         self._live: Live | None = None
@@ -130,7 +132,6 @@ class LoadBalancingDashboard:
         self._guard = SigtermGuard(self.stop)
         self._suspension = Suspension(self._console)
         self._size: Size | None = None
-        self._shown: RunSnapshot | None = None
         self._fault = ""
 
     def start(self) -> None:
@@ -239,13 +240,9 @@ class LoadBalancingDashboard:
             self._log_metrics(metrics)
         if self._live is not None:
             self._draw(self._generate_table(metrics))
-        elif self._plain:
-            for line in describe_steals(self._shown, metrics.run):
-                logger.info("%s", line)
-            if plain and metrics.run.files_total:
-                for line in describe_run(metrics.run, metrics.gpus, metrics.now):
-                    logger.info("%s", line)
-        self._shown = metrics.run
+        elif plain and metrics.run.files_total:
+            level, line = describe_run(metrics.run, metrics.gpus, metrics.now)
+            logger.log(level, "%s", line)
 
     def _show_silence(self, silence: SourceSilentError, *, plain: bool) -> None:
         if self._live is not None:

@@ -43,10 +43,12 @@ class ViewOptions:
     Attributes:
         ascii_only: The terminal cannot show anything but ASCII.
         endpoint: Address of the metrics endpoint, empty when there is none.
+        drain_hint: What a user can do while the last files finish; empty for nothing.
     """
 
     ascii_only: bool = False
     endpoint: str = ""
+    drain_hint: str = ""
 
 
 def run_view(
@@ -146,6 +148,8 @@ def _head(
         _progress(run, size.width, options),
     ]
     wrong, unusual = warnings(run, rows, now), notices(run)
+    if run.state is RunState.DRAINING and options.drain_hint:
+        unusual.append(options.drain_hint)
     if wrong or unusual:
         told = clean("; ".join(wrong), ascii_only=options.ascii_only)
         parts = [(f" {told} ", "bold red reverse"), ("  ", "")] if wrong else []

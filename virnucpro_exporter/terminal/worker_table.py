@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from virnucpro_exporter.overview.rows import URGENCY, WRONG, Row
-from virnucpro_exporter.text import clean, format_number, format_percent, tail
+from virnucpro_exporter.text import clean, format_number, format_percent, is_cpu_slot, tail
 
 ROOMY_WIDTH = 110
 
@@ -107,7 +107,8 @@ def worker_table(
         shown, hidden = urgent[: lines - 1], urgent[lines - 1 :]
     ids = [short_id(row.worker.gpu, width, ascii_only=ascii_only) for row in shown]
     room = width - max([_SHORT_ID, *map(len, ids)]) + _SHORT_ID
-    table = _empty_table(width, room, ascii_only=ascii_only)
+    is_cpu = rows and all(is_cpu_slot(row.worker.gpu) for row in rows)
+    table = _empty_table("CPU" if is_cpu else "GPU", width, room, ascii_only=ascii_only)
     for gpu, row in zip(ids, shown, strict=True):
         table.add_row(Text(gpu), *_cells(row, room, ascii_only=ascii_only))
     if not rows:
@@ -121,22 +122,22 @@ def worker_table(
     return [table, more]
 
 
-def _empty_table(width: int, room: int, *, ascii_only: bool) -> Table:
+def _empty_table(heading: str, width: int, room: int, *, ascii_only: bool) -> Table:
     roomy = width >= ROOMY_WIDTH
     overflow: OverflowMethod = "crop" if ascii_only else "ellipsis"
     table = Table(
         box=None, padding=(0, 2 if roomy else 1, 0, 0), pad_edge=False, expand=True, width=width
     )
     table.header_style = "bold"
-    table.add_column("GPU", no_wrap=True, min_width=3)
+    table.add_column(heading, no_wrap=True, min_width=3)
     if room >= NAME_FROM_WIDTH:
         table.add_column(
             "Name", no_wrap=True, overflow=overflow, min_width=10, max_width=30 if roomy else 12
         )
     for column in COLUMNS:
         if room >= column.from_width:
-            heading = column.long if roomy else column.short
-            table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
+            title = column.long if roomy else column.short
+            table.add_column(title, justify="right", no_wrap=True, min_width=len(title))
     table.add_column("State", no_wrap=True, overflow=overflow, ratio=1)
     return table
 

@@ -36,6 +36,7 @@ from virnucpro_exporter.scheduling.events import (
     WorkerLost,
 )
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
+from virnucpro_exporter.text import device_words
 from virnucpro_exporter.workers import boot, orphans, sentinel, wire
 from virnucpro_exporter.workers.guard import Guard
 from virnucpro_exporter.workers.process import CANCEL_SECONDS, Child, launch
@@ -269,7 +270,7 @@ class LocalPool:
         if pause is None:
             self._events.append(WorkerLost(WorkerId(worker_id), reason, LossCause.CANNOT_START))
         else:
-            log.warning("GPU %s: %s; it is tried again in %g s", worker_id, reason, pause)
+            log.warning("%s: %s; it is tried again in %g s", device_words(worker_id), reason, pause)
 
     def _launch(self, worker_id: str) -> None:
         """Start a process.
@@ -445,9 +446,9 @@ class LocalPool:
     def _declare_unkillable(self, worker: Child) -> None:
         worker.is_unkillable = True
         log.error(
-            "GPU %s: process %d cannot be killed: it hangs in the kernel (a driver, a disk or a"
+            "%s: process %d cannot be killed: it hangs in the kernel (a driver, a disk or a"
             " file server that does not answer); the run goes on without it",
-            *(worker.worker_id, worker.process.pid),
+            *(device_words(worker.worker_id), worker.process.pid),
         )
         if self._starts.is_wanted(worker.worker_id):
             self._lose_slot(worker)
@@ -480,9 +481,9 @@ class LocalPool:
             pause = self._starts.killed_while_loading(worker_id, time.monotonic())
             if pause is not None:
                 log.warning(
-                    "GPU %s: the worker %s while it loaded; it is started again in %g s, and only"
+                    "%s: the worker %s while it loaded; it is started again in %g s, and only"
                     " one worker loads at a time",
-                    *(worker_id, worker.how_it_ended(), pause),
+                    *(device_words(worker_id), worker.how_it_ended(), pause),
                 )
                 return
         self._starts.forget(worker_id)
@@ -513,7 +514,11 @@ class LocalPool:
         os.close(worker.death)
         self._clear_orphans()
         if worker.is_missed and not self._is_draining:
-            log.info("GPU %s: process %d has died at last", worker.worker_id, worker.process.pid)
+            log.info(
+                "%s: process %d has died at last",
+                device_words(worker.worker_id),
+                worker.process.pid,
+            )
             self._events.append(WorkerJoined(worker.worker_id))
         elif self._starts.is_wanted(worker.worker_id):
             self._starts.want(worker.worker_id, time.monotonic())

@@ -22,7 +22,6 @@ from virnucpro_exporter.overview.rows import (
     URGENCY,
     WRONG,
     Row,
-    device_words,
     worker_rows,
 )
 from virnucpro_exporter.overview.trail import Trails, halved
@@ -35,6 +34,7 @@ from virnucpro_exporter.snapshot import (
 )
 from virnucpro_exporter.text import (
     clean,
+    device_words,
     format_clock,
     format_duration,
     format_moment,

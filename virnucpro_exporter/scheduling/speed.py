@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 NEVER = float("inf")
 
@@ -148,6 +149,22 @@ class RecentSpeed:
         return (end - begin) / max(after - before, 1)
 
 
+class DoneBefore(NamedTuple):
+    """A file that an earlier run has done with the same processor.
+
+    Attributes:
+        worker: On which worker.
+        sequences: In the file, None where that is not known.
+        residues: In the file.
+        seconds: How long the attempt took.
+    """
+
+    worker: str
+    sequences: int | None
+    residues: int
+    seconds: float
+
+
 class FixedCost:
     """Seconds that every file takes, however small it is: loading, writing, starting a program.
 
@@ -163,16 +180,16 @@ class FixedCost:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._lines: dict[int, tuple[float, float, float, float, float]] = {}
+        self._lines: dict[str, tuple[float, float, float, float, float]] = {}
         # Over all workers: the weight of what is known of the intercept, and the intercept times it
         self._weight = self._weighted = 0.0
         self._least = float("inf")
 
-    def observe(self, worker: int, residues: float, seconds: float) -> None:
+    def observe(self, worker: str, residues: float, seconds: float) -> None:
         """Learn from a completed file.
 
         Args:
-            worker: The place of the worker in the fleet.
+            worker: Whose line it belongs to.
             residues: In the file.
             seconds: How long it took.
         """

@@ -49,7 +49,14 @@ from virnucpro_exporter.scheduling.files import (
 )
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
-from virnucpro_exporter.scheduling.speed import DOUBT, NEVER, SLOWEST, FixedCost, RecentSpeed
+from virnucpro_exporter.scheduling.speed import (
+    DOUBT,
+    NEVER,
+    SLOWEST,
+    DoneBefore,
+    FixedCost,
+    RecentSpeed,
+)
 from virnucpro_exporter.scheduling.workers import Worker
 from virnucpro_exporter.snapshot import PAIRED_WORKERS
 
@@ -419,6 +426,14 @@ class State:
         self.skipped_files += len(files)
         self.skipped_residues += sum(file.residues for file in files)
 
+    def recall(self, files: Iterable[DoneBefore]) -> None:
+        """Learn from what earlier runs did what a file costs, and how long sequences are."""
+        for file in files:  # each worker's on a line of their own: its speed may be another now
+            self.fixed.observe(f"{file.worker} before", file.residues, file.seconds)
+            if file.sequences:
+                self._sequences += file.sequences
+                self._residues += file.residues
+
     def expect_files(self, count: int) -> None:
         """So many files of the run are still being looked at, and will be submitted."""
         self.awaited_files = count
@@ -587,7 +602,7 @@ class State:
                 attempt, done, self._work_seconds(seconds) if self.fixed.seconds else seconds
             )
         if self.completed_files < _FIRST_FILES or not self.completed_files % _EACH:
-            self.fixed.observe(worker.index, residues, seconds)
+            self.fixed.observe(worker.id, residues, seconds)
         self._sequences += sequences
         if sequences:
             self._residues += residues

@@ -122,6 +122,7 @@ def test_what_a_file_costs_is_known_from_an_earlier_run() -> None:
     state.recall(DoneBefore("0", size // 100, size, 20.0 + size / 100.0) for size in sizes)
     assert worker.seconds(0) == pytest.approx(20.0)
     assert state.residues_of(SequenceFile("/a", None, 5000), 7) == 700
+    assert state.residues_of(SequenceFile("/a", None, 5000, 25), 7) == 1400
 
 
 def test_a_cost_that_is_not_clear_yet_is_not_believed() -> None:

@@ -37,7 +37,6 @@ from virnucpro_exporter.scheduling.facts import FileStarted
 from virnucpro_exporter.scheduling.speed import DoneBefore
 from virnucpro_exporter.snapshot import RunSnapshot
 
-
 # A later run learns from so many files: what files cost varies, and so many tell it well enough.
 _MOST_RECALLED = 512
 

@@ -572,11 +572,13 @@ class State:
     def residues_of(self, file: SequenceFile, sequences: int) -> int | None:
         """About how many residues so many sequences of a file are; None while that is not known.
 
-        From the sequences of the file, where they were counted; else from those of the completed
-        files.
+        From the sequences of the file, where they were counted or can be estimated; else from
+        those of the completed files.
         """
         if file.sequences:
             return file.residues * sequences // file.sequences
+        if file.likely_sequences:
+            return min(file.residues * sequences // file.likely_sequences, file.residues)
         if self._sequences:
             return min(self._residues * sequences // self._sequences, file.residues)
         return None

@@ -10,6 +10,7 @@ start of a large compressed file, which cannot be entered in the middle.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -34,11 +35,13 @@ from virnucpro_exporter.sequences import (
 
 HEADER = re.compile(rb"\n>[^\n]*")
 HEAD_BYTES = 4 << 20
-MAGIC_BYTES = 6  # these tell a compression
 SAMPLES = 64
 
 # A sample tells how many records a file has, where it has begun so many of them.
 _TELLING_RECORDS = 200
+
+# Where so many headers are in the first bytes of a block, there are many in all of it.
+_LOOK_BYTES, _DENSE = 4096, 4
 _BLANKS = [BLANKS[i : i + 1] for i in range(len(BLANKS))]
 
 # Progress is told after so many bytes of a file.
@@ -78,7 +81,7 @@ class Tally:
                 in_header = not text
             if not text:
                 continue
-            pieces = HEADER.split(b"\n" + text if at_start else text)
+            pieces = _between_headers(text, at_start=at_start)
             at_start = text.endswith(b"\n")
             in_header = len(pieces) > 1 and not pieces[-1]
             self.sequences += len(pieces) - 1
@@ -118,7 +121,7 @@ class Tally:
             lengths != list(map(len, lines[3::4]))
             or headers.count(b"\n@") != len(lengths)
             or separators.count(b"\n+") != len(lengths)
-            or b"\n+" in sequences
+            or (b"+" in sequences and b"\n+" in sequences)  # one letter is found far sooner
             or b"@" in sequences
             or _has_blanks(sequences)
             or _has_blanks(b"\n".join(lines[3::4]))
@@ -132,6 +135,29 @@ class Tally:
         for record in parse_fastq(split_lines(blocks)):
             self.sequences += 1
             self.residues += len(record.sequence)
+
+
+def _between_headers(text: bytes, *, at_start: bool) -> list[bytes]:
+    """What lies before, between and behind the headers; the last is empty where a header is cut.
+
+    Args:
+        text: FASTA, which begins within a sequence or with the start of a line.
+        at_start: It begins with the start of a line.
+    """
+    if text.count(b">", 0, _LOOK_BYTES) > _DENSE:
+        return HEADER.split(b"\n" + text if at_start else text)
+    # To search for one letter is many times faster than any expression, where there are few.
+    pieces, begin, found = [], 0, text.find(b">")
+    while found >= 0:
+        if text[found - 1 : found] != b"\n" and (found or not at_start):
+            found = text.find(b">", found + 1)  # it is no header
+            continue
+        pieces.append(text[begin:found])
+        begin = text.find(b"\n", found)
+        if begin < 0:
+            return [*pieces, b""]
+        found = text.find(b">", begin)
+    return [*pieces, text[begin:]]
 
 
 def _has_blanks(text: bytes) -> bool:
@@ -200,9 +226,13 @@ def estimate(path: Path) -> SequenceFile:
 def _look_into(file: BinaryIO) -> tuple[Tally, float | None]:
     """Count some of a file, and how many times as large it is; None where all of it was counted."""
     size = os.fstat(file.fileno()).st_size
-    is_plain = compression_of(file.read(MAGIC_BYTES)) is None
-    file.seek(0)
+    start = file.read(BLOCK_BYTES)
+    is_plain = compression_of(start) is None
     tally = Tally()
+    if is_plain and len(start) == size:  # most of very many files are small, and read by now
+        tally.add(read_blocks(io.BytesIO(start)))
+        return tally, None
+    file.seek(0)
     if is_plain and size > HEAD_BYTES:
         marker, _ = detect_format(read_blocks(file))
         seen = _sample(file, size, marker, tally)

@@ -62,10 +62,9 @@ def _answers() -> Shelf:
             ),
             stat(
                 "Progress",
-                "Share of the input files that are done or given up.",
-                Query(
-                    'sum(virnucpro_run_files{state=~"completed|failed"}) / sum(virnucpro_run_files)'
-                ),
+                "Share of the work that is done, in the seconds that it is expected to take; of "
+                "several runs, the mean.",
+                Query("avg(virnucpro_run_progress_ratio)"),
                 unit="percentunit",
                 missing=_NO_RUN,
                 decimals=1,
@@ -459,12 +458,7 @@ def _identity() -> Shelf:
                         "dateTimeAsLocal",
                     ),
                     Column("Files", f"{by} (virnucpro_run_files)"),
-                    Column(
-                        "Progress",
-                        f'{by} (virnucpro_run_files{{state=~"completed|failed"}})'
-                        f" / {by} (virnucpro_run_files)",
-                        "percentunit",
-                    ),
+                    Column("Progress", f"{by} (virnucpro_run_progress_ratio)", "percentunit"),
                     Column(
                         "Time left",
                         f"{by} ((virnucpro_run_estimated_completion_timestamp_seconds"

@@ -152,6 +152,7 @@ def running(gpus: int = 2, now: float = NOW) -> RunSnapshot:
         files_completed=2 * gpus,
         residues_total=10_000_000 * gpus,
         residues_done=2_500_000 * gpus,
+        progress=0.25,
         eta_seconds=180.0,
         workers=workers,
         steals=((pair, 1),) if gpus > 1 else (),
@@ -237,6 +238,7 @@ def finished(gpus: int = 2, now: float = NOW) -> RunSnapshot:
         files_completed=7 * gpus,
         files_failed=1,
         residues_done=run.residues_total or 0,
+        progress=1.0,
         eta_seconds=0.0,
         failures=(("/data/broken.fa", "record 3 has no sequence"),),
     )

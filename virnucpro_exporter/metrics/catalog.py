@@ -160,6 +160,10 @@ RUN_RESIDUES = _run.gauge(
     "Residues of the input files, counted or estimated; `left` is absent until all are known.",
     "state=done,left",
 )
+RUN_PROGRESS = _run.gauge(
+    "run_progress_ratio",
+    "Share of the work that is done, in the seconds that it is expected to take.",
+)
 RUN_HELD = _run.gauge("run_held", "1 while no file is started, because the disk is full or fails.")
 RUN_END = _run.gauge(
     "run_end_timestamp_seconds", "Unix time at which the run ended; absent before that."

@@ -71,14 +71,14 @@ class Trails:
         Args:
             now: Seconds that never go back.
             gpus: All GPUs, or None where none is watched.
-            runs: The runs by id.
+            runs: The runs by name.
         """
         for device in gpus.devices if gpus else ():
             sample = device.sample if device.up else None
             value = sample.utilization_ratio if sample else None
             self._utilization.setdefault(device.gpu, Trail()).add(now, value)
-        for run_id, run in runs.items():
-            self._throughput.setdefault(run_id, Trail()).add(now, run.throughput)
+        for name, run in runs.items():
+            self._throughput.setdefault(name, Trail()).add(now, run.throughput)
         for trails in (self._utilization, self._throughput):
             for key in [key for key, trail in trails.items() if trail.is_over(now)]:
                 del trails[key]

@@ -90,6 +90,7 @@ def run_snapshot(
         files_processing=count(c.RUN_FILES, state="processing"),
         files_completed=count(c.RUN_FILES, state="completed"),
         files_failed=count(c.RUN_FILES, state="failed"),
+        progress=get(c.RUN_PROGRESS),
         eta_seconds=None if end is None else max(0.0, end - taken),
         work_imbalanced=bool(get(c.WORK_IMBALANCED)),
         workers=tuple(

@@ -46,14 +46,11 @@ class SequenceFile:
         path: Where it is; bytes that are not UTF-8 are kept as surrogate escapes (`os.fsdecode`).
         sequences: How many records it holds, or None when they are not counted yet.
         residues: Bases or amino acids, counted or estimated: the cost of the file.
-        likely_sequences: About how many records it holds, from a sample; None where a sample does
-            not tell.
     """
 
     path: str
     sequences: int | None = None
     residues: int = 1
-    likely_sequences: int | None = None
 
     @property
     def name(self) -> str:
@@ -171,6 +168,9 @@ class Attempt:
         reported_at: When the worker last said how far it is; at first, when it was handed over.
         counted_at: When `done` was true.
         recent: How fast it was in its last minute, or None before the first residues.
+        start: Seconds until the first report of residues, and how many it told of; None before it
+            and once the next one has come.
+        pace: Seconds per residue between its last two reports, or None.
         done: Residues done.
         sequences: Sequences done.
     """
@@ -182,10 +182,12 @@ class Attempt:
         "is_cancelled",
         "is_speculative",
         "number",
+        "pace",
         "recent",
         "record",
         "reported_at",
         "sequences",
+        "start",
         "started_at",
         "worker",
     )
@@ -209,6 +211,8 @@ class Attempt:
         self.reported_at = now
         self.counted_at = now
         self.recent: RecentSpeed | None = None
+        self.start: tuple[float, int] | None = None
+        self.pace: float | None = None
         self.done = 0
         self.sequences = 0
 

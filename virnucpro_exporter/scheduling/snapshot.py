@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from virnucpro_exporter.scheduling import stalls
+from virnucpro_exporter.scheduling.estimate import seconds_left, share_done
 from virnucpro_exporter.scheduling.files import Attempt
 from virnucpro_exporter.scheduling.scheduler import Scheduler
-from virnucpro_exporter.scheduling.speed import NEVER
 from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
 from virnucpro_exporter.snapshot import (
@@ -20,9 +20,6 @@ from virnucpro_exporter.snapshot import (
     WorkerState,
     is_imbalanced,
 )
-
-# As long as work is left, it is never said to take no time, in seconds.
-_LEAST_ETA = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,8 @@ def take_snapshot(
         files_skipped=state.skipped_files,
         residues_total=None if state.awaited_files else total,
         residues_done=min(done, state.residues_total) + state.skipped_residues,
-        eta_seconds=_eta(state, now),
+        progress=share_done(state, now),
+        eta_seconds=seconds_left(state, now),
         load_imbalanced=is_load_imbalanced(state),
         work_imbalanced=_is_work_imbalanced(state, now),
         workers=tuple(_worker(state, worker, context, now) for worker in state.fleet),
@@ -156,30 +154,6 @@ def _run_state(state: State) -> RunState:
     if state.is_draining:
         return RunState.DRAINING
     return RunState.RUNNING if state.has_begun else RunState.STARTING
-
-
-def _eta(state: State, now: float) -> float | None:
-    """Seconds left: all work on all workers, but no less than the file that ends last.
-
-    None before anything was learned, while files are still being looked at, and while no worker
-    gets any further: neither with a file in process nor with one that waits.
-    """
-    if state.is_finished:
-        return 0.0
-    if state.awaited_files:
-        return None
-    usable = [w for w in state.usable() if w.stalled_since is None]
-    if not any(w.learned.value is not None for w in usable):
-        return None
-    attempts = [a for w in state.fleet for a in w.running]
-    moving = [end for a in attempts if (end := a.remaining(now)) < NEVER]
-    if state.is_draining:
-        return max((*moving, _LEAST_ETA)) if moving else None
-    can_go_on = state.queued_files and any(w.is_ready or not state.is_push for w in usable)
-    if not (moving or can_go_on):
-        return None
-    work = sum(w.queued_residues for w in state.fleet) + sum(a.left for a in attempts)
-    return max(work / sum(w.speed for w in usable), *moving, _LEAST_ETA)
 
 
 def _worker_state(state: State, worker: Worker) -> WorkerState:

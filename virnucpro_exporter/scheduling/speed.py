@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
 
 NEVER = float("inf")
 
@@ -27,11 +26,27 @@ _CLEAR_ERRORS = 3.0
 # A worker that stalled is believed to be this many times slower than it was.
 DOUBT = 4.0
 
+# However wrong the fixed cost is, at least this share of the seconds of an attempt was work.
+_LEAST_WORK = 0.1
+
 # Clocks have a grain: a stretch of work may seem to take no time. In seconds.
 _GRAIN = 1e-9
 
 # So many residues per second are believed of any worker, however often it stalled.
 SLOWEST = 1e-6
+
+
+# What is remembered of the files of one worker: how many they are, and the sums of 1, x, y, x * x
+# and x * y, each weighted by 1 / (y * y), where x are residues and y seconds.
+_Line = tuple[float, float, float, float, float, float]
+_NO_LINE: _Line = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+# Of the files before, this share counts beside the next one of the same worker.
+_KEPT_OF_LINES = 0.9
+
+# How far the seconds of files lie off their lines is believed to be `_RELATIVE_ERROR` for so many
+# files; what was seen counts beside that.
+_PRIOR_FILES = 2.0
 
 
 class Throughput:
@@ -149,20 +164,18 @@ class RecentSpeed:
         return (end - begin) / max(after - before, 1)
 
 
-class DoneBefore(NamedTuple):
-    """A file that an earlier run has done with the same processor.
+class _Mean:
+    """A mean in which values fade over about ten of them."""
 
-    Attributes:
-        worker: On which worker.
-        sequences: In the file, None where that is not known.
-        residues: In the file.
-        seconds: How long the attempt took.
-    """
+    __slots__ = ("count", "value")
 
-    worker: str
-    sequences: int | None
-    residues: int
-    seconds: float
+    def __init__(self) -> None:
+        self.value = 0.0
+        self.count = 0
+
+    def add(self, value: float) -> None:
+        self.count = min(self.count + 1, _MEMORY_FILES)
+        self.value += (value - self.value) / self.count
 
 
 class FixedCost:
@@ -170,57 +183,104 @@ class FixedCost:
 
     The intercept of lines through (residues, seconds) of completed files, each worker with a slope
     of its own: `seconds = a + residues / speed`, by least squares of relative errors. The content
-    of files makes their seconds vary, so nothing is believed before it is clear.
+    of files makes their seconds vary, so nothing is believed before it is clear. Files fade, or
+    GPUs that become slower would make the later and smaller files look dear.
 
     Attributes:
-        seconds: What is believed.
+        seconds: What is believed, for decisions.
+        beginning: Seconds that attempts took before their first residues, as far as they report.
+        ending: Seconds that they took after their last ones, likewise.
     """
 
-    __slots__ = ("_least", "_lines", "_weight", "_weighted", "seconds")
+    __slots__ = ("_least", "_lines", "_pooled", "_sums", "beginning", "ending", "seconds")
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._lines: dict[str, tuple[float, float, float, float, float]] = {}
-        # Over all workers: the weight of what is known of the intercept, and the intercept times it
-        self._weight = self._weighted = 0.0
+        self._lines: dict[int, _Line] = {}
+        self._pooled = _NO_LINE  # of all workers, as if their declared speeds were true
+        # Over all workers: the intercept times the weight of what is known of it, and the weight
+        self._sums = (0.0, 0.0)
         self._least = float("inf")
+        # Seconds before the first residues and after the last ones, of attempts that report
+        self.beginning = _Mean()
+        self.ending = _Mean()
 
-    def observe(self, worker: str, residues: float, seconds: float) -> None:
+    def observe(self, worker: int, weight: float, residues: float, seconds: float) -> None:
         """Learn from a completed file.
 
         Args:
-            worker: Whose line it belongs to.
+            worker: The place of the worker in the fleet.
+            weight: Its declared speed.
             residues: In the file.
             seconds: How long it took.
         """
         if seconds <= 0.0:
             return
         self._least = min(self._least, seconds)
-        weight = 1.0 / (seconds * seconds)
-        one, x, y, xx, xy = before = self._lines.get(worker, (0.0, 0.0, 0.0, 0.0, 0.0))
-        self._lines[worker] = after = (
-            one + weight,
-            x + weight * residues,
-            y + weight * seconds,
-            xx + weight * residues * residues,
-            xy + weight * residues * seconds,
-        )
+        before = self._lines.get(worker, _NO_LINE)
+        self._lines[worker] = after = _add(before, residues, seconds, _KEPT_OF_LINES)
+        self._pooled = _add(self._pooled, residues / weight, seconds, _KEPT_OF_LINES ** (1 / 8))
         (weighted, known), (weighted_before, known_before) = _intercept(after), _intercept(before)
-        self._weighted += weighted - weighted_before
-        self._weight += known - known_before
-        if self._weight > 0.0:
-            found = min(self._weighted / self._weight, self._least)
-            error = _RELATIVE_ERROR / self._weight**0.5
+        self._sums = sums = (
+            self._sums[0] + weighted - weighted_before,
+            self._sums[1] + known - known_before,
+        )
+        if sums[1] > 0.0:
+            found = min(sums[0] / sums[1], self._least)
+            error = _RELATIVE_ERROR / sums[1] ** 0.5
             self.seconds = found if found > _CLEAR_ERRORS * error else 0.0
 
+    def likely(self) -> float:
+        """The best guess, clear or not, for what is shown to people.
 
-def _intercept(line: tuple[float, float, float, float, float]) -> tuple[float, float]:
-    """The intercept of one worker's line, times the weight of what is known of it, and the weight.
+        Where attempts report, what they take beside their residues. Elsewhere what completed files
+        say, the more the better their seconds lie on lines: on one of each worker, else on one of
+        all.
+        """
+        if self.beginning.count:
+            return max(self.beginning.value, 0.0) + max(self.ending.value, 0.0)
+        pooled = self._better([self._pooled], _intercept(self._pooled), 0.0)
+        return self._better(list(self._lines.values()), self._sums, pooled)
 
-    Args:
-        line: Weighted sums of 1, x, y, x * x and x * y.
-    """
-    one, x, y, xx, xy = line
+    def _better(self, lines: list[_Line], sums: tuple[float, float], guess: float) -> float:
+        """A guess, moved towards the common intercept of lines as far as that is certain.
+
+        Args:
+            lines: Of one worker each, or one of all.
+            sums: Their intercept times the weight of what is known of it, and the weight.
+            guess: What is believed without them.
+        """
+        if sums[1] <= 0.0:
+            return min(guess, self._least)
+        found = min(max(sums[0] / sums[1], 0.0), self._least)
+        squares = _PRIOR_FILES * _RELATIVE_ERROR**2
+        count = _PRIOR_FILES
+        for files, one, x, y, xx, xy in lines:
+            beside = xy - found * x
+            squares += files - 2.0 * found * y + found * found * one - beside * beside / xx
+            count += max(files - 1.0, 0.0)
+        error = squares / count / sums[1]
+        spread = max(found, guess) ** 2
+        return guess + (found - guess) * spread / (spread + error) if spread else 0.0
+
+
+def _add(line: _Line, residues: float, seconds: float, keep: float) -> _Line:
+    """A line and one more file; of those before, this share is kept."""
+    weight = 1.0 / (seconds * seconds)
+    count, one, x, y, xx, xy = line
+    return (
+        count * keep + 1.0,
+        one * keep + weight,
+        x * keep + weight * residues,
+        y * keep + weight * seconds,
+        xx * keep + weight * residues * residues,
+        xy * keep + weight * residues * seconds,
+    )
+
+
+def _intercept(line: _Line) -> tuple[float, float]:
+    """The intercept of a line, times the weight of what is known of it, and that weight."""
+    _, one, x, y, xx, xy = line
     return (y - x * xy / xx, max(0.0, one - x * x / xx)) if xx else (0.0, 0.0)
 
 
@@ -231,11 +291,13 @@ class LearnedSpeed:
     a wrong estimate does little harm and a GPU that slows down is noticed.
     """
 
-    __slots__ = ("_seconds", "_work", "files", "value")
+    __slots__ = ("_raw", "_seconds", "_whole", "_work", "files", "value")
 
     def __init__(self) -> None:
         self._work = 0.0
         self._seconds = 0.0
+        self._raw = 0.0  # with the fixed costs of files, where they are not known apart
+        self._whole = 0.0  # how many files' fixed costs are in there
         self.files = 0.0  # how many files' worth of work it has seen
         self.value: float | None = None
 
@@ -244,18 +306,32 @@ class LearnedSpeed:
         """How much time the value rests on."""
         return self._seconds
 
-    def observe(self, residues: float, seconds: float, share_of_file: float) -> None:
+    def beside(self, fixed: float) -> float | None:
+        """Residues per second beside a fixed cost of so many seconds a file, or None."""
+        if self.value is None:
+            return None
+        least = _LEAST_WORK * self._raw
+        return self._work / (max(self._raw - self._whole * fixed, least) or _GRAIN)
+
+    def observe(
+        self, residues: float, seconds: float, share_of_file: float, whole: float | None = None
+    ) -> None:
         """Learn from a stretch of work.
 
         Args:
             residues: Done in this stretch.
-            seconds: How long it took.
+            seconds: How long it took, without what is believed to be the fixed cost of a file.
             share_of_file: Which part of a file it was, 0 to 1.
+            whole: Of a whole file, the seconds with its fixed cost; None of a stretch within.
         """
         keep = 1.0 - _FORGET_PER_FILE * share_of_file
         self.files += share_of_file
         self._work = work = self._work * keep + residues
         self._seconds = spent = self._seconds * keep + seconds
+        if whole is None:
+            self._raw, self._whole = self._raw * keep + seconds, self._whole * keep
+        else:
+            self._raw, self._whole = self._raw * keep + whole, self._whole * keep + 1.0
         if work > 0.0:
             self.value = max(work / (spent or _GRAIN), SLOWEST)
 
@@ -263,4 +339,5 @@ class LearnedSpeed:
         """The worker stalled: expect less of it until it shows better."""
         if self.value is not None and self.value > SLOWEST:
             self._seconds *= DOUBT
+            self._raw *= DOUBT
             self.value = max(self.value / DOUBT, SLOWEST)

@@ -49,14 +49,7 @@ from virnucpro_exporter.scheduling.files import (
 )
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
-from virnucpro_exporter.scheduling.speed import (
-    DOUBT,
-    NEVER,
-    SLOWEST,
-    DoneBefore,
-    FixedCost,
-    RecentSpeed,
-)
+from virnucpro_exporter.scheduling.speed import DOUBT, NEVER, SLOWEST, FixedCost, RecentSpeed
 from virnucpro_exporter.scheduling.workers import Worker
 from virnucpro_exporter.snapshot import PAIRED_WORKERS
 
@@ -401,11 +394,13 @@ class State:
         worker.speed = worker.learned.value or max(worker.speed / DOUBT, SLOWEST)
         worker.is_doubted = True
 
-    def _learn(self, attempt: Attempt, done: int, seconds: float) -> None:
+    def _learn(
+        self, attempt: Attempt, done: int, seconds: float, whole: float | None = None
+    ) -> None:
         worker, learned = attempt.worker, attempt.worker.learned
         is_first = learned.value is None
         residues = attempt.record.file.residues
-        learned.observe(done, seconds, done / residues if done < residues else 1.0)
+        learned.observe(done, seconds, done / residues if done < residues else 1.0, whole)
         if learned.value is not None:
             worker.speed = learned.value
             if is_first:
@@ -425,14 +420,6 @@ class State:
         """An earlier run had finished these."""
         self.skipped_files += len(files)
         self.skipped_residues += sum(file.residues for file in files)
-
-    def recall(self, files: Iterable[DoneBefore]) -> None:
-        """Learn from what earlier runs did what a file costs, and how long sequences are."""
-        for file in files:  # each worker's on a line of their own: its speed may be another now
-            self.fixed.observe(f"{file.worker} before", file.residues, file.seconds)
-            if file.sequences:
-                self._sequences += file.sequences
-                self._residues += file.residues
 
     def expect_files(self, count: int) -> None:
         """So many files of the run are still being looked at, and will be submitted."""
@@ -555,10 +542,17 @@ class State:
         # What comes before the first report is not work alone.
         if is_first and done:
             attempt.recent = RecentSpeed(attempt.done, now)
+            attempt.start = (now - attempt.counted_at, done)
             if worker.learned.value is None:  # better than nothing
-                self._learn(attempt, done, self._work_seconds(now - attempt.counted_at))
+                until = now - attempt.counted_at
+                self._learn(attempt, done, self._work_seconds(until), until)
         elif attempt.recent is not None and done:
             attempt.recent.add(attempt.done, now)
+            attempt.pace = (now - attempt.counted_at) / done
+            if attempt.start is not None:
+                until, residues_then = attempt.start
+                attempt.start = None
+                self.fixed.beginning.add(until - residues_then * attempt.pace)
             self._learn(attempt, done, now - attempt.counted_at)
         if done:
             attempt.counted_at = now
@@ -572,13 +566,11 @@ class State:
     def residues_of(self, file: SequenceFile, sequences: int) -> int | None:
         """About how many residues so many sequences of a file are; None while that is not known.
 
-        From the sequences of the file, where they were counted or can be estimated; else from
-        those of the completed files.
+        From the sequences of the file, where they were counted; else from those of the completed
+        files.
         """
         if file.sequences:
             return file.residues * sequences // file.sequences
-        if file.likely_sequences:
-            return min(file.residues * sequences // file.likely_sequences, file.residues)
         if self._sequences:
             return min(self._residues * sequences // self._sequences, file.residues)
         return None
@@ -599,12 +591,13 @@ class State:
         done = self.advance(attempt, sequences, residues, now)
         if before:
             self._learn(attempt, done, now - attempt.counted_at)
+            if attempt.pace is not None:
+                self.fixed.ending.add(now - attempt.counted_at - done * attempt.pace)
         else:
-            self._learn(
-                attempt, done, self._work_seconds(seconds) if self.fixed.seconds else seconds
-            )
+            work = self._work_seconds(seconds) if self.fixed.seconds else seconds
+            self._learn(attempt, done, work, seconds)
         if self.completed_files < _FIRST_FILES or not self.completed_files % _EACH:
-            self.fixed.observe(worker.id, residues, seconds)
+            self.fixed.observe(worker.index, worker.weight, residues, seconds)
         self._sequences += sequences
         if sequences:
             self._residues += residues

@@ -216,6 +216,8 @@ class RunSnapshot:
         residues_total: Residues of all input files, counted or estimated; None while files are
             still being looked at.
         residues_done: Residues of the files that have ended, and of the progress in the others.
+        progress: Share of the work that is done, 0 to 1, in the seconds that it is expected to
+            take; while files are still being looked at, of the files; None while there is none.
         eta_seconds: Estimated time left; None before the first progress, while files are still
             being looked at, and while no worker gets any further.
         load_imbalanced: Queue depths are imbalanced (see `is_imbalanced`).
@@ -251,6 +253,7 @@ class RunSnapshot:
     files_skipped: int = 0
     residues_total: int | None = None
     residues_done: int = 0
+    progress: float | None = None
     eta_seconds: float | None = None
     load_imbalanced: bool = False
     work_imbalanced: bool = False
@@ -273,9 +276,9 @@ class RunSnapshot:
 
     @property
     def share_done(self) -> float:
-        """Share of the work that is done, 0 to 1: of the residues, or of the files without them."""
-        if self.residues_total:
-            return min(1.0, self.residues_done / self.residues_total)
+        """Share of the work that is done, 0 to 1: `progress`, or of the files without it."""
+        if self.progress is not None:
+            return self.progress
         ended = self.files_completed + self.files_failed
         return ended / self.files_total if self.files_total else 0.0
 

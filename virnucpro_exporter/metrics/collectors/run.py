@@ -41,6 +41,7 @@ _RUN_METRICS = (
     c.RUN_FILES,
     c.RUN_SKIPPED,
     c.RUN_RESIDUES,
+    c.RUN_PROGRESS,
     c.RUN_HELD,
     c.RUN_END,
     c.RUN_RESULT,
@@ -177,6 +178,7 @@ def _run_families(runs: Sequence[_Labelled]) -> Iterator[Family]:
     yield each(c.RUN_FILES, "state", c.FILE_STATES, _FILES)
     yield one(c.RUN_SKIPPED, attrgetter("files_skipped"))
     yield each(c.RUN_RESIDUES, "state", ("done", "left"), _residues)
+    yield one(c.RUN_PROGRESS, attrgetter("progress"))
     yield one(c.RUN_HELD, attrgetter("is_held"))
     yield one(c.RUN_END, lambda run: None if run.end is None else run.end.timestamp)
     yield each(c.RUN_RESULT, "result", c.RUN_RESULTS, _result)

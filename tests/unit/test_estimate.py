@@ -1,0 +1,102 @@
+"""What is shown of the rest of a run: its time, and the share of the work that is done."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests import events as said
+from virnucpro_exporter.scheduling.events import FilesSubmitted
+from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.scheduler import Scheduler
+from virnucpro_exporter.scheduling.settings import SchedulerSettings
+from virnucpro_exporter.scheduling.snapshot import RunContext, take_snapshot
+from virnucpro_exporter.scheduling.speed import FixedCost
+from virnucpro_exporter.simulation import Reports, VirtualGpu, VirtualRun, VirtualWorkers
+from virnucpro_exporter.snapshot import RunSnapshot
+
+
+class Looking(Scheduler):
+    """The scheduler, and what is shown of it at some shares of a run of known length."""
+
+    def look(self, now: float) -> RunSnapshot:
+        """What is shown at a moment."""
+        return take_snapshot(self, RunContext(), now)
+
+
+def played(
+    sizes: list[int], overhead: float, reports: Reports, moments: list[float]
+) -> tuple[float, list[RunSnapshot]]:
+    """A run of two GPUs to its end: how long it took, and what was shown at some moments."""
+    files = [SequenceFile(f"/{n}", None, size) for n, size in enumerate(sizes)]
+    work = {file.path: file.residues for file in files}
+    gpus = {"0": VirtualGpu(100.0), "1": VirtualGpu(200.0)}
+    scheduler = Looking({"0": 1.0, "1": 2.0}, settings=SchedulerSettings(stall_threshold=1e9))
+    shown: list[RunSnapshot] = []
+    handle = scheduler.handle
+
+    def watched(event: object, now: float) -> object:
+        decisions = handle(event, now)  # type: ignore[arg-type]
+        if len(shown) < len(moments) and now >= moments[len(shown)]:
+            shown.append(scheduler.look(now))
+        return decisions
+
+    scheduler.handle = watched  # type: ignore[method-assign,assignment]
+    workers = VirtualWorkers(gpus, 10.0, reports, overhead)
+    run = VirtualRun(scheduler, gpus, work, workers=workers)
+    return run.run(files).makespan, shown
+
+
+@pytest.mark.parametrize("reports", [Reports.RESIDUES, Reports.NONE])
+@pytest.mark.parametrize("overhead", [0.0, 30.0])
+def test_the_time_left_and_the_share_done_are_made_of_seconds(
+    reports: Reports, overhead: float
+) -> None:
+    """Also where most of the time of small files is a fixed cost, and commands report nothing."""
+    rng = random.Random(1)
+    sizes = [round(rng.lognormvariate(8.0, 1.0)) for _ in range(60)]
+    end, _ = played(sizes, overhead, reports, [])
+    _, shown = played(sizes, overhead, reports, [0.4 * end, 0.9 * end])
+    for run in shown:
+        assert run.eta_seconds == pytest.approx(end - run.timestamp, rel=0.15)
+        assert run.progress == pytest.approx(run.timestamp / end, abs=0.05)
+        assert 0.0 <= run.share_done <= 1.0
+
+
+def test_the_share_done_is_one_of_the_files_while_they_are_looked_at() -> None:
+    """Nothing is known of their seconds, and nothing is said of the time left."""
+    scheduler = Scheduler({"0": 1.0})
+    scheduler.handle(FilesSubmitted((SequenceFile("/a", 1, 100),), awaited=3), 0.0)
+    scheduler.handle(said.ready("0"), 0.0)
+    scheduler.handle(said.completed("0", 1, 1, 100, 10.0), 10.0)
+    run = take_snapshot(scheduler, RunContext(), 10.0)
+    assert (run.progress, run.eta_seconds, run.files_total) == (0.25, None, 4)
+
+
+def test_a_second_attempt_counts_its_file_once() -> None:
+    """The share that is done is that of the attempt which is further."""
+    scheduler = Scheduler({"0": 1.0, "1": 10.0})
+    scheduler.handle(FilesSubmitted((SequenceFile("/a", 100, 1000),)), 0.0)
+    scheduler.handle(said.ready("0"), 0.0)
+    scheduler.handle(said.progress("0", 1, 1, 10), 100.0)
+    scheduler.handle(said.progress("0", 1, 2, 20), 200.0)
+    scheduler.handle(said.ready("1"), 200.0)
+    scheduler.handle(said.progress("1", 2, 50, 500), 201.0)
+    scheduler.handle(said.progress("1", 2, 75, 750), 201.5)
+    run = take_snapshot(scheduler, RunContext(), 201.5)
+    assert run.progress == pytest.approx(0.75, abs=0.01)
+    assert run.eta_seconds == 1.0
+
+
+def test_a_fixed_cost_is_guessed_before_it_is_clear() -> None:
+    """What is shown needs no certainty; one line of all workers serves before each has its own."""
+    fixed = FixedCost()
+    assert fixed.likely() == 0.0
+    for worker, residues in enumerate((60_000, 40_000, 20_000)):
+        fixed.observe(worker, worker + 1.0, residues * (worker + 1.0), 50.0 + residues / 100.0)
+    assert fixed.seconds == 0.0
+    assert 10.0 < fixed.likely() <= 50.0
+    fixed.beginning.add(7.0)
+    fixed.ending.add(1.0)
+    assert fixed.likely() == pytest.approx(8.0)

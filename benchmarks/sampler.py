@@ -44,7 +44,8 @@ def ways() -> dict[str, Callable[[], object]]:
     board = Board(3.0, time.monotonic, time.time)
     gpu = Gpu("0", state.identified(state.GpuState(found), found))
     board.gpus = (gpu,)
-    watcher = Watcher(gpu, guard.read, board, 1.0, HEALTH, time.monotonic, time.time)
+    clocks = (time.monotonic, time.time)
+    watcher = Watcher(gpu, guard.read, board, 1.0, HEALTH, *clocks, tuple)
     device = Device(0)
     ask = libnvml.nvmlQuery
 

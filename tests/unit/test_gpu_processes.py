@@ -25,7 +25,7 @@ PARENTS = {100: 1, 101: 100, 102: 101, 200: 1, 1: 0}
 )
 def test_count_foreign(pids: list[int], number: int | None, *, sees_all: bool) -> None:
     """A process is foreign unless it is ours or descends from ours; unknown is not none."""
-    assert count_foreign(pids, 100, PARENTS.get, lambda: sees_all) == number
+    assert count_foreign(pids, [100], PARENTS.get, lambda: sees_all) == number
 
 
 def test_real_processes() -> None:
@@ -33,3 +33,8 @@ def test_real_processes() -> None:
     assert count_foreign([os.getpid()]) == 0
     assert count_foreign([os.getppid()]) == 1
     assert parent_of(2**22 + 1) is None
+
+
+def test_processes_of_other_runs_are_not_foreign() -> None:
+    """What descends from any of the runs of the machine is known."""
+    assert count_foreign([os.getpid(), os.getppid()], [os.getppid()]) == 0

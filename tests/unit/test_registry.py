@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import builders
+from virnucpro_exporter.app.devices import OwnGpus
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.metrics import build_registry
 from virnucpro_exporter.metrics.exposition import Format, render
@@ -256,3 +257,21 @@ def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
         with closing(socket.socket(socket.AF_UNIX)) as connection:
             connection.connect(opened.address(f"{ID}.sock"))
     assert (long / f"{ID}.sock").is_socket()
+
+
+def test_a_run_shows_its_own_gpus_alone() -> None:
+    """Sums over runs count each watt once; nothing is made anew while nothing changes."""
+    seen = Latest(builders.gpus_up(4))
+    own = OwnGpus(seen, Latest(builders.running(2)))
+    assert [device.gpu for device in own.latest().devices] == ["0", "1"]
+    assert own.latest() is own.latest()
+    seen.publish(builders.gpus_up(1))
+    assert [device.gpu for device in own.latest().devices] == ["0"]
+
+
+def test_the_kernel_tells_the_processes_of_runs(folder: Folder) -> None:
+    """A run that is listening is known by its process; a socket that is left over is not."""
+    folder.write(ID, b"")
+    with closing(folder.listen(ID)):
+        assert folder.processes() == {os.getpid()}
+    assert folder.processes() == frozenset()

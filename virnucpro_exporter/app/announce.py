@@ -23,6 +23,7 @@ from virnucpro_exporter.web.server import MetricsServer
 
 log = logging.getLogger(__name__)
 
+_LOOK_SECONDS = 10.0  # between two looks for the processes of other runs
 _LONGEST_NAME = 100
 _INTERRUPTED_STATUS = 130
 
@@ -55,6 +56,23 @@ def is_served(folder: Path | None) -> bool:
             return opened.server() is not None
     except OSError:
         return False
+
+
+def runs_of(folder: Path | None) -> Callable[[], frozenset[int]]:
+    """Tells the processes of the runs that announce themselves in a folder, as of some seconds."""
+    kept: frozenset[int] = frozenset()
+    looked_at = float("-inf")
+
+    def look() -> frozenset[int]:
+        nonlocal kept, looked_at
+        now = time.monotonic()
+        if folder is not None and now - looked_at >= _LOOK_SECONDS:
+            looked_at = now
+            with contextlib.suppress(OSError), contextlib.closing(Folder(folder)) as opened:
+                kept = opened.processes()
+        return kept
+
+    return look
 
 
 def _address(server: MetricsServer) -> Address:

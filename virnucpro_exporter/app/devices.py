@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from virnucpro_exporter.app.cpus import usable_cpus
 from virnucpro_exporter.config import Devices
@@ -21,8 +21,9 @@ from virnucpro_exporter.gpu.identity import (
     visible_gpus,
 )
 from virnucpro_exporter.gpu.monitor import GPUMonitor
+from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.scheduling.weights import GPU_WEIGHTS, get_gpu_weight, is_known_gpu
-from virnucpro_exporter.snapshot import GpuDevice, GpuSnapshot
+from virnucpro_exporter.snapshot import GpuDevice, GpuSnapshot, RunSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,30 @@ def devices(
         pins = {d.gpu: {CUDA_VARIABLE: cuda_visible_devices(d)} for d in found}
         weigh = expected_speeds(wanted)
         yield [Device(d.gpu, d.name, weigh(d.name), pins[d.gpu]) for d in found], monitor
+
+
+class OwnGpus:
+    """The GPUs that a run uses, of all that are watched: others are none of its business.
+
+    Args:
+        gpus: All that are watched.
+        run: The run; its workers are called as their GPUs.
+    """
+
+    def __init__(self, gpus: Published[GpuSnapshot], run: Published[RunSnapshot]) -> None:
+        self._gpus = gpus
+        self._run = run
+        self._seen: GpuSnapshot | None = None
+        self._shown: GpuSnapshot | None = None
+
+    def latest(self) -> GpuSnapshot:
+        """The newest; the same object as long as nothing changes."""
+        seen = self._gpus.latest()
+        if self._shown is None or seen is not self._seen:
+            used = {worker.gpu for worker in self._run.latest().workers}
+            own = tuple(device for device in seen.devices if device.gpu in used)
+            self._seen, self._shown = seen, replace(seen, devices=own)
+        return self._shown
 
 
 def _by_default(snapshot: GpuSnapshot, visible: str | None) -> list[GpuDevice]:

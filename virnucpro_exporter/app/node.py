@@ -28,15 +28,16 @@ def serve(config: Serve, simulated: int | None = None) -> int:
     Raises:
         UsageError: The endpoint cannot be where it is wanted, or runs not be looked for.
     """
-    monitor = GPUMonitor(
-        source=None if simulated is None else demonstration(simulated),
-        links=config.gpu_links,
-        processes=config.gpu_processes,
-    )
     finder = RunFinder(
         for_serve(config.run_registry, os.environ),
         config.keep_seconds,
         RunStorage(state_folder(config.state_dir, os.environ)),
+    )
+    monitor = GPUMonitor(
+        source=None if simulated is None else demonstration(simulated),
+        links=config.gpu_links,
+        processes=config.gpu_processes,
+        runs=finder.processes,
     )
     server = MetricsServer(
         None,

@@ -20,7 +20,7 @@ from virnucpro_exporter.app.announce import (
     registry_folder,
     run_name,
 )
-from virnucpro_exporter.app.devices import devices
+from virnucpro_exporter.app.devices import OwnGpus, devices
 from virnucpro_exporter.app.inputs import (
     Names,
     find_files,
@@ -50,9 +50,10 @@ from virnucpro_exporter.files.inputs import Inputs as Found
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal.writer import Journal
+from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.overview.findings import draining
 from virnucpro_exporter.scheduling.assignment import assign_files_weighted
-from virnucpro_exporter.snapshot import RunResult, RunSnapshot, RunState
+from virnucpro_exporter.snapshot import GpuSnapshot, RunResult, RunSnapshot, RunState
 from virnucpro_exporter.text import counted
 from virnucpro_exporter.web.discovery import NodeDiscovery
 from virnucpro_exporter.workers import orphans
@@ -209,7 +210,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             reserved,
             views,
             coordinator,
-            work.monitor,
+            _shown_gpus(config, work.monitor, coordinator),
             outputs.folder,
             nodes,
         )
@@ -247,6 +248,17 @@ def _drain(runner: Runner, coordinator: WorkStealingCoordinator, signals: RunSig
     name = signal.Signals(signals.caught[0]).name
     again = AGAIN if name == "SIGINT" else f"another {name} stops now; {RESUMES}"
     log.warning("%s: %s; %s", name, draining(run), again)
+
+
+def _shown_gpus(
+    config: RunConfig,
+    gpus: Published[GpuSnapshot] | None,
+    coordinator: WorkStealingCoordinator,
+) -> Published[GpuSnapshot] | None:
+    """The GPUs that the run uses; on a cluster, all of its nodes."""
+    if gpus is None or config.cluster.is_used:
+        return gpus
+    return OwnGpus(gpus, coordinator)
 
 
 @contextlib.contextmanager

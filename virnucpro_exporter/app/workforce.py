@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import util
 from typing import TYPE_CHECKING, Any
 
+from virnucpro_exporter.app.announce import registry_folder, runs_of
 from virnucpro_exporter.app.devices import Device, devices, expected_speeds
 from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.cluster.nodes import NodeGpus
@@ -88,7 +89,10 @@ def workforce(
             )
         return stack.enter_context(_on_dask(wanted, cluster, look_seconds, spec, outputs))
     watching = functools.partial(
-        GPUMonitor, links=metrics.gpu_links, processes=metrics.gpu_processes
+        GPUMonitor,
+        links=metrics.gpu_links,
+        processes=metrics.gpu_processes,
+        runs=runs_of(registry_folder(metrics)),
     )
     found, monitor = views.enter_context(devices(wanted, watching=watching))
     pins = {device.gpu: device.environment for device in found}

@@ -10,6 +10,7 @@ from virnucpro_exporter.gpu.nvidia_smi import NvidiaSmiSource
 from virnucpro_exporter.gpu.nvml import NvmlSource
 from virnucpro_exporter.gpu.sampler import REOPEN_AFTER, Sampler
 from virnucpro_exporter.gpu.sources import LINKS, PROCESSES, GpuSource
+from virnucpro_exporter.gpu.watcher import Runs
 from virnucpro_exporter.snapshot import GpuSnapshot
 
 FIRST_SAMPLE_TIMEOUT = 5.0
@@ -23,6 +24,7 @@ class GPUMonitor:
         source: Where values come from; NVML, then `nvidia-smi`, when None.
         reopen_after: Seconds between two initialisations of a source, at least.
         links: Ask for the traffic and the errors of PCIe and NVLink too, which takes 40 ms a GPU.
+        runs: Tells the processes of the runs on this machine; they are not foreign.
         processes: List the compute processes with their memory and owners too.
 
     Raises:
@@ -37,6 +39,7 @@ class GPUMonitor:
         *,
         links: bool = False,
         processes: bool = False,
+        runs: Runs = lambda: (),
     ) -> None:
         if not interval > 0:
             raise ValueError(f"the interval is {interval}; it has to be above 0 seconds")
@@ -45,7 +48,7 @@ class GPUMonitor:
         if source is not None:
             sources = [source]
         extra = (*(LINKS if links else ()), *(PROCESSES if processes else ()))
-        self._sampler = Sampler(sources, interval, reopen_after, extra=extra)
+        self._sampler = Sampler(sources, interval, reopen_after, extra=extra, runs=runs)
         self._starting = threading.Lock()
         self._started_at: float | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,28 +52,28 @@ def sees_all_processes() -> bool:
 
 def count_foreign(
     pids: Iterable[int],
-    own: int | None = None,
+    own: Collection[int] = (),
     parent: Callable[[int], int | None] = parent_of,
     sees_all: Callable[[], bool] = sees_all_processes,
 ) -> int | None:
-    """How many processes are neither a given one nor its descendants.
+    """How many processes are neither some given ones nor descendants of those.
 
     Args:
         pids: The ids of the processes, as the driver tells them.
-        own: The given one; this process when None.
+        own: The given ones; this process is one of them.
         parent: Looks up the parent of a process.
         sees_all: Tells whether a process that cannot be found is one of somebody else.
 
     Returns:
         The number, or None where the ids are those of another namespace.
     """
-    root = os.getpid() if own is None else own
+    roots = {os.getpid(), *own}
     foreign = 0
     for pid in pids:
         above: int | None = pid
-        while above and above != root:
+        while above and above not in roots:
             above = parent(above)
         if above is None and not sees_all():
             return None
-        foreign += above != root
+        foreign += above not in roots
     return foreign

@@ -18,7 +18,7 @@ from virnucpro_exporter.gpu.sources import (
     code_name,
 )
 from virnucpro_exporter.gpu.threads import Threads, Turns
-from virnucpro_exporter.gpu.watcher import Watcher, XidWatcher
+from virnucpro_exporter.gpu.watcher import Runs, Watcher, XidWatcher
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class Sampler:
         turns: Has the GPUs asked again and again; threads when None.
         clock: Monotonic seconds.
         wall_clock: Unix seconds.
+        runs: Tells the processes of the runs on this machine; they are not foreign.
 
     Attributes:
         board: What is known.
@@ -55,7 +56,9 @@ class Sampler:
         turns: Turns | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        runs: Runs = lambda: (),
     ) -> None:
+        self._runs = runs
         self.board = Board(STALE_AFTER * interval, clock, wall_clock)
         self._turns = turns or Threads()
         self._clock = clock
@@ -162,7 +165,9 @@ class Sampler:
                 before.close()
         for gpu in new:
             clocks = (self._clock, self._wall_clock)
-            watcher = Watcher(gpu, self._read, board, self._interval, self._rare, *clocks)
+            watcher = Watcher(
+                gpu, self._read, board, self._interval, self._rare, *clocks, self._runs
+            )
             self._turns.spawn(f"gpu-{gpu.id}", watcher.turn)
             xids = XidWatcher(gpu, self._xids, board, self._interval, self._wall_clock)
             self._turns.spawn(f"gpu-{gpu.id}-xids", xids.turn)

@@ -38,6 +38,7 @@ RARE = frozenset((*HEALTH, *LINKS, *PROCESSES))
 
 _FILLED_BY = {
     "memory_size_bytes": "memory_used_bytes",
+    "neighbour_processes": "foreign_processes",
     "memory_copy_ratio": "utilization_ratio",
     "row_remap_pending": "remapped_rows",
     "row_remap_failed": "remapped_rows",

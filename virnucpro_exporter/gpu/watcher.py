@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from virnucpro_exporter.gpu.sources import CORE, SLOW, Reading, SourceError
 
 log = logging.getLogger(__name__)
 
+Runs = Callable[[], Collection[int]]
 Read = Callable[[str, tuple[str, ...]], Reading | None]
 
 _LONGEST_PAUSE = 30.0  # seconds, after errors of this program
@@ -30,6 +31,7 @@ class Watcher:
         rare: The queries of every tenth turn.
         clock: Monotonic seconds.
         wall_clock: Unix seconds.
+        runs: Tells the processes of the runs on this machine.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class Watcher:
         rare: tuple[str, ...],
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        runs: Runs,
     ) -> None:
+        self._runs = runs
         self._clock = clock
         self._wall_clock = wall_clock
         self._gpu = gpu
@@ -87,11 +91,26 @@ class Watcher:
         if reading is None:
             return False
         seconds = self._clock() - now
-        reading = _with_names(reading)
+        reading = self._with_names(reading)
         with self._board.lock:
             gpu.state = state.absorb(gpu.state, reading, now - reading.age, timestamp - reading.age)
             self._board.succeeded(seconds, now)
         return True
+
+    def _with_names(self, reading: Reading) -> Reading:
+        """The reading with what the operating system knows about the processes that were found."""
+        told: dict[str, Any] = {}
+        if "foreign_processes" in reading.values:
+            pids = reading.values["foreign_processes"]
+            others = foreign = count_foreign(pids)
+            if others:
+                foreign = count_foreign(pids, self._runs())
+            told["foreign_processes"] = foreign
+            if others is not None and foreign is not None:
+                told["neighbour_processes"] = others - foreign
+        if "processes" in reading.values:
+            told["processes"] = described(reading.values["processes"])
+        return replace(reading, values={**reading.values, **told}) if told else reading
 
     def _failed(self, why: str) -> None:
         with self._board.lock:
@@ -145,13 +164,3 @@ class XidWatcher:
             with self._board.lock:
                 gpu.state = state.struck(gpu.state, found, self._wall_clock())
         return self._interval
-
-
-def _with_names(reading: Reading) -> Reading:
-    """The reading with what the operating system knows about the processes that were found."""
-    told: dict[str, Any] = {}
-    if "foreign_processes" in reading.values:
-        told["foreign_processes"] = count_foreign(reading.values["foreign_processes"])
-    if "processes" in reading.values:
-        told["processes"] = described(reading.values["processes"])
-    return replace(reading, values={**reading.values, **told}) if told else reading

@@ -342,7 +342,7 @@ GPU_THROTTLED = _gpu.gauge(
     _enum("reason", THROTTLE_REASONS),
 )
 GPU_FOREIGN = _gpu.gauge(
-    "gpu_foreign_processes", "Compute processes that the run did not start.", "gpu"
+    "gpu_foreign_processes", "Compute processes that no run on this machine has started.", "gpu"
 )
 GPU_ERRORS = _gpu.counter("gpu_errors_total", "NVML errors by the name of the code.", "gpu", "code")
 GPU_MEMORY_COPY = _gpu.gauge(

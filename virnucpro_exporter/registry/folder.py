@@ -264,6 +264,15 @@ class Folder:
         with self._connected(f"{run_id}.sock") as connection:
             return connection is not None
 
+    def processes(self) -> frozenset[int]:
+        """The processes of the runs that go on, by the kernel's word."""
+        found = set()
+        for run_id in self.entries():
+            with self._connected(f"{run_id}.sock") as connection:
+                if connection is not None and (pid := peer_of(connection).pid):
+                    found.add(pid)
+        return frozenset(found)
+
     def trusted(self) -> tuple[int, int, int]:
         """The users who may know all about the runs of this process."""
         return (0, os.geteuid(), self.owner)

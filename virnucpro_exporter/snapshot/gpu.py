@@ -71,7 +71,8 @@ class GpuSample:
         sm_clock_hertz: Clock of the streaming multiprocessors.
         throttle_reasons: Names of the active reasons, those of `metrics.catalog.THROTTLE_REASONS`,
             or None when the GPU cannot tell.
-        foreign_processes: Compute processes that the run did not start.
+        foreign_processes: Compute processes that no run on this machine has started.
+        neighbour_processes: Those that other runs on this machine have started.
         memory_copy_ratio: Share of the last period in which memory was read or written, 0 to 1.
         memory_clock_hertz: Clock of the memory.
         sm_clock_max_hertz: The highest clock of the streaming multiprocessors.
@@ -107,6 +108,7 @@ class GpuSample:
     sm_clock_hertz: float | None = None
     throttle_reasons: frozenset[str] | None = None
     foreign_processes: int | None = None
+    neighbour_processes: int | None = None
     memory_copy_ratio: float | None = None
     memory_clock_hertz: float | None = None
     sm_clock_max_hertz: float | None = None
@@ -213,6 +215,9 @@ class GpuSnapshot:
         """Whether a GPU is known to compute, and for this run alone."""
         samples = (device.sample for device in self.devices if device.gpu == gpu and device.up)
         return any(
-            sample is not None and sample.foreign_processes == 0 and bool(sample.utilization_ratio)
+            sample is not None
+            and sample.foreign_processes == 0
+            and not sample.neighbour_processes
+            and bool(sample.utilization_ratio)
             for sample in samples
         )

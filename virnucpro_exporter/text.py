@@ -130,19 +130,6 @@ def _readable(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 
 
-def tail(text: str, width: int, *, ascii_only: bool = False) -> str:
-    """A text, or where it is too long its end: that of a name tells more than its beginning.
-
-    Args:
-        text: Of printable characters.
-        width: The most characters that there may be.
-        ascii_only: Tell by an ASCII character that something is left out.
-    """
-    if len(text) <= width:
-        return text
-    return ("~" if ascii_only else "…") + text[len(text) - width + 1 :]
-
-
 def middle(text: str, width: int, *, ascii_only: bool = False) -> str:
     """A text, or where it is too long its beginning and its end, which tell names apart.
 
@@ -156,6 +143,19 @@ def middle(text: str, width: int, *, ascii_only: bool = False) -> str:
     kept = max(width - 1, 0)
     begin = kept // 2
     return text[:begin] + ("~" if ascii_only else "…") + text[len(text) - (kept - begin) :]
+
+
+def whole_words(text: str, width: int, *, ascii_only: bool = False) -> str:
+    """A sentence, or where it is too long its first words; no word or number is cut in two.
+
+    Args:
+        text: Of printable characters.
+        width: The most characters that there may be.
+        ascii_only: Mark what is left out by an ASCII character.
+    """
+    if len(text) <= width:
+        return text
+    return text[: width - 1].rpartition(" ")[0].rstrip(",;") + (" ~" if ascii_only else " …")
 
 
 def is_ascii_only(encoding: str, environment: Mapping[str, str]) -> bool:

@@ -11,6 +11,7 @@ from tests import builders
 from virnucpro_exporter.overview.findings import draining, warnings
 from virnucpro_exporter.overview.rows import worker_rows
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, RunState, WorkerState
+from virnucpro_exporter.terminal.colours import FAIR, GOOD, POOR, utilization_style
 from virnucpro_exporter.terminal.dashboard import Every
 from virnucpro_exporter.terminal.gpus_table import gpus_view
 from virnucpro_exporter.terminal.plain import describe_run
@@ -20,9 +21,9 @@ from virnucpro_exporter.terminal.views import (
     run_view,
     silence_view,
 )
-from virnucpro_exporter.terminal.worker_table import utilization_style
 from virnucpro_exporter.text import clean, format_duration, format_number, is_ascii_only
 
+ENDPOINT = ViewOptions(endpoint="http://localhost:9400/metrics")
 GOLDEN = Path(__file__).parents[1] / "golden"
 SCENES: dict[str, tuple[RunSnapshot, GpuSnapshot]] = {
     "idle": (builders.idle(), builders.gpus_up()),
@@ -54,9 +55,30 @@ def draw(view: RenderableType, width: int, height: int = 24) -> str:
 def test_the_dashboard_looks_as_agreed(scene: str, width: int) -> None:
     """Each scene is drawn as its golden file shows."""
     run, gpus = SCENES[scene]
-    options = ViewOptions(endpoint="http://localhost:9400/metrics")
-    drawn = draw(run_view(run, gpus, builders.NOW, Size(width, 24), options), width)
+    drawn = draw(run_view(run, gpus, builders.NOW, Size(width, 24), ENDPOINT), width)
     builders.check_golden(GOLDEN / f"terminal_{scene}_{width}.txt", drawn)
+
+
+@pytest.mark.parametrize("size", [Size(40, 10), Size(80, 24), Size(120, 40), Size(200, 60)])
+def test_each_size_is_used_well(size: Size) -> None:
+    """From 2 GPUs to 64: what a size has room for, with a stall and a GPU that is down."""
+    drawn = []
+    for count in (2, 8, 16, 64):
+        run, gpus = builders.stalled(count), builders.gpu_lost(count)
+        workers = tuple(replace(w, current_ratio=(n % 10) / 9) for n, w in enumerate(run.workers))
+        gone = replace(gpus.devices[-1], last_answer_timestamp=builders.NOW - 4000.0)
+        run, gpus = replace(run, workers=workers), replace(gpus, devices=(*gpus.devices[:-1], gone))
+        view = run_view(run, gpus, builders.NOW, size, ENDPOINT, lambda gpu: trail_of(int(gpu)))
+        drawn.append(draw(view, *size))
+    assert all(len(lines.splitlines()) <= size.height for lines in drawn)
+    text = f"{'=' * size.width}\n".join(drawn)
+    assert max(map(len, text.splitlines())) <= size.width
+    builders.check_golden(GOLDEN / f"terminal_{size.width}x{size.height}.txt", text)
+
+
+def trail_of(gpu: int) -> list[float | None]:
+    """Ten minutes of a GPU, of which the first one and a half are not known."""
+    return [None, None, None, *(((gpu + place) % 9) / 8 for place in range(17))]
 
 
 @pytest.mark.parametrize("gpus", [1, 3, 16, 64])
@@ -72,13 +94,13 @@ def test_it_fits_every_size(size: Size, gpus: int) -> None:
 
 @pytest.mark.parametrize("size", [Size(60, 12), Size(80, 24), Size(120, 24)])
 def test_long_names_of_machines_leave_room_for_the_state(size: Size) -> None:
-    """The end of a name is shown, which tells one GPU from the others."""
+    """The middle of a name is cut: its end tells one GPU from the others."""
     nodes = tuple(f"a-machine-with-a-very-long-name-{number}" for number in range(4))
     run, gpus = builders.of_nodes(builders.stalled(8), builders.gpus_up(8), nodes)
     drawn = draw(run_view(run, gpus, builders.NOW, size), size.width)
     assert max(map(len, drawn.splitlines())) <= size.width
-    assert re.search(r"^…\S*name-0/0 .* STALLED 6m40s", drawn, re.MULTILINE)
-    assert re.search(r"^…\S*name-3/1 .* busy 12s", drawn, re.MULTILINE)
+    assert re.search(r"^a-m\S*…\S*-0/0 .* STALLED 6m40s", drawn, re.MULTILINE)
+    assert re.search(r"^a-m\S*…\S*-3/1 .* busy 12s", drawn, re.MULTILINE)
 
 
 def test_warnings_name_some_gpus_and_count_the_others() -> None:
@@ -108,6 +130,33 @@ def test_ascii_terminals_get_ascii_only() -> None:
     drawn = draw(run_view(run, builders.gpus_up(), builders.NOW, Size(80, 24), options), 80)
     assert drawn.isascii()
     assert "\x1b" not in drawn
+
+
+def test_only_work_in_progress_is_judged_by_its_utilisation() -> None:
+    """A GPU that hangs at 100 % is not painted as good, nor one with nothing to do as poor."""
+    run, gpus = builders.stalled(2), builders.gpus_up(2)
+    idle = replace(run.workers[1], state=WorkerState.IDLE)
+    sample = gpus.devices[1].sample
+    assert sample is not None
+    quiet = replace(gpus.devices[1], sample=replace(sample, utilization_ratio=0.0))
+    run = replace(run, workers=(run.workers[0], idle))
+    view = run_view(
+        run, replace(gpus, devices=(gpus.devices[0], quiet)), builders.NOW, Size(80, 24)
+    )
+    console = Console(file=io.StringIO(), width=80, color_system="256", force_terminal=True)
+    with console.capture() as capture:
+        console.print(view)
+    rows = [line for line in capture.get().splitlines() if "97%" in line or " 0%" in line]
+    assert len(rows) == 2
+    assert not [row for row in rows if "38;5;28m" in row or "38;5;160m 0%" in row]
+
+
+def test_numbers_are_left_out_whole() -> None:
+    """What does not fit on a narrow screen goes as a whole: neither rates nor counts are cut."""
+    run = replace(builders.running(64), eta_seconds=400_000.0, files_failed=1234)
+    lines = draw(run_view(run, builders.gpus_up(64), builders.NOW, Size(40, 10)), 40).splitlines()
+    assert lines[0] == "running  for 1m00s  ETA 4d15h"
+    assert lines[1].endswith(" 25% 1362/1650 files 1234 failed")
 
 
 def test_narrow_terminals_keep_the_state() -> None:
@@ -221,7 +270,7 @@ def test_a_silent_source_shows_no_values() -> None:
 
 @pytest.mark.parametrize(
     ("ratio", "style"),
-    [(0.8, "green"), (0.79, "yellow"), (0.5, "yellow"), (0.49, "red"), (0.0, "red"), (None, "dim")],
+    [(0.8, GOOD), (0.79, FAIR), (0.5, FAIR), (0.49, POOR), (0.0, POOR), (None, "dim")],
 )
 def test_utilisation_colours(ratio: float | None, style: str) -> None:
     """Green from 80 %, yellow from 50 %, red below, dim when unknown."""

@@ -298,6 +298,7 @@ def device(gpu: str, state: GpuState, now: float, max_age: float) -> GpuDevice:
         pci_bus_id=found.pci_bus_id,
         driver_version=found.driver_version,
         up=sample is not None,
+        last_answer_timestamp=state.timestamp or None,
         sample=sample,
         reasons=tuple(sorted(reasons.items())),
         errors=tuple(sorted(state.errors.items())),

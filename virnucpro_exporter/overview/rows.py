@@ -26,12 +26,26 @@ URGENCY = (*WRONG, "starved", "busy", "loading", "starting", "idle")
 
 
 class Row(NamedTuple):
-    """A worker beside its GPU, the word for what it does, and at what and for how long."""
+    """A worker beside its GPU.
+
+    Attributes:
+        worker: The worker.
+        device: Its GPU; None where none is watched.
+        label: The word for what it does.
+        lasting: For how long, `12s`; of a stall or an outage since its begin; empty if not known.
+        file: The name of the file in process, without its folder; empty where there is none.
+    """
 
     worker: WorkerSnapshot
     device: GpuDevice | None
     label: str
-    work: str
+    lasting: str = ""
+    file: str = ""
+
+    @property
+    def work(self) -> str:
+        """For how long, and at which file, in one text: `12s reads.fa`."""
+        return " ".join(filter(None, (self.lasting, self.file)))
 
     @property
     def sample(self) -> GpuSample | None:
@@ -44,9 +58,13 @@ def worker_rows(run: RunSnapshot, gpus: GpuSnapshot) -> list[Row]:
     devices = {device.gpu: device for device in gpus.devices}
     rows = []
     for worker in run.workers:
-        label = worker_label(worker, devices.get(worker.gpu), run)
-        work = current_work(worker, label, run.timestamp)
-        rows.append(Row(worker, devices.get(worker.gpu), label, work))
+        device = devices.get(worker.gpu)
+        row = Row(worker, device, worker_label(worker, device, run))
+        seconds = lasting(row, run.timestamp)
+        file = clean(posixpath.basename(worker.current_file or ""))
+        rows.append(
+            row._replace(lasting="" if seconds is None else format_duration(seconds), file=file)
+        )
     return rows
 
 
@@ -64,13 +82,12 @@ def worker_label(worker: WorkerSnapshot, device: GpuDevice | None, run: RunSnaps
     return state
 
 
-def current_work(worker: WorkerSnapshot, label: str, now: float) -> str:
-    """How long it has been at which file, `12s reads.fa`; of one that stalls, how long silent."""
-    seconds, parts = worker.current_seconds, []
-    if label == STALLED and worker.last_progress_time is not None:
-        seconds = now - worker.last_progress_time
-    if seconds is not None:
-        parts.append(format_duration(seconds))
-    if worker.current_file is not None:
-        parts.append(clean(posixpath.basename(worker.current_file)))
-    return " ".join(parts)
+def lasting(row: Row, now: float) -> float | None:
+    """Seconds for which a worker has done what it does, or its GPU has been down, at `now`."""
+    worker, device = row.worker, row.device
+    if row.label == DOWN and device is not None:
+        answered = device.last_answer_timestamp
+        return None if answered is None else max(now - answered, 0.0)
+    if row.label == STALLED and worker.last_progress_time is not None:
+        return now - worker.last_progress_time
+    return worker.current_seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot
 
@@ -59,9 +60,16 @@ def halved(means: Sequence[float | None]) -> tuple[float | None, ...]:
 
 
 class Trails:
-    """The trails of a machine: what each GPU did, and how fast each run was."""
+    """The trails of a machine: what each GPU did, and how fast each run was.
 
-    def __init__(self) -> None:
+    Args:
+        intervals: How many are kept.
+        seconds: The length of each.
+    """
+
+    def __init__(self, intervals: int = INTERVALS, seconds: float = SECONDS) -> None:
+        self._new = partial(Trail, intervals, seconds)
+        self._nothing = self._new()
         self._utilization: dict[str, Trail] = {}
         self._throughput: dict[str, Trail] = {}
 
@@ -76,20 +84,17 @@ class Trails:
         for device in gpus.devices if gpus else ():
             sample = device.sample if device.up else None
             value = sample.utilization_ratio if sample else None
-            self._utilization.setdefault(device.gpu, Trail()).add(now, value)
-        for name, run in runs.items():
-            self._throughput.setdefault(name, Trail()).add(now, run.throughput)
+            self._utilization.setdefault(device.gpu, self._new()).add(now, value)
+        for run_id, run in runs.items():
+            self._throughput.setdefault(run_id, self._new()).add(now, run.throughput)
         for trails in (self._utilization, self._throughput):
             for key in [key for key, trail in trails.items() if trail.is_over(now)]:
                 del trails[key]
 
     def utilization(self, gpu: str, now: float) -> tuple[float | None, ...]:
         """Of a GPU, 0 to 1."""
-        return self._utilization.get(gpu, _NOTHING).means(now)
+        return self._utilization.get(gpu, self._nothing).means(now)
 
     def throughput(self, run: str, now: float) -> tuple[float | None, ...]:
         """Of a run, in sequences per second."""
-        return self._throughput.get(run, _NOTHING).means(now)
-
-
-_NOTHING = Trail()
+        return self._throughput.get(run, self._nothing).means(now)

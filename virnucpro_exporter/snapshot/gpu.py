@@ -158,6 +158,8 @@ class GpuDevice:
         errors: NVML errors since the start, by code name.
         minor: The N of its /dev/nvidiaN, which is the same in every container; None if not known.
         modes: How it is set up.
+        last_answer_timestamp: Unix seconds of its latest answer that can be believed; None before
+            the first, and where that is not known.
         xids: The XID errors that the driver reported since the start, one entry for each code.
     """
 
@@ -174,6 +176,7 @@ class GpuDevice:
     minor: int | None = None
     modes: GpuModes = field(default_factory=GpuModes)
     xids: tuple[XidErrors, ...] = ()
+    last_answer_timestamp: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from rich.text import Text
 
 from virnucpro_exporter import streams
 from virnucpro_exporter.csv_log.writer import MetricsLog
+from virnucpro_exporter.overview.trail import Trails
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, RunSnapshot, SourceSilentError
 from virnucpro_exporter.terminal.log_capture import LogCapture
 from virnucpro_exporter.terminal.plain import describe_run
@@ -33,6 +35,7 @@ from virnucpro_exporter.terminal.sigterm import SigtermGuard
 from virnucpro_exporter.terminal.sources import GpuLatest, RunLatest, RunNow
 from virnucpro_exporter.terminal.suspension import Suspension
 from virnucpro_exporter.terminal.views import Size, ViewOptions, run_view, silence_view
+from virnucpro_exporter.terminal.worker_table import TRAIL_INTERVALS, TRAIL_SECONDS
 from virnucpro_exporter.text import is_ascii_only
 
 logger = logging.getLogger(__name__)
@@ -132,6 +135,7 @@ class LoadBalancingDashboard:
         self._guard = SigtermGuard(self.stop)
         self._suspension = Suspension(self._console)
         self._size: Size | None = None
+        self._trails = Trails(TRAIL_INTERVALS, TRAIL_SECONDS)
         self._fault = ""
 
     def start(self) -> None:
@@ -200,7 +204,10 @@ class LoadBalancingDashboard:
         width, height = self._console.size
         # A full last line would scroll the terminal by one at each update.
         size = Size(width, max(4, height - 1))
-        return run_view(metrics.run, metrics.gpus, metrics.now, size, self._options)
+        ticks = time.monotonic()
+        self._trails.add(ticks, metrics.gpus, {})
+        trail = partial(self._trails.utilization, now=ticks)
+        return run_view(metrics.run, metrics.gpus, metrics.now, size, self._options, trail)
 
     def _log_metrics(self, metrics: Metrics) -> None:
         """Append to the metrics log, if there is one; a fault is counted, never raised."""

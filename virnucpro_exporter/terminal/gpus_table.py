@@ -13,8 +13,8 @@ from rich.text import Text
 
 from virnucpro_exporter import streams
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
+from virnucpro_exporter.terminal.colours import FAIR, utilization_style
 from virnucpro_exporter.terminal.suspension import Suspension
-from virnucpro_exporter.terminal.worker_table import utilization_style
 from virnucpro_exporter.text import clean, format_percent, is_ascii_only
 
 GIB = 2**30
@@ -120,7 +120,7 @@ def _cells(device: GpuDevice, *, ascii_only: bool) -> dict[str, Text]:
         "Temp": Text(_unit(sample.temperature_celsius, " C")),
         "Power W": Text(_pair(_unit(sample.power_watts), _unit(sample.power_limit_watts))),
         "Clock": Text(_unit(sample.sm_clock_hertz, " MHz", 1e-6)),
-        "Throttle": Text(slow or "none", "yellow" if throttle else ""),
+        "Throttle": Text(slow or "none", FAIR if throttle else ""),
         "Foreign": Text(_unit(sample.foreign_processes)),
     }
     return cells if sample is not unknown else {**cells, **_dashes(cells)}

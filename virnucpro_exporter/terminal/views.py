@@ -1,7 +1,7 @@
 """Pure views of a run: (snapshots, now, size) -> Rich renderable.
 
-Every view keeps within the size it is given, one line per row. Colours are the terminal's own named
-ones, so they suit light and dark themes, and no fact is told by colour alone.
+Every view keeps within the size it is given, one line per row. No fact is
+told by colour alone.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from rich.text import Text
 from virnucpro_exporter.overview.findings import notices, warnings
 from virnucpro_exporter.overview.rows import OVER, Row, worker_rows
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, RunState, StealEvent
-from virnucpro_exporter.terminal.worker_table import short_id, worker_table
+from virnucpro_exporter.terminal.colours import ALARM, FAIR, GOOD, POOR
+from virnucpro_exporter.terminal.worker_table import Trail, short_id, worker_table
 from virnucpro_exporter.text import (
     clean,
     format_clock,
     format_duration,
     format_rate,
     format_time,
+    middle,
+    whole_words,
 )
 
 MAX_STEALS, MIN_STEALS = 10, 5
-RUN_STYLES = {RunState.COMPLETED: "bold green", RunState.FAILED: "bold red"}
+RUN_STYLES = {RunState.COMPLETED: f"bold {GOOD}", RunState.FAILED: f"bold {POOR}"}
 
 
 class Size(NamedTuple):
@@ -57,6 +60,7 @@ def run_view(
     now: float,
     size: Size,
     options: ViewOptions | None = None,
+    trail: Trail | None = None,
 ) -> RenderableType:
     """The whole dashboard.
 
@@ -66,6 +70,7 @@ def run_view(
         now: Unix seconds, to tell how old the snapshot is.
         size: The room there is; the view takes no more lines than that.
         options: How to draw.
+        trail: The last ten minutes of each GPU, for small pictures; None for none.
     """
     chosen = options or ViewOptions()
     rows = worker_rows(run, gpus)
@@ -73,7 +78,7 @@ def run_view(
     row_lines, steal_lines = share_lines(
         size.height - len(head) - 1, len(rows), len(run.recent_steals)
     )
-    table = worker_table(rows, row_lines, size.width, ascii_only=chosen.ascii_only)
+    table = worker_table(rows, row_lines, size.width, ascii_only=chosen.ascii_only, trail=trail)
     parts: list[RenderableType] = [*head, *table]
     if steal_lines:
         parts += ["", *_steals(run.recent_steals, steal_lines, size.width, chosen)]
@@ -93,7 +98,9 @@ def silence_view(what: str, since: float | None, reason: str, now: float) -> Ren
         said = "no answer yet"
     else:
         said = f"no answer since {format_clock(since)} ({format_duration(now - since)})"
-    return Group(_line((said, "bold red")), _line((clean(what), "")), _line((clean(reason), "dim")))
+    return Group(
+        _line((said, f"bold {POOR}")), _line((clean(what), "")), _line((clean(reason), "dim"))
+    )
 
 
 def share_lines(room: int, rows: int, steals: int) -> tuple[int, int]:
@@ -151,12 +158,24 @@ def _head(
     if run.state is RunState.DRAINING and options.drain_hint:
         unusual.append(options.drain_hint)
     if wrong or unusual:
-        told = clean("; ".join(wrong), ascii_only=options.ascii_only)
-        parts = [(f" {told} ", "bold red reverse"), ("  ", "")] if wrong else []
-        lines.append(_line(*parts, ("; ".join(unusual), "yellow")))
+        lines.append(_troubles(wrong, unusual, size.width, options))
     if size.height >= 16:
         lines.append("")
     return lines
+
+
+def _troubles(
+    wrong: Sequence[str], unusual: Sequence[str], width: int, options: ViewOptions
+) -> Text:
+    text = Text(no_wrap=True, overflow="crop")
+    if wrong:
+        told = clean("; ".join(wrong), ascii_only=options.ascii_only)
+        text.append(f" {whole_words(told, width - 2, ascii_only=options.ascii_only)} ", ALARM)
+    room = width - text.cell_len - 2
+    if unusual and room > 12:
+        told = whole_words("; ".join(unusual), room, ascii_only=options.ascii_only)
+        text.append("  " if wrong else "", "").append(told, FAIR)
+    return text
 
 
 def _title(run: RunSnapshot, now: float, width: int, options: ViewOptions) -> Text:
@@ -170,6 +189,10 @@ def _title(run: RunSnapshot, now: float, width: int, options: ViewOptions) -> Te
         if run.estimated_completion_timestamp is not None:
             left.append((f" ({format_time(run.estimated_completion_timestamp, now)})", ""))
     left.append((f"  {format_rate(run.throughput, run.residue_throughput)}", ""))
+    while sum(len(part) for part, _ in left) > width and len(left) > 1:
+        # The clock first: the time left says the same.
+        clocks = [part for part in left if part[0].startswith(" (")]
+        left.remove(clocks[0] if clocks else left[-1])
     return _spread(left, clean(options.endpoint, ascii_only=options.ascii_only), width)
 
 
@@ -178,15 +201,17 @@ def _progress(run: RunSnapshot, width: int, options: ViewOptions) -> Text:
     counts = f" {ended}/{run.files_total} files"
     failed = f" {run.files_failed} failed"
     percent = f" {run.percent_done:3d}%"
-    cells = max(4, width - len(counts + failed + percent))
+    if len(counts + failed + percent) + 4 > width:
+        failed = f" {run.files_failed} f" if run.files_failed else ""
+    cells = max(1, width - len(counts + failed + percent))
     filled = int(cells * run.share_done)
     full, empty = ("#", "-") if options.ascii_only else ("━", "╌")
     return _line(
-        (full * filled, "green"),
+        (full * filled, GOOD),
         (empty * (cells - filled), "dim"),
         (percent, "bold"),
         (counts, ""),
-        (failed, "bold red" if run.files_failed else "dim"),
+        (failed, f"bold {POOR}" if run.files_failed else "dim"),
     )
 
 
@@ -204,5 +229,7 @@ def _steals(
             for gpu in (event.source_gpu, event.dest_gpu)
         )
         route = f"{victim:>4} {arrow} {thief:<4}"
+        room = max(1, width - len(route) - 10)
+        name = middle(name, room, ascii_only=options.ascii_only)
         lines.append(_line((f"{format_clock(event.timestamp)} ", "dim"), (f"{route} {name}", "")))
     return lines

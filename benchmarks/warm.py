@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.commands import ShrinkAttempt, StartAttempt
 from virnucpro_exporter.scheduling.events import WorkerEvent, WorkerReady
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.workers.pool import WorkerPool
@@ -52,6 +52,10 @@ class WarmPool:
     def start(self, worker_id: WorkerId, actions: Sequence[StartAttempt]) -> None:
         """Hand files to a worker."""
         self._pool.start(worker_id, actions)
+
+    def shrink(self, action: ShrinkAttempt) -> None:
+        """Have a worker give a share away."""
+        self._pool.shrink(action)
 
     def cancel(self, worker_id: WorkerId, attempt: AttemptNumber) -> None:
         """Stop an attempt."""

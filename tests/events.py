@@ -11,9 +11,17 @@ def loading(worker_id: str) -> ev.WorkerLoading:
     return ev.WorkerLoading(WorkerId(worker_id))
 
 
-def ready(worker_id: str) -> ev.WorkerReady:
+def ready(worker_id: str, *, can_split: bool = False) -> ev.WorkerReady:
     """It can take files."""
-    return ev.WorkerReady(WorkerId(worker_id))
+    return ev.WorkerReady(WorkerId(worker_id), can_split)
+
+
+def shrunk(
+    worker_id: str, attempt: int, cut: tuple[int, int, int] | None, *, is_final: bool = False
+) -> ev.AttemptShrunk:
+    """It stops at the first, has read up to the second, and would have stopped at the third."""
+    where = None if cut is None else ev.Cut(*cut)
+    return ev.AttemptShrunk(WorkerId(worker_id), AttemptNumber(attempt), where, is_final)
 
 
 def requested(worker_id: str) -> ev.WorkRequested:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import events as said
-from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.commands import ShrinkAttempt, StartAttempt
 from virnucpro_exporter.scheduling.events import (
     LossCause,
     WorkerEvent,
@@ -45,6 +45,11 @@ class FakePool:
         """Queue files for a worker that lives."""
         if worker_id in self._files:
             self._files[worker_id].extend(actions)
+
+    def shrink(self, action: ShrinkAttempt) -> None:
+        """Its workers do whole files."""
+        cut = said.shrunk(action.worker_id, action.attempt, None)
+        self._events.append(cut)
 
     def cancel(self, worker_id: str, attempt: int) -> None:
         """Replace the worker that holds the attempt."""

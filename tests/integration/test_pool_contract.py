@@ -15,7 +15,7 @@ from tests.dask_cluster import DaskCluster
 from tests.facts import number, start, worker
 from tests.fakes import FakePool
 from virnucpro_exporter.cluster.pool import DaskPool
-from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.commands import ShrinkAttempt, StartAttempt
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,
@@ -86,6 +86,10 @@ class Renamed:
 
     def start(self, worker_id: str, actions: Sequence[StartAttempt]) -> None:
         self.pool.start(worker(self.names[worker_id]), actions)
+
+    def shrink(self, action: ShrinkAttempt) -> None:
+        known = worker(self.names[action.worker_id])
+        self.pool.shrink(ShrinkAttempt(known, action.attempt, action.share))
 
     def cancel(self, worker_id: str, attempt: int) -> None:
         self.pool.cancel(worker(self.names[worker_id]), number(attempt))

@@ -144,4 +144,4 @@ def test_the_journal_of_an_older_version_is_read_and_taken_over(
         assert newer.plan([source]).done == {A.path}
         newer.note_workers(builders.running(1), 80.0)
     with closing(sqlite3.connect(outputs.journal)) as database:
-        assert database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == (4,)
+        assert database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == (5,)

@@ -67,6 +67,9 @@ class Memory:
         del names
         self.kept.append(attempt)
 
+    def keep(self, attempt: int) -> None:
+        del attempt
+
     def discard(self, attempt: int) -> None:
         del attempt
 

@@ -21,6 +21,7 @@ from virnucpro_exporter.files.looking import answers_about, look_at
 from virnucpro_exporter.journal.writer import Earlier, InputFile, Journal
 from virnucpro_exporter.scheduling.events import FilesSubmitted
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.parts import BegunFile
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +167,8 @@ class Listing:
         if not known:
             return None
         try:
-            self._journal.plan_more([file.source for file in known if not file.is_done])
+            to_do = [file for file in known if not file.is_done]
+            begun = self._journal.plan_more([file.source for file in to_do])
             counts = {
                 made.path: (made.sequences, made.residues)
                 for _, made, _, is_counted in known
@@ -178,10 +180,11 @@ class Listing:
             with self._lock:
                 self._known = known + self._known
             raise
-        files = tuple(file.file for file in known if not file.is_done)
+        files = tuple(file.file for file in to_do if file.file.path not in begun)
+        parts = tuple(BegunFile(f.file, begun[f.file.path]) for f in to_do if f.file.path in begun)
         skipped = tuple(file.file for file in known if file.is_done)
-        self._tell(len(files), len(skipped))
-        return FilesSubmitted(files, skipped, self.awaited)
+        self._tell(len(to_do), len(skipped))
+        return FilesSubmitted(files, skipped, self.awaited, parts)
 
     def _tell(self, to_do: int, done: int) -> None:
         is_first = to_do and not self._to_do

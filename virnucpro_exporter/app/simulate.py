@@ -53,6 +53,9 @@ class NoResults:
     def commit(self, attempt: int, names: Iterable[str]) -> None:
         """Nothing is kept."""
 
+    def keep(self, attempt: int) -> None:
+        """Nothing lies anywhere."""
+
     def discard(self, attempt: int) -> None:
         """Nothing is removed."""
 

@@ -31,6 +31,7 @@ from virnucpro_exporter.cluster.commands import (
     Command,
     Kill,
     Order,
+    Shrink,
     Spawn,
     Start,
 )
@@ -314,6 +315,8 @@ class Agent:
                 pool.start(worker_id, actions)
             case Cancel(attempt):
                 pool.cancel(worker_id, attempt)
+            case Shrink(action):
+                pool.shrink(action)
             case Kill():
                 pool.kill(worker_id)
             case CloseIdle(seconds):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.commands import ShrinkAttempt, StartAttempt
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
 
@@ -36,6 +36,17 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Shrink:
+    """Give a share of a range away.
+
+    Attributes:
+        action: Of which attempt, and how much.
+    """
+
+    action: ShrinkAttempt
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
     """Kill the process of the worker."""
 
@@ -51,7 +62,7 @@ class CloseIdle:
     seconds: float
 
 
-Order = Spawn | Start | Cancel | Kill | CloseIdle
+Order = Spawn | Start | Cancel | Shrink | Kill | CloseIdle
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ from typing import Any
 from distributed import Client
 
 from virnucpro_exporter.cluster.agent import Job
-from virnucpro_exporter.cluster.commands import Cancel, Command, Kill, Order, Spawn, Start
+from virnucpro_exporter.cluster.commands import Cancel, Command, Kill, Order, Shrink, Spawn, Start
 from virnucpro_exporter.cluster.connect import Connect
 from virnucpro_exporter.cluster.gpu_watch import Gpus
 from virnucpro_exporter.cluster.members import Members, Terms
 from virnucpro_exporter.errors import ClusterError
-from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.commands import ShrinkAttempt, StartAttempt
 from virnucpro_exporter.scheduling.events import WorkerEvent, WorkerJoined, WorkerLost
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
@@ -110,6 +110,10 @@ class DaskPool:
     def start(self, worker_id: WorkerId, actions: Sequence[StartAttempt]) -> None:
         """Hand files to a worker, to be processed in this order."""
         self._send(worker_id, Start(tuple(actions)))
+
+    def shrink(self, action: ShrinkAttempt) -> None:
+        """Have a worker give a share of its range away; `AttemptShrunk` follows while it lives."""
+        self._send(action.worker_id, Shrink(action))
 
     def cancel(self, worker_id: WorkerId, attempt: AttemptNumber) -> None:
         """Stop an attempt; `AttemptFailed` or `WorkerLost` follows."""

@@ -20,7 +20,7 @@ class Line(NamedTuple):
 
 
 # What happens to every file is told to those who want to know all: their lines are of level DEBUG.
-ROUTINE = (fa.FileStarted, fa.AttemptEnded, fa.FileCompleted)
+ROUTINE = (fa.FileStarted, fa.AttemptEnded, fa.PartCompleted, fa.FileCompleted)
 
 # There is one line about changes of the plan in so many seconds at most.
 _PLAN_SECONDS = 60.0
@@ -58,6 +58,13 @@ def log_line(fact: fa.Fact) -> Line:  # noqa: C901, PLR0911, PLR0912, RET503 - o
             return Line(DEBUG, "attempt %d at %r on %s: %s: %s", values)
         case fa.FileCompleted(file, worker_id, _, _, duration):
             return Line(DEBUG, "%s has done %r in %.1f s", (_at(worker_id), file.path, duration))
+        case fa.FileSplit(part, rest, worker_id, target=target):
+            total = rest.residues + part.residues
+            given = _at(worker_id), rest.residues, total, part.path, _at(target)
+            return Line(INFO, "%s gives %d of %d residues of %r to %s", given)
+        case fa.PartCompleted(file, worker_id, duration=duration, residues=residues):
+            done = _at(worker_id), residues, file.path, duration
+            return Line(DEBUG, "%s has done %d residues of %r in %.1f s", done)
         case fa.FileQueued():
             return _queued(fact)
         case fa.FileFailed(file, failures=failures, error=error):

@@ -21,6 +21,7 @@ from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.facts import (
     FileCompleted,
     FileFailed,
+    PartCompleted,
     RunFinished,
     WorkerRetired,
 )
@@ -59,6 +60,9 @@ class Results(Protocol):
 
     def commit(self, attempt: int, names: Iterable[str]) -> None:
         """Keep an attempt's outputs."""
+
+    def keep(self, attempt: int) -> None:
+        """Let an attempt's outputs lie where they are until it is discarded."""
 
     def discard(self, attempt: int) -> None:
         """Remove what an attempt wrote."""
@@ -307,6 +311,10 @@ class Runner:
             lasted = self._storage.succeed(self._coordinator.now())
             if lasted is not None:
                 log.info("the disk takes results again, after %.0f s", lasted)
+        elif isinstance(fact, PartCompleted):
+            self._outputs.keep(fact.attempt)
+            self._results += 1
+            self._halting.succeed()
         elif isinstance(fact, FileFailed):
             self._halting.give_up()
         elif isinstance(fact, WorkerRetired):
@@ -426,11 +434,14 @@ class Runner:
     def _carry_out(self, commands: Sequence[co.Command]) -> None:
         """Tell the workers; what concerns outputs comes when it is on record."""
         batches: dict[WorkerId, list[co.StartAttempt]] = {}
+        shrinks: list[co.ShrinkAttempt] = []  # after the starts that they may concern
         for command in commands:
             match command:
                 case co.StartAttempt():
                     self._outputs.provide(command.attempt)
                     batches.setdefault(command.worker_id, []).append(command)
+                case co.ShrinkAttempt():
+                    shrinks.append(command)
                 case co.CancelAttempt():
                     self._pool.cancel(command.worker_id, command.attempt)
                 case co.RestartWorker():
@@ -444,6 +455,8 @@ class Runner:
                     assert_never(command)
         for worker_id, batch in batches.items():
             self._pool.start(worker_id, batch)
+        for shrink in shrinks:
+            self._pool.shrink(shrink)
 
     def _record(self) -> None:
         if self._journal is not None and self._changes:

@@ -62,6 +62,7 @@ class Outputs:
         # As text, since a path object costs more than the rename of a short file.
         self._folder, self._attempts = os.fspath(self.folder), os.fspath(self.attempts)
         self._spare: list[int] = []  # attempts whose folders are there, and empty
+        self._kept: set[int] = set()  # attempts that did parts of files which have no result yet
         self._owners: dict[str, str] = {}
         self._inputs: dict[str, str] = {}
         self._reserved = {HIDDEN}
@@ -216,18 +217,23 @@ class Outputs:
                 path.unlink()
             raise OutputError(f"{str(path)!r}: {error.strerror}") from error
 
+    def keep(self, attempt: int) -> None:
+        """Let the outputs of an attempt lie where they are until it is discarded."""
+        self._kept.add(attempt)
+
     def discard(self, attempt: int) -> None:
         """Remove what an attempt wrote.
 
         A cancelled worker may still be writing there; what is left goes with the next `clean`.
         """
+        self._kept.discard(attempt)
         shutil.rmtree(self.attempt_folder(attempt), ignore_errors=True)
 
     def clean(self, keep: Collection[int] = ()) -> None:
         """Remove what dead runs left, except for these attempts."""
         self._remove_replaced()
         self._spare.clear()
-        for attempt in self.left_attempts() - set(keep):
+        for attempt in self.left_attempts() - self._kept - set(keep):
             self.discard(attempt)
 
     def left_attempts(self) -> set[int]:

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from virnucpro_exporter.errors import assert_never
+from virnucpro_exporter.journal import parts
 from virnucpro_exporter.scheduling import facts as fa
+from virnucpro_exporter.scheduling.files import FilePart
 from virnucpro_exporter.snapshot import RunSnapshot
 
+# 5: parts of files.
 # 4: why attempts ended, whether they count against the limit, and which files moved.
 # 3: where the paths of files lead, and which input each result is of.
 # 2: attempts without a result, stalls, and workers.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value);
 CREATE TABLE IF NOT EXISTS runs (
@@ -30,6 +33,11 @@ CREATE TABLE IF NOT EXISTS steals (time REAL, victim TEXT, thief TEXT, path BLOB
 CREATE TABLE IF NOT EXISTS attempts (
     attempt INTEGER PRIMARY KEY, gpu TEXT, path BLOB, started REAL, ended REAL, outcome TEXT,
     error TEXT, charged INTEGER);
+CREATE TABLE IF NOT EXISTS parts (
+    real BLOB, start INTEGER, stop INTEGER, state TEXT, attempt INTEGER,
+    attempts INTEGER DEFAULT 0, gpu TEXT, started REAL, duration REAL, sequences INTEGER,
+    residues INTEGER, error TEXT, outputs TEXT DEFAULT '[]', PRIMARY KEY (real, start))
+    WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS moves (time REAL, path BLOB, source TEXT, target TEXT);
 CREATE TABLE IF NOT EXISTS stalls (gpu TEXT, started REAL, ended REAL);
 CREATE TABLE IF NOT EXISTS workers (
@@ -40,7 +48,7 @@ CREATE TABLE IF NOT EXISTS workers (
 ADDED = {"attempts": {"charged": "INTEGER"}, "files": {"real": "BLOB"}}
 
 # Tables that `fresh` empties.
-HISTORY = ("files", "steals", "attempts", "moves", "stalls", "workers")
+HISTORY = ("files", "steals", "attempts", "parts", "moves", "stalls", "workers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +122,20 @@ def writing(change: Change, now: float, offset: float) -> Writing | None:  # noq
     """
     match change:
         case fa.FileStarted(file, worker_id, attempt):
+            if isinstance(file, FilePart):
+                return parts.START, [(attempt, worker_id, now, *parts.key(file))]
             return _START, [(attempt, worker_id, now, _path(file.path))]
         case fa.AttemptEnded():
             if change.outcome is fa.Outcome.COMPLETED or change.started_at is None:
                 return None  # its time is with the file, or it took none
             return _END, [_ended(change, change.started_at + offset, now)]
+        case fa.FileSplit():
+            return parts.SPLIT, parts.split_rows(change, now)
+        case fa.PartCompleted():
+            return parts.COMPLETE, [parts.completed_row(change, now)]
         case fa.FileQueued(file, attempts=attempts, reason=reason):
+            if isinstance(file, FilePart):
+                return parts.QUEUE, [(attempts, _text(reason), *parts.key(file))]
             if change.is_charged:
                 return _RETRY, [(attempts, _text(reason), _path(file.path))]
             return _QUEUE, [(attempts, _path(file.path))]

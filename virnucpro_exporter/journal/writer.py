@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from virnucpro_exporter.errors import JournalError, OutputError
 from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal import parts
 from virnucpro_exporter.journal.schema import (
     ADDED,
     HISTORY,
@@ -88,6 +89,11 @@ class Earlier:
         """How the file at this place stood, None for one that was not known; its outputs."""
         row = self._rows.get(real, _UNKNOWN)
         return row[3], row[6]
+
+    def is_unchanged(self, file: InputFile) -> bool:
+        """Whether a file is as the journal knows it."""
+        _, size, mtime_ns, *_ = self._rows.get(file.real or file.path, _UNKNOWN)
+        return size == file.size and mtime_ns == file.mtime_ns
 
     def standing(self, file: InputFile) -> tuple[bool, tuple[int | None, int] | None]:
         """Whether a file is done: unchanged since, its outputs in place; its counts, where known.
@@ -162,7 +168,7 @@ class Journal:
         """Remove what dead runs left before anything is written: the disk may be full of it."""
         if self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'files'").fetchone():
             rows = self._database.execute("SELECT attempt FROM files WHERE state = 'committing'")
-            self._outputs.clean(keep={attempt for (attempt,) in rows})
+            self._outputs.clean(keep={attempt for (attempt,) in rows} | parts.done(self._database))
 
     def _take_over(self, database: sqlite3.Connection) -> None:
         """Bring a journal of an older version up to date; missing tables have been made."""
@@ -215,6 +221,8 @@ class Journal:
                     f"{before[0]}, and this run would use {processor}: name another folder, or "
                     "give --fresh to do all files again, or --resume to keep what is finished"
                 )
+            if before is not None and before[0] != processor:
+                database.execute("DELETE FROM parts")  # one file, one processor
             database.execute("INSERT OR REPLACE INTO meta VALUES ('processor', ?)", (processor,))
 
     def begin(self, run_id: str, settings: Mapping[str, Any], now: float) -> None:
@@ -275,6 +283,9 @@ class Journal:
                 input.
         """
         self._finish_commits()
+        with self._writing():
+            for attempt in parts.kept(self._database):
+                self._outputs.keep(attempt)
         self._outputs.clean()
         known = self._known()
         has_inputs = self._protect_inputs()
@@ -307,8 +318,10 @@ class Journal:
         database.execute(
             "INSERT OR IGNORE INTO attempts (attempt, gpu, path, started, outcome)"
             " SELECT attempt, gpu, path, started, 'interrupted' FROM files"
-            " WHERE state = 'processing'"
+            " WHERE state = 'processing' AND attempt NOT IN (SELECT attempt FROM parts)"
         )
+        database.execute(parts.INTERRUPTED)
+        database.execute("UPDATE parts SET state = 'queued' WHERE state = 'processing'")
         database.execute("UPDATE files SET state = 'queued' WHERE state = 'processing'")
         left = dict(known)
         respelled, new = [], []
@@ -329,11 +342,14 @@ class Journal:
         )
         return len(known) - len(left)
 
-    def plan_more(self, files: Sequence[InputFile]) -> None:
+    def plan_more(self, files: Sequence[InputFile]) -> dict[str, tuple[parts.Standing, ...]]:
         """Note that files of this run are to be done.
 
         Args:
             files: Files that were named to `begin_plan` and are not done, each of them once.
+
+        Returns:
+            The parts of those of which earlier runs have done some, by path.
 
         Raises:
             JournalError: The journal cannot be written; the same files may be given again.
@@ -360,6 +376,26 @@ class Journal:
             database.execute(
                 "UPDATE meta SET value = value - ? WHERE key = 'awaited'", (len(files) - known,)
             )
+        return self._begun_among(files)
+
+    def _begun_among(self, files: Sequence[InputFile]) -> dict[str, tuple[parts.Standing, ...]]:
+        """Those of the files of which parts are done; what is left of any other is forgotten."""
+        by_real = {os.fsencode(file.real or file.path): file for file in files}
+        with self._writing():
+            split = parts.has_rows(self._database, by_real)
+        begun = {}
+        for real in split:
+            file = by_real[real]
+            found: tuple[parts.Standing, ...] = ()
+            with self._transaction() as database:
+                if self._earlier.is_unchanged(file):
+                    found = parts.read(database, real, file.path, self._outputs.attempts)
+                unwanted = parts.rewrite(database, real, found)
+            for attempt in unwanted:
+                self._outputs.discard(attempt)
+            if found:
+                begun[file.path] = found
+        return begun
 
     def _protect_inputs(self) -> bool:
         """Keep the inputs of earlier runs that lie in the output folder; whether there are some."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from virnucpro_exporter.scheduling.events import AttemptCompleted
+from virnucpro_exporter.scheduling.events import AttemptCompleted, Cut
 from virnucpro_exporter.scheduling.facts import Outcome
 from virnucpro_exporter.scheduling.files import Attempt
 from virnucpro_exporter.scheduling.ids import AttemptNumber
@@ -17,12 +17,34 @@ _MOST_ASKED = 64
 
 
 def succeed(state: State, attempt: Attempt, event: AttemptCompleted, now: float) -> None:
-    """The attempt is the first to complete: its result is that of the file."""
+    """The attempt is the first to complete: its result is that of the file, or of its part."""
+    split = attempt.record.split
+    if split is not None and attempt.record.is_join:
+        state.complete_join(attempt, split, event.outputs, now)
+        return
     file = attempt.record.file
     residues = file.residues if event.residues is None else event.residues
     sequences = file.sequences if event.sequences is None else event.sequences
     state.finish_work(attempt, sequences or 0, residues, event.duration, now)
     state.complete(attempt, sequences, residues, event.duration, event.outputs, now)
+
+
+def shrink(state: State, attempt: Attempt, cut: Cut, now: float) -> None:
+    """The worker of an attempt has given the end of its range away.
+
+    Another attempt at the whole range may have begun before the worker answered. Then this one no
+    longer does all that is wanted of it.
+    """
+    if attempt.record.holders != (attempt,):
+        state.stop(attempt, Outcome.SUPERSEDED, "another attempt has all of its range", now)
+        return
+    wanted = attempt.asked_for
+    if wanted is not None and wanted.is_ready and not wanted.has_work:
+        target = wanted
+    else:
+        left = max(1, attempt.record.file.residues // 2)
+        target = _ends_first(state.usable() or [attempt.worker], left, now)
+    state.split(attempt, cut, target, now)
 
 
 def fail(

@@ -9,11 +9,38 @@ from virnucpro_exporter.scheduling.message import message
 
 @message
 class StartAttempt:
-    """Hand the file to the worker; it processes what it is handed in that order."""
+    """Hand the file to the worker; it processes what it is handed in that order.
+
+    Attributes:
+        worker_id: The worker.
+        attempt: The number of the attempt.
+        file: The file, or the part of it.
+        joins: The attempts that did the parts of the file, in order: their results are to be put
+            together. Empty where the file or part is to be processed.
+    """
 
     worker_id: WorkerId
     attempt: AttemptNumber
     file: SequenceFile
+    joins: tuple[AttemptNumber, ...] = ()
+
+
+@message
+class ShrinkAttempt:
+    """Ask the worker to give away the last share of what it has not read; `AttemptShrunk` follows.
+
+    Attributes:
+        worker_id: The worker.
+        attempt: Which attempt.
+        share: Above 0, up to 1: all but the record that it reads.
+        least_seconds: It keeps all where it would take less time than this for the share, at its
+            pace so far. It knows how far it is; the scheduler knows an estimate.
+    """
+
+    worker_id: WorkerId
+    attempt: AttemptNumber
+    share: float
+    least_seconds: float = 0.0
 
 
 @message
@@ -57,4 +84,12 @@ class DiscardOutputs:
     attempt: AttemptNumber
 
 
-Command = StartAttempt | CancelAttempt | RestartWorker | RetireWorker | KeepOutputs | DiscardOutputs
+Command = (
+    StartAttempt
+    | ShrinkAttempt
+    | CancelAttempt
+    | RestartWorker
+    | RetireWorker
+    | KeepOutputs
+    | DiscardOutputs
+)

@@ -38,7 +38,8 @@ class Counters:
     """What a worker's life adds up to; none of these ever goes down.
 
     Attributes:
-        completed: Files whose result it gave.
+        completed: Files whose result it gave; of those done in parts, the ones that it joined.
+        parts: Parts of files that it did.
         failures: Attempts of its that counted against the limit of their file.
         sequences: Sequences of the files whose result it gave, without work thrown away.
         residues: Residues done.
@@ -60,6 +61,7 @@ class Counters:
     """
 
     completed: int = 0
+    parts: int = 0
     sequences: int = 0
     failures: int = 0
     residues: int = 0

@@ -60,9 +60,12 @@ class Dispatcher:
                 state.start(worker, state.take(worker), now)
 
     def _repeat_or_wait(self, idle: Sequence[Worker], now: float) -> None:
-        """Start speculative attempts if no file waits; the workers that get none wait."""
+        """Split what is in process if no file waits, or repeat it; who gets nothing now waits."""
         state = self._state
         is_all = not (state.waiting.files or state.awaited_files)
+        if state.settings.split and is_all:
+            for share in self._policy.shares(idle, state.fleet, now):
+                state.ask_for_share(share.attempt, share.share, share.thief, now)
         if state.settings.second_attempts and is_all:
             for worker, attempt in self._policy.repeats(idle, state.fleet, now):
                 state.start(worker, attempt.record, now)

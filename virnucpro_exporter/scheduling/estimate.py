@@ -147,7 +147,7 @@ def seconds_left(state: State, now: float) -> float | None:
                 ends.append(left)
                 if index in free:
                     free[index] += left
-    waits = state.queued_files and not state.is_draining
+    waits = state.queued_units and not state.is_draining
     can_go_on = waits and any(w.is_ready or not state.is_push for w in usable)
     if not (ends or can_go_on):
         return None
@@ -163,7 +163,7 @@ def share_done(state: State, now: float) -> float | None:
     files. None while there are none.
     """
     ended = state.completed_files + state.skipped_files
-    files = state.queued_files + state.processing + ended
+    files = state.queued_units + state.processing + ended
     if not files:
         return 1.0 if state.failed_files else None
     if state.awaited_files:
@@ -215,7 +215,7 @@ def _play(state: State, usable: list[Worker], free: dict[int, float], known: Pac
     """
     queues = (w.queue for w in state.fleet if w.queue)
     waiting = heapq.merge(*queues, key=lambda record: -record.file.residues)
-    files, residues, end = state.queued_files, sum(w.queued_residues for w in state.fleet), 0.0
+    files, residues, end = state.queued_units, sum(w.queued_residues for w in state.fleet), 0.0
     for record in itertools.islice(waiting, _MOST_PLAYED // len(usable)):
         cost = record.file.residues
         ended, index = min((free[w.index] + known.seconds(w, cost), w.index) for w in usable)

@@ -11,6 +11,7 @@ import enum
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.message import message
+from virnucpro_exporter.scheduling.parts import BegunFile
 
 
 @message
@@ -22,11 +23,13 @@ class FilesSubmitted:
         skipped: Files of the run that an earlier one has finished.
         awaited: How many more files the run has, which are still being looked at; they count as
             waiting, and the run does not end before they came.
+        begun: What an earlier run has left of the files of which it has done parts.
     """
 
     files: tuple[SequenceFile, ...]
     skipped: tuple[SequenceFile, ...] = ()
     awaited: int = 0
+    begun: tuple[BegunFile, ...] = ()
 
 
 @message
@@ -38,9 +41,15 @@ class WorkerLoading:
 
 @message
 class WorkerReady:
-    """A worker's process is up, has loaded its processor and can take files."""
+    """A worker's process is up, has loaded its processor and can take files.
+
+    Attributes:
+        worker_id: The worker.
+        can_split: Its processor does parts of files, and gives shares of them away meanwhile.
+    """
 
     worker_id: WorkerId
+    can_split: bool = False
 
 
 @message
@@ -74,6 +83,39 @@ class Progress:
     attempt: AttemptNumber
     sequences: int
     residues: int | None = None
+
+
+@message
+class Cut:
+    """Where a worker stops now, in the coordinates of the file.
+
+    Attributes:
+        at: The first record that begins here or later is not its own any more.
+        position: Where the record begins that it has read last; its range begins there before the
+            first.
+        end: Where it would have stopped; of a file up to its end, that end.
+    """
+
+    at: int
+    position: int
+    end: int
+
+
+@message
+class AttemptShrunk:
+    """The worker has given a share of the range of its attempt away, or says that it cannot.
+
+    Attributes:
+        worker_id: The worker.
+        attempt: Which attempt.
+        cut: Where it stops now; None when it keeps all.
+        is_final: It keeps all that it has for good.
+    """
+
+    worker_id: WorkerId
+    attempt: AttemptNumber
+    cut: Cut | None
+    is_final: bool = False
 
 
 @message
@@ -206,6 +248,7 @@ WorkerEvent = (
     | WorkRequested
     | AttemptStarted
     | Progress
+    | AttemptShrunk
     | SignOfLife
     | AttemptCompleted
     | AttemptFailed

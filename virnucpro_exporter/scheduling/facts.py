@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 
-from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.files import FilePart, SequenceFile
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.message import message
 
@@ -106,6 +106,55 @@ class FileCompleted:
     """
 
     file: SequenceFile
+    worker_id: WorkerId
+    attempt: AttemptNumber
+    attempts: int
+    duration: float
+    sequences: int | None
+    residues: int
+    outputs: tuple[str, ...] = ()
+
+
+@message
+class FileSplit:
+    """A worker has given the end of its range away, which waits for another.
+
+    Attributes:
+        part: What the worker keeps.
+        rest: What it gave away.
+        worker_id: The worker.
+        attempt: Its attempt, which goes on.
+        target: The worker in whose queue the rest is.
+    """
+
+    part: FilePart
+    rest: FilePart
+    worker_id: WorkerId
+    attempt: AttemptNumber
+    target: WorkerId
+
+    @property
+    def file(self) -> SequenceFile:
+        """What is split."""
+        return self.part
+
+
+@message
+class PartCompleted:
+    """A part of a file is done; its results stay where they are until all parts are.
+
+    Attributes:
+        file: The part, with its residues.
+        worker_id: The worker that did it.
+        attempt: The attempt that did it.
+        attempts: Attempts at the part, this one included.
+        duration: Seconds that this one took.
+        sequences: Sequences in the part, or None when that is not known.
+        residues: Residues in the part.
+        outputs: Names of the files that are its result, in the folder of the attempt.
+    """
+
+    file: FilePart
     worker_id: WorkerId
     attempt: AttemptNumber
     attempts: int
@@ -214,6 +263,8 @@ Fact = (
     FileStarted
     | AttemptEnded
     | FileQueued
+    | FileSplit
+    | PartCompleted
     | FileCompleted
     | FileFailed
     | FileStolen

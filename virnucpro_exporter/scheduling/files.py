@@ -18,6 +18,7 @@ from virnucpro_exporter.scheduling.message import message
 from virnucpro_exporter.scheduling.speed import NEVER, RecentSpeed
 
 if TYPE_CHECKING:
+    from virnucpro_exporter.scheduling.parts import SplitFile
     from virnucpro_exporter.scheduling.workers import Worker
 
 # However little is left of an attempt, it is expected to take this share of the time since that was
@@ -58,6 +59,21 @@ class SequenceFile:
         return posixpath.basename(self.path)
 
 
+@message
+class FilePart(SequenceFile):
+    """A contiguous range of whole records of a file: those whose first byte lies in it.
+
+    `sequences` and `residues` are those of the part, as far as known.
+
+    Attributes:
+        start: Where it begins, in the file's own coordinates, which grow along the file.
+        stop: Where it ends, or None at the end of the file.
+    """
+
+    start: int = 0
+    stop: int | None = None
+
+
 class FileState(enum.Enum):
     """Where a file stands: queued, processing, completed is the normal path."""
 
@@ -86,6 +102,7 @@ TRANSITIONS: dict[tuple[FileState, Step], FileState] = {
     (FileState.QUEUED, Step.START): FileState.PROCESSING,
     (FileState.QUEUED, Step.STEAL): FileState.QUEUED,
     (FileState.QUEUED, Step.MOVE): FileState.QUEUED,
+    (FileState.QUEUED, Step.GIVE_UP): FileState.FAILED,  # a part whose file is given up
     (FileState.PROCESSING, Step.START): FileState.PROCESSING,
     (FileState.PROCESSING, Step.COMPLETE): FileState.COMPLETED,
     (FileState.PROCESSING, Step.REQUEUE): FileState.QUEUED,
@@ -94,7 +111,7 @@ TRANSITIONS: dict[tuple[FileState, Step], FileState] = {
 
 
 class FileRecord:
-    """One input file and what became of it.
+    """One unit of work and what became of it: a file, a part of one, or the join of its parts.
 
     Attributes:
         file: The file.
@@ -106,6 +123,7 @@ class FileRecord:
         holders: The attempts in process: none, one, or one and a speculative one.
         avoid: Workers on which it failed, or from which it was taken back.
         notes: What went wrong so far, in words.
+        split: The file that this is a part of, or the join of; None for a whole file.
     """
 
     __slots__ = (
@@ -116,6 +134,7 @@ class FileRecord:
         "holders",
         "moves",
         "notes",
+        "split",
         "state",
         "steals",
     )
@@ -130,6 +149,12 @@ class FileRecord:
         self.holders: tuple[Attempt, ...] = ()
         self.avoid = NOBODY
         self.notes: tuple[str, ...] = ()
+        self.split: SplitFile | None = None
+
+    @property
+    def is_join(self) -> bool:
+        """Whether this puts the results of all parts of a file together."""
+        return self.split is not None and self.split.join is self
 
     def step(self, step: Step) -> None:
         """Let something happen to the file.
@@ -173,14 +198,21 @@ class Attempt:
         pace: Seconds per residue between its last two reports, or None.
         done: Residues done.
         sequences: Sequences done.
+        asked_at: When its worker was asked to give a share of the range away, and has not answered
+            yet; or None.
+        asked_for: The worker that is to have that share.
+        keeps_all: Its worker cannot give anything away.
     """
 
     __slots__ = (
+        "asked_at",
+        "asked_for",
         "counted_at",
         "done",
         "handed_at",
         "is_cancelled",
         "is_speculative",
+        "keeps_all",
         "number",
         "pace",
         "recent",
@@ -215,6 +247,14 @@ class Attempt:
         self.pace: float | None = None
         self.done = 0
         self.sequences = 0
+        self.asked_at: float | None = None
+        self.asked_for: Worker | None = None
+        self.keeps_all = False
+
+    @property
+    def can_shrink(self) -> bool:
+        """Whether its worker may give a share of the range away while it works on it."""
+        return self.worker.can_split and not self.keeps_all and not self.record.is_join
 
     @property
     def left(self) -> int:

@@ -19,13 +19,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from virnucpro_exporter.scheduling.files import Attempt, FileRecord
+from virnucpro_exporter.scheduling.files import Attempt, FilePart, FileRecord
+from virnucpro_exporter.scheduling.parts import Share, choose_shares, is_whole
 from virnucpro_exporter.scheduling.rebalancing import (
     ESTIMATE_TRUST,
     Move,
     Outlook,
     better_plan,
 )
+from virnucpro_exporter.scheduling.speed import NEVER
 from virnucpro_exporter.scheduling.workers import Worker
 
 # A speculative attempt must be expected to end this much sooner than the first one.
@@ -58,6 +60,12 @@ class StealPolicy(Protocol):
 
     def steal(self, thief: Worker, workers: Sequence[Worker], now: float) -> Steal | None:
         """Choose a waiting file of another worker, or None to leave them all where they are."""
+
+    def shares(self, idle: Sequence[Worker], workers: Sequence[Worker], now: float) -> list[Share]:
+        """Choose running files and parts of which idle workers should take a share.
+
+        Asked when no file waits. The fastest of the idle workers come first.
+        """
 
     def repeats(
         self, idle: Sequence[Worker], workers: Sequence[Worker], now: float
@@ -94,6 +102,11 @@ class NoStealing:
                 if position is not None:
                     return Steal(victim, position)
         return None
+
+    def shares(self, idle: Sequence[Worker], workers: Sequence[Worker], now: float) -> list[Share]:
+        """None."""
+        del idle, workers, now
+        return []
 
     def repeats(
         self, idle: Sequence[Worker], workers: Sequence[Worker], now: float
@@ -146,11 +159,16 @@ class EarliestFinish:
         for position, record in enumerate(victim.queue):
             residues = record.file.residues
             ends += fixed + residues / victim.speed
-            if begins + residues / speed < ends and may_take(record, thief):
+            is_sooner = begins + residues / speed < ends or _is_divisible(record, thief)
+            if is_sooner and may_take(record, thief):
                 return position
             if position >= _LOOK_AHEAD:
                 break
         return None
+
+    def shares(self, idle: Sequence[Worker], workers: Sequence[Worker], now: float) -> list[Share]:
+        """Take from the ranges that end last, so that both workers end together."""
+        return choose_shares(idle, workers, now)
 
     def repeats(
         self, idle: Sequence[Worker], workers: Sequence[Worker], now: float
@@ -167,6 +185,7 @@ class EarliestFinish:
             for attempt in worker.inflight.values()
             if not attempt.is_cancelled
         ]
+        running = [(end, a) for end, a in running if end == NEVER or is_whole(a)]
         ends = (end if len(a.record.holders) == 1 else _ends(a, now) for end, a in running)
         latest = max((end for end in ends if end < float("inf")), default=0.0)
         late = [
@@ -203,6 +222,7 @@ class EarliestFinish:
             for worker in outlook.workers
             for attempt in worker.running
             if (worker in outlook.slow or attempt.is_quiet(now))
+            and (is_whole(attempt) or attempt.is_quiet(now))
             and attempt.remaining(now) > limit
             and attempt.record.holders == (attempt,)
             and _ends_sooner_elsewhere(attempt, outlook.workers, now)
@@ -287,6 +307,11 @@ class _Ranking:
 def may_take(record: FileRecord, thief: Worker) -> bool:
     """Whether the file has not failed on this worker before."""
     return thief.id not in record.avoid
+
+
+def _is_divisible(record: FileRecord, thief: Worker) -> bool:
+    """Whether others can take shares of a part from the thief, so that it need not be sooner."""
+    return thief.can_split and isinstance(record.file, FilePart)
 
 
 def _first_allowed(victim: Worker, thief: Worker) -> int | None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from virnucpro_exporter.scheduling.attempts import take_back
 from virnucpro_exporter.scheduling.files import Attempt, FileRecord
+from virnucpro_exporter.scheduling.parts import is_whole
 from virnucpro_exporter.scheduling.speed import NEVER
 from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
@@ -178,7 +179,8 @@ def is_movable(attempt: Attempt, now: float) -> bool:
     learned = worker.learned
     watched = _WATCHED_SHARE * worker.seconds(record.file.residues)
     return (
-        record.holders == (attempt,)
+        is_whole(attempt)
+        and record.holders == (attempt,)
         and len(worker.inflight) == 1
         and record.moves < MOST_MOVES
         and attempt.likely_done(now) <= _YOUNG_SHARE * record.file.residues

@@ -63,6 +63,11 @@ class Decisions(NamedTuple):
     facts: list[Fact]
 
 
+# After a drain a worker ends a range at the next record, unless it is done within this time, in
+# seconds.
+DRAIN_SECONDS = 5.0
+
+
 class Scheduler:
     """Decides; see the module's theory of operation.
 
@@ -159,6 +164,8 @@ class Scheduler:
                 self._on_completed(event, now)
             case ev.Progress():
                 self._on_progress(event, now)
+            case ev.AttemptShrunk():
+                self._on_shrunk(event, now)
             case ev.SignOfLife():
                 self._on_sign_of_life(event, now)
             case ev.AttemptStarted():
@@ -184,7 +191,7 @@ class Scheduler:
             case ev.WorkReleased():
                 self.state.release(now)
             case ev.DrainRequested():
-                self.state.drain(now)
+                self._on_drain(now)
             case _:
                 assert_never(event)
         if self.state.came_back:
@@ -198,10 +205,10 @@ class Scheduler:
         state.skip(event.skipped)
         state.expect_files(event.awaited)
         new = {file.path: file for file in event.files if file.path not in state.files}
-        if not new:
-            state.finish_if_done(now)
-            return
         usable = state.usable() or state.fleet
+        for begun in event.begun:
+            if begun.file.path not in state.files:
+                state.resume(begun, min(usable, key=lambda w: w.finish_at(now)), now)
         weights = {str(w.id): w.speed for w in usable}
         loads = {str(w.id): float(w.queued_residues) for w in usable}
         for worker_id, files in assign_files_weighted(new.values(), weights, loads).items():
@@ -223,7 +230,7 @@ class Scheduler:
 
     def _on_ready(self, event: ev.WorkerReady, now: float) -> None:
         worker = self.state.worker(event.worker_id)
-        self.state.come_up(worker, now)
+        self.state.come_up(worker, now, can_split=event.can_split)
         self._dispatcher.feed(worker, now)
 
     def _on_requested(self, event: ev.WorkRequested, now: float) -> None:
@@ -247,6 +254,23 @@ class Scheduler:
             residues = self.state.residues_of(attempt.record.file, event.sequences)
         self.state.report(attempt, event.sequences, residues, now)
         self._rebalancing.news(now)
+
+    def _on_shrunk(self, event: ev.AttemptShrunk, now: float) -> None:
+        attempt = self.state.worker(event.worker_id).inflight.get(event.attempt)
+        if attempt is None or attempt.is_cancelled:
+            return
+        if event.cut is None:
+            self.state.keep_all(attempt, for_good=event.is_final)
+        else:
+            attempts.shrink(self.state, attempt, event.cut, now)
+
+    def _on_drain(self, now: float) -> None:
+        """Finish what is in process; of a range that lasts, what is done by now."""
+        for worker in self.state.fleet if self.state.settings.split else ():
+            for attempt in worker.running:
+                if attempt.can_shrink and attempt.remaining(now) > DRAIN_SECONDS:
+                    self.state.ask_for_share(attempt, 1.0, None, now)
+        self.state.drain(now)
 
     def _on_sign_of_life(self, event: ev.SignOfLife, now: float) -> None:
         worker = self.state.worker(event.worker_id)

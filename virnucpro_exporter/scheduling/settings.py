@@ -27,6 +27,7 @@ class SchedulerSettings:
             silence alone is a stall. Otherwise they show by what they do whether they report.
         file_timeout: Seconds after which an attempt counts as failed, or None for no limit.
         second_attempts: Idle workers may repeat a running file that they would end sooner.
+        split: An idle worker may take a share of the file that another has in process.
         batch_seconds: Files are handed over together as long as they take no longer than this.
         batch_files: How many files are handed over together at most.
     """
@@ -38,6 +39,7 @@ class SchedulerSettings:
     reports_progress: bool = True
     file_timeout: float | None = None
     second_attempts: bool = True
+    split: bool = True
     batch_seconds: float = 0.05
     batch_files: int = 128
 

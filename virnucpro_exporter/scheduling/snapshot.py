@@ -70,7 +70,7 @@ def take_snapshot(
         elapsed_seconds=_now_or_end(state, now) - context.started_at,
         stall_threshold=state.settings.stall_threshold,
         files_queued=state.queued_files + state.awaited_files,
-        files_processing=state.processing,
+        files_processing=state.processing_files,
         files_completed=state.completed_files + state.skipped_files,
         files_failed=state.failed_files,
         files_skipped=state.skipped_files,
@@ -118,7 +118,7 @@ def _is_work_imbalanced(state: State, now: float) -> bool:
     queues hold in files says nothing: a fast GPU has more of them.
     """
     live = [w for w in state.fleet if _seconds_left(state, w, now) is not None]
-    if state.is_draining or not state.queued_files or len(live) < 2:
+    if state.is_draining or not state.queued_units or len(live) < 2:
         return False
     left = [w.finish_at(now) - now for w in live]
     held = [(a.record.file.residues, w.speed) for w in live for a in w.running]
@@ -149,7 +149,7 @@ def _now_or_end(state: State, now: float) -> float:
 def _run_state(state: State) -> RunState:
     """Where the run stands."""
     if state.is_finished:
-        is_whole = not (state.failed_files or state.queued_files or state.awaited_files)
+        is_whole = not (state.failed_files or state.queued_units or state.awaited_files)
         return RunState.COMPLETED if is_whole else RunState.FAILED
     if state.is_draining:
         return RunState.DRAINING
@@ -165,7 +165,7 @@ def _worker_state(state: State, worker: Worker) -> WorkerState:
         return WorkerState.STARTING
     if worker.inflight:
         return WorkerState.BUSY
-    others_wait = state.queued_files > len(worker.queue) and not state.starts_nothing
+    others_wait = state.queued_units > len(worker.queue) and not state.starts_nothing
     return WorkerState.STARVED if others_wait else WorkerState.IDLE
 
 

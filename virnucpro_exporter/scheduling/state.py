@@ -9,7 +9,8 @@ sources for it). So when `touched_at` moves, or how a file leaves a queue, is an
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from virnucpro_exporter.errors import SchedulingError
 from virnucpro_exporter.scheduling.commands import (
@@ -19,19 +20,23 @@ from virnucpro_exporter.scheduling.commands import (
     KeepOutputs,
     RestartWorker,
     RetireWorker,
+    ShrinkAttempt,
     StartAttempt,
 )
 from virnucpro_exporter.scheduling.counters import WaitingClock
+from virnucpro_exporter.scheduling.events import Cut
 from virnucpro_exporter.scheduling.facts import (
     AttemptEnded,
     Fact,
     FileCompleted,
     FileFailed,
     FileQueued,
+    FileSplit,
     FileStarted,
     FileStolen,
     Moved,
     Outcome,
+    PartCompleted,
     PlanChanged,
     RunFinished,
     StallEnded,
@@ -42,12 +47,21 @@ from virnucpro_exporter.scheduling.facts import (
 from virnucpro_exporter.scheduling.files import (
     NOBODY,
     Attempt,
+    FilePart,
     FileRecord,
     FileState,
     SequenceFile,
     Step,
 )
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
+from virnucpro_exporter.scheduling.parts import (
+    JOIN_SHARE,
+    LEAST_PART_SECONDS,
+    BegunFile,
+    PartResult,
+    SplitFile,
+    cut_at,
+)
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.scheduling.speed import DOUBT, NEVER, SLOWEST, FixedCost, RecentSpeed
 from virnucpro_exporter.scheduling.workers import Worker
@@ -81,9 +95,14 @@ class State:
         files: What became of each file, by path.
         abandoned: Attempts that are over though their callers do not know it yet, by worker and
             path; there are none where workers have processes of the run.
-        waiting: Counts the files that wait, and for how long there were some.
+        splits: The files that are done in parts, by path; `files` has the first part of each.
+        parts_queued: Parts and joins that wait.
+        parts_processing: Parts and joins that at least one worker holds.
+        parts_completed: Parts that are done, of all files.
+        split_files: Files that are done in parts and have neither a result nor failed.
+        waiting: Counts the files and parts that wait, and for how long there were some.
         urgent: Attempts whose files want a speculative attempt at once.
-        processing: Files that at least one worker holds.
+        processing: Files, parts and joins that at least one worker holds.
         completed_files: Files with a result.
         failed_files: Files given up.
         skipped_files: Files that an earlier run had finished.
@@ -122,6 +141,8 @@ class State:
         self.workers: dict[str, Worker] = {}
         self.files: dict[str, FileRecord] = {}
         self.abandoned: dict[tuple[WorkerId, str], AttemptNumber] = {}
+        self.splits: dict[str, SplitFile] = {}
+        self.parts_queued = self.parts_processing = self.parts_completed = self.split_files = 0
         self.waiting = WaitingClock()
         self.urgent: list[Attempt] = []
         self.processing = 0
@@ -160,8 +181,28 @@ class State:
 
     @property
     def queued_files(self) -> int:
-        """Files that wait."""
+        """Files that wait and of which nothing is done in parts."""
+        return self.waiting.files - self.parts_queued
+
+    @property
+    def processing_files(self) -> int:
+        """Files that workers hold, or of which parts were begun."""
+        return self.processing - self.parts_processing + self.split_files
+
+    @property
+    def queued_units(self) -> int:
+        """Files, parts and joins that wait."""
         return self.waiting.files
+
+    def records(self) -> Iterator[FileRecord]:
+        """All units of work: files, parts and joins."""
+        for record in self.files.values():
+            if record.split is None:
+                yield record
+        for split in self.splits.values():
+            yield from split.parts
+            if split.join is not None:
+                yield split.join
 
     @property
     def has_begun(self) -> bool:
@@ -251,7 +292,7 @@ class State:
             worker.spawned_at = now
             self.look_by(now + self.settings.setup_timeout)
 
-    def come_up(self, worker: Worker, now: float) -> None:
+    def come_up(self, worker: Worker, now: float, *, can_split: bool = False) -> None:
         """The worker's process is ready, and waits for files."""
         if not worker.is_ready:
             worker.startup = now - worker.spawned_at
@@ -260,6 +301,7 @@ class State:
                 for other in self.fleet:
                     other.startup = worker.startup
         worker.is_ready = True
+        worker.can_split = can_split and self.settings.split
         worker.is_loading = False
         worker.slow_setups = 0
         worker.touched_at = now
@@ -444,6 +486,36 @@ class State:
         self.is_finished = False
         self.finished_at = None
 
+    def resume(self, begun: BegunFile, target: Worker, now: float) -> None:
+        """Go on with a file of which an earlier run has done parts.
+
+        Args:
+            begun: The file and its parts.
+            target: The worker in whose queue the others go.
+            now: The present time.
+        """
+        split = SplitFile(begun.file, [])
+        self.splits[begun.file.path] = split
+        self.split_files += 1
+        for part, result in begun.parts:
+            file = part if result is None else _with_result(part, result)
+            record = FileRecord(file)
+            record.split = split
+            split.parts.append(record)
+            self.residues_total += file.residues
+            if result is None:
+                self._queue_unit(record, target, now)
+                continue
+            record.state = FileState.COMPLETED
+            split.results[part.start] = result
+            self.residues_done += result.residues
+            self.parts_completed += 1
+        self.files[begun.file.path] = split.parts[0]
+        self.is_finished = False
+        self.finished_at = None
+        if split.is_done:
+            self._queue_join(split, target, now)
+
     def take(self, worker: Worker) -> FileRecord:
         """Take the first file out of a worker's own queue, to start it."""
         return _take(worker, 0)
@@ -507,8 +579,8 @@ class State:
         is_speculative = record.state is FileState.PROCESSING
         attempt = Attempt(number, record, worker, now, is_speculative=is_speculative)
         if not is_speculative:
-            self.waiting.count(-1, now)
-            self.processing += 1
+            self._count_waiting(record, -1, now)
+            self._count_processing(record, 1)
         record.step(Step.START)
         record.holders = (*record.holders, attempt)
         record.attempts += 1
@@ -520,8 +592,23 @@ class State:
                 worker.throughput.begin(now)
                 self.look_by(now + self.settings.stall_threshold)
         worker.inflight[number] = attempt
-        self.commands.append(StartAttempt(worker.id, number, record.file))
+        split = record.split
+        if split is not None and split.join is record:
+            joins = tuple(result.attempt for result in split.in_order)
+            self.commands.append(StartAttempt(worker.id, number, split.file, joins))
+        else:
+            self.commands.append(StartAttempt(worker.id, number, record.file))
         self.facts.append(FileStarted(record.file, worker.id, number, is_speculative))
+
+    def _count_waiting(self, record: FileRecord, change: int, now: float) -> None:
+        self.waiting.count(change, now)
+        if record.split is not None:
+            self.parts_queued += change
+
+    def _count_processing(self, record: FileRecord, change: int) -> None:
+        self.processing += change
+        if record.split is not None:
+            self.parts_processing += change
 
     def begin(self, attempt: Attempt, now: float) -> None:
         """The worker began to process the file of the attempt."""
@@ -761,10 +848,10 @@ class State:
         outputs: tuple[str, ...],
         now: float,
     ) -> None:
-        """The attempt is the first to complete: its result is that of the file."""
+        """The attempt is the first to complete: its result is that of the file, or of the part."""
         worker, record = attempt.worker, attempt.record
         file, counters = record.file, worker.counters
-        counters.completed += 1
+        split = record.split
         counters.sequences += attempt.sequences if sequences is None else sequences
         counters.durations.add(duration, file, now)
         counters.speculative_won += attempt.is_speculative
@@ -775,14 +862,13 @@ class State:
             worker.troubles.clear()
         self.residues_total += residues - file.residues
         self.residues_done += residues
+        self._win(attempt, outputs, now)
+        if split is not None:
+            result = PartResult(attempt.number, sequences, residues, outputs, duration)
+            self._complete_part(attempt, split, result, now)
+            return
+        counters.completed += 1
         self.completed_files += 1
-        self.end(attempt, Outcome.COMPLETED, outputs=outputs)
-        for other in record.holders:
-            if other.worker.stalled_since is not None or other.is_quiet(now):
-                self.doubt(other.worker)
-            self.stop(other, Outcome.SUPERSEDED, f"{worker.id} was first", now)
-        record.step(Step.COMPLETE)
-        self.processing -= 1
         self.facts.append(
             FileCompleted(
                 file,
@@ -798,16 +884,161 @@ class State:
         if outputs:
             self.commands.append(KeepOutputs(file, attempt.number, outputs))
 
+    def _win(self, attempt: Attempt, outputs: tuple[str, ...], now: float) -> None:
+        """The attempt ends with the result of its record; another at it is stopped."""
+        worker, record = attempt.worker, attempt.record
+        self.end(attempt, Outcome.COMPLETED, outputs=outputs)
+        for other in record.holders:
+            if other.worker.stalled_since is not None or other.is_quiet(now):
+                self.doubt(other.worker)
+            self.stop(other, Outcome.SUPERSEDED, f"{worker.id} was first", now)
+        record.step(Step.COMPLETE)
+        self._count_processing(record, -1)
+
+    # -- parts --
+
+    def ask_for_share(
+        self, attempt: Attempt, share: float, thief: Worker | None, now: float
+    ) -> None:
+        """Ask the worker of an attempt to give the end of its range away.
+
+        Args:
+            attempt: Which attempt.
+            share: Of what is not read yet, above 0 and up to 1.
+            thief: Who is to have it, or None.
+            now: The present time.
+        """
+        attempt.asked_at = now
+        attempt.asked_for = thief
+        least = 0.0 if thief is None else max(thief.fixed.seconds, LEAST_PART_SECONDS)
+        self.commands.append(ShrinkAttempt(attempt.worker.id, attempt.number, share, least))
+
+    def keep_all(self, attempt: Attempt, *, for_good: bool) -> None:
+        """The worker gives nothing of the range away, now or ever."""
+        attempt.asked_at = attempt.asked_for = None
+        attempt.keeps_all = for_good
+
+    def split(self, attempt: Attempt, cut: Cut, target: Worker, now: float) -> None:
+        """The worker has given the end of its range away, which waits for the target now."""
+        record, whole = attempt.record, attempt.record.file
+        part, rest = cut_at(whole, cut.at, cut.end)
+        split = record.split
+        if split is None:
+            split = SplitFile(whole, [record])
+            self.splits[whole.path] = record.split = split
+            self.parts_processing += 1
+            self.split_files += 1
+        record.file = part
+        given = FileRecord(rest)
+        given.split = split
+        split.parts.insert(split.parts.index(record) + 1, given)
+        self.residues_total += part.residues + rest.residues - whole.residues
+        attempt.asked_at = attempt.asked_for = None
+        self._queue_unit(given, target, now)
+        self.came_back = True
+        self.facts.append(FileSplit(part, rest, attempt.worker.id, attempt.number, target.id))
+
+    def _queue_unit(self, record: FileRecord, target: Worker, now: float) -> None:
+        self._push(record, target, now)
+        self._count_waiting(record, 1, now)
+
+    def _complete_part(
+        self, attempt: Attempt, split: SplitFile, result: PartResult, now: float
+    ) -> None:
+        """A part is done; with the last one the results are joined."""
+        record = attempt.record
+        part = record.file
+        if not isinstance(part, FilePart):
+            raise SchedulingError(f"what was split is no part: {record.story()}")
+        record.file = _with_result(part, result)
+        split.results[part.start] = result
+        self.parts_completed += 1
+        attempt.worker.counters.parts += 1
+        self.facts.append(
+            PartCompleted(
+                part,
+                attempt.worker.id,
+                attempt.number,
+                record.attempts,
+                result.duration,
+                result.sequences,
+                result.residues,
+                result.outputs,
+            )
+        )
+        if split.is_done:
+            self._queue_join(split, attempt.worker, now)
+
+    def _queue_join(self, split: SplitFile, target: Worker, now: float) -> None:
+        cost = max(1, round(JOIN_SHARE * split.file.residues))
+        split.join = record = FileRecord(SequenceFile(split.file.path, None, cost))
+        record.split = split
+        self.residues_total += cost
+        self._queue_unit(record, target, now)
+        self.came_back = True
+
+    def complete_join(
+        self, attempt: Attempt, split: SplitFile, outputs: tuple[str, ...], now: float
+    ) -> None:
+        """The results of all parts were put together: that is the result of the file."""
+        record, worker = attempt.record, attempt.worker
+        self.residues_total -= record.file.residues
+        self._got_further(worker, now)
+        self._win(attempt, outputs, now)
+        worker.counters.completed += 1
+        self.completed_files += 1
+        self.split_files -= 1
+        attempts = sum(r.attempts for r in split.parts)
+        duration = sum(result.duration for result in split.in_order)
+        self.facts.append(
+            FileCompleted(
+                split.file,
+                worker.id,
+                attempt.number,
+                attempts,
+                duration,
+                split.sequences,
+                split.residues,
+                outputs,
+            )
+        )
+        if outputs:
+            self.commands.append(KeepOutputs(split.file, attempt.number, outputs))
+        for result in split.in_order:
+            self.commands.append(DiscardOutputs(result.attempt))
+
+    def _drop_siblings(self, record: FileRecord, split: SplitFile, error: str, now: float) -> None:
+        """The file of a part is given up: the others are not done any more; what is done stays."""
+        for other in split.parts:
+            if other is record or other.state is FileState.COMPLETED:
+                continue
+            if other.state is FileState.QUEUED:
+                owner = next(w for w in self.fleet if other in w.queue)
+                _take(owner, owner.queue.index(other))
+                self._count_waiting(other, -1, now)
+            else:
+                for attempt in other.holders:
+                    self.stop(attempt, Outcome.SUPERSEDED, f"the file is given up: {error}", now)
+                self._count_processing(other, -1)
+            other.step(Step.GIVE_UP)
+        unknown = [r for r in (*split.parts, split.join) if r is not None and r is not record]
+        self.residues_total -= sum(r.file.residues for r in unknown)
+        self.residues_done -= split.residues
+        self.split_files -= 1
+
     def give_up(self, attempt: Attempt, error: str, now: float) -> None:
         """The attempt was the last that its file may fail."""
         record, file = attempt.record, attempt.record.file
         for other in record.holders:
             self.stop(other, Outcome.SUPERSEDED, f"the file is given up: {error}", now)
         record.step(Step.GIVE_UP)
-        self.processing -= 1
+        self._count_processing(record, -1)
         self.failed_files += 1
         self.failures.append((file.path, error))
         self.residues_total -= file.residues
+        if record.split is not None:
+            self._drop_siblings(record, record.split, error, now)
+            file = record.split.file
         self.facts.append(
             FileFailed(
                 file,
@@ -841,14 +1072,13 @@ class State:
         """
         record, worker = attempt.record, attempt.worker
         record.step(Step.REQUEUE)
-        self.processing -= 1
+        self._count_processing(record, -1)
         self.retries += is_charged
         if cause is Outcome.MOVED:
             record.moves += 1
             record.notes = (*record.notes, f"moved from {worker.id}: {reason}")
         self._forgive(record)
-        self._push(record, target, now)
-        self.waiting.count(1, now)
+        self._queue_unit(record, target, now)
         self.came_back = True
         self.facts.append(
             FileQueued(
@@ -917,3 +1147,7 @@ def _take(worker: Worker, position: int) -> FileRecord:
     del worker.queue[position]
     worker.queued_residues -= record.file.residues
     return record
+
+
+def _with_result(part: FilePart, result: PartResult) -> FilePart:
+    return replace(part, sequences=result.sequences, residues=result.residues)

@@ -28,6 +28,7 @@ class Worker:
         counters: What its life adds up to.
         is_loading: Its process is up and sets its processor up.
         is_ready: Its process is up and able to take files.
+        can_split: Its processor reads a range that may end sooner while it reads.
         is_retired: It is given up, and has no process unless it joins again.
         spawned_at: When its process was last started.
         startup: Seconds until its last process was ready; before the first is, as long as another
@@ -61,6 +62,7 @@ class Worker:
         "alive_at",
         "awaits_work",
         "busy_since",
+        "can_split",
         "counters",
         "fixed",
         "has_reported",
@@ -106,6 +108,7 @@ class Worker:
         self.counters = Counters()
         self.is_loading = False
         self.is_ready = False
+        self.can_split = False
         self.is_retired = False
         self.spawned_at = now
         self.startup = 0.0

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from virnucpro_exporter.scheduling import events as ev
-from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.commands import ShrinkAttempt, StartAttempt
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.simulation.workers import VirtualWorkers
 
@@ -56,6 +56,10 @@ class VirtualPool:
         del worker_id
         for action in actions:
             self._workers.start(action)
+
+    def shrink(self, action: ShrinkAttempt) -> None:
+        """Have a worker give a share of its range away; `AttemptShrunk` follows."""
+        self._workers.shrink(action)
 
     def cancel(self, worker_id: WorkerId, attempt: AttemptNumber) -> None:
         """Stop an attempt; `WorkerLost` follows."""

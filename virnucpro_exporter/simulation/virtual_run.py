@@ -9,7 +9,7 @@ from typing import Protocol
 from virnucpro_exporter.errors import assert_never
 from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
-from virnucpro_exporter.scheduling.facts import Fact, FileCompleted, FileFailed
+from virnucpro_exporter.scheduling.facts import Fact, FileCompleted, FileFailed, PartCompleted
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.scheduler import Decisions
@@ -157,6 +157,8 @@ class VirtualRun:
             case co.StartAttempt():
                 self._begun[command.attempt] = (command.worker_id, workers.now)
                 workers.start(command)
+            case co.ShrinkAttempt():
+                workers.shrink(command)
             case co.CancelAttempt():
                 self._kills += self._lose_all(command.worker_id)
                 workers.cancel(command.worker_id)
@@ -172,7 +174,9 @@ class VirtualRun:
                 assert_never(command)
 
     def _note(self, fact: Fact) -> None:
-        if isinstance(fact, FileCompleted):
+        if isinstance(fact, PartCompleted):
+            self._used += self._workers.now - self._begun.pop(fact.attempt)[1]
+        elif isinstance(fact, FileCompleted):
             path = fact.file.path
             self._used += self._workers.now - self._begun.pop(fact.attempt)[1]
             self._completed[path] = self._completed.get(path, 0) + 1

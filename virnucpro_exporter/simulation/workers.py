@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from virnucpro_exporter.scheduling import events as ev
-from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.commands import ShrinkAttempt, StartAttempt
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
+from virnucpro_exporter.scheduling.parts import start_of, stop_of
 
 # A sequence of a virtual file has so many residues: a chunk as VirNucPro cuts them.
 RESIDUES_PER_SEQUENCE = 500
@@ -82,6 +83,29 @@ class VirtualGpu:
     startup: float = 0.0
 
 
+class _Work:
+    """What a virtual worker does about one attempt.
+
+    Attributes:
+        begun_at: When it began.
+        start: Where its range begins, in residues of the file.
+        stop: Where it ends.
+        speed: Residues per second of this file, on this GPU.
+        is_doomed: It breaks off.
+        plan: The number of the plan that holds; what was planned before does not happen.
+    """
+
+    def __init__(
+        self, begun_at: float, start: int, stop: int, speed: float, *, is_doomed: bool
+    ) -> None:
+        self.begun_at = begun_at
+        self.start = start
+        self.stop = stop
+        self.speed = speed
+        self.is_doomed = is_doomed
+        self.plan = 0
+
+
 class _Worker:
     """The present process of a virtual worker."""
 
@@ -92,6 +116,7 @@ class _Worker:
         self.started_at: float | None = None  # None while there is none
         self.ready_at = math.inf
         self.held: list[StartAttempt] = []
+        self.work: _Work | None = None
 
     def hits(self, outage: Outage) -> bool:
         """Whether an outage concerns the present process."""
@@ -121,6 +146,8 @@ class VirtualWorkers:
         progress_every: Seconds between progress reports within a file.
         reports: What the processor reports.
         overhead: Seconds that each file takes before its first residue, on any GPU.
+        can_split: Whether they do parts of files.
+        join_seconds: What it takes to join the parts of a file.
 
     Attributes:
         now: Seconds since the start, of the latest event.
@@ -132,7 +159,12 @@ class VirtualWorkers:
         progress_every: float = 10.0,
         reports: Reports = Reports.RESIDUES,
         overhead: float = 0.0,
+        *,
+        can_split: bool = False,
+        join_seconds: float = 0.0,
     ) -> None:
+        self._can_split = can_split
+        self._join_seconds = join_seconds
         self.now = 0.0
         self._workers = {gpu: _Worker(spec) for gpu, spec in gpus.items()}
         self._reports = reports
@@ -141,8 +173,8 @@ class VirtualWorkers:
         self._pace: dict[str, float] = {}
         self._mishaps: dict[str, Mishap] = {}
         self._progress_every = progress_every
-        self._heap: list[tuple[float, int, int | None, ev.WorkerEvent]] = []
-        self._posted = 0
+        self._heap: list[tuple[float, int, tuple[int, int] | None, ev.WorkerEvent]] = []
+        self._posted = self._plans = 0
 
     def add(
         self,
@@ -181,7 +213,7 @@ class VirtualWorkers:
         lost = [o.end for o in worker.outages if o.is_loss and o.begin <= self.now < o.end]
         worker.ready_at = max(lost, default=self.now) + worker.gpu.startup
         self._post(worker.ready_at - worker.gpu.startup, ev.WorkerLoading(worker_id), worker_id)
-        self._post(worker.ready_at, ev.WorkerReady(worker_id), worker_id)
+        self._post(worker.ready_at, ev.WorkerReady(worker_id, self._can_split), worker_id)
         for outage in worker.outages:
             self._doom(worker_id, outage)
 
@@ -191,6 +223,36 @@ class VirtualWorkers:
         held.append(action)
         if len(held) == 1:
             self._begin(action)
+
+    def shrink(self, action: ShrinkAttempt) -> None:
+        """Have a worker give a share of its range away; one that does nothing answers later."""
+        worker_id, number = action.worker_id, action.attempt
+        worker = self._workers[worker_id]
+        work = worker.work
+        if work is None or worker.held[0].attempt != number or work.is_doomed:
+            self._post(self.now, ev.AttemptShrunk(worker_id, number, None), worker_id)
+            return
+        answers_at = next((now for now, share in worker.stretches(self.now) if share), math.inf)
+        if answers_at > self.now:  # by then it may be another process
+            return
+        done = int(max(0.0, self._worked(worker, work) - self._overhead) * work.speed)
+        position = min(work.start + done, work.stop)
+        at = max(position + 1, work.stop - int(action.share * (work.stop - position)))
+        if (work.stop - at) / work.speed < action.least_seconds or at >= work.stop:
+            self._post(self.now, ev.AttemptShrunk(worker_id, number, None), worker_id)
+            return
+        cut = ev.Cut(at, position, work.stop)
+        work.stop = at
+        self._post(self.now, ev.AttemptShrunk(worker_id, number, cut), worker_id)
+        self._plan_work(worker_id, number, work)
+
+    def _worked(self, worker: _Worker, work: _Work) -> float:
+        """Seconds of work since the present attempt began."""
+        stretches = [*worker.stretches(work.begun_at), (math.inf, 0.0)]
+        return sum(
+            share * max(0.0, min(end, self.now) - begin)
+            for (begin, share), (end, _) in itertools.pairwise(stretches)
+        )
 
     def cancel(self, worker_id: WorkerId) -> None:
         """Stop what a worker does, by killing its process."""
@@ -206,6 +268,7 @@ class VirtualWorkers:
         worker.started_at = None
         worker.ready_at = math.inf
         worker.held.clear()
+        worker.work = None
 
     # -- what comes of it --
 
@@ -221,18 +284,25 @@ class VirtualWorkers:
         """
         if not self._heap:
             raise RuntimeError("nothing will ever happen again, and files are left")
-        at, _, process, event = heapq.heappop(self._heap)
+        at, _, stamp, event = heapq.heappop(self._heap)
         self.now = max(self.now, at)
         worker = self._workers[event.worker_id]
-        if process not in (None, worker.process):
+        if stamp is not None and not self._still_happens(worker, *stamp):
             return None
         if isinstance(event, ev.WorkerLost):
             self.kill(event.worker_id)
         elif isinstance(event, ev.AttemptCompleted | ev.AttemptFailed):
             worker.held.pop(0)
+            worker.work = None
             if worker.held:
                 self._begin(worker.held[0])
         return event
+
+    @staticmethod
+    def _still_happens(worker: _Worker, process: int, plan: int) -> bool:
+        if process != worker.process:
+            return False
+        return not plan or (worker.work is not None and worker.work.plan == plan)
 
     # -- what a GPU shows --
 
@@ -255,33 +325,71 @@ class VirtualWorkers:
     def _begin(self, start: StartAttempt) -> None:
         worker_id, number, path = start.worker_id, start.attempt, start.file.path
         worker = self._workers[worker_id]
-        work, mishap = self._work[path], self._mishaps.get(path)
+        if start.joins:
+            self._begin_join(worker, start)
+            return
+        mishap = self._mishaps.get(path)
         speed = worker.gpu.speed / self._pace.get(path, 1.0)
-        seconds = (self._overhead + work / speed) * (_BREAKS_OFF_AT if mishap else 1.0)
+        whole = self._work[path]
+        begin, end = start_of(start.file), stop_of(start.file)
+        end = whole if end is None else end
+        worker.work = _Work(self.now, begin, end, speed, is_doomed=mishap is not None)
         works_from = next((now for now, share in worker.stretches(self.now) if share), self.now)
         self._post(works_from, ev.AttemptStarted(worker_id, number), worker_id)
+        self._plan_work(worker_id, number, worker.work, mishap)
+        if mishap is not None:
+            self._count(path, mishap)
+
+    def _begin_join(self, worker: _Worker, start: StartAttempt) -> None:
+        """Joins take their time, and nothing else happens to them."""
+        worker_id, number = start.worker_id, start.attempt
+        worker.work = _Work(self.now, 0, 0, worker.gpu.speed, is_doomed=True)
+        self._post(self.now, ev.AttemptStarted(worker_id, number), worker_id)
+        for at, worked in self._moments(worker, self._join_seconds):
+            if worked >= self._join_seconds:
+                seconds = at - self.now
+                done = ev.AttemptCompleted(worker_id, number, None, None, seconds)
+                self._post(at, done, worker_id)
+
+    def _plan_work(
+        self, worker_id: WorkerId, number: AttemptNumber, work: _Work, mishap: Mishap | None = None
+    ) -> None:
+        """Post what an attempt reports from now on, and its end."""
+        worker = self._workers[worker_id]
+        self._plans += 1
+        work.plan = self._plans
+        residues_in_all = work.stop - work.start
+        seconds = self._overhead + residues_in_all / work.speed
+        if mishap is not None:
+            seconds *= _BREAKS_OFF_AT
         ends = math.inf
         for at, worked in self._moments(worker, seconds):
             if worked >= seconds:
                 ends = at
                 break
-            residues = int(max(0.0, worked - self._overhead) * speed)
+            residues = int(max(0.0, worked - self._overhead) * work.speed)
+            said: ev.WorkerEvent | None = None
             if self._reports is Reports.NONE:
-                self._post(at, ev.SignOfLife(worker_id, number), worker_id)
+                said = ev.SignOfLife(worker_id, number)
             elif residues and self._reports is not Reports.NO_SIGN:
-                self._post(at, self._progress(worker_id, number, residues), worker_id)
+                said = self._progress(worker_id, number, residues)
+            if said is not None and at >= self.now:
+                self._push(at, (worker.process, work.plan), said)
+        end: ev.WorkerEvent
         if mishap is not None:
-            self._count(path, mishap)
-            self._post(ends, _end(mishap, worker_id, number), worker_id)
+            end = _end(mishap, worker_id, number)
         else:
-            self._post(ends, self._completion(worker_id, number, work, ends - self.now), worker_id)
+            lasted = ends - work.begun_at
+            end = self._completion(worker_id, number, residues_in_all, lasted)
+        self._push(ends, (worker.process, work.plan), end)
 
     def _moments(self, worker: _Worker, seconds: float) -> Iterator[tuple[float, float]]:
         """When an attempt reports, and how long it has worked until then; the last is its end."""
         every = self._progress_every
         every = max(every, min(seconds / 16, _LONGEST_SILENCE * every))
-        worked, report_at = 0.0, self.now + every
-        stretches = [*worker.stretches(self.now), (math.inf, 0.0)]
+        begun_at = self.now if worker.work is None else worker.work.begun_at
+        worked, report_at = 0.0, begun_at + every
+        stretches = [*worker.stretches(begun_at), (math.inf, 0.0)]
         for (begin, share), (end, _) in itertools.pairwise(stretches):
             done_at = begin + (seconds - worked) / share if share else math.inf
             while share and report_at < min(end, done_at):
@@ -323,12 +431,20 @@ class VirtualWorkers:
 
     def _post(self, at: float, event: ev.WorkerEvent, worker_id: WorkerId) -> None:
         """Let the present process say something, if it lives until then."""
-        self._push(at, self._workers[worker_id].process, event)
+        self._push(at, (self._workers[worker_id].process, 0), event)
 
-    def _push(self, at: float, process: int | None, event: ev.WorkerEvent) -> None:
+    def _push(self, at: float, stamp: tuple[int, int] | None, event: ev.WorkerEvent) -> None:
+        """Plan an event.
+
+        Args:
+            at: When.
+            stamp: The process that says it, and the plan of its attempt (0 where that does not
+                matter); None where it happens in any case.
+            event: What happens.
+        """
         if at < math.inf:
             self._posted += 1
-            heapq.heappush(self._heap, (at, self._posted, process, event))
+            heapq.heappush(self._heap, (at, self._posted, stamp, event))
 
 
 def _end(mishap: Mishap, worker_id: WorkerId, attempt: AttemptNumber) -> ev.WorkerEvent:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from virnucpro_exporter.errors import OutputError
-from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.commands import ShrinkAttempt, StartAttempt
 from virnucpro_exporter.scheduling.events import (
     LossCause,
     WorkerEvent,
@@ -39,7 +39,7 @@ from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.text import device_words
 from virnucpro_exporter.workers import boot, orphans, sentinel, wire
 from virnucpro_exporter.workers.guard import Guard
-from virnucpro_exporter.workers.process import CANCEL_SECONDS, Child, launch
+from virnucpro_exporter.workers.process import CANCEL_SECONDS, Child, launch, start_message
 from virnucpro_exporter.workers.starts import NEVER, Starts
 from virnucpro_exporter.workers.vitals import Silent, Vitals
 
@@ -139,12 +139,18 @@ class LocalPool:
 
         A worker that has died in the meantime takes none: its `WorkerLost` is under way.
         """
-        messages = [(wire.START, a.attempt, os.fsencode(a.file.path)) for a in actions]
+        messages = [start_message(action) for action in actions]
         if worker := self._workers.get(worker_id):
             worker.heard_at = time.monotonic()
             worker.held.update(action.attempt for action in actions)
             for packet in wire.packets(messages):
                 self._send(worker, packet)
+
+    def shrink(self, action: ShrinkAttempt) -> None:
+        """Have a worker give a share of its range away; `AttemptShrunk` follows while it lives."""
+        if worker := self._workers.get(action.worker_id):
+            asked = wire.SHRINK, action.attempt, action.share, action.least_seconds
+            self._send(worker, wire.encode([asked]))
 
     def cancel(self, worker_id: str, attempt: int) -> None:
         """Stop an attempt: within the worker where its processor can, else with its process."""

@@ -214,7 +214,7 @@ class Worker:
             self._outbox.add((wire.SETUP_FAILED, describe(error)))
             self._outbox.flush()
             return False
-        self._outbox.add((wire.READY, hasattr(self._processor, "cancel")))
+        self._outbox.add((wire.READY, hasattr(self._processor, "cancel"), False))
         self._outbox.flush()
         return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.commands import ShrinkAttempt, StartAttempt
 from virnucpro_exporter.scheduling.events import WorkerEvent
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
@@ -18,6 +18,9 @@ class WorkerPool(Protocol):
 
     def start(self, worker_id: WorkerId, actions: Sequence[StartAttempt]) -> None:
         """Hand files to a worker, to be processed in this order."""
+
+    def shrink(self, action: ShrinkAttempt) -> None:
+        """Have a worker give a share of its range away; `AttemptShrunk` follows while it lives."""
 
     def cancel(self, worker_id: WorkerId, attempt: AttemptNumber) -> None:
         """Stop an attempt; `AttemptFailed` or `WorkerLost` follows."""

@@ -11,16 +11,20 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from virnucpro_exporter.scheduling.commands import StartAttempt
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,
+    AttemptShrunk,
     AttemptStarted,
+    Cut,
     LossCause,
     Progress,
     WorkerEvent,
     WorkerLost,
     WorkerReady,
 )
+from virnucpro_exporter.scheduling.files import FilePart
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.workers import wire
 from virnucpro_exporter.workers.starts import NEVER
@@ -51,6 +55,16 @@ def launch(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(argv, start_new_session=True, **options)  # noqa: S603 - our own modules
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_message(action: StartAttempt) -> wire.Message:
+    """How a worker is told to process a file or a part of one, or to join the parts of a file."""
+    path, file = os.fsencode(action.file.path), action.file
+    if action.joins:
+        return wire.START, action.attempt, path, None, action.joins
+    if isinstance(file, FilePart):
+        return wire.START, action.attempt, path, (file.start, file.stop), ()
+    return wire.START, action.attempt, path
 
 
 _EVENTS: Mapping[int, Callable[..., WorkerEvent]] = {
@@ -136,12 +150,16 @@ class Child:
             attempt, found = values
             self._outputs.setdefault(attempt, []).extend(found)
             return None
+        if tag == wire.SHRUNK:
+            attempt, cut, is_final = values
+            where = None if cut is None else Cut(*cut)
+            return AttemptShrunk(self.worker_id, attempt, where, is_final)
         if tag in _EVENTS:
             return _EVENTS[tag](self.worker_id, *values)
         if tag == wire.READY:
             self.ready = True
-            (self.cancellable,) = values
-            return WorkerReady(self.worker_id)
+            self.cancellable, can_split = values
+            return WorkerReady(self.worker_id, can_split)
         (self.setup_error,) = values
         return None
 

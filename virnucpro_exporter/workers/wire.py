@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Towards the worker.
-START, CANCEL = 0, 1
+START, CANCEL, SHRINK = 0, 1, 2
 # Towards the pool.
 READY, SETUP_FAILED, STARTED, PROGRESS, COMPLETED, FAILED, OUTPUTS = 10, 11, 12, 13, 14, 15, 16
+SHRUNK = 17
 
 Message = tuple[Any, ...]
 

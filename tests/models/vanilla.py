@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import types
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from tests.models.tiny import bert_means, esm2_means
+from virnucpro_exporter.processors.translate import split_chunks, translate_frames
 
 
 class MLPClassifier(nn.Module):  # type: ignore[misc]  # PyTorch is not installed where types are checked
@@ -52,3 +56,44 @@ def save_classifier(path: Path, made: Any, origin: str = "__main__") -> Path:
         if not there:
             del sys.modules[origin]
     return path
+
+
+def embed(fasta: dict[str, str], size: int, esm2: Path, bert: Path) -> tuple[list[str], Any]:
+    """Chunk, translate, embed one by one, and merge: names, and a row of numbers for each.
+
+    The chunks and frames are those of `translate`, which other tests compare with VirNucPro's.
+    """
+    frames = [
+        (f"{name}_chunk_{number}{frame.decode()}", bases.decode(), protein.decode())
+        for name, sequence in fasta.items()
+        for number, chunk in enumerate(split_chunks(sequence.encode(), size), 1)
+        for frame, bases, protein in translate_frames(chunk.upper())
+    ]
+    nucleotides = bert_means(bert, [bases for _, bases, _ in frames])
+    proteins = esm2_means(esm2, [protein for _, _, protein in frames])
+    merged = torch.cat((torch.stack(nucleotides), torch.stack(proteins)), dim=1)
+    return [name for name, _, _ in frames], merged
+
+
+def predict(
+    fasta: dict[str, str], size: int, esm2: Path, bert: Path, made: Any
+) -> list[tuple[str, str, float, float]]:
+    """Name, label and the two scores of every open frame."""
+    names, merged = embed(fasta, size, esm2, bert)
+    with torch.no_grad():
+        scores = made(merged).softmax(dim=1)
+    labels = [{0: "others", 1: "virus"}[int(label)] for label in scores.argmax(dim=1)]
+    first, second = scores.T.tolist()
+    return list(zip(names, labels, first, second, strict=True))
+
+
+def trained(esm2: Path, bert: Path) -> Any:
+    """A classifier for tiny models, whose statistics are those of vectors, so that labels vary."""
+    source = random.Random(6)
+    sequences = {str(i): "".join(source.choices("ACGGCT", k=500)) for i in range(40)}
+    _, vectors = embed(sequences, 500, esm2, bert)
+    made = make_classifier(vectors.shape[1])
+    with torch.no_grad():
+        hidden = made.hidden_layer(vectors)
+        made.bn1.running_mean, made.bn1.running_var = hidden.mean(dim=0), hidden.var(dim=0)
+    return made

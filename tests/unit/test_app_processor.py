@@ -13,7 +13,10 @@ from virnucpro_exporter.errors import ProcessorError
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"processor": "esm"}, "'esm' is none: use translate, esm2, dnabert, command or package"),
+        (
+            {"processor": "esm"},
+            "'esm' is none: use virnucpro, translate, esm2, dnabert, command or package",
+        ),
         ({"model": "m"}, "a model was given, but the processor is 'translate', which takes none"),
         ({"processor": "esm2", "command": ("ls",)}, "a command was given, but the processor is"),
     ],

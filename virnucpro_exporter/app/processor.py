@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from virnucpro_exporter.config import Processor
 from virnucpro_exporter.errors import ProcessorError
+from virnucpro_exporter.files.digests import file_digest
 from virnucpro_exporter.processors.command import CommandProcessor
 from virnucpro_exporter.processors.models import DEFAULT_MODELS, find_model
 
 FACTORY = "virnucpro_exporter.processors:build"
 
-# A resumed run may change these: its results would differ in their rounding at most.
-_FREE = {"tokens_per_batch", "trust_remote_code"}
+# A resumed run may change these: its results would differ in their rounding at most. What counts of
+# the classifier is its content.
+_FREE = {"tokens_per_batch", "trust_remote_code", "classifier"}
+
+VIRNUCPRO = "virnucpro"
+# VirNucPro calls its classifiers 300_model.pth and 500_model.pth.
+_LENGTH = re.compile("300|500")
 
 # Journals say nothing of these: an earlier version knew no other values.
 _DEFAULTS = {"precision": "auto"}
@@ -29,6 +37,14 @@ def processor_spec(wanted: Processor) -> dict[str, Any]:
     name = wanted.name
     if wanted.command and name != "command":
         raise ProcessorError(f"a command was given, but the processor is {name!r}; leave one out")
+    for option in ("classifier", "dnabert_model", "esm2_model", "keep_vectors"):
+        if getattr(wanted, option) and name != VIRNUCPRO:
+            flag = f"--{option.replace('_', '-')}"
+            raise ProcessorError(
+                f"{flag} was given, but the processor is {name!r}: it is for {VIRNUCPRO}"
+            )
+    if wanted.model and name == VIRNUCPRO:
+        raise ProcessorError(f"{VIRNUCPRO} has two models: use --dnabert-model and --esm2-model")
     if wanted.model and name not in DEFAULT_MODELS:
         raise ProcessorError(f"a model was given, but the processor is {name!r}, which takes none")
     if ":" in name:
@@ -65,6 +81,42 @@ def _embedding(wanted: Processor) -> dict[str, Any]:
     }
 
 
+def _virnucpro(wanted: Processor) -> dict[str, Any]:
+    if wanted.classifier is None:
+        raise ProcessorError(
+            f"name VirNucPro's classifier: --classifier {wanted.chunk_size}_model.pth, from "
+            "https://github.com/Li-Jing-1997/VirNucPro"
+        )
+    path = Path(wanted.classifier)
+    length = _LENGTH.match(path.name)
+    if length and int(length[0]) != wanted.chunk_size:
+        raise ProcessorError(
+            f"the classifier {wanted.classifier!r} is for chunks of {length[0]} bases, and "
+            f"--chunk-size is {wanted.chunk_size}: use {wanted.chunk_size}_model.pth, or "
+            f"--chunk-size {length[0]}"
+        )
+    try:
+        with path.open("rb") as file:
+            digest = file_digest(file)
+    except OSError as error:
+        raise ProcessorError(f"the classifier {wanted.classifier!r}: {error.strerror}") from None
+    trust = wanted.trust_remote_code
+    models = {
+        name: str(find_model(name, model, trust_remote_code=trust, flag=f"--{name}-model"))
+        for name, model in (("dnabert", wanted.dnabert_model), ("esm2", wanted.esm2_model))
+    }
+    return {
+        "classifier": str(path.absolute()),
+        "classifier_sha256": digest,
+        "models": models,
+        "chunk_size": wanted.chunk_size,
+        "tokens_per_batch": wanted.tokens_per_batch,
+        "trust_remote_code": trust,
+        "precision": wanted.precision,
+        "keep_vectors": wanted.keep_vectors,
+    }
+
+
 def _command(wanted: Processor) -> dict[str, Any]:
     if not wanted.command:
         raise ProcessorError("write the command after `--`: -- PROGRAM {input} {output}")
@@ -73,6 +125,7 @@ def _command(wanted: Processor) -> dict[str, Any]:
 
 
 _SPECS = {
+    VIRNUCPRO: _virnucpro,
     "translate": _translate,
     "esm2": _embedding,
     "dnabert": _embedding,

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ from virnucpro_exporter.app.inputs import (
     output_names,
 )
 from virnucpro_exporter.app.listing import Listing, looked_at
+from virnucpro_exporter.app.predictions import Predictions, predictions_of, with_sheet
 from virnucpro_exporter.app.processor import describe, processor_spec
+from virnucpro_exporter.app.record import Record
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.summary import failures_text, plan_text, summary_text
 from virnucpro_exporter.app.views import AGAIN, RESUMES, linger, reserve, show
 from virnucpro_exporter.app.workforce import workforce
-from virnucpro_exporter.config import Inputs, Metrics, RunConfig, Views, run_config
+from virnucpro_exporter.config import Cluster, Inputs, Metrics, RunConfig, Views, run_config
 from virnucpro_exporter.errors import (
     HaltedError,
     NoWorkerError,
@@ -134,6 +136,7 @@ def plan(config: RunConfig) -> str:
     """What each device would be given at the start, as text for `--dry-run`."""
     if config.cluster.is_used:
         raise UsageError("--dry-run asks no Dask cluster; leave one of the two out")
+    config = config.model_copy(update={"inputs": with_sheet(config.inputs, config.processor)})
     spec = processor_spec(config.processor)
     outputs = output_folder(config.inputs)
     inputs = _find(config.inputs, config.views, config.metrics, outputs, output_names(spec))
@@ -157,6 +160,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
     keep_pace()
     began = time.monotonic()
     halt = parse_halt(config.scheduling.halt)
+    config = config.model_copy(update={"inputs": with_sheet(config.inputs, config.processor)})
     spec = processor_spec(config.processor)
     outputs = output_folder(config.inputs)
     with contextlib.ExitStack() as views, contextlib.ExitStack() as stack:
@@ -167,17 +171,22 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         outputs.prepare()
         stack.enter_context(contextlib.closing(RunLock(outputs.lock)))
         name = run_name(config.metrics, outputs.folder)
-        first = RunSnapshot(time.time(), name=name, processor=config.processor.name)
-        entry = views.enter_context(announced(folder, first, outputs.folder))
+        entry = views.enter_context(
+            announced(
+                folder,
+                RunSnapshot(time.time(), name=name, processor=config.processor.name),
+                outputs.folder,
+            )
+        )
         names = output_names(spec)
         inputs = _find(config.inputs, config.views, config.metrics, outputs, names)
+        predictions = predictions_of(config.inputs, spec, inputs, outputs)
         stack.enter_context(_tidied(outputs))
-        threshold = config.scheduling.stall_threshold
         work = workforce(
             config.devices,
             config.cluster,
             config.metrics,
-            threshold,
+            config.scheduling.stall_threshold,
             spec,
             outputs,
             views,
@@ -202,7 +211,8 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         )
         entry.follow(coordinator.latest)
         clock = steady_clock()
-        journal.begin(coordinator.run_id, config.flat(), clock())
+        record = Record(coordinator.run_id, clock(), work.devices, config.flat())
+        _begin(journal, predictions, record)
         nodes = NodeDiscovery(work.nodes, config.cluster.dask_exporter_port)
         shown = show(
             config.views,
@@ -210,7 +220,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             reserved,
             views,
             coordinator,
-            _shown_gpus(config, work.monitor, coordinator),
+            _shown_gpus(config.cluster, work.monitor, coordinator),
             outputs.folder,
             nodes,
         )
@@ -223,13 +233,12 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         runner.run(feed=listing)
         if not runner.was_stopped:
             work.pool.close_idle(_CLOSE_SECONDS)
-        snapshot = coordinator.snapshot()
-        finished = _outcome(snapshot, runner, signals, is_missing_inputs=is_missing_inputs)
-        snapshot = coordinator.conclude(
-            _result(finished, signals), finished.exit_code, str(finished.error or "")
+        finished = _outcome(
+            coordinator.snapshot(), runner, signals, is_missing_inputs=is_missing_inputs
         )
-        entry.end(snapshot)
-        journal.finish(snapshot.state.value if not signals.caught else "interrupted", clock())
+        if not signals.caught:  # who waits for the end of a job gets it soon; the rows are kept
+            finished = _with_tables(finished, predictions, journal, record, clock())
+        entry.end(_conclude(coordinator, finished, signals, journal, clock()))
         stack.close()
         shown.dashboard.stop()
         tell(finished)
@@ -251,12 +260,12 @@ def _drain(runner: Runner, coordinator: WorkStealingCoordinator, signals: RunSig
 
 
 def _shown_gpus(
-    config: RunConfig,
+    cluster: Cluster,
     gpus: Published[GpuSnapshot] | None,
     coordinator: WorkStealingCoordinator,
 ) -> Published[GpuSnapshot] | None:
     """The GPUs that the run uses; on a cluster, all of its nodes."""
-    if gpus is None or config.cluster.is_used:
+    if gpus is None or cluster.is_used:
         return gpus
     return OwnGpus(gpus, coordinator)
 
@@ -323,6 +332,47 @@ def _outcome(
     return Finished(snapshot, status, notice=notice)
 
 
+def _begin(journal: Journal, predictions: Predictions | None, record: Record) -> None:
+    """Note that the run starts; from now on what it leaves is not whole."""
+    journal.begin(record.run_id, record.options, record.started)
+    if predictions is not None:
+        predictions.begin()
+
+
+def _conclude(
+    coordinator: WorkStealingCoordinator,
+    finished: Finished,
+    signals: RunSignals,
+    journal: Journal,
+    now: float,
+) -> RunSnapshot:
+    """Note how the run ended; the last snapshot says it, too."""
+    result, error = _result(finished, signals), str(finished.error or "")
+    snapshot = coordinator.conclude(result, finished.exit_code, error)
+    journal.finish("interrupted" if signals.caught else snapshot.state.value, now)
+    return snapshot
+
+
+def _with_tables(
+    finished: Finished,
+    predictions: Predictions | None,
+    journal: Journal,
+    record: Record,
+    now: float,
+) -> Finished:
+    """How the run ended, after its tables were written or not."""
+    if predictions is None:
+        return finished
+    state = finished.snapshot.state.value
+    ended = replace(record, ended=now, state=state, exit_status=finished.exit_code)
+    notice, error = predictions.write(journal, ended)
+    if error is not None and finished.error is None:
+        return replace(finished, exit_code=error.exit_code, error=error)
+    notices = [text for text in (finished.notice, notice) if text]
+    status = finished.exit_code or (1 if notice else 0)
+    return replace(finished, exit_code=status, notice="; ".join(notices))
+
+
 def _result(finished: Finished, signals: RunSignals) -> RunResult:
     if signals.caught:
         return RunResult.INTERRUPTED
@@ -348,8 +398,8 @@ def run_files(
     Args:
         inputs: Files, folders and patterns.
         output: Folder for the results.
-        processor: `translate`, `esm2`, `dnabert`, `command`, or `package.module:name` of a class or
-            function.
+        processor: `virnucpro`, `translate`, `esm2`, `dnabert`, `command`, or `package.module:name`
+            of a class or function.
         options: Any other setting of `virnucpro-exporter run`, with `_` for `-`.
 
     Returns:

@@ -69,11 +69,22 @@ class Inputs(Section):
             place=Place.ARGUMENT,
         ),
     ] = ()
+    sample_sheet: Annotated[
+        LocalPath | None,
+        Option(
+            "For virnucpro, in place of inputs: a table with the columns sample and file.",
+            "FILE.tsv",
+            unset="each file is a sample",
+        ),
+    ] = None
     output: Annotated[LocalPath | None, Option("Folder for the results (required).", "DIR")] = None
     count: Annotated[
         Literal["estimate", "exact"],
         Option("How the sizes of files are measured; exact: read every file before the start."),
     ] = "estimate"
+    checksums: Annotated[
+        bool, Option("For virnucpro: write the SHA-256 of inputs and results into run.json, too.")
+    ] = False
     fresh: Annotated[
         bool | None,
         Option(
@@ -91,7 +102,7 @@ class Processor(Section):
         Text,
         Option(
             "What is done to a file; a program after `--` implies command.",
-            "translate|esm2|dnabert|command|MODULE:NAME",
+            "virnucpro|translate|esm2|dnabert|command|MODULE:NAME",
             key="processor",
         ),
     ] = "translate"
@@ -104,7 +115,24 @@ class Processor(Section):
             place=Place.ARGUMENT,
         ),
     ] = ()
-    chunk_size: Annotated[Literal[300, 500], Option("For translate: length of a chunk.")] = 500
+    chunk_size: Annotated[
+        Literal[300, 500], Option("For translate and virnucpro: length of a chunk.")
+    ] = 500
+    classifier: Annotated[
+        LocalPath | None,
+        Option("For virnucpro: VirNucPro's classifier for such chunks, 500_model.pth.", "FILE"),
+    ] = None
+    dnabert_model: Annotated[
+        LocalPath | None,
+        Option("For virnucpro.", "NAME|DIR", unset="zhihan1996/DNABERT-S"),
+    ] = None
+    esm2_model: Annotated[
+        LocalPath | None,
+        Option("For virnucpro.", "NAME|DIR", unset="facebook/esm2_t36_3B_UR50D"),
+    ] = None
+    keep_vectors: Annotated[
+        bool, Option("For virnucpro: keep the vectors too, 13 KB for each open frame.")
+    ] = False
     model: Annotated[
         LocalPath | None,
         Option(
@@ -129,7 +157,8 @@ class Processor(Section):
         ),
     ] = "auto"
     trust_remote_code: Annotated[
-        bool, Option("For dnabert: run the Python code that comes with the model.")
+        bool,
+        Option("For virnucpro and dnabert: run the Python code that comes with DNABERT-S."),
     ] = False
     output_suffix: Annotated[
         Text, Option("For commands and Python: result = name of the file + this.", "TEXT")
@@ -138,7 +167,7 @@ class Processor(Section):
     @property
     def reports_progress(self) -> bool:
         """Whether it is known to report progress; what users bring shows that by what it does."""
-        return self.name in {"translate", "esm2", "dnabert"}
+        return self.name in {"virnucpro", "translate", "esm2", "dnabert"}
 
 
 class Devices(Section):

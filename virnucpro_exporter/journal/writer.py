@@ -47,6 +47,28 @@ class InputFile(NamedTuple):
     real: str = ""  # where the path leads; the path itself when empty
 
 
+class FinishedFile(NamedTuple):
+    """A file that has its results.
+
+    Attributes:
+        path: As it was spelled last.
+        size: In bytes.
+        sequences, residues: What it holds, or None where that is unknown.
+        seconds: How long the attempt took that won.
+        gpu, model: Where that was; None where it is unknown.
+        outputs: Names of the results, in the output folder.
+    """
+
+    path: str
+    size: int
+    sequences: int | None
+    residues: int | None
+    seconds: float | None
+    gpu: str | None
+    model: str | None
+    outputs: tuple[str, ...]
+
+
 # What the journal knows of a file: path, size, time, state, sequences, residues and outputs.
 _Row = tuple[str, int | None, int | None, str | None, int | None, int | None, str]
 _UNKNOWN: _Row = ("", None, None, None, None, None, "[]")
@@ -528,6 +550,18 @@ class Journal:
             database.execute(
                 "UPDATE meta SET value = max(value, ?) WHERE key = 'last_attempt'", (last_attempt,)
             )
+
+    def finished(self) -> Iterator[FinishedFile]:
+        """All files that have their results, of this run and of earlier ones."""
+        with self._writing():
+            rows = self._database.execute(
+                "SELECT path, size, sequences, residues, duration, gpu, (SELECT name FROM workers"
+                " WHERE workers.gpu = files.gpu ORDER BY updated DESC LIMIT 1), outputs"
+                " FROM files WHERE state = 'completed' ORDER BY path"
+            )
+            for path, *rest, outputs in rows:
+                cells = (os.fsdecode(path), *rest, tuple(json.loads(outputs)))
+                yield FinishedFile._make(cells)
 
     def note_workers(self, run: RunSnapshot, now: float) -> None:
         """Keep how long each worker has starved so far; `now` is Unix time, in seconds."""

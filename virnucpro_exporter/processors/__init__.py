@@ -1,4 +1,4 @@
-"""Processors: translate, esm2, dnabert, commands, Python classes."""
+"""Processors: translate, esm2, dnabert, virnucpro, commands, Python classes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ KINDS = {
     "translate": "translate:TranslateProcessor",
     "esm2": "esm2:Esm2Processor",
     "dnabert": "dnabert:DnabertProcessor",
+    "virnucpro": "virnucpro:VirnucproProcessor",
     "command": "command:CommandProcessor",
     "python": "python:PythonProcessor",
 }

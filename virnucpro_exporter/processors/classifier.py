@@ -8,6 +8,8 @@ tensors; the layers are made anew from the tensors.
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,19 +94,27 @@ class Classifier:
             return torch.nn.functional.linear(hidden, *self._output).softmax(dim=1)
 
 
-def load_classifier(path: str) -> Classifier:
+def load_classifier(path: str, sha256: str | None = None) -> Classifier:
     """Read a classifier; nothing of the file is run.
 
+    Args:
+        path: The file.
+        sha256: What it is to contain, where that is known.
+
     Raises:
-        ProcessorError: It cannot be read, or holds anything else than VirNucPro's classifier.
+        ProcessorError: It cannot be read, holds anything else than VirNucPro's classifier, or has
+            changed.
     """
     try:
-        with Path(path).open("rb") as file, torch.serialization.safe_globals(_ALLOWED):
-            root = torch.load(file, map_location="cpu", weights_only=True)
+        content = Path(path).read_bytes()
+        with torch.serialization.safe_globals(_ALLOWED):
+            root = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except OSError as error:
         raise ProcessorError(f"the classifier {path!r}: {error.strerror or error}") from None
     except Exception as error:  # noqa: BLE001 - a file made by anybody may fail PyTorch in any way
         raise ProcessorError(f"{_refusal(path)} ({_reason(error)})") from None
+    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise ProcessorError(f"the classifier {path!r} has changed since the run began")
     if not isinstance(root, _Root):
         kind = "a single layer" if isinstance(root, _Layer) else f"of type {type(root).__name__!r}"
         raise ProcessorError(f"{_refusal(path)} (it is {kind})")

@@ -18,13 +18,16 @@ DEFAULT_MODELS = {"esm2": "facebook/esm2_t36_3B_UR50D", "dnabert": "zhihan1996/D
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
-def find_model(processor: str, name: str | None, *, trust_remote_code: bool) -> Path:
+def find_model(
+    processor: str, name: str | None, *, trust_remote_code: bool, flag: str = "--model"
+) -> Path:
     """The folder of a model that a processor can load.
 
     Args:
         processor: `esm2` or `dnabert`.
         name: A folder, or a name in the Hugging Face cache; None: the processor's default.
         trust_remote_code: Whether Python code that comes with the model may be run.
+        flag: The option that names the model, for error messages.
 
     Raises:
         ProcessorError: PyTorch or transformers is missing, or the model is, or the processor
@@ -37,7 +40,7 @@ def find_model(processor: str, name: str | None, *, trust_remote_code: bool) -> 
             f"{processor} needs {needed}: pip install 'virnucpro-exporter[models]'"
         )
     name = name or DEFAULT_MODELS[processor]
-    folder = Path(name).absolute() if Path(name).is_dir() else _cached(name)
+    folder = Path(name).absolute() if Path(name).is_dir() else _cached(name, flag)
     fault = _fault(processor, _config(folder), trust_remote_code=trust_remote_code)
     if fault:
         raise ProcessorError(f"the model {name!r} {fault}")
@@ -46,7 +49,19 @@ def find_model(processor: str, name: str | None, *, trust_remote_code: bool) -> 
     return folder
 
 
-def _cached(name: str) -> Path:
+def width_of(folder: str) -> int:
+    """How many values a vector of a model has.
+
+    Raises:
+        ProcessorError: Its configuration does not say.
+    """
+    width = _config(Path(folder)).get("hidden_size")
+    if not isinstance(width, int):
+        raise ProcessorError(f"the model in {folder!r} does not say its `hidden_size`")
+    return width
+
+
+def _cached(name: str, flag: str) -> Path:
     hub = import_module("huggingface_hub")  # comes with transformers
     try:
         config = hub.try_to_load_from_cache(name, "config.json")
@@ -55,7 +70,7 @@ def _cached(name: str) -> Path:
     if not isinstance(config, str):
         raise ProcessorError(
             f"the model {name!r} is not on this machine; get it with `hf download {name}`, "
-            "or name its folder with --model"
+            f"or name its folder with {flag}"
         )
     return Path(config).parent
 

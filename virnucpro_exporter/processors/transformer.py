@@ -256,6 +256,8 @@ def load_dnabert(
     _avoid_triton(module)
 
     def encode(sequences: Sequence[bytes]) -> Sequence[Tokens]:
+        if not sequences:
+            return []  # on which tokenizers fail
         texts = [sequence.decode("latin-1").upper() for sequence in sequences]
         tokens: list[Tokens] = tokenizer(texts, verbose=False)["input_ids"]
         return tokens

@@ -161,10 +161,10 @@ class TranslateProcessor:
     ) -> Processed:
         chunk_file, nucleotide_file, protein_file = outputs
         sequences = residues = chunks = 0
-        has_nucleotides = False
+        is_nucleotide = False
         for name, sequence in read_step(file):
-            _refuse_protein(name, sequence)
-            has_nucleotides = has_nucleotides or _has_nucleotides(sequence)
+            refuse_protein(name, sequence)
+            is_nucleotide = is_nucleotide or has_nucleotides(sequence)
             for k, chunk in enumerate(split_chunks(sequence, self.chunk_size), 1):
                 chunk_name = b"%s_chunk_%d" % (name, k)
                 chunk_file.write(format_fasta(chunk_name, chunk))
@@ -176,21 +176,27 @@ class TranslateProcessor:
                     progress(sequences, residues + min(k * self.chunk_size, len(sequence)))
             sequences += 1
             residues += len(sequence)
-        if residues and not has_nucleotides:
+        if residues and not is_nucleotide:
             raise SequenceFileError("it holds no nucleotides; is it a protein file?")
         progress(sequences, residues)
         return Processed(sequences, residues)
 
 
-def _has_nucleotides(sequence: bytes) -> bool:
+def has_nucleotides(sequence: bytes) -> bool:
+    """Whether a sequence has letters that stand for nucleotides."""
     return len(sequence.translate(None, NUCLEOTIDES)) < len(sequence)
 
 
-def _refuse_protein(name: bytes, sequence: bytes) -> None:
+def refuse_protein(name: bytes, sequence: bytes) -> None:
+    """Refuse a sequence with letters that stand for amino acids alone.
+
+    Raises:
+        SequenceFileError: It has one.
+    """
     nucleotides = sequence.translate(None, ONLY_PROTEIN)
     if len(nucleotides) < len(sequence):
         letter = next(chr(letter) for letter in sequence if letter in ONLY_PROTEIN)
         raise SequenceFileError(
             f"sequence {name.decode('utf-8', 'backslashreplace')!r} holds {letter!r}, which is an "
-            "amino acid and no nucleotide; translate takes nucleotides"
+            "amino acid and no nucleotide; give nucleotides"
         )

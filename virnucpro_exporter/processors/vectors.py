@@ -30,6 +30,11 @@ def join(parts: Sequence[Any], width: int) -> Any:
     return torch.cat([torch.empty(0, width), *parts])
 
 
+def side_by_side(first: Any, second: Any) -> Any:
+    """The values of two arrays, row by row."""
+    return torch.cat((first, second), dim=1)
+
+
 def save(result: object, output: Path) -> None:
     """Write what `torch.load` reads; the same result gives the same bytes."""
     # Given a path, torch.save would put the name of the file into it.

@@ -1,0 +1,155 @@
+"""The whole of VirNucPro in one processor, against its steps written out one by one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.models import vanilla
+from tests.models.tiny import write_fasta
+from virnucpro_exporter.errors import ProcessorError, SequenceFileError
+from virnucpro_exporter.processors import build, virnucpro
+from virnucpro_exporter.processors.base import Processed
+from virnucpro_exporter.processors.embedding import NotFiniteError
+
+WIDTH = 24 + 32
+
+
+def genomes(lengths: tuple[int, ...] = (1700, 499, 30, 2, 620, 500, 501, 90)) -> dict[str, str]:
+    """Sequences, some of which have open frames."""
+    source = random.Random(11)
+    return {
+        f"contig_{number}": "".join(source.choices("ACGGCT", k=length))
+        for number, length in enumerate(lengths)
+    }
+
+
+@pytest.fixture
+def make(esm2: Path, bert: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Makes a processor that is set up on a CPU slot."""
+    path = vanilla.save_classifier(tmp_path / "model.pth", vanilla.trained(esm2, bert))
+
+    def made(**options: Any) -> Any:
+        models = {"dnabert": str(bert), "esm2": str(esm2)}
+        spec = {"classifier": str(path), "models": models, **options}
+        processor = build({"kind": "virnucpro", **spec})
+        processor.setup("cpu0")
+        return processor
+
+    return made
+
+
+def rows_of(processor: Any, file: Path, folder: Path) -> list[list[str]]:
+    folder.mkdir(exist_ok=True)
+    output = folder / processor.output_names(file)[0]
+    processor.process(file, output, lambda *_: None)
+    return [line.split("\t") for line in output.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("size", [300, 500])
+@pytest.mark.parametrize("window", [1, 7, 4096])
+def test_rows_are_those_of_the_steps(
+    make: Callable[..., Any],
+    esm2: Path,
+    bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    window: int,
+) -> None:
+    """Ids and labels are the same, scores to 1e-5, in the order of the file, for any window."""
+    monkeypatch.setattr(virnucpro, "WINDOW", window)
+    file = write_fasta(tmp_path / "sample.fa", genomes())
+    found = rows_of(make(chunk_size=size), file, tmp_path / "out")
+    expected = vanilla.predict(genomes(), size, esm2, bert, vanilla.trained(esm2, bert))
+    assert len(expected) > 10
+    assert {row[1] for row in expected} == {"virus", "others"}
+    assert [row[:2] for row in found] == [list(row[:2]) for row in expected]
+    scores = torch.tensor([[float(a), float(b)] for _, _, a, b in found])
+    wanted = torch.tensor([row[2:] for row in expected])
+    torch.testing.assert_close(scores, wanted, rtol=0, atol=1e-5)
+    assert all(max(len(a), len(b)) <= len("0.12345678e-01") for _, _, a, b in found)
+
+
+def test_parts_put_together_are_the_whole(make: Callable[..., Any], tmp_path: Path) -> None:
+    """The rows of two halves of a file, one after the other, are those of the file."""
+    processor, every = make(), genomes()
+    halves = [dict(list(every.items())[:4]), dict(list(every.items())[4:])]
+    whole = rows_of(processor, write_fasta(tmp_path / "whole.fa", every), tmp_path / "out")
+    parts = []
+    for number, half in enumerate(halves):
+        file = write_fasta(tmp_path / f"{number}.fa", half)
+        parts += rows_of(processor, file, tmp_path / "out")
+    assert [row[:2] for row in parts] == [row[:2] for row in whole]
+
+
+def test_progress_and_counts(make: Callable[..., Any], tmp_path: Path) -> None:
+    """Progress grows up to the numbers of the whole file, also where no frame is open."""
+    processor, every = make(tokens_per_batch=200), genomes()
+    reports: list[tuple[int, int]] = []
+    file = write_fasta(tmp_path / "sample.fa", every)
+    done = processor.process(file, tmp_path / "rows", lambda *report: reports.append(report))
+    assert done == Processed(len(every), sum(map(len, every.values())))
+    assert reports == sorted(reports)
+    assert len(reports) > 3
+    assert reports[-1] == (done.sequences, done.residues)
+    closed = write_fasta(tmp_path / "closed.fa", {"a": "TAGTTAGCTAACTAGTTAGCTAA" * 4})
+    assert processor.process(closed, tmp_path / "rows", lambda *_: None) == Processed(1, 92)
+    assert (tmp_path / "rows").read_bytes() == b""
+
+
+def test_vectors_are_kept_on_request(
+    make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in VirNucPro's form, ten thousand to a file, nucleotides first."""
+    monkeypatch.setattr(virnucpro, "VECTORS_PER_FILE", 10)
+    monkeypatch.setattr(virnucpro, "WINDOW", 7)
+    file = write_fasta(tmp_path / "sample.fa", genomes())
+    rows = rows_of(make(keep_vectors=True), file, tmp_path / "out")
+    found = sorted((tmp_path / "out").glob("*_merged_*.pt"))
+    merged = [torch.load(path) for path in found]
+    assert max(part["data"].shape[0] for part in merged) == 10
+    assert sum(len(part["ids"]) for part in merged) == len(rows)
+    assert {name for part in merged for name in part["ids"]} == {row[0] for row in rows}
+    assert {part["data"].shape[1] for part in merged} == {WIDTH}
+
+
+def test_scores_that_are_not_finite_fail_the_attempt(
+    make: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Whether vectors or scores: another GPU may do better; the frame is named."""
+    file = write_fasta(tmp_path / "sample.fa", genomes())
+    processor = make()
+    scores = processor._loaded.classifier.scores
+    processor._loaded.classifier.scores = lambda vectors: scores(vectors) / 0 * 0
+    with pytest.raises(NotFiniteError, match="not finite: sequence 'contig_0_chunk_"):
+        processor.process(file, tmp_path / "rows", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (">r1\nACGT\n>r1\nACGT\n", "two sequences are called 'r1'.*paired reads need names"),
+        (">p\nMKVLEF\n", "amino acid"),
+    ],
+)
+def test_content_at_fault_is_refused(
+    make: Callable[..., Any], tmp_path: Path, text: str, fault: str
+) -> None:
+    """Mates of one name, and proteins, fail a file for good, with what to do."""
+    file = tmp_path / "in.fa"
+    file.write_text(text)
+    with pytest.raises(SequenceFileError, match=fault):
+        make().process(file, tmp_path / "rows", lambda *_: None)
+
+
+def test_classifier_of_other_models_is_refused(make: Callable[..., Any], tmp_path: Path) -> None:
+    """Its width must be that of both vectors together."""
+    other = vanilla.save_classifier(tmp_path / "other.pth", vanilla.make_classifier(3328))
+    with pytest.raises(ProcessorError, match=r"takes vectors of 3328 numbers.*make 24 \+ 32"):
+        make(classifier=str(other))

@@ -1,0 +1,1 @@
+"""Predictions: which files are a sample, and the tables of each."""

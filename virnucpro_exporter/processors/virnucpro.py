@@ -1,0 +1,325 @@
+"""All of VirNucPro in one worker: from sequences to the two scores of each open frame.
+
+A file is worked off in windows of frames, so that memory is bounded whatever the file: frames
+become tokens in one thread, rows are written in another, and the device computes in between. What
+is left is a row for each open frame, in the order of the file, without a heading: the rows of the
+parts of a file, one after the other, are those of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+from virnucpro_exporter.errors import ProcessorError, SequenceFileError
+from virnucpro_exporter.processors.ahead import ahead
+from virnucpro_exporter.processors.base import Processed, ProgressCallback
+from virnucpro_exporter.processors.batching import Tokens
+from virnucpro_exporter.processors.embedding import check_finite, check_lengths
+from virnucpro_exporter.processors.models import width_of
+from virnucpro_exporter.processors.steps import read_step
+from virnucpro_exporter.processors.translate import (
+    TranslateProcessor,
+    has_nucleotides,
+    refuse_protein,
+    split_chunks,
+    translate_frames,
+)
+from virnucpro_exporter.sequences import Record, stem
+
+if TYPE_CHECKING:
+    from virnucpro_exporter.processors.classifier import Classifier
+    from virnucpro_exporter.processors.transformer import Model
+
+WINDOW = 4096  # frames; enough that those of one batch are of about the same length
+LONGEST = 1024  # residues of a protein that are embedded; chunks have 166 at most
+LABELS = ("others", "virus")
+VECTORS_PER_FILE = 10_000  # as many as VirNucPro keeps in one
+
+
+class Frame(NamedTuple):
+    """An open frame of a chunk.
+
+    Attributes:
+        name: Of the sequence, the chunk and the frame, as VirNucPro puts them together.
+        nucleotides, protein: What is embedded.
+    """
+
+    name: bytes
+    nucleotides: bytes
+    protein: bytes
+
+
+@dataclass(slots=True)
+class Window:
+    """Frames that go through the models together.
+
+    Attributes:
+        frames: Of any number of sequences.
+        sequences, residues: How many of the file have been read when the window is done.
+    """
+
+    frames: list[Frame]
+    sequences: int
+    residues: int
+
+
+@dataclass(slots=True)
+class _Ready:
+    """A window with its tokens."""
+
+    window: Window
+    nucleotides: Sequence[Tokens]
+    proteins: Sequence[Tokens]
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What a worker has on its device."""
+
+    dnabert: Model
+    esm2: Model
+    classifier: Classifier
+
+
+def rows_name(file: Path) -> str:
+    """The name of the rows of a file: hidden, and different for every path.
+
+    Args:
+        file: The input; a relative path counts from the current folder.
+    """
+    place = hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:12]
+    return f".{stem(file.name)[:100]}-{place}.rows"
+
+
+class VirnucproProcessor:
+    """Scores every open frame of a file.
+
+    Args:
+        classifier: VirNucPro's classifier, a file.
+        classifier_sha256: What it is to contain, so that all workers use the same.
+        models: The folders of the models, `dnabert` and `esm2`.
+        chunk_size: Longest chunk in bases, 300 or 500.
+        tokens_per_batch: The most tokens that go through a model together; None: as many as suit.
+        trust_remote_code: Whether Python code that comes with DNABERT-S may be run.
+        precision: `auto`, or in what numbers the models compute: `bf16`, `fp16`, `fp32`.
+        keep_vectors: Whether the vectors are kept, in VirNucPro's form.
+    """
+
+    def __init__(
+        self,
+        classifier: str,
+        models: Mapping[str, str],
+        *,
+        classifier_sha256: str | None = None,
+        chunk_size: int = 500,
+        tokens_per_batch: int | None = None,
+        trust_remote_code: bool = False,
+        precision: str = "auto",
+        keep_vectors: bool = False,
+    ) -> None:
+        self.chunk_size = TranslateProcessor(chunk_size).chunk_size
+        self._files = classifier, models["dnabert"], models["esm2"]
+        self._classifier_sha256 = classifier_sha256
+        self._tokens_per_batch = tokens_per_batch
+        self._trust_remote_code = trust_remote_code
+        self._precision = precision
+        self._keep_vectors = keep_vectors
+        self._loaded: _Loaded | None = None
+
+    def output_names(self, file: Path) -> Sequence[str]:
+        """The rows. Vectors, where they are kept, lie beside them in numbered files."""
+        return (rows_name(file),)
+
+    def setup(self, gpu: str) -> None:
+        """Load the classifier and both models.
+
+        Raises:
+            ProcessorError: One of them cannot be used, or they do not fit together.
+        """
+        from virnucpro_exporter.processors.classifier import load_classifier  # noqa: PLC0415 - loads PyTorch
+        from virnucpro_exporter.processors.transformer import load_dnabert, load_esm2  # noqa: PLC0415 - likewise
+
+        path, dnabert, esm2 = self._files
+        classifier = load_classifier(path, self._classifier_sha256)
+        widths = width_of(dnabert), width_of(esm2)
+        if classifier.width != sum(widths):
+            raise ProcessorError(
+                f"the classifier {path!r} takes vectors of {classifier.width} numbers, and the "
+                f"models make {widths[0]} + {widths[1]}; it was trained with other models"
+            )
+        options: dict[str, Any] = {
+            "tokens_per_batch": self._tokens_per_batch,
+            "precision": self._precision,
+        }
+        trust = self._trust_remote_code
+        model = load_dnabert(dnabert, gpu, trust_remote_code=trust, **options)
+        self._loaded = _Loaded(model, load_esm2(esm2, gpu, **options), classifier.to(model.device))
+
+    def close(self) -> None:
+        """Let the models go."""
+        self._loaded = None
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
+        """Write a row for every open frame, in the order of the file.
+
+        Raises:
+            SequenceFileError: The content is at fault, or is protein, or two sequences that follow
+                each other have one name.
+            MemoryError: A frame alone does not fit into the memory.
+            NotFiniteError: A vector or a score is NaN or infinite.
+        """
+        if self._loaded is None:
+            raise ProcessorError("setup has not been called")
+        loaded = self._loaded
+        residues = sequences = 0
+        windows = ahead(_encoded(loaded, read_windows(read_step(file), self.chunk_size)))
+        vectors = _Vectors(output)
+        with output.open("wb") as rows, ThreadPoolExecutor(1, "rows") as writer:
+            written: Future[None] | None = None
+            for ready in windows:
+                report = _counter(ready.window, sequences, residues, progress)
+                made = _embed(loaded, ready, report)
+                scores = loaded.classifier.scores(made)
+                names = [Record(frame.name, b"") for frame in ready.window.frames]
+                check_finite(names, made)
+                check_finite(names, scores)
+                if written is not None:
+                    written.result()
+                kept = made.cpu() if self._keep_vectors else None
+                written = writer.submit(
+                    _write, rows, vectors, ready.window.frames, scores.cpu().numpy(), kept
+                )
+                sequences, residues = ready.window.sequences, ready.window.residues
+                progress(sequences, residues)
+            if written is not None:
+                written.result()
+        vectors.end()
+        return Processed(sequences, residues)
+
+
+def read_windows(records: Iterator[Record], chunk_size: int) -> Iterator[Window]:
+    """Cut sequences into chunks, translate them, and gather the open frames in windows.
+
+    Yields:
+        Windows, the last of which may have no frames: it has the numbers of the whole file.
+
+    Raises:
+        SequenceFileError: They are no nucleotides, or two that follow each other have one name.
+    """
+    frames: list[Frame] = []
+    sequences = residues = 0
+    is_nucleotide = False
+    before: bytes | None = None
+    for name, sequence in records:
+        refuse_protein(name, sequence)
+        if name == before:
+            raise SequenceFileError(
+                f"two sequences are called {name.decode('utf-8', 'backslashreplace')!r}, so their "
+                "predictions could not be told apart; paired reads need names such as read1/1 and "
+                "read1/2: `seqtk rename`, or one file for each mate"
+            )
+        before = name
+        is_nucleotide = is_nucleotide or has_nucleotides(sequence)
+        for number, chunk in enumerate(split_chunks(sequence, chunk_size), 1):
+            for frame, bases, protein in translate_frames(chunk.upper()):
+                frames.append(Frame(b"%s_chunk_%d%s" % (name, number, frame), bases, protein))
+            if len(frames) >= WINDOW:
+                done = residues + min(number * chunk_size, len(sequence))
+                yield Window(frames, sequences, done)
+                frames = []
+        sequences += 1
+        residues += len(sequence)
+    if residues and not is_nucleotide:
+        raise SequenceFileError("it holds no nucleotides; is it a protein file?")
+    if sequences:
+        yield Window(frames, sequences, residues)
+
+
+def _encoded(loaded: _Loaded, windows: Iterator[Window]) -> Iterator[_Ready]:
+    for window in windows:
+        nucleotides = loaded.dnabert.encode([frame.nucleotides for frame in window.frames])
+        proteins = loaded.esm2.encode([frame.protein[:LONGEST] for frame in window.frames])
+        names = [Record(frame.name, b"") for frame in window.frames]
+        check_lengths(names, nucleotides, loaded.dnabert.longest)
+        check_lengths(names, proteins, loaded.esm2.longest)
+        yield _Ready(window, nucleotides, proteins)
+
+
+def _counter(
+    window: Window, sequences: int, residues: int, progress: ProgressCallback
+) -> Callable[[int], None]:
+    """What reports progress within a window, by the share of its proteins that are embedded."""
+    total = len(window.frames)
+
+    def report(count: int) -> None:
+        share = count / total
+        progress(
+            sequences + int(share * (window.sequences - sequences)),
+            residues + int(share * (window.residues - residues)),
+        )
+
+    return report
+
+
+def _embed(loaded: _Loaded, ready: _Ready, report: Callable[[int], None]) -> Any:
+    """The vectors of a window: the nucleotides' values, then the proteins'."""
+    from virnucpro_exporter.processors.vectors import side_by_side  # noqa: PLC0415 - loads PyTorch
+
+    count = 0
+
+    def count_batch(batch: Sequence[int]) -> None:
+        nonlocal count
+        count += len(batch)
+        report(count)
+
+    nucleotides = loaded.dnabert.vectors(ready.nucleotides, lambda _: report(0))
+    return side_by_side(nucleotides, loaded.esm2.vectors(ready.proteins, count_batch))
+
+
+def _write(
+    rows: BinaryIO, vectors: _Vectors, frames: Sequence[Frame], scores: Any, kept: Any
+) -> None:
+    """Write the rows of a window; a score as float32 prints itself."""
+    for frame, (first, second) in zip(frames, scores, strict=True):
+        label = LABELS[bool(second > first)]
+        rows.write(b"%s\t%s\n" % (frame.name, f"{label}\t{first!s}\t{second!s}".encode()))
+    if kept is not None:
+        vectors.add(frames, kept)
+
+
+class _Vectors:
+    """Writes vectors in files of as many as VirNucPro keeps in one."""
+
+    def __init__(self, rows: Path) -> None:
+        self._base = rows.name.removeprefix(".").removesuffix(".rows")
+        self._folder = rows.parent
+        self._names: list[str] = []
+        self._parts: list[Any] = []
+        self._files = 0
+
+    def end(self) -> None:
+        """Write what is left."""
+        if self._names:
+            self._save(len(self._names))
+
+    def add(self, frames: Sequence[Frame], vectors: Any) -> None:
+        """Keep the vectors of a window."""
+        self._names += [frame.name.decode("utf-8", "backslashreplace") for frame in frames]
+        self._parts.append(vectors)
+        while len(self._names) >= VECTORS_PER_FILE:
+            self._save(VECTORS_PER_FILE)
+
+    def _save(self, number: int) -> None:
+        from virnucpro_exporter.processors.vectors import join, save  # noqa: PLC0415 - loads PyTorch
+
+        self._files += 1
+        whole = join(self._parts, self._parts[0].shape[1])
+        content = {"ids": self._names[:number], "data": whole[:number].clone()}
+        save(content, self._folder / f"{self._base}_merged_{self._files}.pt")
+        self._names, self._parts = self._names[number:], [whole[number:]]

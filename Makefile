@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODELS_VENV := .venv-models
 
-.PHONY: run test test-chaos test-models lint bench dashboards clean
+.PHONY: bench-models run test test-chaos test-models lint bench dashboards clean
 
 run: $(VENV)/run.stamp ## Translate the sample sequences on every CPU core or GPU
 	$(BIN)/virnucpro-exporter run examples --output results --linger 0
@@ -40,6 +40,9 @@ bench: $(VENV)/bench.stamp ## Measure, beside the peers
 	$(BIN)/python benchmarks/counting.py
 	$(BIN)/python -m benchmarks.sampler
 	$(BIN)/python -m benchmarks.scale
+
+bench-models: $(MODELS_VENV)/stamp ## Measure ESM-2 on a CPU against VirNucPro's way
+	$(MODELS_VENV)/bin/python -m benchmarks.virnucpro
 
 dashboards: $(VENV)/dev.stamp ## Write grafana/dashboards anew; needs Python 3.11
 	$(BIN)/python -m grafana.build

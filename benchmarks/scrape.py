@@ -293,7 +293,7 @@ def live_page() -> None:
             if d.sample
         )
         moment = replace(gpus, devices=tuple(devices))
-        trails.add(float(second), moment, dict.fromkeys(names, run))
+        trails.add(float(second), moment, {run.run_id: run})
     runs = [ShownRun(name, run) for name in names]
     view = View("gpu07", "1.0", runs, gpus, trails, builders.NOW, 599.0)
     begin = time.process_time()

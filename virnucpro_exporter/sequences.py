@@ -113,6 +113,8 @@ COMPRESSIONS = (
     ),
 )
 
+_MAGICS = tuple(magic for known in COMPRESSIONS for magic in known.magic)
+
 
 def is_sequence_name(name: str) -> bool:
     """Whether a file name ends in a known suffix, compressed or not, in any case."""
@@ -181,7 +183,9 @@ def with_newlines(text: bytes) -> bytes:
 
 def compression_of(start: bytes) -> Compression | None:
     """How the data is compressed that starts with these bytes; None where it is plain."""
-    return next((known for known in COMPRESSIONS if start.startswith(known.magic)), None)
+    if not start.startswith(_MAGICS):
+        return None
+    return next(known for known in COMPRESSIONS if start.startswith(known.magic))
 
 
 def _decompress(raw: Iterable[bytes], compression: Compression) -> Iterator[bytes]:
@@ -227,10 +231,11 @@ def detect_format(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
         before = (before + block[: len(block) - len(text)])[-1:]
         if not text:
             continue
-        shown = _shown(text.splitlines()[0])
         if not text.startswith((b">", b"@")):
+            shown = _shown(text.splitlines()[0])
             raise SequenceFileError(f"it has text before the first '>' or '@': {shown}")
         if before != b"\n":
+            shown = _shown(text.splitlines()[0])
             raise SequenceFileError(f"the first header, {shown}, does not begin its line")
         return text[:1], itertools.chain([text], blocks)
     raise EmptyFileError

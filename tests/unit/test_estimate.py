@@ -94,7 +94,7 @@ def test_a_fixed_cost_is_guessed_before_it_is_clear() -> None:
     fixed = FixedCost()
     assert fixed.likely() == 0.0
     for worker, residues in enumerate((60_000, 40_000, 20_000)):
-        fixed.observe(worker, worker + 1.0, residues * (worker + 1.0), 50.0 + residues / 100.0)
+        fixed.observe(str(worker), worker + 1.0, residues * (worker + 1.0), 50.0 + residues / 100.0)
     assert fixed.seconds == 0.0
     assert 10.0 < fixed.likely() <= 50.0
     fixed.beginning.add(7.0)

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from virnucpro_exporter.errors import InputError
+from virnucpro_exporter.files import inputs
 from virnucpro_exporter.files.inputs import discover
 
 
@@ -151,3 +154,31 @@ def test_one_file_by_many_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     spellings = ["link/y.fq", "./sub/../sub/y.fq", "y_link.fq", str(folder / "sub/y.fq")]
     (file,) = discover(spellings).files
     assert (file.path, file.real) == ("link/y.fq", os.path.realpath("sub/y.fq"))
+
+
+def test_links_and_names_are_asked_about_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer of a shared file system takes a millisecond; a listing tells of files alone."""
+    files, links = tmp_path / "files", tmp_path / "links"
+    for folder in (files, links):
+        folder.mkdir()
+    for number in range(30):
+        (files / f"{number}.fa").touch()
+        (links / f"{number}.fa").symlink_to(files / f"{number}.fa")
+    asked: list[int] = []
+
+    def look_at(paths: Sequence[str], ask: Callable[[str], Any]) -> list[Any]:
+        asked.append(len(paths))
+        return list(map(ask, paths))
+
+    monkeypatch.setattr(inputs, "look_at", look_at)
+    assert len(discover([str(files)]).files) == 30
+    assert asked == [1, 0]
+    assert {file.real for file in discover([str(links)]).files} == set(map(str, files.iterdir()))
+    assert asked[2:] == [1, 30]
+    names = [str(path) for path in files.iterdir()]
+    assert len(discover(names).files) == 30
+    assert asked[4:] == [30]
+    assert len(discover([str(links / "*.fa")]).files) == 30
+    assert asked[5:] == [1, 30]

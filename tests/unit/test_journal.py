@@ -21,6 +21,7 @@ from virnucpro_exporter.journal.status import GpuTotals, RunStatus, read_status
 from virnucpro_exporter.journal.writer import InputFile, Journal, Resumed
 from virnucpro_exporter.scheduling.facts import Fact
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.speed import DoneBefore
 
 PATHS = ["in/a b.fa", "in/quo'te\".fa", "in/new\nline.fa", "in/caf\udce9.fa"]
 SOURCES = [InputFile(path, 10 + i, 1_000 + i) for i, path in enumerate(PATHS)]
@@ -75,6 +76,19 @@ def test_every_path_survives(journal: Journal, outputs: Outputs) -> None:
     resumed = resume(outputs)
     assert resumed.done == set(PATHS)
     assert resumed.counts == dict.fromkeys(PATHS, (3, 30))
+
+
+@pytest.mark.parametrize(("processor", "is_known"), [("b 2", False), ("a 1", True)])
+def test_what_files_cost_is_kept_for_the_same_processor(
+    journal: Journal, outputs: Outputs, processor: str, *, is_known: bool
+) -> None:
+    """A run with another one learns nothing from it."""
+    journal.agree("a 1", keep=True)
+    journal.plan(SOURCES)
+    complete(journal, outputs, PATHS[0], 1, "a.out")
+    with closing(Journal(outputs)) as later:
+        later.agree(processor, keep=True)
+        assert later.done_before() == [DoneBefore("cpu0", 3, 30, 2.5)] * is_known
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,15 @@ import pytest
 
 from tests import builders
 from virnucpro_exporter.overview.trail import Trail, Trails, halved
-from virnucpro_exporter.snapshot import GpuSample, GpuSnapshot, RunSnapshot, RunState, StealEvent
+from virnucpro_exporter.snapshot import (
+    GpuSample,
+    GpuSnapshot,
+    RunEnd,
+    RunResult,
+    RunSnapshot,
+    RunState,
+    StealEvent,
+)
 from virnucpro_exporter.web.live.page import SECURITY_POLICY, ShownRun, View, document
 from virnucpro_exporter.web.live.pictures import sparkline
 
@@ -107,6 +115,19 @@ def test_a_finished_run_says_how_it_ended_and_what_failed() -> None:
     assert "old command vanished took" in Parsed(page(None, None, ended)).text
 
 
+def test_many_runs_have_a_line_each() -> None:
+    """Those that go on and the newest ends are whole; the page of a busy week stays small."""
+    end = RunEnd(builders.NOW, RunResult.FAILED, 1, "no space left")
+    ended = replace(builders.finished(4), end=end, user="alice")
+    olds = [ShownRun(f"old {n}", ended, "failed: no space left") for n in range(100)]
+    made = page(builders.running(8), builders.gpus_up(8), *olds)
+    text = Parsed(made).text
+    assert "old 1 command by alice failed: no space left (exit status 1) took 1m00s" in text
+    assert "old 2 failed: no space left (exit status 1) 29 of 29 took 1m00s, ended" in text
+    assert "48 more are not shown" in text
+    assert len(made.encode()) < 60_000
+
+
 def test_devices_that_no_run_uses_are_shown_once() -> None:
     """A GPU stands with its run, or else with the others of the machine."""
     text = words(builders.running(2), builders.gpus_up(4))
@@ -161,7 +182,7 @@ def test_no_name_becomes_markup(state: RunState) -> None:
 def test_pictures_are_described_for_those_who_cannot_see_them() -> None:
     """Every picture that says more than the number beside it has its range as a label."""
     trails, run, gpus = Trails(), builders.running(2), builders.gpus_up(2)
-    trails.add(0.0, gpus, {"plankton": run})
+    trails.add(0.0, gpus, {run.run_id: run})
     labels = Parsed(page(run, gpus, trails=trails)).labels
     assert labels == ["201 to 201 sequences per second", *["97% to 97%, mean 97%"] * 2]
 
@@ -183,7 +204,7 @@ def test_the_page_is_small(gpus: int, runs: int) -> None:
             replace(d, sample=GpuSample(0.0, utilization_ratio=(7 * n * second % 13) / 13))
             for n, d in enumerate(up.devices)
         ]
-        trails.add(float(second), replace(up, devices=tuple(samples)), {"plankton": run})
+        trails.add(float(second), replace(up, devices=tuple(samples)), {run.run_id: run})
     others = [ShownRun(f"run {n}", run) for n in range(1, runs)]
     view = View("gpu07", "1.2.3", [ShownRun("plankton", run), *others], up, trails, 0.0, 599.0)
     assert len(document(view).encode()) < 60_000

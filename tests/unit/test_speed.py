@@ -10,7 +10,7 @@ from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.ids import WorkerId
 from virnucpro_exporter.scheduling.policy import EarliestFinish
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
-from virnucpro_exporter.scheduling.speed import FixedCost
+from virnucpro_exporter.scheduling.speed import DoneBefore, FixedCost
 from virnucpro_exporter.scheduling.state import State
 
 
@@ -110,15 +110,26 @@ def test_the_fixed_cost_of_files_is_learned_where_it_is_clear(overhead: float) -
     for number in range(60):
         worker, residues = number % 2, rng.lognormvariate(10.0, 1.0)
         work = residues / (500.0, 1200.0)[worker] * rng.uniform(0.8, 1.2)
-        fixed.observe(worker, 1.0, residues, overhead + work)
+        fixed.observe(str(worker), 1.0, residues, overhead + work)
     assert fixed.seconds == pytest.approx(overhead, rel=0.15)
+
+
+def test_what_a_file_costs_is_known_from_an_earlier_run() -> None:
+    """A resumed run expects the fixed cost before it has done any file, and knows sequences."""
+    state = State(SchedulerSettings(), 1)
+    worker = state.add_worker(WorkerId("0"), "", 1.0, 0.0)
+    sizes = [1000 * (1 + number % 7) for number in range(40)]
+    state.recall(DoneBefore("0", size // 100, size, 20.0 + size / 100.0) for size in sizes)
+    assert worker.seconds(0) == pytest.approx(20.0)
+    assert state.residues_of(SequenceFile("/a", None, 5000), 7) == 700
+    assert state.residues_of(SequenceFile("/a", None, 5000, 25), 7) == 1400
 
 
 def test_a_cost_that_is_not_clear_yet_is_not_believed() -> None:
     """Two large files say nothing about a small one."""
     fixed = FixedCost()
-    fixed.observe(0, 1.0, 1_000_000, 1100.0)
-    fixed.observe(0, 1.0, 800_000, 900.0)
+    fixed.observe("0", 1.0, 1_000_000, 1100.0)
+    fixed.observe("0", 1.0, 800_000, 900.0)
     assert fixed.seconds == 0.0
 
 

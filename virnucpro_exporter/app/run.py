@@ -208,6 +208,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             processor=config.processor.name,
             name=name,
             first_attempt=journal.next_attempt(),
+            done_before=journal.done_before(),
         )
         entry.follow(coordinator.latest)
         clock = steady_clock()

@@ -21,6 +21,7 @@ from virnucpro_exporter.scheduling.policy import EarliestFinish, NoStealing, Ste
 from virnucpro_exporter.scheduling.scheduler import Decisions, Scheduler
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.scheduling.snapshot import RunContext, is_load_imbalanced, take_snapshot
+from virnucpro_exporter.scheduling.speed import DoneBefore
 from virnucpro_exporter.scheduling.stalls import is_judged
 from virnucpro_exporter.snapshot import Latest, RunEnd, RunResult, RunSnapshot, StealEvent
 
@@ -71,6 +72,7 @@ class WorkStealingCoordinator:
         name: What users call the run.
         first_attempt: Number of the first attempt.
         skipped: Files that an earlier run had finished.
+        done_before: Some of those that earlier runs did with the same processor, to learn from.
         clock: Monotonic seconds.
         wall_clock: Unix seconds.
     """
@@ -88,6 +90,7 @@ class WorkStealingCoordinator:
         name: str = "",
         first_attempt: int = 1,
         skipped: Sequence[SequenceFile] = (),
+        done_before: Sequence[DoneBefore] = (),
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -111,6 +114,7 @@ class WorkStealingCoordinator:
             now=started,
         )
         self._scheduler.state.skip(skipped)
+        self._scheduler.state.recall(done_before)
         self._context = RunContext(
             run_id=uuid.uuid4().hex[:12],
             name=name,

@@ -10,6 +10,7 @@ start of a large compressed file, which cannot be entered in the middle.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -34,8 +35,13 @@ from virnucpro_exporter.sequences import (
 
 HEADER = re.compile(rb"\n>[^\n]*")
 HEAD_BYTES = 4 << 20
-MAGIC_BYTES = 6  # these tell a compression
 SAMPLES = 64
+
+# A sample tells how many records a file has, where it has begun so many of them.
+_TELLING_RECORDS = 200
+
+# Where so many headers are in the first bytes of a block, there are many in all of it.
+_LOOK_BYTES, _DENSE = 4096, 4
 _BLANKS = [BLANKS[i : i + 1] for i in range(len(BLANKS))]
 
 # Progress is told after so many bytes of a file.
@@ -75,7 +81,7 @@ class Tally:
                 in_header = not text
             if not text:
                 continue
-            pieces = HEADER.split(b"\n" + text if at_start else text)
+            pieces = _between_headers(text, at_start=at_start)
             at_start = text.endswith(b"\n")
             in_header = len(pieces) > 1 and not pieces[-1]
             self.sequences += len(pieces) - 1
@@ -115,7 +121,7 @@ class Tally:
             lengths != list(map(len, lines[3::4]))
             or headers.count(b"\n@") != len(lengths)
             or separators.count(b"\n+") != len(lengths)
-            or b"\n+" in sequences
+            or (b"+" in sequences and b"\n+" in sequences)  # one letter is found far sooner
             or b"@" in sequences
             or _has_blanks(sequences)
             or _has_blanks(b"\n".join(lines[3::4]))
@@ -129,6 +135,29 @@ class Tally:
         for record in parse_fastq(split_lines(blocks)):
             self.sequences += 1
             self.residues += len(record.sequence)
+
+
+def _between_headers(text: bytes, *, at_start: bool) -> list[bytes]:
+    """What lies before, between and behind the headers; the last is empty where a header is cut.
+
+    Args:
+        text: FASTA, which begins within a sequence or with the start of a line.
+        at_start: It begins with the start of a line.
+    """
+    if text.count(b">", 0, _LOOK_BYTES) > _DENSE:
+        return HEADER.split(b"\n" + text if at_start else text)
+    # To search for one letter is many times faster than any expression, where there are few.
+    pieces, begin, found = [], 0, text.find(b">")
+    while found >= 0:
+        if text[found - 1 : found] != b"\n" and (found or not at_start):
+            found = text.find(b">", found + 1)  # it is no header
+            continue
+        pieces.append(text[begin:found])
+        begin = text.find(b"\n", found)
+        if begin < 0:
+            return [*pieces, b""]
+        found = text.find(b">", begin)
+    return [*pieces, text[begin:]]
 
 
 def _has_blanks(text: bytes) -> bool:
@@ -179,26 +208,36 @@ def estimate(path: Path) -> SequenceFile:
     A file that cannot be read costs 1: it fails later, on its own, in its own attempt.
 
     Returns:
-        The file; `sequences` is None unless the whole file was read.
+        The file; `sequences` is None unless the whole file was read, and `likely_sequences` where
+        it was, or a sample does not tell.
     """
     try:
         with path.open("rb", buffering=0) as file:
-            sequences, residues = _estimate_open_file(file)
+            tally, share = _look_into(file)
     except (OSError, SequenceFileError):
         return SequenceFile(os.fspath(path))
-    return SequenceFile(os.fspath(path), sequences, max(1, residues))
+    if share is None:
+        return SequenceFile(os.fspath(path), tally.sequences, max(1, tally.residues))
+    is_telling = tally.sequences >= _TELLING_RECORDS
+    likely = round(share * tally.sequences) if is_telling else None
+    return SequenceFile(os.fspath(path), None, max(1, round(share * tally.residues)), likely)
 
 
-def _estimate_open_file(file: BinaryIO) -> tuple[int | None, int]:
+def _look_into(file: BinaryIO) -> tuple[Tally, float | None]:
+    """Count some of a file, and how many times as large it is; None where all of it was counted."""
     size = os.fstat(file.fileno()).st_size
-    is_plain = compression_of(file.read(MAGIC_BYTES)) is None
-    file.seek(0)
+    start = file.read(BLOCK_BYTES)
+    is_plain = compression_of(start) is None
     tally = Tally()
+    if is_plain and len(start) == size:  # most of very many files are small, and read by now
+        tally.add(read_blocks(io.BytesIO(start)))
+        return tally, None
+    file.seek(0)
     if is_plain and size > HEAD_BYTES:
         marker, _ = detect_format(read_blocks(file))
-        share = _sampled_share(file, size, marker)
-        if share is not None:
-            return None, round(share * size)
+        seen = _sample(file, size, marker, tally)
+        if seen:
+            return tally, size / seen
     file.seek(0)
     head = _Head(file)
     try:
@@ -206,9 +245,7 @@ def _estimate_open_file(file: BinaryIO) -> tuple[int | None, int]:
     except SequenceFileError:
         if not head.cut:  # else it is we who cut a record short
             raise
-    if head.cut:
-        return None, round(tally.residues / head.raw_bytes * size)
-    return tally.sequences, tally.residues
+    return tally, size / head.raw_bytes if head.cut else None
 
 
 class _Head:
@@ -236,36 +273,32 @@ class _Head:
             self.raw_bytes = self._file.tell()
 
 
-def _sampled_share(file: BinaryIO, size: int, marker: bytes) -> float | None:
-    """Residues per byte in blocks spread evenly over the file, or None if no block tells."""
+def _sample(file: BinaryIO, size: int, marker: bytes, tally: Tally) -> int:
+    """Count blocks spread evenly over the file, and say how many bytes of it were counted."""
     sample = _sample_fasta if marker == b">" else _sample_fastq
-    residues = seen = 0
+    seen = 0
     for number in range(SAMPLES):
         file.seek((size - BLOCK_BYTES) * number // (SAMPLES - 1))
-        counted, length = sample(file.read(BLOCK_BYTES))
-        residues += counted
-        seen += length
-    return residues / seen if seen else None
+        seen += sample(file.read(BLOCK_BYTES), tally)
+    return seen
 
 
-def _sample_fasta(block: bytes) -> tuple[int, int]:
-    """(residues, bytes looked at); a block without any newline lies within a long sequence."""
+def _sample_fasta(block: bytes, tally: Tally) -> int:
+    """Count what begins in the block; one without any newline lies within a long sequence."""
     text = with_newlines(block)
     text = text[text.find(b"\n") + 1 :]
-    tally = Tally()
     tally.add_fasta([text])
-    return tally.residues, _raw_length(text, block)
+    return _raw_length(text, block)
 
 
-def _sample_fastq(block: bytes) -> tuple[int, int]:
-    """(residues, bytes looked at) of the whole records of four lines in the block."""
+def _sample_fastq(block: bytes, tally: Tally) -> int:
+    """Count the whole records of four lines in the block."""
     lines = with_newlines(block).split(b"\n")[1:-1]
     for phase in range(4):
         whole = lines[phase : phase + (len(lines) - phase) // 4 * 4]
-        tally = Tally()
         if whole and tally.add_four_line_records(whole):
-            return tally.residues, _raw_length(b"\n".join([*whole, b""]), block)
-    return 0, 0
+            return _raw_length(b"\n".join([*whole, b""]), block)
+    return 0
 
 
 def _raw_length(text: bytes, block: bytes) -> int:

@@ -6,13 +6,14 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from virnucpro_exporter.errors import InputError
+from virnucpro_exporter.files.looking import look_at
 from virnucpro_exporter.files.outputs import HIDDEN
 from virnucpro_exporter.sequences import SUFFIXES, is_sequence_name
 
@@ -99,8 +100,9 @@ def discover(
     search = _Search(None if output is None else os.path.realpath(output), results)
     for argument in inputs:
         _refuse_streams(argument)
+    for argument, seen in zip(inputs, look_at(inputs, _see), strict=True):
         before = search.found.noted()
-        matches = sorted(search.matches(argument), key=_natural_key)
+        matches = sorted(search.matches(argument, seen), key=_natural_key)
         if not matches and search.found.noted() == before:
             if os.path.isdir(argument) and search.lies_in_output(argument):  # noqa: PTH112 (a text)
                 raise InputError(
@@ -150,20 +152,24 @@ class _Search:
             self._folders[folder] = os.path.realpath(folder)
         return self._folders[folder]
 
-    def matches(self, argument: str) -> Iterator[Input]:
+    def matches(self, argument: str, seen: _Seen) -> Iterator[Input]:
         """Yield the files that an argument means."""
         # A name that exists is taken as it stands, even if it holds the letters of a pattern.
-        is_name = os.path.lexists(argument)
-        names = [argument] if is_name else glob.glob(argument, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        is_name = seen.exists
+        if is_name:
+            names, all_seen = [argument], [seen]
+        else:
+            names = glob.glob(argument, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+            all_seen = look_at(names, _see)
         visited: set[str] = set()
-        for name in names:
-            if Path(name).is_dir():
+        for name, found in zip(names, all_seen, strict=True):
+            if found.is_folder:
                 yield from self._search(name, visited)
             elif is_name or not self.lies_in_output(name):
-                yield from self._named(name, is_name=is_name)
+                yield from self._named(name, found, is_name=is_name)
 
-    def _named(self, path: str, *, is_name: bool) -> Iterator[Input]:
-        kind = _odd_kind(path)
+    def _named(self, path: str, seen: _Seen, *, is_name: bool) -> Iterator[Input]:
+        kind = seen.odd_kind
         if kind is not None and is_name:
             raise InputError(
                 f"{path!r} is {kind}, and no file; write what it gives to a file first"
@@ -175,8 +181,7 @@ class _Search:
         else:
             folder, name = os.path.split(path)
             place = os.path.join(self._real_folder(folder), name)  # noqa: PTH118 (a million Path objects take seconds)
-            is_link = os.path.islink(path)  # noqa: PTH114 (likewise)
-            yield Input(path, os.path.realpath(path) if is_link else place, place)
+            yield Input(path, seen.real or place, place)
 
     def _is_result(self, path: str) -> bool:
         if not self.results or self.excluded is None:
@@ -209,53 +214,79 @@ class _Search:
             if folder != top and any(entry.name == HIDDEN for entry in entries):
                 self.found.leave_out("results of another run; name the folder to take them", folder)
                 continue
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if _is_folder(entry):
+            for entry, seen in _see_entries(entries):
+                if seen.is_folder:
                     folders.append(entry.path)
                 elif is_sequence_name(entry.name):
-                    yield from self._entry(entry, real)
+                    if seen.odd_kind is None:
+                        place = f"{real}/{entry.name}"
+                        yield Input(entry.path, seen.real or place, place)
+                    else:
+                        self.found.leave_out(f"{seen.odd_kind}, and no file", entry.path)
                 elif _looks_like_sequences(entry.name):
                     self.found.leave_out(
                         "no format that is read; unpack or convert it, or name it outright",
                         entry.path,
                     )
 
-    def _entry(self, entry: os.DirEntry[str], folder: str) -> Iterable[Input]:
-        is_link = entry.is_symlink()
-        kind = None if not is_link and _is_file(entry) else _odd_kind(entry.path)
-        if kind is None:
-            place = f"{folder}/{entry.name}"
-            return (Input(entry.path, os.path.realpath(place) if is_link else place, place),)
-        self.found.leave_out(f"{kind}, and no file", entry.path)
-        return ()
+
+class _Seen(NamedTuple):
+    """What a path is.
+
+    Attributes:
+        exists: There is something of this name, if only a link that leads nowhere.
+        is_folder: It leads to a folder.
+        odd_kind: What it leads to that is neither a file nor a folder nor missing.
+        real: Where it leads, if it is a link.
+    """
+
+    exists: bool = False
+    is_folder: bool = False
+    odd_kind: str | None = None
+    real: str | None = None
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+_FILE, _FOLDER = _Seen(exists=True), _Seen(exists=True, is_folder=True)
+
+
+def _see(path: str) -> _Seen:
+    """Ask about a path, once where it is no link."""
     try:
-        return entry.is_dir()
-    except OSError:
-        return False  # what cannot be looked at fails in an attempt of its own
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):  # a NUL is in it, and in no name
+        return _Seen()
+    real = None
+    if stat.S_ISLNK(mode):
+        real = os.path.realpath(path)
+        try:
+            mode = os.stat(path).st_mode  # noqa: PTH116 (a million Path objects take seconds)
+        except OSError:
+            return _Seen(exists=True, real=real)  # its own attempt will say what is wrong
+    return _Seen(True, stat.S_ISDIR(mode), _odd_kind_of(mode), real)  # noqa: FBT003 - there is
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
+def _see_entries(entries: Sequence[os.DirEntry[str]]) -> Iterator[tuple[os.DirEntry[str], _Seen]]:
+    """What the entries of a folder are, without the hidden ones; links are asked about together."""
+    shown = [entry for entry in entries if not entry.name.startswith(".")]
+    plain = [_plain(entry) for entry in shown]
+    strange = [entry.path for entry, seen in zip(shown, plain, strict=True) if seen is None]
+    answers = iter(look_at(strange, _see))
+    for entry, seen in zip(shown, plain, strict=True):
+        yield entry, next(answers) if seen is None else seen
+
+
+def _plain(entry: os.DirEntry[str]) -> _Seen | None:
+    """A file or a folder, as the listing of its folder tells without a further question."""
     try:
-        return entry.is_file()
+        if entry.is_file(follow_symlinks=False):
+            return _FILE
+        return _FOLDER if entry.is_dir(follow_symlinks=False) else None
     except OSError:
-        return False
+        return None
 
 
-def _odd_kind(path: str) -> str | None:
-    """What a path leads to that is neither a file nor missing."""
-    try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 (a million Path objects take seconds)
-    except OSError:
-        return None  # its own attempt will say what is wrong
-    for is_kind, kind in _KINDS:
-        if is_kind(mode):
-            return kind
-    return None
+def _odd_kind_of(mode: int) -> str | None:
+    return next((kind for is_kind, kind in _KINDS if is_kind(mode)), None)
 
 
 _KINDS = (

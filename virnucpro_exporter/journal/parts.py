@@ -113,12 +113,12 @@ def read(
         if state == "completed" and all((folder / name).exists() for name in names):
             number = AttemptNumber(attempt)
             result = PartResult(number, sequences, residues, names, duration)
-            found.append((FilePart(path, sequences, residues, start, stop), result))
+            found.append((FilePart(path, sequences, residues, None, start, stop), result))
         elif before is not None and found[-1][1] is None:
-            joined = FilePart(path, None, before.residues + residues, before.start, stop)
+            joined = FilePart(path, None, before.residues + residues, None, before.start, stop)
             found[-1] = joined, None
         else:
-            found.append((FilePart(path, None, residues, start, stop), None))
+            found.append((FilePart(path, None, residues, None, start, stop), None))
     is_whole = bool(found) and found[-1][0].stop is None
     is_begun = any(result is not None for _, result in found)
     return tuple(found) if is_whole and is_begun else ()

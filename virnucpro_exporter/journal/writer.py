@@ -35,7 +35,11 @@ from virnucpro_exporter.journal.schema import (
     worker_rows,
 )
 from virnucpro_exporter.scheduling.facts import FileStarted
+from virnucpro_exporter.scheduling.speed import DoneBefore
 from virnucpro_exporter.snapshot import RunSnapshot
+
+# A later run learns from so many files: what files cost varies, and so many tell it well enough.
+_MOST_RECALLED = 512
 
 
 class InputFile(NamedTuple):
@@ -157,6 +161,7 @@ class Journal:
         self._outputs = outputs
         self._run_id = ""
         self._has_results = False  # of other inputs, in earlier runs
+        self._is_same_processor = False  # as that of earlier runs
         self._names: Callable[[str], Sequence[str]] | None = None  # where one may be replaced
         self._earlier = Earlier({}, set())
         with self._writing():
@@ -246,6 +251,7 @@ class Journal:
             if before is not None and before[0] != processor:
                 database.execute("DELETE FROM parts")  # one file, one processor
             database.execute("INSERT OR REPLACE INTO meta VALUES ('processor', ?)", (processor,))
+        self._is_same_processor = before is not None and before[0] == processor
 
     def begin(self, run_id: str, settings: Mapping[str, Any], now: float) -> None:
         """Note that a run starts, at `now` (Unix time, s)."""
@@ -519,6 +525,20 @@ class Journal:
                 "SELECT value FROM meta WHERE key = 'last_attempt'"
             ).fetchone()
             return int(max(last, *self._outputs.left_attempts(), 0)) + 1
+
+    def done_before(self) -> list[DoneBefore]:
+        """Some of the files that earlier runs did with this processor, none where it is another."""
+        if not self._is_same_processor:
+            return []
+        with self._writing():
+            return [
+                DoneBefore(*row)
+                for row in self._database.execute(
+                    "SELECT gpu, sequences, residues, duration FROM files WHERE gpu IS NOT NULL"
+                    " AND state = 'completed' AND residues > 0 AND duration > 0 LIMIT ?",
+                    (_MOST_RECALLED,),
+                )
+            ]
 
     def add_counts(self, counts: Mapping[str, tuple[int, int]]) -> None:
         """Keep exact (sequences, residues) by path, so that a resumed run need not count again."""

@@ -79,7 +79,7 @@ class Trails:
         Args:
             now: Seconds that never go back.
             gpus: All GPUs, or None where none is watched.
-            runs: The runs by name.
+            runs: The runs by id.
         """
         for device in gpus.devices if gpus else ():
             sample = device.sample if device.up else None

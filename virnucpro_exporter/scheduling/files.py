@@ -47,11 +47,14 @@ class SequenceFile:
         path: Where it is; bytes that are not UTF-8 are kept as surrogate escapes (`os.fsdecode`).
         sequences: How many records it holds, or None when they are not counted yet.
         residues: Bases or amino acids, counted or estimated: the cost of the file.
+        likely_sequences: About how many records it holds, from a sample; None where a sample does
+            not tell.
     """
 
     path: str
     sequences: int | None = None
     residues: int = 1
+    likely_sequences: int | None = None
 
     @property
     def name(self) -> str:

@@ -131,10 +131,10 @@ def cut_at(file: SequenceFile, at: int, end: int) -> tuple[FilePart, FilePart]:
     share = (end - at) / (end - start)
     given = min(max(round(file.residues * share), 1), max(file.residues - 1, 1))
     kept = max(file.residues - given, 1)
-    sequences = _divide(file.sequences, share)
+    sequences, sampled = _divide(file.sequences, share), _divide(file.likely_sequences, share)
     return (
-        FilePart(file.path, sequences[0], kept, start, at),
-        FilePart(file.path, sequences[1], given, at, stop_of(file)),
+        FilePart(file.path, sequences[0], kept, sampled[0], start, at),
+        FilePart(file.path, sequences[1], given, sampled[1], at, stop_of(file)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 NEVER = float("inf")
 
@@ -164,6 +165,22 @@ class RecentSpeed:
         return (end - begin) / max(after - before, 1)
 
 
+class DoneBefore(NamedTuple):
+    """A file that an earlier run has done with the same processor.
+
+    Attributes:
+        worker: On which worker.
+        sequences: In the file, None where that is not known.
+        residues: In the file.
+        seconds: How long the attempt took.
+    """
+
+    worker: str
+    sequences: int | None
+    residues: int
+    seconds: float
+
+
 class _Mean:
     """A mean in which values fade over about ten of them."""
 
@@ -196,7 +213,7 @@ class FixedCost:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._lines: dict[int, _Line] = {}
+        self._lines: dict[str, _Line] = {}
         self._pooled = _NO_LINE  # of all workers, as if their declared speeds were true
         # Over all workers: the intercept times the weight of what is known of it, and the weight
         self._sums = (0.0, 0.0)
@@ -205,11 +222,11 @@ class FixedCost:
         self.beginning = _Mean()
         self.ending = _Mean()
 
-    def observe(self, worker: int, weight: float, residues: float, seconds: float) -> None:
+    def observe(self, worker: str, weight: float, residues: float, seconds: float) -> None:
         """Learn from a completed file.
 
         Args:
-            worker: The place of the worker in the fleet.
+            worker: Whose line it belongs to.
             weight: Its declared speed.
             residues: In the file.
             seconds: How long it took.

@@ -63,7 +63,14 @@ from virnucpro_exporter.scheduling.parts import (
     cut_at,
 )
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
-from virnucpro_exporter.scheduling.speed import DOUBT, NEVER, SLOWEST, FixedCost, RecentSpeed
+from virnucpro_exporter.scheduling.speed import (
+    DOUBT,
+    NEVER,
+    SLOWEST,
+    DoneBefore,
+    FixedCost,
+    RecentSpeed,
+)
 from virnucpro_exporter.scheduling.workers import Worker
 from virnucpro_exporter.snapshot import PAIRED_WORKERS
 
@@ -463,6 +470,16 @@ class State:
         self.skipped_files += len(files)
         self.skipped_residues += sum(file.residues for file in files)
 
+    def recall(self, files: Iterable[DoneBefore]) -> None:
+        """Learn from what earlier runs did what a file costs, and how long sequences are."""
+        weights = {worker.id: worker.weight for worker in self.fleet}
+        for file in files:  # each worker's on a line of their own: its speed may be another now
+            weight = weights.get(WorkerId(file.worker), 1.0)
+            self.fixed.observe(f"{file.worker} before", weight, file.residues, file.seconds)
+            if file.sequences:
+                self._sequences += file.sequences
+                self._residues += file.residues
+
     def expect_files(self, count: int) -> None:
         """So many files of the run are still being looked at, and will be submitted."""
         self.awaited_files = count
@@ -653,11 +670,13 @@ class State:
     def residues_of(self, file: SequenceFile, sequences: int) -> int | None:
         """About how many residues so many sequences of a file are; None while that is not known.
 
-        From the sequences of the file, where they were counted; else from those of the completed
-        files.
+        From the sequences of the file, where they were counted or can be estimated; else from
+        those of the completed files.
         """
         if file.sequences:
             return file.residues * sequences // file.sequences
+        if file.likely_sequences:
+            return min(file.residues * sequences // file.likely_sequences, file.residues)
         if self._sequences:
             return min(self._residues * sequences // self._sequences, file.residues)
         return None
@@ -684,7 +703,7 @@ class State:
             work = self._work_seconds(seconds) if self.fixed.seconds else seconds
             self._learn(attempt, done, work, seconds)
         if self.completed_files < _FIRST_FILES or not self.completed_files % _EACH:
-            self.fixed.observe(worker.index, worker.weight, residues, seconds)
+            self.fixed.observe(worker.id, worker.weight, residues, seconds)
         self._sequences += sequences
         if sequences:
             self._residues += residues

@@ -50,6 +50,7 @@ from virnucpro_exporter.web.live.pictures import bar, sparkline
 MOST_ROWS = 64  # GPUs in one table, the urgent ones first
 _MANY = 16  # GPUs, from which on their pictures have half the steps
 _MOST_FAILURES, _MOST_STEALS = 20, 5
+_MOST_LIVE, _MOST_ENDED, _MOST_SHORT = 8, 2, 50  # runs: in a section each, and a line each
 _LONGEST, _LONGEST_NAME = 300, 60  # characters of a message, and of a name
 _GIB = 2**30
 _REFRESH = 2  # seconds, where there is no script; live.js has its own
@@ -189,13 +190,45 @@ def _name(name: str) -> str:
 def _sections(
     runs: Sequence[tuple[ShownRun, Sequence[Row]]], others: Sequence[GpuDevice], view: View
 ) -> Iterable[Markup]:
-    for shown, rows in runs:
-        yield _run(shown, rows, view)
+    whole = [n for n, (shown, _) in enumerate(runs) if shown.run.state not in OVER][:_MOST_LIVE]
+    whole += [n for n, (shown, _) in enumerate(runs) if shown.run.state in OVER][:_MOST_ENDED]
+    for place in whole:
+        yield _run(*runs[place], view)
+    others_in_short = [shown for n, (shown, _) in enumerate(runs) if n not in whole]
+    if others_in_short:
+        yield _in_short(others_in_short, view)
     if others:
         yield _gpus(others, "Other GPUs" if len(others) < len(_devices(view)) else "GPUs", view)
     elif view.gpus is not None and not view.gpus.devices:
         why = f": {_short(view.gpus.health.reason)}" if view.gpus.health.reason else ""
         yield Markup("<section><p>No GPU was found%s</p></section>\n") % why
+
+
+def _in_short(runs: Sequence[ShownRun], view: View) -> Markup:
+    """Runs that have a line each."""
+    lines = Markup("").join(
+        Markup('<tr><th scope=row>%s<td class=w>%s<td class=n data-l="Files">%s%s')
+        % (
+            _name(shown.name),
+            _state_words(shown),
+            f"{shown.run.files_completed + shown.run.files_failed:,} of {shown.run.files_total:,}",
+            Markup('<td class=n data-l="Time">%s') % _times(shown.run, view.now),
+        )
+        for shown in runs[:_MOST_SHORT]
+    )
+    more = len(runs) - _MOST_SHORT
+    return Markup(
+        "<section><h2>More runs</h2><table><caption>%s<thead><tr><th scope=col>Run"
+        "<th scope=col>State<th scope=col class=n>Files<th scope=col class=n>Time"
+        "<tbody>%s</table></section>\n"
+    ) % (f"{more} more are not shown" if more > 0 else "", lines)
+
+
+def _state_words(shown: ShownRun) -> str:
+    """Where a run stands or how it ended, with its exit status where that is known."""
+    words = _short(shown.result) or shown.run.state_label
+    status = shown.run.end.exit_status if shown.run.end else None
+    return words if status is None else f"{words} (exit status {status})"
 
 
 def _devices(view: View) -> Sequence[GpuDevice]:
@@ -210,8 +243,8 @@ def _run(shown: ShownRun, rows: Sequence[Row], view: View) -> Markup:
         "<dl class=facts>%s</dl>%s%s%s%s</section>\n"
     ) % (
         _name(shown.name) or "run",
-        _name(run.processor),
-        _name(shown.result) or run.state_label,
+        _name(" ".join(filter(None, (run.processor, run.user and f"by {run.user}")))),
+        _state_words(shown),
         _times(run, view.now),
         bar(run.share_done),
         run.percent_done,
@@ -241,7 +274,7 @@ def _workers(run: RunSnapshot, rows: Sequence[Row], view: View) -> Markup:
 
 def _pace(shown: ShownRun, view: View) -> Markup:
     """How fast the run was in the last ten minutes."""
-    means = view.trails.throughput(shown.name, view.ticks)
+    means = view.trails.throughput(shown.run.run_id, view.ticks)
     known = [mean for mean in means if mean is not None]
     if not known or shown.run.state in OVER:
         return Markup()
@@ -253,7 +286,7 @@ def _pace(shown: ShownRun, view: View) -> Markup:
 
 
 def _times(run: RunSnapshot, now: float) -> str:
-    end = run.start_timestamp + run.elapsed_seconds
+    end = run.end.timestamp if run.end else run.start_timestamp + run.elapsed_seconds
     if run.state in OVER:
         return f"took {format_duration(run.elapsed_seconds)}, ended {format_time(end, now)}"
     if run.eta_seconds is None:

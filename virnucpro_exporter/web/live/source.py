@@ -73,7 +73,9 @@ class LivePage:
     def look(self) -> None:
         """Note the values of this moment."""
         gpus = None if self._gpus is None else self._gpus.latest()
-        self._trails.add(self._clock(), gpus, {shown.name: shown.run for shown in self._runs()})
+        # By the id: a later run may have the name of one that has ended.
+        runs = {shown.run.run_id: shown.run for shown in self._runs()}
+        self._trails.add(self._clock(), gpus, runs)
 
     def answer(self, request: Request) -> Response:
         """The answer to a request for the page."""

@@ -28,6 +28,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.scale_views import MIB, rss
+from tests.slow_files import slowed
 from virnucpro_exporter.journal.status import read_status
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.scheduling import events as ev
@@ -37,55 +38,8 @@ from virnucpro_exporter.scheduling.scheduler import Scheduler
 ROUNDS = 3
 WORKERS = 2
 SMALL = ">r{0}\n" + "ACGT" * 25 + "\n"
-DELAY_US = 1000
+DELAY_SECONDS = 0.001
 PROGRAM = (sys.executable, "-m", "virnucpro_exporter")
-
-DELAYING = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <time.h>
-
-static void wait_for(const char *path) {
-    const char *slow = getenv("SLOW_FOLDER");
-    if (slow && path && strstr(path, slow)) {
-        struct timespec pause = {0, DELAY_US * 1000L};
-        nanosleep(&pause, NULL);
-    }
-}
-#define DELAYED(type, name, parameters, arguments) \
-    type name parameters { \
-        static type (*real) parameters; \
-        if (!real) real = (type (*) parameters) dlsym(RTLD_NEXT, #name); \
-        wait_for(path); \
-        return real arguments; \
-    }
-DELAYED(int, stat, (const char *path, struct stat *to), (path, to))
-DELAYED(int, lstat, (const char *path, struct stat *to), (path, to))
-DELAYED(int, fstatat, (int at, const char *path, struct stat *to, int how), (at, path, to, how))
-DELAYED(void *, opendir, (const char *path), (path))
-static int opened(const char *name, const char *path, int how, va_list more) {
-    int (*real)(const char *, int, ...) = (int (*)(const char *, int, ...)) dlsym(RTLD_NEXT, name);
-    mode_t mode = how & O_CREAT ? va_arg(more, mode_t) : 0;
-    wait_for(path);
-    return real(path, how, mode);
-}
-#define OPEN(name) \
-    int name(const char *path, int how, ...) { \
-        va_list more; \
-        va_start(more, how); \
-        int found = opened(#name, path, how, more); \
-        va_end(more); \
-        return found; \
-    }
-OPEN(open)
-OPEN(open64)
-"""
-
 
 PEER = """
 import os, sys
@@ -179,15 +133,6 @@ def row(
     print(f"{what:<58}{value:>9.2f} {unit:<6}{aim:<10}{'MISSED' if is_missed else ''}".rstrip())
 
 
-def delaying_library(folder: Path) -> Path:
-    """Compile what delays the file system."""
-    source, library = folder / "delay.c", folder / "delay.so"
-    source.write_text(DELAYING)
-    flags = ["-shared", "-fPIC", "-O1", f"-DDELAY_US={DELAY_US}"]
-    subprocess.run(["cc", *flags, "-o", library, source, "-ldl"], check=True)  # noqa: S607 - as the tests
-    return library
-
-
 def measure(count: int, folder: Path) -> None:
     """Print the table."""
     inputs = folder / "inputs"
@@ -212,11 +157,11 @@ def measure(count: int, folder: Path) -> None:
     row("ProcessPoolExecutor, the whole program", others, "s")
     row("ProcessPoolExecutor / this program, whole", others / whole, "x", 2.0, least=True)
     row("ProcessPoolExecutor / this program, from the first file", others / dispatch, "x")
-    library = os.fspath(delaying_library(folder))
-    slow = Seconds(inputs, folder / "slow", LD_PRELOAD=library, SLOW_FOLDER=os.fspath(inputs))
+    is_slow = slowed(folder, inputs, DELAY_SECONDS)
+    slow = Seconds(inputs, folder / "slow", **is_slow)
     row("1 ms a question: until the first file starts", slow.first or 0.0, "s", 5.0)
     row("1 ms a question: whole run", slow.whole, "s", 60.0)
-    slow = Seconds(inputs, folder / "slow", LD_PRELOAD=library, SLOW_FOLDER=os.fspath(inputs))
+    slow = Seconds(inputs, folder / "slow", **is_slow)
     row("1 ms a question: a resume with nothing to do", slow.whole, "s", 60.0)
 
 

@@ -12,6 +12,11 @@ from virnucpro_exporter.processors.base import ProgressCallback
 SLOW_SECONDS = 0.05
 
 
+def reverse(file: Path, output: Path, _progress: ProgressCallback) -> None:
+    """Write the file's bytes in reverse."""
+    output.write_bytes(file.read_bytes()[::-1])
+
+
 def slow(file: Path, output: Path, _progress: ProgressCallback) -> None:
     """Take a moment, then write what only the input decides."""
     content = file.read_bytes()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 from functools import partial
 from pathlib import Path
+
+import pytest
 
 from tests.run_program import (
     PROGRAM,
@@ -17,8 +20,10 @@ from tests.run_program import (
     start,
     until,
 )
+from tests.slow_files import slowed
 
 FILES = 30
+MANY = 300
 KILLS = 3
 
 
@@ -84,3 +89,32 @@ def test_results_of_another_processor_are_not_taken_for_finished(tmp_path: Path)
     assert "1 skipped" in run(*other, "--resume", output=tmp_path).stdout
     assert "1 file done" in run(*other, "--fresh", output=tmp_path).stdout
     assert "1 skipped" in run(*other, output=tmp_path).stdout
+
+
+def test_run_killed_while_it_looks_at_its_files_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work has begun by then, every view knows of all files, and each of them is done once."""
+    inputs, output = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    for i in range(MANY):
+        (inputs / f"f{i}.fa").write_text(f">s{i}\n{'ACGT' * i}\n")
+    words: list[str | Path] = [inputs, "--processor", "tests.run_processors:reverse"]
+    with monkeypatch.context() as patch:
+        for name, value in slowed(tmp_path, inputs, 0.02).items():
+            patch.setenv(name, value)
+        process = start(*words, output=output)
+    with process:
+        assert process.stderr is not None
+        assert any("more are being looked at" in line for line in process.stderr)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        until(lambda: not processes_of(output))
+    status = call([*PROGRAM, "status", "--json", output])
+    assert sum(json.loads(status.stdout)["files"].values()) == MANY
+    assert run(*words, output=output).returncode == 0
+    status = call([*PROGRAM, "status", "--json", output])
+    assert json.loads(status.stdout)["files"] == {"completed": MANY}
+    found = results(output)
+    assert len(found) == MANY
+    assert all(found[n] == (inputs / n.decode()[:-4]).read_bytes()[::-1] for n in found)

@@ -129,7 +129,11 @@ def writing(change: Change, now: float, offset: float) -> Writing | None:  # noq
             if change.outcome is fa.Outcome.COMPLETED or change.started_at is None:
                 return None  # its time is with the file, or it took none
             return _END, [_ended(change, change.started_at + offset, now)]
-        case fa.FileSplit():
+        case fa.FileCompleted():
+            return _COMPLETE, [_completed(change, now)]
+        case Committed(path):
+            return _COMMIT, [(_path(path),)]
+        case fa.FileSplit():  # what follows happens to few files
             return parts.SPLIT, parts.split_rows(change, now)
         case fa.PartCompleted():
             return parts.COMPLETE, [parts.completed_row(change, now)]
@@ -139,10 +143,6 @@ def writing(change: Change, now: float, offset: float) -> Writing | None:  # noq
             if change.is_charged:
                 return _RETRY, [(attempts, _text(reason), _path(file.path))]
             return _QUEUE, [(attempts, _path(file.path))]
-        case fa.FileCompleted():
-            return _COMPLETE, [_completed(change, now)]
-        case Committed(path):
-            return _COMMIT, [(_path(path),)]
         case fa.FileFailed(file, worker_id, attempts, error=error):
             return _GIVE_UP, [(attempts, worker_id, _text(error), _path(file.path))]
         case fa.FileStolen(file, victim, thief):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,24 @@ def test_the_table_looks_as_agreed(width: int) -> None:
     drawn = draw(SCENE, width)
     assert max(map(len, drawn.splitlines())) <= width
     builders.check_golden(GOLDEN / f"gpus_{width}.txt", drawn)
+
+
+@pytest.mark.parametrize(("gpus", "height"), [(2, 9), (16, 9), (64, 23), (3, 3)])
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_gpu_is_hidden_without_a_word(gpus: int, height: int, width: int) -> None:
+    """What is drawn in place fits the terminal, trouble comes first, and the rest is counted."""
+    snapshot = builders.gpu_lost(gpus)
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    with console.capture() as capture:
+        console.print(gpus_view(snapshot, width=width, height=height))
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    rows = [line for line in lines[1:] if re.match(r"\d+ ", line)]
+    hidden = [int(found[1]) for line in lines if (found := re.match(r"\+(\d+) more: .* up$", line))]
+    assert len(rows) + sum(hidden) == gpus
+    assert any(row.split()[0] == str(gpus - 1) for row in rows)
+    assert not hidden or rows[0].split()[0] == str(gpus - 1)
 
 
 def test_the_rows_are_json() -> None:

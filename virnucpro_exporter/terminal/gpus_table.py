@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -15,11 +16,12 @@ from virnucpro_exporter import streams
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
 from virnucpro_exporter.terminal.colours import FAIR, utilization_style
 from virnucpro_exporter.terminal.suspension import Suspension
-from virnucpro_exporter.text import clean, format_percent, is_ascii_only
+from virnucpro_exporter.text import clean, counted, format_percent, is_ascii_only
 
 GIB = 2**30
 _WIDE = 110  # columns, from which there is room for everything
 _WIDE_ONLY = ("UUID", "Clock")
+_LEFT_OUT = (*_WIDE_ONLY, "Foreign", "Throttle", "Power W", "Temp")  # for want of room, in order
 _NAME = "Name"
 _GAP = 2
 
@@ -47,20 +49,33 @@ _EXPLAINED = (
 _UNITS = ("ratio", "bytes", "celsius", "watts", "joules", "hertz")
 
 
-def gpus_view(gpus: GpuSnapshot, *, width: int = _WIDE, ascii_only: bool = False) -> RenderableType:
+def gpus_view(
+    gpus: GpuSnapshot,
+    *,
+    width: int = _WIDE,
+    height: int | None = None,
+    ascii_only: bool = False,
+) -> RenderableType:
     """A table of all GPUs, and below it why a value is missing.
 
     Args:
         gpus: What they answered.
-        width: Columns of the terminal. On a narrow one identity and clock are left out.
+        width: Columns of the terminal. On a narrow one identity and clock are left out first.
+        height: The lines there are, or None for as many as it takes. Where not all GPUs fit, those
+            with trouble come first, and the others are counted.
         ascii_only: The terminal cannot show anything but ASCII.
     """
     if not gpus.devices:
         why = clean(gpus.health.reason, ascii_only=ascii_only)
         return Text(f"No GPU found (backend {gpus.backend}){': ' + why if why else ''}")
-    lines = [_cells(device, ascii_only=ascii_only) for device in gpus.devices]
-    headings = [name for name in lines[0] if width >= _WIDE or name not in _WIDE_ONLY]
-    widths = {h: max(len(h), *(line[h].cell_len for line in lines)) for h in headings}
+    shown, hidden = _share(gpus.devices, None if height is None else max(1, height - 1))
+    lines = [_cells(device, ascii_only=ascii_only) for device in shown]
+    widths = {h: max(len(h), *(line[h].cell_len for line in lines)) for h in lines[0]}
+    for name in _LEFT_OUT:
+        others = sum(size + _GAP for heading, size in widths.items() if heading != _NAME)
+        if others + len(_NAME) > width or (name in _WIDE_ONLY and width < _WIDE):
+            del widths[name]
+    headings = list(widths)
     others = sum(size + _GAP for name, size in widths.items() if name != _NAME)
     widths[_NAME] = max(len(_NAME), min(widths[_NAME], width - others))
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
@@ -74,12 +89,41 @@ def gpus_view(gpus: GpuSnapshot, *, width: int = _WIDE, ascii_only: bool = False
         )
     for line in lines:
         table.add_row(*(line[heading] for heading in headings))
-    reasons: list[RenderableType] = [
-        Text(clean(line, ascii_only=ascii_only), "dim")
-        for device in gpus.devices
-        for line in missing_reasons(device)
-    ]
-    return Group(table, "", *reasons) if reasons else table
+    notes: list[RenderableType] = [_hidden_line(hidden)] if hidden else []
+    reasons = [line for device in shown for line in missing_reasons(device)]
+    room = None if height is None else height - 1 - len(shown) - len(notes) - 1
+    if reasons and (room is None or room > 0):
+        if room is not None and len(reasons) > room:
+            reasons = [*reasons[: room - 1], f"+{counted(len(reasons) - room + 1, 'more reason')}"]
+        cleaned = (clean(line, ascii_only=ascii_only) for line in reasons)
+        notes += ["", *(Text(line, "dim", no_wrap=height is not None) for line in cleaned)]
+    return Group(table, *notes) if notes else table
+
+
+def _share(
+    devices: Sequence[GpuDevice], lines: int | None
+) -> tuple[list[GpuDevice], list[GpuDevice]]:
+    """The GPUs that have a line each, and those that are counted in the last one."""
+    if lines is None or len(devices) <= lines:
+        return list(devices), []
+    urgent = sorted(devices, key=lambda device: _TROUBLES.index(_trouble(device)))
+    cut = max(1, lines - 1)
+    return urgent[:cut], urgent[cut:]
+
+
+def _trouble(device: GpuDevice) -> str:
+    if not device.up:
+        return "down"
+    return "throttled" if device.sample and device.sample.throttle_reasons else "up"
+
+
+_TROUBLES = ("down", "throttled", "up")
+
+
+def _hidden_line(devices: Sequence[GpuDevice]) -> Text:
+    kinds = Counter(map(_trouble, devices))
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return Text(f"+{len(devices)} more: {told}", "bold" if set(kinds) - {"up"} else "dim")
 
 
 def missing_reasons(device: GpuDevice) -> list[str]:
@@ -115,7 +159,7 @@ def _cells(device: GpuDevice, *, ascii_only: bool) -> dict[str, Text]:
         "GPU": Text(clean(device.gpu, ascii_only=ascii_only)),
         _NAME: Text(clean(name, ascii_only=ascii_only)),
         "UUID": Text(short_uuid(device.uuid)),
-        "Util": Text(format_percent(busy), utilization_style(busy)),
+        "Util": Text(format_percent(busy), _busy_style(busy)),
         "Mem GiB": Text(_pair(_gib(sample.memory_used_bytes), _gib(sample.memory_size_bytes))),
         "Temp": Text(_unit(sample.temperature_celsius, " C")),
         "Power W": Text(_pair(_unit(sample.power_watts), _unit(sample.power_limit_watts))),
@@ -124,6 +168,11 @@ def _cells(device: GpuDevice, *, ascii_only: bool) -> dict[str, Text]:
         "Foreign": Text(_unit(sample.foreign_processes)),
     }
     return cells if sample is not unknown else {**cells, **_dashes(cells)}
+
+
+def _busy_style(ratio: float | None) -> str:
+    """Without a run nothing says that a GPU should do more, so that no value is poor."""
+    return "" if ratio is not None and ratio < 0.5 else utilization_style(ratio)
 
 
 def _dashes(cells: dict[str, Text]) -> dict[str, Text]:
@@ -148,8 +197,11 @@ def gpus_screen(*, in_place: bool) -> Iterator[Callable[[GpuSnapshot], None]]:
     console = Console(file=streams.screen())
     ascii_only = is_ascii_only(console.encoding, os.environ)
 
-    def view(snapshot: GpuSnapshot) -> RenderableType:
-        return gpus_view(snapshot, width=console.width, ascii_only=ascii_only)
+    def view(snapshot: GpuSnapshot, *, is_whole: bool = True) -> RenderableType:
+        width, height = console.size
+        # A full last line would scroll the terminal by one at each update.
+        lines = None if is_whole else max(3, height - 1)
+        return gpus_view(snapshot, width=width, height=lines, ascii_only=ascii_only)
 
     if not in_place or not console.is_terminal or console.is_dumb_terminal:
         yield lambda snapshot: console.print(view(snapshot))
@@ -161,7 +213,7 @@ def gpus_screen(*, in_place: bool) -> Iterator[Callable[[GpuSnapshot], None]]:
         def show(snapshot: GpuSnapshot) -> None:
             with suspension.lock:
                 if suspension.may_draw():
-                    live.update(view(snapshot), refresh=True)
+                    live.update(view(snapshot, is_whole=False), refresh=True)
 
         try:
             yield show

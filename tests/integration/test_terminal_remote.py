@@ -16,10 +16,12 @@ from tests.certificates import Authority
 from tests.run_program import PROGRAM, call
 from virnucpro_exporter.csv_log.writer import format_rows
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.remote.client import HttpOptions, RemoteRun
+from virnucpro_exporter.remote.client import HttpOptions, RemoteMachine
 from virnucpro_exporter.snapshot import (
     GpuSnapshot,
     Latest,
+    RunEnd,
+    RunResult,
     RunSnapshot,
     RunState,
     SourceSilentError,
@@ -88,8 +90,13 @@ def endpoint() -> Iterator[Endpoint]:
     thread.join()
 
 
-def remote(endpoint: Endpoint, user: str | None = Endpoint.user) -> RemoteRun:
-    return RemoteRun(
+def seen(source: RemoteMachine) -> RunSnapshot:
+    """The run of an endpoint that has one of its own."""
+    return source.latest().runs[""]
+
+
+def remote(endpoint: Endpoint, user: str | None = Endpoint.user) -> RemoteMachine:
+    return RemoteMachine(
         f"127.0.0.1:{endpoint.server_address[1]}", HttpOptions(user=user), clock=lambda: 1001.0
     )
 
@@ -97,12 +104,13 @@ def remote(endpoint: Endpoint, user: str | None = Endpoint.user) -> RemoteRun:
 def test_a_run_is_rebuilt_from_its_metrics(endpoint: Endpoint) -> None:
     """Numbers, states and GPUs are those of the endpoint; what it leaves out is unknown."""
     source = remote(endpoint)
-    run = source.latest()
+    machine = source.latest()
+    run = machine.runs[""]
     assert (run.state, run.files_total, run.eta_seconds) == (RunState.RUNNING, 9, 60.0)
     assert [w.state for w in run.workers] == [WorkerState.BUSY, WorkerState.LOST, WorkerState.IDLE]
     assert [w.throughput for w in run.workers] == [12.5, None, None]
     assert (run.workers[0].work_stolen_to, run.workers[1].work_stolen_from) == (2, 2)
-    up, down = source.gpus.latest().devices
+    up, down = machine.gpus.devices
     assert up.sample is not None
     assert (up.sample.utilization_ratio, up.sample.memory_used_bytes) == (0.5, None)
     assert (down.up, down.sample) == (False, None)
@@ -111,9 +119,9 @@ def test_a_run_is_rebuilt_from_its_metrics(endpoint: Endpoint) -> None:
 def test_changes_between_scrapes_are_seen(endpoint: Endpoint) -> None:
     """Grown counters tell of steals and starving."""
     source = remote(endpoint)
-    assert source.latest().recent_steals == ()
+    assert seen(source).recent_steals == ()
     endpoint.body = SCRAPE.format(starved=3, steals=4)
-    run = source.latest()
+    run = seen(source)
     assert [(s.source_gpu, s.dest_gpu) for s in run.recent_steals] == [("1", "0")] * 2
     assert run.workers[2].state is WorkerState.STARVED
 
@@ -142,7 +150,7 @@ def test_a_wrong_password_is_told(endpoint: Endpoint) -> None:
 def test_only_web_addresses_are_taken(url: str) -> None:
     """Anything but http and https is refused at once."""
     with pytest.raises(UsageError):
-        RemoteRun(url)
+        RemoteMachine(url)
 
 
 def test_what_waiting_will_not_change_is_one_line(endpoint: Endpoint) -> None:
@@ -151,11 +159,11 @@ def test_what_waiting_will_not_change_is_one_line(endpoint: Endpoint) -> None:
         remote(endpoint, user=None).check()
     for body in ("<html>", "process_start_time_seconds 1\n"):
         endpoint.body = body
-        with pytest.raises(UsageError, match=r"\A.*not with the metrics of a run.*\Z"):
+        with pytest.raises(UsageError, match=r"\A.*not with the metrics of this program.*\Z"):
             remote(endpoint).check()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        RemoteRun(f"127.0.0.1:{unused.getsockname()[1]}").check()
+        RemoteMachine(f"127.0.0.1:{unused.getsockname()[1]}").check()
 
 
 def test_stalls_and_losses_are_told_once(
@@ -185,32 +193,32 @@ def serve(folder: Path, web: str = "", listen: str = "127.0.0.1:0") -> MetricsSe
 def test_what_the_real_endpoint_tells_is_what_the_run_knows(tmp_path: Path) -> None:
     """Seen from afar, a run has the same workers, GPUs and counts."""
     with serve(tmp_path) as server:
-        source = RemoteRun(server.urls[0], clock=lambda: builders.NOW)
-        seen, known = source.latest(), builders.stalled()
+        source = RemoteMachine(server.urls[0], clock=lambda: builders.NOW)
+        machine, known = source.latest(), builders.stalled()
     for name in ("files_total", "files_failed", "state", "work_imbalanced", "eta_seconds"):
-        assert getattr(seen, name) == getattr(known, name), name
+        assert getattr(machine.runs[""], name) == getattr(known, name), name
     for name in (
         "gpu", "name", "state", "is_stalled", "queue_depth", "files_completed", "throughput",
         "work_stolen_to", "work_stolen_from",
     ):  # fmt: skip
         wanted = [getattr(worker, name) for worker in known.workers]
-        assert [getattr(worker, name) for worker in seen.workers] == wanted, name
-    ratios = [d.sample and d.sample.memory_ratio for d in source.gpus.latest().devices]
+        assert [getattr(worker, name) for worker in machine.runs[""].workers] == wanted, name
+    ratios = [d.sample and d.sample.memory_ratio for d in machine.gpus.devices]
     assert ratios == [d.sample and d.sample.memory_ratio for d in builders.gpus_up().devices]
 
 
 def test_an_endpoint_that_comes_back_is_shown_again(tmp_path: Path) -> None:
     """While it is gone there are no values; then there are."""
     with serve(tmp_path) as server:
-        source = RemoteRun(server.urls[0])
+        source = RemoteMachine(server.urls[0])
         source.latest()
     with pytest.raises(SourceSilentError):
         source.latest()
     with serve(tmp_path, listen=server.addresses[0]):
-        assert source.latest().workers
+        assert seen(source).workers
 
 
-def ask(source: RemoteRun) -> None:
+def ask(source: RemoteMachine) -> None:
     """Ask as `watch` does: first whether waiting is any use, then for the values."""
     source.check()
     source.latest()
@@ -230,8 +238,8 @@ def test_the_log_agrees_with_a_scrape_of_the_same_moment(
 ) -> None:
     """Every cell of the log is what the endpoint says, and empty where it says nothing."""
     with MetricsServer(Latest(run), Latest(gpus), listen=["127.0.0.1:0"]) as server:
-        scraped = RemoteRun(server.urls[0])
-        rows = format_rows(scraped.latest(), scraped.gpus.latest(), builders.NOW)
+        scraped = RemoteMachine(server.urls[0]).latest()
+        rows = format_rows(scraped.runs[""], scraped.gpus, builders.NOW)
     assert rows == format_rows(run, gpus, builders.NOW)
 
 
@@ -250,10 +258,10 @@ def test_tls_and_passwords_are_those_of_curl(tmp_path: Path) -> None:
     )
     with serve(tmp_path, web) as server:
         url = server.urls[0]
-        assert RemoteRun(url, right).latest().workers
-        assert RemoteRun(url, replace(right, cacert=None, insecure=True)).latest().workers
-        named = RemoteRun(url.replace("//", "//alice:s%3Aecret@"), replace(right, user=None))
-        assert named.latest().workers
+        assert seen(RemoteMachine(url, right)).workers
+        assert seen(RemoteMachine(url, replace(right, cacert=None, insecure=True))).workers
+        named = RemoteMachine(url.replace("//", "//alice:s%3Aecret@"), replace(right, user=None))
+        assert seen(named).workers
         assert "ecret" not in named.url
         for wrong, told in (
             (replace(right, cacert=other.own.cert), "not trusted"),
@@ -261,9 +269,50 @@ def test_tls_and_passwords_are_those_of_curl(tmp_path: Path) -> None:
             (replace(right, user="alice:wrong"), "answers 401"),
         ):
             with pytest.raises((UsageError, SourceSilentError), match=told):
-                ask(RemoteRun(url, wrong))
+                ask(RemoteMachine(url, wrong))
     with pytest.raises(UsageError, match=r"nowhere\.pem.*No such file"):
-        RemoteRun(url, replace(right, cert=tmp_path / "nowhere.pem"))
+        RemoteMachine(url, replace(right, cert=tmp_path / "nowhere.pem"))
+
+
+def test_a_host_name_alone_means_the_usual_port() -> None:
+    """A name, an address with or without brackets and user; a whole URL is taken as it is."""
+    urls = ("gpu7", "10.0.0.7", "[fd00::7]", "me:x@gpu7/path", "gpu7:9000", "http://gpu7")
+    assert [RemoteMachine(url).name for url in urls] == [
+        *("gpu7:9877", "10.0.0.7:9877", "[fd00::7]:9877", "gpu7:9877", "gpu7:9000", "gpu7")
+    ]
+
+
+def test_all_runs_of_a_machine_are_told_apart() -> None:
+    """`serve` shows each run by its name, and the GPUs of the machine once."""
+    one = replace(builders.running(2), name="plankton")
+    end = RunEnd(builders.NOW, RunResult.FAILED, 1)
+    other = replace(builders.finished(1), name="soil", end=end)
+    runs = Latest((one, other))
+    with MetricsServer(
+        None, Latest(builders.gpus_up(3)), runs=runs, listen=["127.0.0.1:0"]
+    ) as server:
+        machine = RemoteMachine(server.addresses[0]).latest()
+    assert set(machine.runs) == {"plankton", "soil"}
+    plankton, soil = machine.runs["plankton"], machine.runs["soil"]
+    assert [worker.gpu for worker in plankton.workers] == ["0", "1"]
+    assert (plankton.end, plankton.files_total) == (None, one.files_total)
+    assert soil.end is not None
+    assert soil.end.result is RunResult.FAILED
+    assert len(machine.gpus.devices) == 3
+    sample = machine.gpus.devices[0].sample
+    assert sample is not None
+    assert (sample.temperature_celsius, sample.power_watts) == (61.0, 287.5)
+
+
+@pytest.mark.parametrize(("result", "status"), [(RunResult.COMPLETED, 0), (RunResult.FAILED, 1)])
+def test_watch_ends_with_the_run_and_says_how(result: RunResult, status: int) -> None:
+    """Its last line is the end of the run, and its status that of the run."""
+    end = RunEnd(builders.NOW, result, status)
+    run = Latest(replace(builders.finished(2), end=end))
+    with MetricsServer(run, Latest(builders.gpus_up()), listen=["127.0.0.1:0"]) as server:
+        told = call([*PROGRAM, "watch", server.addresses[0]])
+    assert told.returncode == status
+    assert " completed: 15/15 files (100%), 1 failed" in told.stderr.splitlines()[-1]
 
 
 def test_watch_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import ast
 from tests.contracts import ROOT
 
 SCRAPE = ast.parse((ROOT / "remote" / "scrape.py").read_text(encoding="utf-8"))
-VIEWS = ("dashboard", "views", "worker_table", "plain")
+VIEWS = ("dashboard", "machines", "views", "worker_table", "gpus_table", "plain")
 SNAPSHOTS = ("RunSnapshot", "WorkerSnapshot", "GpuSnapshot", "GpuDevice", "GpuSample")
 
 

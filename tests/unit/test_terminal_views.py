@@ -12,7 +12,7 @@ from virnucpro_exporter.overview.findings import draining, warnings
 from virnucpro_exporter.overview.rows import worker_rows
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, RunState, WorkerState
 from virnucpro_exporter.terminal.colours import FAIR, GOOD, POOR, utilization_style
-from virnucpro_exporter.terminal.dashboard import Every
+from virnucpro_exporter.terminal.display import Every
 from virnucpro_exporter.terminal.gpus_table import gpus_view
 from virnucpro_exporter.terminal.plain import describe_run
 from virnucpro_exporter.terminal.views import (

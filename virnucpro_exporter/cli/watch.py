@@ -1,4 +1,4 @@
-"""`watch`: the dashboard of a run elsewhere."""
+"""`watch`: the dashboard of runs and machines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from virnucpro_exporter.cli.options import path, seconds, text
 
 
 @click.command()
-@click.argument("url", type=text)
+@click.argument("urls", type=text, nargs=-1, required=True, metavar="HOST[:PORT]|URL...")
 @click.option(
     "--interval",
     type=seconds(0.5),
@@ -28,13 +28,15 @@ from virnucpro_exporter.cli.options import path, seconds, text
 @click.option(
     "-u", "--user", type=text, metavar="USER[:PASSWORD]", help="Asks for a password left out."
 )
-def watch(url: str, interval: float, user: str | None, **options: Any) -> int:
-    """Show the dashboard of a run elsewhere, from its metrics endpoint, until Ctrl-C.
+def watch(urls: tuple[str, ...], interval: float, user: str | None, **options: Any) -> int:
+    """Show runs and GPUs elsewhere, from metrics endpoints.
 
-    The options for TLS and passwords are those of curl. When the endpoint is gone, its values go
-    too, until it answers again.
+    An address is that of a run, or of `serve`, which knows all runs and GPUs of its machine;
+    without a port it is 9877. The screen stays when all watched runs have ended, and the exit
+    status says how; `serve` is watched until Ctrl-C. The options for TLS and passwords are those of
+    curl. While an endpoint does not answer, its values are gone.
     """
     if user is not None and ":" not in user:
         user += ":" + click.prompt("Password", hide_input=True, err=True)
     streams.start_logging("info")
-    return app.watch(url, interval, user=user, **options)
+    return app.watch(urls, interval, user=user, **options)

@@ -1,4 +1,4 @@
-"""The snapshots of a run elsewhere, from its `/metrics` endpoint."""
+"""The runs and GPUs of another machine, from its `/metrics` endpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from virnucpro_exporter.remote.scrape import (
     run_snapshot,
 )
 from virnucpro_exporter.snapshot import (
-    GpuSnapshot,
+    Machine,
     RunSnapshot,
     SourceSilentError,
     StealEvent,
@@ -33,6 +33,7 @@ from virnucpro_exporter.snapshot import (
 )
 from virnucpro_exporter.text import device_words
 
+PORT = 9877  # of an address that is a host name alone
 HINTS = {401: "give --user NAME:PASSWORD", 403: "see --user and --cert"}
 MAX_BYTES = 64 * 2**20  # no run's metrics come near; a wrong address may serve anything
 
@@ -60,14 +61,27 @@ class HttpOptions:
     user: str | None = field(default=None, repr=False)
 
 
-class RemoteRun:
-    """A run's snapshots, fetched anew at each call of `latest()`.
+@dataclass(slots=True)
+class _Known:
+    """What was seen of one run: to tell what grew, and what is new."""
+
+    samples: Samples | None = None
+    shown: RunSnapshot | None = None
+    steals: deque[StealEvent] = field(default_factory=lambda: deque(maxlen=STEALS_KEPT))
+
+
+class RemoteMachine:
+    """What an endpoint serves, fetched anew at each call of `latest()`.
 
     Args:
-        url: Address of the endpoint; `/metrics` is added when it has no path. A name and a password
-            in it are taken as `options.user`.
+        url: Address of the endpoint; `/metrics` is added when it has no path, and port 9877 to a
+            host name alone. A name and a password in it are taken as `options.user`.
         options: How to reach it.
         clock: Unix seconds.
+
+    Attributes:
+        url: The address that is asked.
+        name: Host and port.
 
     Raises:
         UsageError: The address or a certificate cannot be used.
@@ -82,14 +96,12 @@ class RemoteRun:
     ) -> None:
         chosen = options or HttpOptions()
         self.url, user = _metrics_url(url)
+        self.name = urllib.parse.urlsplit(self.url).netloc
         self._timeout, self._clock = chosen.timeout, clock
         self._opener = _opener(chosen)
         self._user = chosen.user or user
         self._answered_at: float | None = None
-        self._previous: Samples | None = None
-        self._shown: RunSnapshot | None = None
-        self._steals: deque[StealEvent] = deque(maxlen=STEALS_KEPT)
-        self.gpus = RemoteGpus()
+        self._known: dict[str, _Known] = {}
 
     def check(self) -> None:
         """Ask once, to find a wrong address or option before anything is shown.
@@ -107,30 +119,36 @@ class RemoteRun:
                 hint = "see --cacert, --insecure, --cert and --key"
                 raise UsageError(f"{self.url}: {_reason(error)}; {hint}") from error
         except ValueError as error:
-            detail = "it answers, but not with the metrics of a run; is the address right?"
+            detail = "it answers, but not with the metrics of this program; is the address right?"
             raise UsageError(f"{self.url}: {detail}") from error
         except (OSError, http.client.HTTPException):
             pass  # not there yet, or not any more: that may change
 
-    def latest(self) -> RunSnapshot:
-        """Fetch the endpoint and rebuild the run; `gpus.latest()` then tells of the same moment.
+    def latest(self) -> Machine:
+        """Fetch the endpoint and rebuild what it serves.
 
         Raises:
-            SourceSilentError: It did not answer, or not with the metrics of a run.
+            SourceSilentError: It did not answer, or not with the metrics of this program.
         """
         try:
             samples = read_scrape(self._fetch())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            self._previous = None
+            for known in self._known.values():
+                known.samples = None
             raise SourceSilentError(self.url, self._answered_at, _reason(error)) from error
         now = self._answered_at = self._clock()
-        previous, self._previous = self._previous, samples
-        self._steals.extend(new_steals(previous, samples, now))
-        self.gpus.publish(gpu_snapshot(samples, now))
-        run = run_snapshot(samples, previous, now, tuple(self._steals))
-        for level, line in troubles(self._shown, run):
-            logger.log(level, "%s", line)
-        self._shown = run
+        parts = samples.by_run()
+        self._known = {name: self._known.get(name) or _Known() for name in parts}
+        runs = {name: self._run(name, part, now) for name, part in parts.items()}
+        return Machine(runs, gpu_snapshot(samples, now))
+
+    def _run(self, name: str, samples: Samples, now: float) -> RunSnapshot:
+        known = self._known[name]
+        known.steals.extend(new_steals(known.samples, samples, now))
+        run = run_snapshot(samples, known.samples, now, tuple(known.steals))
+        for level, line in troubles(known.shown, run):
+            logger.log(level, "%s%s", f"{name}: " if name else "", line)
+        known.samples, known.shown = samples, run
         return run
 
     def _fetch(self) -> str:
@@ -143,23 +161,8 @@ class RemoteRun:
         with self._opener.open(request, timeout=self._timeout) as answer:
             body: bytes = answer.read(MAX_BYTES + 1)
         if len(body) > MAX_BYTES:
-            raise ValueError("the answer is too long to be a run's metrics")
+            raise ValueError("the answer is too long to be the metrics of this program")
         return body.decode()
-
-
-class RemoteGpus:
-    """The GPUs of the run that was fetched last."""
-
-    def __init__(self) -> None:
-        self._snapshot = GpuSnapshot(timestamp=0.0)
-
-    def publish(self, snapshot: GpuSnapshot) -> None:
-        """Replace the value."""
-        self._snapshot = snapshot
-
-    def latest(self) -> GpuSnapshot:
-        """The newest value."""
-        return self._snapshot
 
 
 def troubles(before: RunSnapshot | None, after: RunSnapshot) -> list[tuple[int, str]]:
@@ -190,6 +193,8 @@ def _metrics_url(url: str) -> tuple[str, str | None]:
     """The address to ask, and the name and password that were written into it."""
     parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
     try:
+        if "://" not in url and parts.port is None and not parts.netloc.endswith(":"):
+            parts = parts._replace(netloc=f"{parts.netloc}:{PORT}")
         is_usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:  # the port
         is_usable = False

@@ -8,6 +8,7 @@ one whose starved time grew is starved.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,6 +18,8 @@ from virnucpro_exporter.snapshot import (
     GpuDevice,
     GpuSample,
     GpuSnapshot,
+    RunEnd,
+    RunResult,
     RunSnapshot,
     RunState,
     StealEvent,
@@ -25,25 +28,40 @@ from virnucpro_exporter.snapshot import (
 )
 
 STEALS_KEPT = 50
+_RUN = "run"  # the label of the runs of a machine
 
 
 class Samples:
-    """The samples of one scrape, by metric and labels."""
+    """The samples of one scrape, by metric and labels.
 
-    def __init__(self, text: str) -> None:
+    Args:
+        samples: (name, labels, value) of each.
+    """
+
+    def __init__(self, samples: Iterable[tuple[str, dict[str, str], float]]) -> None:
+        self._all = list(samples)
         # By the name, and by the name with each single label: of a thousand GPUs nobody looks
         # through the samples of all to find those of one.
         self._found: defaultdict[tuple[str, ...], list[tuple[dict[str, str], float]]]
         self._found = defaultdict(list)
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                name, found = sample.name, (sample.labels, sample.value)
-                self._found[(name,)].append(found)
-                for label in sample.labels.items():
-                    self._found[(name, *label)].append(found)
+        for name, labels, value in self._all:
+            found = (labels, value)
+            self._found[(name,)].append(found)
+            for label in labels.items():
+                self._found[(name, *label)].append(found)
 
     def __contains__(self, metric: Metric) -> bool:
         return (metric.name,) in self._found
+
+    def by_run(self) -> dict[str, Samples]:
+        """Those of each run, by its name; a run that serves by itself has the name ""."""
+        names = {labels.get(_RUN, ""): None for labels, _ in self.all(c.RUN_STATE)}
+        if list(names) == [""]:
+            return {"": self}
+        apart: dict[str, list[tuple[str, dict[str, str], float]]] = {name: [] for name in names}
+        for sample in self._all:
+            apart.get(sample[1].get(_RUN, ""), []).append(sample)
+        return {name: Samples(samples) for name, samples in apart.items()}
 
     def all(self, metric: Metric, **labels: str) -> list[tuple[dict[str, str], float]]:
         """Every sample of a metric that has these labels, with all its labels."""
@@ -98,7 +116,15 @@ def run_snapshot(
             for labels, _ in now_samples.all(c.WORKER_UP)
         ),
         recent_steals=steals,
+        end=_end(now_samples, taken),
     )
+
+
+def _end(samples: Samples, taken: float) -> RunEnd | None:
+    for labels, value in samples.all(c.RUN_RESULT):
+        if value:
+            return RunEnd(samples.get(c.RUN_END) or taken, RunResult(labels["result"]))
+    return None
 
 
 def gpu_snapshot(samples: Samples, now: float) -> GpuSnapshot:
@@ -139,10 +165,12 @@ def _worker(samples: Samples, previous: Samples | None, gpu: str) -> WorkerSnaps
         gpu=gpu,
         name=_name(samples, gpu),
         state=_worker_state(samples, previous, gpu),
-        is_alive=bool(samples.get(c.WORKER_UP, gpu=gpu)),
         is_stalled=bool(samples.get(c.WORKER_STALLED, gpu=gpu)),
         queue_depth=samples.count(c.QUEUE_FILES, gpu=gpu),
+        current_seconds=samples.get(c.WORKER_FILE_AGE, gpu=gpu),
         files_completed=samples.count(c.FILES_COMPLETED, gpu=gpu),
+        file_failures=samples.count(c.FILE_FAILURES, gpu=gpu),
+        restarts=samples.count(c.WORKER_RESTARTS, gpu=gpu),
         throughput=samples.get(c.THROUGHPUT, gpu=gpu),
         residue_throughput=samples.get(c.RESIDUE_THROUGHPUT, gpu=gpu),
         seconds_left=samples.get(c.WORKER_LEFT, gpu=gpu),
@@ -170,18 +198,22 @@ def _sample(samples: Samples, gpu: str, taken: float) -> GpuSample:
         utilization_ratio=samples.get(c.GPU_UTILIZATION, gpu=gpu),
         memory_used_bytes=samples.whole(c.GPU_MEMORY_USED, gpu=gpu),
         memory_size_bytes=samples.whole(c.GPU_MEMORY_SIZE, gpu=gpu),
+        temperature_celsius=samples.get(c.GPU_TEMPERATURE, gpu=gpu),
+        power_watts=samples.get(c.GPU_POWER, gpu=gpu),
+        power_limit_watts=samples.get(c.GPU_POWER_LIMIT, gpu=gpu),
     )
 
 
 def read_scrape(text: str) -> Samples:
-    """The samples of a run.
+    """The samples of runs and GPUs.
 
     Raises:
-        ValueError: The text is not the metrics of a run.
+        ValueError: The text is not what this program serves.
     """
-    samples = Samples(text)
-    if c.RUN_STATE not in samples:
-        raise ValueError("it answers, but not with the metrics of a run")
+    families = text_string_to_metric_families(text)
+    samples = Samples((s.name, s.labels, s.value) for family in families for s in family.samples)
+    if c.RUN_STATE not in samples and c.COLLECTOR_SUCCESS not in samples:
+        raise ValueError("it answers, but not with the metrics of this program")
     return samples
 
 

@@ -19,6 +19,7 @@ from virnucpro_exporter.snapshot.gpu import (
     XidErrors,
 )
 from virnucpro_exporter.snapshot.latest import Latest, SourceSilentError
+from virnucpro_exporter.snapshot.machine import Machine
 from virnucpro_exporter.snapshot.node import Node
 from virnucpro_exporter.snapshot.run import (
     DURATION_BUCKETS,
@@ -45,6 +46,7 @@ __all__ = [
     "GpuSample",
     "GpuSnapshot",
     "Latest",
+    "Machine",
     "Node",
     "RunEnd",
     "RunResult",

@@ -157,7 +157,8 @@ def worker_table(
     if len(rows) > lines:
         urgent = sorted(rows, key=lambda row: URGENCY.index(row.label))
         shown, hidden = urgent[: lines - 1], urgent[lines - 1 :]
-    table = _table(shown, _Screen(width, ascii_only, trail))
+    is_cpu = bool(rows) and all(is_cpu_slot(row.worker.gpu) for row in rows)
+    table = _table(shown, _Screen(width, ascii_only, trail), is_cpu=is_cpu)
     if not rows:
         return [table, Text("no workers yet", "dim")]
     if not hidden:
@@ -187,8 +188,7 @@ class _Screen(NamedTuple):
         return 2 if self.is_roomy else 1
 
 
-def _table(rows: Sequence[Row], screen: _Screen) -> Table:
-    is_cpu = bool(rows) and all(is_cpu_slot(row.worker.gpu) for row in rows)
+def _table(rows: Sequence[Row], screen: _Screen, *, is_cpu: bool) -> Table:
     ids = [short_id(row.worker.gpu, screen.width, ascii_only=screen.ascii_only) for row in rows]
     id_width = max([_SHORT_ID, *map(len, ids)])
     columns = _chosen(screen, id_width, is_cpu=is_cpu)
@@ -218,7 +218,7 @@ def _chosen(screen: _Screen, taken: int, *, is_cpu: bool) -> list[Column]:
     found = list[Column]()
     for wanted in (*_ALWAYS, *_BY_WEIGHT, *_BY_WEIGHT_THEN):
         column = extra[wanted] if isinstance(wanted, str) else wanted
-        if column is None or (is_cpu and column in _OF_GPUS):
+        if column is None or (is_cpu and wanted in _OF_GPUS):
             continue
         size = _size(column, screen)
         if column is _MEMORY and _MEMORY_RATIO in found:
@@ -237,7 +237,7 @@ def _size(column: Column, screen: _Screen) -> int:
     return max(column.width, len(heading)) + screen.gap
 
 
-_OF_GPUS = (_COMPUTE, _MEMORY_RATIO, _MEMORY, _TEMPERATURE, _POWER)
+_OF_GPUS = (_COMPUTE, _MEMORY_RATIO, _MEMORY, _TEMPERATURE, _POWER, "name", "trail")
 
 
 def _name_column(screen: _Screen) -> Column:

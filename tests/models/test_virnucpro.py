@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.models import vanilla
+from tests.models.test_processors import Limited
 from tests.models.tiny import write_fasta
 from virnucpro_exporter.errors import ProcessorError, SequenceFileError
 from virnucpro_exporter.processors import build, virnucpro
@@ -101,6 +102,32 @@ def test_progress_and_counts(make: Callable[..., Any], tmp_path: Path) -> None:
     closed = write_fasta(tmp_path / "closed.fa", {"a": "TAGTTAGCTAACTAGTTAGCTAA" * 4})
     assert processor.process(closed, tmp_path / "rows", lambda *_: None) == Processed(1, 92)
     assert (tmp_path / "rows").read_bytes() == b""
+
+
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_empty_input_is_done(make: Callable[..., Any], tmp_path: Path, text: str) -> None:
+    """An assembly without contigs has no predictions, and is no failure."""
+    file = tmp_path / "empty.fa"
+    file.write_text(text)
+    output = tmp_path / "rows"
+    assert make().process(file, output, lambda *_: None) == Processed(0, 0)
+    assert output.read_bytes() == b""
+
+
+def test_lack_of_memory_changes_nothing(make: Callable[..., Any], tmp_path: Path) -> None:
+    """With room for small batches only, labels are the same and scores to 1e-5."""
+    file = write_fasta(tmp_path / "sample.fa", genomes())
+    expected = rows_of(make(), file, tmp_path / "out")
+    short = make()
+    limits = []
+    for model, tokens in ((short._loaded.dnabert, 510), (short._loaded.esm2, 200)):
+        limits.append(Limited(model._network, tokens))
+        model._network = limits[-1]
+    found = rows_of(short, file, tmp_path / "out")
+    assert all(limit.failures for limit in limits)
+    assert [row[:2] for row in found] == [row[:2] for row in expected]
+    for row, wanted in zip(found, expected, strict=True):
+        assert float(row[3]) == pytest.approx(float(wanted[3]), abs=1e-5)
 
 
 def test_vectors_are_kept_on_request(

@@ -158,7 +158,12 @@ def _write_sample(
 def _read(path: Path) -> Iterator[_Row]:
     with path.open("rb") as file:
         for line in file:
-            name, label, others, virus = line[:-1].split(b"\t")
+            try:
+                name, label, others, virus = line[:-1].split(b"\t")
+            except ValueError:
+                raise SampleError(
+                    f"{str(path)!r} is damaged: remove it, and give the same command again"
+                ) from None
             yield _Row(line, name[:-2], name[-2:], label, others, virus)
 
 

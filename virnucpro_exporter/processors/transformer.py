@@ -293,6 +293,7 @@ def _device(gpu: str) -> Any:
     if gpu.startswith("cpu"):
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ProcessorError(f"PyTorch {torch.__version__} cannot use GPU {gpu}")

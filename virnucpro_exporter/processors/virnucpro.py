@@ -8,21 +8,22 @@ parts of a file, one after the other, are those of the file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from virnucpro_exporter.errors import ProcessorError, SequenceFileError
+from virnucpro_exporter.errors import EmptyFileError, ProcessorError, SequenceFileError
 from virnucpro_exporter.processors.ahead import ahead
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.batching import Tokens
 from virnucpro_exporter.processors.embedding import check_finite, check_lengths
 from virnucpro_exporter.processors.models import width_of
-from virnucpro_exporter.processors.steps import read_step
 from virnucpro_exporter.processors.translate import (
     TranslateProcessor,
     has_nucleotides,
@@ -30,7 +31,7 @@ from virnucpro_exporter.processors.translate import (
     split_chunks,
     translate_frames,
 )
-from virnucpro_exporter.sequences import Record, stem
+from virnucpro_exporter.sequences import Record, read_sequences, stem
 
 if TYPE_CHECKING:
     from virnucpro_exporter.processors.classifier import Classifier
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 WINDOW = 4096  # frames; enough that those of one batch are of about the same length
 LONGEST = 1024  # residues of a protein that are embedded; chunks have 166 at most
 LABELS = ("others", "virus")
+DNABERT_SHARE = 0.1  # of the time that both models take, about
 VECTORS_PER_FILE = 10_000  # as many as VirNucPro keeps in one
 
 
@@ -178,7 +180,7 @@ class VirnucproProcessor:
             raise ProcessorError("setup has not been called")
         loaded = self._loaded
         residues = sequences = 0
-        windows = ahead(_encoded(loaded, read_windows(read_step(file), self.chunk_size)))
+        windows = ahead(_encoded(loaded, read_windows(_records(file), self.chunk_size)))
         vectors = _Vectors(output)
         with output.open("wb") as rows, ThreadPoolExecutor(1, "rows") as writer:
             written: Future[None] | None = None
@@ -201,6 +203,12 @@ class VirnucproProcessor:
                 written.result()
         vectors.end()
         return Processed(sequences, residues)
+
+
+def _records(file: Path) -> Iterator[Record]:
+    """The sequences of a file; none of an empty one, as assemblers leave it of a blank sample."""
+    with contextlib.suppress(EmptyFileError):
+        yield from read_sequences(file)
 
 
 def read_windows(records: Iterator[Record], chunk_size: int) -> Iterator[Window]:
@@ -253,12 +261,10 @@ def _encoded(loaded: _Loaded, windows: Iterator[Window]) -> Iterator[_Ready]:
 
 def _counter(
     window: Window, sequences: int, residues: int, progress: ProgressCallback
-) -> Callable[[int], None]:
-    """What reports progress within a window, by the share of its proteins that are embedded."""
-    total = len(window.frames)
+) -> Callable[[float], None]:
+    """What reports progress within a window, by the share of its work that is done."""
 
-    def report(count: int) -> None:
-        share = count / total
+    def report(share: float) -> None:
         progress(
             sequences + int(share * (window.sequences - sequences)),
             residues + int(share * (window.residues - residues)),
@@ -267,19 +273,20 @@ def _counter(
     return report
 
 
-def _embed(loaded: _Loaded, ready: _Ready, report: Callable[[int], None]) -> Any:
+def _embed(loaded: _Loaded, ready: _Ready, report: Callable[[float], None]) -> Any:
     """The vectors of a window: the nucleotides' values, then the proteins'."""
     from virnucpro_exporter.processors.vectors import side_by_side  # noqa: PLC0415 - loads PyTorch
 
-    count = 0
+    done = 0.0
 
-    def count_batch(batch: Sequence[int]) -> None:
-        nonlocal count
-        count += len(batch)
-        report(count)
+    def count(weight: float, batch: Sequence[int]) -> None:
+        nonlocal done
+        done += weight * len(batch) / len(ready.window.frames)
+        report(min(done, 1.0))
 
-    nucleotides = loaded.dnabert.vectors(ready.nucleotides, lambda _: report(0))
-    return side_by_side(nucleotides, loaded.esm2.vectors(ready.proteins, count_batch))
+    nucleotides = loaded.dnabert.vectors(ready.nucleotides, partial(count, DNABERT_SHARE))
+    proteins = loaded.esm2.vectors(ready.proteins, partial(count, 1 - DNABERT_SHARE))
+    return side_by_side(nucleotides, proteins)
 
 
 def _write(

@@ -102,7 +102,7 @@ def test_texts_that_look_like_something_else(load: Any) -> None:
         ("inputs: a.fa\n", r"inputs: must be a list, such as \[a, b\] \(given: 'a.fa'\)"),
         ("output: no\n", "output: must be text.*in quotes.*given: False"),
         ("max_attemps: 2\n", "max_attemps: there is no such option; max_attempts is meant"),
-        ("on_stall: explode\n", "on_stall: must be one of: report, retry, restart .*explode"),
+        ("on_stall: explode\n", "on_stall: must be one of: auto, report, retry, restart .*explode"),
         ("chunk_size: 400\n", "chunk_size: must be one of: 300, 500"),
         ("max_attempts: two\n", "max_attempts: must be a whole number"),
         ("gpu_weights: {A: fast}\n", "gpu_weights.A: must be a number"),

@@ -80,6 +80,23 @@ def stalls(actions: list[Decided]) -> list[float]:
     return [a.silent_seconds for a in actions if isinstance(a, fa.StallStarted)]
 
 
+@pytest.mark.parametrize(("reports", "starts"), [(True, 2), (False, 1)])
+def test_a_file_that_stalls_gets_a_second_attempt_where_the_work_reports(
+    reports: bool,
+    starts: int,
+) -> None:
+    """Left to itself, the silence of a command says too little to do its file twice."""
+    settings = SchedulerSettings(100.0, reports_progress=reports)
+    scheduler = Scheduler({"0": 1.0, "1": 1.0}, settings=settings)
+    files = (SequenceFile("/0", None, 1000), *(SequenceFile(f"/{i}", None, 9) for i in range(1, 9)))
+    facts = list(scheduler.turn([ev.FilesSubmitted(files)], 0.0).facts)
+    facts += scheduler.turn([said.ready("0"), said.ready("1")], 0.0).facts
+    for number in range(2, 6):
+        done = said.completed("1", number, None, None, 90.0)
+        facts += scheduler.turn([done], 90.0 * (number - 1)).facts
+    assert sum(isinstance(f, fa.FileStarted) and f.file.path == "/0" for f in facts) == starts
+
+
 def test_a_stall_ends_when_another_worker_shows_how_long_files_take() -> None:
     """Nothing is known before the first file is done; its file is not done twice then."""
     settings = replace(SETTINGS, on_stall=OnStall.RETRY)

@@ -49,10 +49,10 @@ Balancer = Annotated[
     Option("How files are shared out; static: no stealing and no second attempts."),
 ]
 OnStall = Annotated[
-    Literal["report", "retry", "restart"],
+    Literal["auto", "report", "retry", "restart"],
     Option(
-        "What happens to the file of a stalled worker: nothing, a second attempt elsewhere, or the"
-        " worker is killed and its file queued again."
+        "What happens to the file of a stalled worker: nothing, a second attempt elsewhere (auto:"
+        " only of work that reports progress), or the worker is killed and its file queued again."
     ),
 ]
 
@@ -205,7 +205,7 @@ class Scheduling(Section):
             "SECONDS",
         ),
     ] = 300.0
-    on_stall: OnStall = "report"
+    on_stall: OnStall = "auto"
     max_attempts: Annotated[Count, Option("Attempts per file before it is given up.", "N")] = 3
     setup_timeout: Annotated[
         Seconds,
@@ -413,7 +413,7 @@ class SimulatedScheduling(Section):
         Seconds | None,
         Option("Seconds without progress that count as a stall.", "SECONDS", unset="300 / speed"),
     ] = None
-    on_stall: OnStall = "report"
+    on_stall: OnStall = "auto"
 
 
 class SimulatedViews(Views):

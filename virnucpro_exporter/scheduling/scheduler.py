@@ -284,9 +284,10 @@ class Scheduler:
         if attempt is None or attempt.is_cancelled:
             state.drop_late(event.attempt, has_outputs=bool(event.outputs))
         else:
+            longest_silence = state.longest_silence
             attempts.succeed(state, attempt, event, now)
-            if now >= state.next_look:
-                self._supervision.look(now)
+            if state.longest_silence > longest_silence:
+                self._supervision.reconsider(now)
             self._rebalancing.news(now)
         self._dispatcher.released(worker, now)
 

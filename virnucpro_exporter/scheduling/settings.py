@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class OnStall(enum.Enum):
     """What happens to the file of a stalled worker."""
 
+    AUTO = "auto"  # retry, where its worker reports progress; else report
     REPORT = "report"
     RETRY = "retry"
     RESTART = "restart"
@@ -33,7 +34,7 @@ class SchedulerSettings:
     """
 
     stall_threshold: float = 300.0
-    on_stall: OnStall = OnStall.REPORT
+    on_stall: OnStall = OnStall.AUTO
     max_attempts: int = 3
     setup_timeout: float = 1800.0
     reports_progress: bool = True

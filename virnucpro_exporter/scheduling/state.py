@@ -373,10 +373,8 @@ class State:
         """Within a file or to its end: the silence of the worker until now was no stall."""
         if worker.stalled_since is None or not worker.has_reported:
             silence = now - worker.touched_at
-            if silence > self.longest_silence:
+            if silence > self.longest_silence:  # noqa: PLR1730 - a call less for each file
                 self.longest_silence = silence
-                if not worker.has_reported:  # others that seem to stall may just have long files
-                    self.look_by(now)
         self.touch(worker, now)
 
     def touch(self, worker: Worker, now: float) -> None:

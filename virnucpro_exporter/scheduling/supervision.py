@@ -43,6 +43,16 @@ class Supervision:
             if limit is not None:
                 self._check_timeout(worker, limit, now)
 
+    def reconsider(self, now: float) -> None:
+        """End the stalls that were none, now that more is known of how long files take."""
+        state = self._state
+        for worker in state.fleet:
+            if worker.stalled_since is not None:
+                deadline = stalls.deadline(worker, state.settings, state.longest_silence)
+                if now < deadline:
+                    state.end_stall(worker, now)
+                    state.look_by(deadline)
+
     def lives(self, worker: Worker, now: float) -> None:
         """The processes of the worker work, although they report nothing."""
         state = self._state
@@ -52,12 +62,11 @@ class Supervision:
 
     def _judge(self, worker: Worker, now: float) -> None:
         state = self._state
-        deadline = stalls.deadline(worker, state.settings, state.longest_silence)
-        if now < deadline:
-            state.end_stall(worker, now)  # by what is known by now, it was none
-            state.look_by(deadline)
-            return
         if worker.stalled_since is None:
+            deadline = stalls.deadline(worker, state.settings, state.longest_silence)
+            if now < deadline:
+                state.look_by(deadline)
+                return
             self._stall(worker, now)
         running = next(iter(worker.running), None)
         if running is not None and state.settings.on_stall is OnStall.RESTART:
@@ -73,9 +82,16 @@ class Supervision:
         state = self._state
         running = next(iter(worker.running), None)
         state.stall(worker, now)
-        if running is not None and state.settings.on_stall is OnStall.RETRY:
+        if running is not None and self._wants_second_attempt(worker):
             state.urge(running)
             state.call_waiting()
+
+    def _wants_second_attempt(self, worker: Worker) -> bool:
+        settings = self._state.settings
+        if settings.on_stall is OnStall.AUTO:  # only where silence says something
+            reports = settings.reports_progress or worker.has_reported
+            return reports and settings.second_attempts
+        return settings.on_stall is OnStall.RETRY
 
     def _check_setup(self, worker: Worker, now: float) -> None:
         limit = self._state.settings.setup_timeout

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro_exporter.app.processor import VIRNUCPRO
-from virnucpro_exporter.app.record import RECORD, Record, write_record
+from virnucpro_exporter.app.record import RECORD, Models, Record, write_record
 from virnucpro_exporter.config import Inputs, Processor
 from virnucpro_exporter.errors import InputError, StorageError, UsageError, VirnucproError
 from virnucpro_exporter.files.inputs import Inputs as Found
@@ -66,6 +66,7 @@ class Predictions:
     ) -> None:
         self._spec = spec
         self._outputs = outputs
+        self._models = Models(spec)
         paths = [file.path for file in found.files]
         sheet = inputs.sample_sheet
         self._samples = name_samples(paths) if sheet is None else _checked(sheet, paths)
@@ -100,7 +101,7 @@ class Predictions:
         }
         try:
             written = write_tables(self._samples, rows, outputs.folder, outputs.hidden / "tables")
-            write_record(run, self._spec, files, written.names, outputs)
+            write_record(run, self._spec, self._models, files, written.names, outputs)
         except OSError as error:
             reason = error.strerror or error
             return "", StorageError(f"the tables: {reason}; the same command writes them")

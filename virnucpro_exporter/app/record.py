@@ -6,6 +6,8 @@ import contextlib
 import importlib.metadata
 import json
 import platform
+import string
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -51,6 +53,7 @@ class Record:
 def write_record(
     run: Record,
     spec: Mapping[str, Any],
+    models: Models,
     files: Sequence[FinishedFile],
     results: Iterable[str],
     outputs: Outputs,
@@ -60,6 +63,7 @@ def write_record(
     Args:
         run: What is known of the run, which has ended.
         spec: What workers were told of the processor.
+        models: Its models.
         files: The inputs that have their results, of this run and of earlier ones.
         results: Names of further results in the output folder.
         outputs: The output folder.
@@ -86,7 +90,7 @@ def write_record(
             "host": platform.node(),
         },
         "options": run.options,
-        "processor": {**spec, "models": _models(spec)},
+        "processor": {**spec, "models": models.get()},
         "gpus": {device.gpu: device.name for device in run.devices},
         "results": look_at(
             [folder / name for name in results], lambda path: _file(path, is_summed=is_summed)
@@ -108,25 +112,47 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield package, importlib.metadata.version(package)
 
 
-def _models(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The files of each model. In the cache of Hugging Face, weights are named by their SHA-256."""
-    folders: Mapping[str, str] = spec.get("models") or (
-        {spec["kind"]: spec["model"]} if "model" in spec else {}
-    )
-    return {
-        name: {
-            "folder": folder,
-            "files": [
-                _model_file(path) for path in sorted(Path(folder).iterdir()) if path.is_file()
-            ],
-        }
-        for name, folder in folders.items()
-    }
+class Models:
+    """The files of a processor's models, whose SHA-256 are made in a thread while a run goes on.
+
+    Args:
+        spec: What workers are told of the processor.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self._folders: Mapping[str, str] = spec.get("models") or (
+            {spec["kind"]: spec["model"]} if "model" in spec else {}
+        )
+        self._found: dict[str, Any] = {}
+        self._error: OSError | None = None
+        # A daemon: the end of an interrupted run does not wait for it.
+        self._thread = threading.Thread(target=self._look, name="digests", daemon=True)
+        self._thread.start()
+
+    def get(self) -> dict[str, Any]:
+        """Folder and files of each model, by its name.
+
+        Raises:
+            OSError: A file cannot be read.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+    def _look(self) -> None:
+        try:
+            for name, folder in self._folders.items():
+                paths = [path for path in sorted(Path(folder).iterdir()) if path.is_file()]
+                self._found[name] = {"folder": folder, "files": list(map(_model_file, paths))}
+        except OSError as error:
+            self._error = error
 
 
 def _model_file(path: Path) -> dict[str, Any]:
+    """A file of a model. In the cache of Hugging Face, weights are named by their SHA-256."""
     blob = path.resolve().name
-    is_digest = len(blob) == _SHA256_DIGITS and set(blob) <= set("0123456789abcdef")
+    is_digest = len(blob) == _SHA256_DIGITS and set(blob) <= set(string.hexdigits.lower())
     about: dict[str, Any] = {"name": path.name, "bytes": path.stat().st_size}
     with path.open("rb") as file:
         about["sha256"] = blob if is_digest else file_digest(file)

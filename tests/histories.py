@@ -93,5 +93,7 @@ def log(gpus: int = 4, seconds: float = 12_500.0, step: float = 5.0) -> LogHisto
             series.throughput.append(0.0 if stalled else level * 0.6)
             series.compute.append(math.nan if gone else 0.0 if stalled else level)
             series.memory.append(math.nan if gone else 40.0 + 5 * (gpu % 8))
+            series.residues.append(math.nan)
+            series.power.append(math.nan if gone else 100.0 + 2.0 * level)
         made[str(gpu)] = series
     return LogHistory("/data/RESULTS/gpu_metrics.log", made)

@@ -140,12 +140,28 @@ class GpuSeries:
         throughput: Sequences per second.
         compute: Compute utilisation, 0 to 100.
         memory: Memory in use, 0 to 100.
+        residues: Residues per second.
+        power: Watts.
     """
 
     times: array[float] = field(default_factory=_numbers)
     throughput: array[float] = field(default_factory=_numbers)
     compute: array[float] = field(default_factory=_numbers)
     memory: array[float] = field(default_factory=_numbers)
+    residues: array[float] = field(default_factory=_numbers)
+    power: array[float] = field(default_factory=_numbers)
+
+    @property
+    def columns(self) -> tuple[array[float], ...]:
+        """All of them, as the log has them."""
+        return (
+            self.times,
+            self.throughput,
+            self.compute,
+            self.memory,
+            self.residues,
+            self.power,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ def test_totals_come_last_and_what_went_wrong_stands_beside_its_gpu() -> None:
     run = builders.finished(2)
     stalled = replace(run.workers[0], stalls=2, stalled_seconds=96.0, restarts=1)
     stalled = replace(stalled, sequences_completed=9000)
-    lost = replace(run.workers[1], state=WorkerState.LOST)
+    lost = replace(run.workers[1], state=WorkerState.LOST, lost_seconds=75.0)
     lines = summary_text(replace(run, workers=(stalled, lost))).splitlines()
     assert lines[0].endswith("busy  98%, stalled 2 times for 1m36s, 1 restart")
-    assert lines[1].endswith("busy  98%, LOST")
+    assert lines[1].endswith("busy  98%, LOST for 1m15s")
     assert "files done" in lines[2]
     assert "9,000 sequences, 150 sequences/s" in lines[3]
 

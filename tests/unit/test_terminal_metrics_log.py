@@ -1,5 +1,6 @@
 import csv
 import io
+import math
 import resource
 import shutil
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests import builders
-from virnucpro_exporter.csv_log.writer import HEADER, MetricsLog, format_rows
+from virnucpro_exporter.csv_log.reader import read_log
+from virnucpro_exporter.csv_log.writer import FIRST_HEADER, HEADER, MetricsLog, format_rows
 
 
 def test_rows_hold_what_is_known() -> None:
@@ -16,8 +18,8 @@ def test_rows_hold_what_is_known() -> None:
         csv.reader(io.StringIO(format_rows(builders.running(), builders.gpu_lost(), 1000.25)))
     )
     assert rows == [
-        ["1970-01-01T00:16:40.250Z", "0", "100", "97", "25"],
-        ["1970-01-01T00:16:40.250Z", "1", "101", "", ""],
+        ["1970-01-01T00:16:40.250Z", "0", "100", "97", "25", "", "287.5"],
+        ["1970-01-01T00:16:40.250Z", "1", "101", "", "", "", ""],
     ]
 
 
@@ -38,6 +40,18 @@ def test_a_torn_line_is_cut_off(tmp_path: Path) -> None:
     path.write_text(HEADER + "1970-01-01T00:00:00.000Z,0,1")
     MetricsLog(path).write(builders.running(1), builders.gpus_up(1), 1000.0)
     assert path.read_text().splitlines()[1].startswith("1970-01-01T00:16:40.000Z,0,")
+
+
+def test_a_log_of_an_earlier_version_is_kept_beside_the_new_one(tmp_path: Path) -> None:
+    """Its rows have fewer cells; both are read back."""
+    path = tmp_path / "log.csv"
+    path.write_text(FIRST_HEADER + "1970-01-01T00:00:01.000Z,0,1,2,3\n")
+    MetricsLog(path).write(builders.running(1), builders.gpus_up(1), 1000.0)
+    assert path.read_text().startswith(HEADER)
+    series = read_log(path).gpus["0"]
+    assert list(series.times) == [1.0, 1000.0]
+    assert math.isnan(series.power[0])
+    assert series.power[1] == 287.5
 
 
 def test_a_large_log_is_rotated(tmp_path: Path) -> None:

@@ -78,7 +78,10 @@ def _worker_line(worker: WorkerSnapshot, run: RunSnapshot, width: int) -> str:
         line += f", {counted(worker.attempts_moved, 'file')} taken back"
     if worker.restarts:
         line += f", {counted(worker.restarts, 'restart')}"
-    return line + (", LOST" if worker.state is WorkerState.LOST else "")
+    lost = "LOST" if worker.state is WorkerState.LOST else "lost"
+    if worker.state is WorkerState.LOST or worker.lost_seconds > 0:
+        line += f", {lost} for {format_duration(worker.lost_seconds)}"
+    return line
 
 
 def _work(run: RunSnapshot) -> str:

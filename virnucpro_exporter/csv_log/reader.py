@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from virnucpro_exporter.csv_log.writer import HEADER, KEPT_FILES
+from virnucpro_exporter.csv_log.writer import FIRST_HEADER, HEADER, KEPT_FILES
 from virnucpro_exporter.errors import LogError
 from virnucpro_exporter.history import GpuSeries, LogHistory
 
-COLUMNS = HEADER.strip().split(",")
+_HEADERS = (HEADER.strip(), FIRST_HEADER.strip())
+_FIRST_COLUMNS = FIRST_HEADER.count(",") + 1
+_COLUMNS = HEADER.count(",") + 1
 
 
 def read_log(path: Path) -> LogHistory:
@@ -41,7 +43,7 @@ def read_log(path: Path) -> LogHistory:
 def _rows(file: Path) -> Iterator[list[str]]:
     try:
         with file.open(encoding="utf-8", newline="") as text:
-            if text.readline(len(HEADER) + 1).rstrip("\r\n") != HEADER.strip():
+            if text.readline(len(HEADER) + 1).rstrip("\r\n") not in _HEADERS:
                 raise LogError(f"{str(file)!r} is no metrics log: its first line is another")
             yield from csv.reader(text)
     except OSError as error:
@@ -50,20 +52,23 @@ def _rows(file: Path) -> Iterator[list[str]]:
         raise LogError(f"{str(file)!r} is no metrics log: {error}") from error
 
 
-def _values(row: list[str]) -> tuple[float, float, float, float]:
-    stamp, _gpu, throughput, compute, memory = row
+def _values(row: list[str]) -> list[float]:
+    """Time and numbers of a row; an earlier version wrote fewer."""
+    if len(row) not in (_FIRST_COLUMNS, _COLUMNS):
+        raise ValueError("another number of cells")
+    stamp, _gpu, *cells = row
     # Python 3.10 does not know the Z.
     time = datetime.fromisoformat(stamp.replace("Z", "+00:00"))
     if time.tzinfo is None:
         raise ValueError("no time zone")
-    return time.timestamp(), _number(throughput), _number(compute), _number(memory)
+    cells += [""] * (_COLUMNS - len(row))
+    return [time.timestamp(), *map(_number, cells)]
 
 
 def _number(cell: str) -> float:
     return float(cell) if cell else math.nan
 
 
-def _append(series: GpuSeries, values: tuple[float, float, float, float]) -> None:
-    columns = (series.times, series.throughput, series.compute, series.memory)
-    for column, value in zip(columns, values, strict=True):
+def _append(series: GpuSeries, values: list[float]) -> None:
+    for column, value in zip(series.columns, values, strict=True):
         column.append(value)

@@ -19,7 +19,9 @@ from pathlib import Path
 from virnucpro_exporter.errors import OutputError
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, Latest, RunSnapshot
 
-HEADER = "timestamp,gpu_id,sequences_per_sec,compute_percent,memory_percent\n"
+# The header of earlier versions, whose logs are still read.
+FIRST_HEADER = "timestamp,gpu_id,sequences_per_sec,compute_percent,memory_percent\n"
+HEADER = FIRST_HEADER.rstrip() + ",residues_per_sec,power_watts\n"
 KEPT_FILES = 3  # rotated logs, `.1` the newest
 
 logger = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ class MetricsLog:
         descriptor = self._open()
         try:
             size = _whole_lines(descriptor, self.path)
-            if size and size + len(rows) > self._max_bytes:
+            if size and (size + len(rows) > self._max_bytes or _is_older(descriptor)):
                 os.close(descriptor)
                 descriptor = -1
                 self._rotate()
@@ -120,15 +122,23 @@ def format_rows(run: RunSnapshot, gpus: GpuSnapshot, now: float) -> str:
     stamp = datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="milliseconds")
     stamp = stamp.replace("+00:00", "Z")
     samples = {device.gpu: device.sample for device in gpus.devices if device.up}
-    rates = {worker.gpu: worker.throughput for worker in run.workers}
+    workers = {worker.gpu: worker for worker in run.workers}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for gpu in dict.fromkeys([*rates, *(device.gpu for device in gpus.devices)]):
-        sample = samples.get(gpu)
+    for gpu in dict.fromkeys([*workers, *(device.gpu for device in gpus.devices)]):
+        sample, worker = samples.get(gpu), workers.get(gpu)
         compute = sample.utilization_ratio if sample else None
         memory = sample.memory_ratio if sample else None
         writer.writerow(
-            [stamp, gpu, _number(rates.get(gpu)), _number(compute, 100), _number(memory, 100)]
+            [
+                stamp,
+                gpu,
+                _number(worker.throughput if worker else None),
+                _number(compute, 100),
+                _number(memory, 100),
+                _number(worker.residue_throughput if worker else None),
+                _number(sample.power_watts if sample else None),
+            ]
         )
     return text.getvalue()
 
@@ -143,7 +153,7 @@ def _whole_lines(descriptor: int, path: Path) -> int:
     if not size:
         return 0
     header = HEADER.encode()
-    if os.pread(descriptor, len(header), 0) != header:
+    if os.pread(descriptor, len(header), 0) != header and not _is_older(descriptor):
         raise OutputError(f"{path} exists and is not a metrics log; choose another --metrics-log")
     tail = os.pread(descriptor, 4096, max(0, size - 4096))
     torn = len(tail) - (tail.rfind(b"\n") + 1)
@@ -151,6 +161,11 @@ def _whole_lines(descriptor: int, path: Path) -> int:
         size -= torn
         os.ftruncate(descriptor, size)
     return size
+
+
+def _is_older(descriptor: int) -> bool:
+    """Whether a log has the columns of earlier versions alone: it is rotated away."""
+    return os.pread(descriptor, len(FIRST_HEADER), 0) == FIRST_HEADER.encode()
 
 
 def _write_all_or_nothing(descriptor: int, data: bytes, size: int) -> None:

@@ -280,9 +280,8 @@ def _during(log: LogHistory | None, time: RunningTime) -> dict[str, GpuSeries]:
     kept: dict[str, GpuSeries] = {}
     for gpu, series in log.gpus.items() if log else ():
         rows = [i for i, moment in enumerate(series.times) if time.covers(moment, SLACK_SECONDS)]
-        columns = (series.times, series.throughput, series.compute, series.memory)
         if rows:
-            kept[gpu] = GpuSeries(*(array("d", (column[i] for i in rows)) for column in columns))
+            kept[gpu] = GpuSeries(*(array("d", (c[i] for i in rows)) for c in series.columns))
     return kept
 
 

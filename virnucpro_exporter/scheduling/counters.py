@@ -57,6 +57,7 @@ class Counters:
         busy_seconds: Time with a file in its hands, without the present one.
         starved_seconds: Time idle while files waited, without the present one.
         stalled_seconds: Time stalled, without the present stall.
+        lost_seconds: Time given up, without the present one.
         durations: How long its files took.
     """
 
@@ -79,6 +80,7 @@ class Counters:
     busy_seconds: float = 0.0
     starved_seconds: float = 0.0
     stalled_seconds: float = 0.0
+    lost_seconds: float = 0.0
     durations: DurationTally = field(default_factory=DurationTally)
 
 

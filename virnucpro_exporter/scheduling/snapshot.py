@@ -202,6 +202,8 @@ def _worker(state: State, w: Worker, context: RunContext, now: float) -> WorkerS
         starved_seconds=counters.starved_seconds + state.starved_now(w, now),
         last_progress_time=None if progress is None else progress + context.wall_offset,
         stalls=counters.stalls,
+        lost_seconds=counters.lost_seconds
+        + max(0.0, _since(w.retired_at, _now_or_end(state, now))),
         stalled_seconds=counters.stalled_seconds + _since(w.stalled_since, _now_or_end(state, now)),
         restarts=counters.restarts,
         work_stolen_from=counters.stolen_from,

@@ -341,6 +341,7 @@ class State:
     def retire(self, worker: Worker, reason: str, now: float) -> None:
         """The worker is given up; it holds nothing, and its queue is open to the others."""
         worker.is_retired = True
+        worker.retired_at = now
         worker.is_ready = worker.is_loading = False
         self.end_stall(worker, now)
         self.commands.append(RetireWorker(worker.id))
@@ -355,6 +356,10 @@ class State:
     def come_back(self, worker: Worker, now: float) -> None:
         """A worker that was given up is there again: its node has returned."""
         worker.is_retired = False
+        worker.counters.lost_seconds += now - (
+            now if worker.retired_at is None else worker.retired_at
+        )
+        worker.retired_at = None
         worker.touched_at = worker.spawned_at = now
         worker.troubles.clear()
         worker.slow_setups = 0

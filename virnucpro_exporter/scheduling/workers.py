@@ -29,6 +29,7 @@ class Worker:
         is_loading: Its process is up and sets its processor up.
         is_ready: Its process is up and able to take files.
         can_split: Its processor reads a range that may end sooner while it reads.
+        retired_at: Since when it is given up, or None.
         is_retired: It is given up, and has no process unless it joins again.
         spawned_at: When its process was last started.
         startup: Seconds until its last process was ready; before the first is, as long as another
@@ -81,6 +82,7 @@ class Worker:
         "name",
         "queue",
         "queued_residues",
+        "retired_at",
         "slow_setups",
         "spawned_at",
         "speed",
@@ -110,6 +112,7 @@ class Worker:
         self.is_ready = False
         self.can_split = False
         self.is_retired = False
+        self.retired_at: float | None = None
         self.spawned_at = now
         self.startup = 0.0
         self.slow_setups = 0

@@ -140,6 +140,7 @@ class WorkerSnapshot:
             before the first.
         stalls: How often a stall began.
         stalled_seconds: Time spent stalled.
+        lost_seconds: Time given up: its node or GPU was gone, or its process of no use.
         restarts: How often its process was replaced.
         work_stolen_from: Files that others stole from its queue.
         work_stolen_to: Files it stole from others.
@@ -180,6 +181,7 @@ class WorkerSnapshot:
     last_progress_time: float | None = None
     stalls: int = 0
     stalled_seconds: float = 0.0
+    lost_seconds: float = 0.0
     restarts: int = 0
     work_stolen_from: int = 0
     work_stolen_to: int = 0

@@ -28,7 +28,6 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "markupsafe": ("web.live",),
     "numpy": ("processors.vectors",),
     "nvitop": ("gpu.nvml",),
-    "plotly": ("report.page",),
     "prometheus_client": ("metrics", "remote", "web"),
     "psutil": ("gpu.processes",),
     "pydantic": ("config", "registry.record", "web.web_config"),

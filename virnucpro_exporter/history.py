@@ -38,6 +38,7 @@ class AttemptSpan:
         ended: When it ended; the last known moment where it did not end by itself.
         outcome: How it ended.
         sequences: Sequences in the file, of a completed attempt that knows.
+        residues: Residues in it, likewise.
         error: Why it brought no result.
         is_charged: It counted against the limit of failures of its file; None where an older
             version noted it.
@@ -51,6 +52,12 @@ class AttemptSpan:
     sequences: int | None = None
     error: str = ""
     is_charged: bool | None = None
+    residues: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended - self.started
 
     @property
     def is_failure(self) -> bool:

@@ -68,7 +68,7 @@ def test_everything_that_took_time_is_remembered(journal: Journal, outputs: Outp
     found = read_history(outputs.folder, now=1000.0)
     assert found.runs == (RunPeriod("run 1", "completed", 50.0, 95.0),)
     assert set(found.attempts) == {
-        AttemptSpan("0", A.path, 67.5, 70.0, Outcome.COMPLETED, 3),
+        AttemptSpan("0", A.path, 67.5, 70.0, Outcome.COMPLETED, 3, residues=30),
         AttemptSpan(
             "1", A.path, 69.0, 75.0, Outcome.SUPERSEDED, error="0 was first", is_charged=False
         ),
@@ -109,7 +109,7 @@ def test_a_killed_run_ends_where_it_was_last_heard_of(journal: Journal, outputs:
     assert found.runs == (killed, RunPeriod("run 2", "completed", 500.0, 520.0))
     assert set(found.attempts) == {
         cut,
-        AttemptSpan("0", A.path, 507.5, 510.0, Outcome.COMPLETED, 3),
+        AttemptSpan("0", A.path, 507.5, 510.0, Outcome.COMPLETED, 3, residues=30),
     }
     assert found.settings == {"metrics_log": "m.csv"}
 
@@ -145,3 +145,12 @@ def test_the_journal_of_an_older_version_is_read_and_taken_over(
         newer.note_workers(builders.running(1), 80.0)
     with closing(sqlite3.connect(outputs.journal)) as database:
         assert database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == (5,)
+
+
+def test_a_run_that_goes_on_ends_at_its_own_last_moment(journal: Journal, outputs: Outputs) -> None:
+    """A reader whose clock is behind loses nothing of it."""
+    journal.record([facts.started("0", 1, A)], 60.0)
+    complete(journal, A, 1, now=80.0)
+    with closing(RunLock(outputs.lock)):
+        (run,) = read_history(outputs.folder, now=70.0).runs
+    assert (run.state, run.ended) == ("running", 80.0)

@@ -88,14 +88,14 @@ def _runs(database: sqlite3.Connection, now: float, *, is_active: bool) -> tuple
     found = []
     for index, (run_id, state, started, ended) in enumerate(begun):
         is_last = index == len(begun) - 1
-        until = now if is_last else begun[index + 1][2]
+        until = math.inf if is_last and is_active else now if is_last else begun[index + 1][2]
         if until < started:  # the clock was set back since then
             until = math.inf if ended is None else ended
         seen = moments[bisect_left(moments, started) : bisect_right(moments, until)]
         if not (seen or is_last):
             continue
-        if is_last and is_active:
-            end = now
+        if is_last and is_active:  # another machine's clock may be behind that of the run
+            end = max(now, seen[-1] if seen else started)
         elif ended is not None:
             end = ended
         else:
@@ -141,8 +141,8 @@ def _attempts(
             is_charged=None if charged is None else bool(charged),
         )
     last = runs[-1].started if runs else 0.0
-    for number, gpu, path, started, duration, state, sequences in database.execute(
-        "SELECT attempt, gpu, path, started, duration, state, sequences FROM files"
+    for number, gpu, path, started, duration, state, sequences, residues in database.execute(
+        "SELECT attempt, gpu, path, started, duration, state, sequences, residues FROM files"
         " WHERE state IN ('completed', 'committing', 'processing') AND started IS NOT NULL"
     ):
         if state != "processing":
@@ -153,6 +153,7 @@ def _attempts(
                 started + (duration or 0.0),
                 Outcome.COMPLETED,
                 sequences,
+                residues=residues,
             )
         elif number not in noted:
             runs_on = is_active and started >= last

@@ -12,7 +12,7 @@ from itertools import pairwise
 from virnucpro_exporter.history import GpuSeries
 from virnucpro_exporter.report.running_time import RunningTime
 
-MOST_BINS = 600
+MOST_BINS = 240
 Column = list[float | None]
 
 
@@ -25,12 +25,16 @@ class Binned:
         throughput: Sequences per second, by GPU.
         compute: Percent, by GPU.
         memory: Percent, by GPU.
+        residues: Residues per second, by GPU.
+        power: Watts, by GPU.
     """
 
     centers: list[float]
     throughput: Mapping[str, Column]
     compute: Mapping[str, Column]
     memory: Mapping[str, Column]
+    residues: Mapping[str, Column]
+    power: Mapping[str, Column]
 
 
 def binned(series: Mapping[str, GpuSeries], time: RunningTime) -> Binned:
@@ -49,6 +53,8 @@ def binned(series: Mapping[str, GpuSeries], time: RunningTime) -> Binned:
         throughput={g: _means(s.throughput, places[g], count) for g, s in series.items()},
         compute={g: _means(s.compute, places[g], count) for g, s in series.items()},
         memory={g: _means(s.memory, places[g], count) for g, s in series.items()},
+        residues={g: _means(s.residues, places[g], count) for g, s in series.items()},
+        power={g: _means(s.power, places[g], count) for g, s in series.items()},
     )
 
 

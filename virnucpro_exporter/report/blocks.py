@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from virnucpro_exporter.history import AttemptSpan, Outcome
@@ -59,13 +59,3 @@ def _belong_together(left: Block, right: Block, smallest: float) -> bool:
         and right.begin - left.end < smallest
         and left.end - left.begin < 10 * smallest
     )
-
-
-def is_odd(made: Sequence[Block]) -> list[bool]:
-    """For each block whether it is the second, fourth, ... of its GPU: neighbours differ."""
-    seen: dict[str, int] = {}
-    odd = []
-    for block in made:
-        seen[block.gpu] = seen.get(block.gpu, 0) + 1
-        odd.append(seen[block.gpu] % 2 == 0)
-    return odd

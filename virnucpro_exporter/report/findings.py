@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from virnucpro_exporter.history import Outcome
 from virnucpro_exporter.report.summary import GpuSummary, Summary
 from virnucpro_exporter.text import clean, format_span
 
@@ -35,11 +36,36 @@ def _of_the_run(summary: Summary) -> Iterator[str]:
                 f"The GPUs ended {format_span(apart)} apart: GPU {clean(first)} first, "
                 f"GPU {clean(last)} last."
             )
+        yield from _last_file(summary)
+
+
+def _last_file(summary: Summary) -> Iterator[str]:
+    """The file at the end that kept the others waiting."""
+    run = summary.time.periods[-1]
+    done = [
+        a
+        for a in summary.attempts
+        if a.outcome is Outcome.COMPLETED and run.started <= a.started <= run.ended
+    ]
+    gpus = {a.gpu for a in done}
+    if len(gpus) < 2:
+        return
+    last = max(done, key=lambda a: a.ended)
+    before = max(a.ended for a in done if a.gpu != last.gpu)
+    waited = last.ended - max(before, last.started)
+    if _is_notable(waited, summary):
+        yield (
+            f"One file, {clean(last.path.rpartition('/')[2])}, kept {len(gpus) - 1} of "
+            f"{len(gpus)} GPUs waiting for {format_span(waited)} at the end: it took "
+            f"{format_span(last.seconds)} of {format_span(run.ended - run.started)}."
+        )
 
 
 def _of_gpus(summary: Summary) -> Iterator[str]:
     def is_slow(gpu: GpuSummary) -> bool:
-        is_busy = gpu.busy_seconds is not None and gpu.busy_seconds > 0.9 * summary.time.total
+        is_busy = gpu.busy_seconds is not None and gpu.busy_seconds > 0.9 * (
+            gpu.present_seconds or summary.time.total
+        )
         return is_busy and gpu.compute is not None and gpu.compute < LOW_COMPUTE
 
     def stalled_seconds(gpu: GpuSummary) -> float | None:

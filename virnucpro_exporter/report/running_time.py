@@ -39,6 +39,10 @@ class RunningTime:
         period = self.periods[index]
         return self.starts[index] + min(max(moment, period.started), period.ended) - period.started
 
+    def period_of(self, moment: float) -> RunPeriod:
+        """The run of a moment, or the last one before it."""
+        return self.periods[self._index(moment)]
+
     def _index(self, moment: float) -> int:
         """The period of a moment, or the last one before it."""
         index = max(0, bisect_right(self._begins, moment) - 1)

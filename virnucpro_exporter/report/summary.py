@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from virnucpro_exporter.history import (
     AttemptSpan,
@@ -15,6 +17,7 @@ from virnucpro_exporter.history import (
     LogHistory,
     Outcome,
     RunHistory,
+    RunPeriod,
     StallSpan,
 )
 from virnucpro_exporter.report.running_time import RunningTime, periods_of_log
@@ -22,6 +25,12 @@ from virnucpro_exporter.snapshot import StealEvent
 
 # Rows of a log that several output folders share count when they are this close to a run, in s.
 SLACK_SECONDS = 1.0
+
+# What differs between errors of one kind: quoted names, addresses and numbers.
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|0x[0-9a-f]+|[0-9]+")
+
+# A row of the log counts for so many intervals at most.
+_GAP = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +43,11 @@ class GpuSummary:
         files: Files it completed.
         wasted: Attempts of its own that failed: they count against the limit of their files.
         sequences: Sequences of the files it completed.
-        rate: Sequences per second of running time.
+        residues: Residues of them.
+        rate: Sequences per second of the time of the runs in which it had a part.
+        residue_rate: Residues per second, likewise.
+        present_seconds: How long those runs took.
+        joules: Energy used meanwhile, as far as the log tells.
         busy_seconds: Time with a file in process, whatever came of it.
         starved_seconds: Time idle while files waited in another queue.
         stalled_seconds: Time spent stalled.
@@ -54,7 +67,11 @@ class GpuSummary:
     files: int | None = None
     wasted: int | None = None
     sequences: int | None = None
+    residues: int | None = None
     rate: float | None = None
+    residue_rate: float | None = None
+    present_seconds: float | None = None
+    joules: float | None = None
     busy_seconds: float | None = None
     starved_seconds: float | None = None
     stalled_seconds: float | None = None
@@ -82,6 +99,8 @@ class Summary:
         retries: Attempts made because an earlier one had failed, or None.
         rate: Sequences per second of running time, or None.
         sequences: Sequences of all completed files, or None when not all are known.
+        residues: Residues of them, likewise.
+        parts: Which workers had a part in which run, as (run id, worker).
         pairs: Files stolen by (victim, thief), the most first.
         failed: (path, error) of the files given up.
         attempts: Every attempt.
@@ -100,6 +119,8 @@ class Summary:
     retries: int | None = None
     rate: float | None = None
     sequences: int | None = None
+    residues: int | None = None
+    parts: frozenset[tuple[str, str]] | None = None
     pairs: tuple[tuple[tuple[str, str], int], ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
     attempts: tuple[AttemptSpan, ...] = ()
@@ -108,6 +129,21 @@ class Summary:
     downs: tuple[StallSpan, ...] = ()
     series: Mapping[str, GpuSeries] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def joules(self) -> float | None:
+        """Energy that all GPUs used, or None where the log tells of none."""
+        known = [gpu.joules for gpu in self.gpus if gpu.joules is not None]
+        return math.fsum(known) if known else None
+
+    @property
+    def residue_rate(self) -> float | None:
+        """Residues per second of running time, or None."""
+        return _rate(self.residues, self.time.total)
+
+    def has_part(self, gpu: str, period: RunPeriod) -> bool:
+        """Whether a GPU had a part in a run, as far as known."""
+        return self.parts is None or (period.run_id, gpu) in self.parts
 
     def stalls_of(self, gpu: str) -> list[StallSpan]:
         """The stalls of a GPU that answered: what stands still with a lost GPU is no stall."""
@@ -131,6 +167,7 @@ def summarize(history: RunHistory, log: LogHistory | None, notes: tuple[str, ...
     time = RunningTime(history.runs)
     series = _during(log, time)
     has_totals = {run.run_id for run in history.runs} <= {w.run_id for w in history.workers}
+    parts = _parts(history, time) if has_totals else None
     names = {w.gpu: w.name for w in history.workers}
     ids = {*names, *(a.gpu for a in history.attempts), *series}
     by_gpu = defaultdict[str, list[AttemptSpan]](list)
@@ -146,7 +183,7 @@ def summarize(history: RunHistory, log: LogHistory | None, notes: tuple[str, ...
             by_gpu[gpu],
             (given[gpu], taken[gpu]),
             has_totals,
-            time.total,
+            _present(history, parts, gpu),
         )
         for gpu in sorted(ids, key=natural)
     )
@@ -162,6 +199,8 @@ def summarize(history: RunHistory, log: LogHistory | None, notes: tuple[str, ...
         retries=max(0, failures - len(history.failed)) if has_totals else None,
         rate=_rate(sequences, time.total),
         sequences=sequences,
+        residues=_residues(completed),
+        parts=parts,
         pairs=tuple(Counter((s.source_gpu, s.dest_gpu) for s in history.steals).most_common()),
         failed=history.failed,
         attempts=history.attempts,
@@ -197,6 +236,21 @@ def natural(text: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(p), "") if p.isascii() and p.isdigit() else (1, 0, p) for p in parts)
 
 
+def grouped(failed: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Errors with their files, the most frequent first.
+
+    Errors that differ in numbers and quoted names alone are one; the first of them is shown.
+
+    Args:
+        failed: (path, error) of each file.
+    """
+    groups: dict[str, tuple[str, list[str]]] = {}
+    for path, error in failed:
+        kind = _VARYING.sub("", error.replace(path, ""))
+        groups.setdefault(kind, (error, []))[1].append(path)
+    return sorted(groups.values(), key=lambda group: -len(group[1]))
+
+
 def mean(values: Iterable[float]) -> float | None:
     """The mean of the known values, or None when there is none."""
     known = [value for value in values if not math.isnan(value)]
@@ -224,7 +278,10 @@ def _from_history(
         files=len(completed),
         wasted=len(wasted) if has_totals else None,
         sequences=sequences,
+        residues=_residues(completed),
         rate=_rate(sequences, seconds),
+        residue_rate=_rate(_residues(completed), seconds),
+        present_seconds=seconds,
         busy_seconds=sum(a.ended - a.started for a in attempts),
         starved_seconds=sum(w.starved_seconds for w in totals) if has_totals else None,
         stalled_seconds=sum(s.ended - s.started for s in stalls) if has_totals else None,
@@ -235,6 +292,41 @@ def _from_history(
         stolen_from=stolen[0],
         ended=max((a.ended for a in attempts), default=None),
     )
+
+
+def _parts(history: RunHistory, time: RunningTime) -> frozenset[tuple[str, str]]:
+    """Which workers had a part in which run: the journal notes them, or they tried a file."""
+    noted = {(worker.run_id, worker.gpu) for worker in history.workers}
+    tried = {(time.period_of(a.started).run_id, a.gpu) for a in history.attempts}
+    return frozenset(noted | tried)
+
+
+def _present(history: RunHistory, parts: frozenset[tuple[str, str]] | None, gpu: str) -> float:
+    """Seconds of the runs in which a GPU had a part; of all where that is not known."""
+    return math.fsum(
+        run.ended - run.started
+        for run in history.runs
+        if parts is None or (run.run_id, gpu) in parts
+    )
+
+
+def _residues(completed: Sequence[AttemptSpan]) -> int | None:
+    known = [a.residues for a in completed if a.residues is not None]
+    return sum(known) if completed and len(known) == len(completed) else None
+
+
+def _joules(series: GpuSeries) -> float | None:
+    """Energy from rows of power; a row counts until the next one, and not across a gap."""
+    steps = [after - before for before, after in pairwise(series.times)]
+    if not steps:
+        return None
+    longest = _GAP * statistics.median(steps)
+    found = [
+        watts * min(step, longest)
+        for watts, step in zip(series.power, steps, strict=False)
+        if not math.isnan(watts)
+    ]
+    return math.fsum(found) if found else None
 
 
 def _sequences(completed: Sequence[AttemptSpan]) -> int | None:
@@ -252,6 +344,7 @@ def _with_log(gpu: GpuSummary, series: GpuSeries | None) -> GpuSummary:
     downs = _downs({gpu.gpu: series})
     return replace(
         gpu,
+        joules=_joules(series),
         compute=mean(series.compute),
         memory=mean(series.memory),
         down_seconds=sum(down.ended - down.started for down in downs),

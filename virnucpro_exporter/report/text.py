@@ -6,17 +6,18 @@ from collections.abc import Sequence
 
 from virnucpro_exporter.history import AttemptSpan, Outcome, StallSpan
 from virnucpro_exporter.report.findings import findings
-from virnucpro_exporter.report.summary import GpuSummary, Summary
+from virnucpro_exporter.report.summary import GpuSummary, Summary, grouped
 from virnucpro_exporter.text import clean, format_moment, format_number, format_span
 
 STRIP_WIDTH = 60  # characters of the timeline
 LEGEND = "# busy  : partly  x no result  D GPU down  ! stalled  . idle"
 MOST_PAIRS = 10
-MOST_FAILED = 20
+MOST_FAILED = 40  # lines about files that failed, and files of one error
+MOST_OF_ONE = 5
 
 COLUMNS = (
-    "GPU", "Name", "Files", "Failures", "Sequences", "Seq/s", "Busy", "Starved", "Stalled",
-    "Stolen by/from", "Compute", "Memory",
+    "GPU", "Name", "Files", "Failures", "Sequences", "Seq/s", "Residues/s", "Busy", "Starved",
+    "Stalled", "Stolen by/from", "Compute", "Memory", "Energy",
 )  # fmt: skip
 LEFT_ALIGNED = 2  # columns
 
@@ -27,7 +28,7 @@ def describe(summary: Summary) -> str:
         headline(summary),
         *_totals(summary),
         "",
-        *table([COLUMNS, *(cells(gpu, summary) for gpu in summary.gpus)]),
+        *table([COLUMNS, *(cells(gpu) for gpu in summary.gpus)]),
     ]
     if summary.attempts:
         parts += ["", *_timeline(summary)]
@@ -62,16 +63,42 @@ def _totals(summary: Summary) -> list[str]:
             f"{left:,} left; {whole(summary.retries)} retries, {len(summary.steals):,} steals, "
             f"{len(summary.stalls):,} stalls"
         )
-    rate = f"{format_number(summary.rate)} sequences/s"
-    lines.append(rate if counts is None else f"{whole(summary.sequences)} sequences, {rate}")
-    return lines
+    if summary.rate is None and summary.residue_rate is not None:
+        rate = f"{format_number(summary.residue_rate)} residues/s"
+        lines.append(f"{whole(summary.residues)} residues, {rate}")
+    else:
+        rate = f"{format_number(summary.rate)} sequences/s"
+        lines.append(rate if counts is None else f"{whole(summary.sequences)} sequences, {rate}")
+    used = [f"{value} {what}" for what, value in energy(summary)]
+    return [*lines, ", ".join(used)] if used else lines
 
 
-def cells(gpu: GpuSummary, summary: Summary) -> tuple[str, ...]:
+def energy(summary: Summary) -> list[tuple[str, str]]:
+    """(what, value) of the energy that the log tells of; empty where it tells of none."""
+    joules = summary.joules
+    if joules is None:
+        return []
+    told = [("of energy", _watt_hours(joules))]
+    done = (summary.counts or {}).get("completed", 0)
+    if done:
+        told.append(("a file", _watt_hours(joules / done)))
+    if summary.residues:
+        told.append(("per billion bases", _watt_hours(joules * 1e9 / summary.residues)))
+    return told
+
+
+def _watt_hours(joules: float | None) -> str:
+    """Energy in Wh or kWh; `-` when it is not known."""
+    if joules is None:
+        return "-"
+    hours = joules / 3600.0
+    return f"{hours / 1000:.3g} kWh" if hours >= 1000 else f"{hours:.3g} Wh"
+
+
+def cells(gpu: GpuSummary) -> tuple[str, ...]:
     """One row of the table; `-` is a value that nothing tells."""
     stolen = "-" if gpu.stolen_to is None else f"{gpu.stolen_to}/{gpu.stolen_from}"
-    busy = gpu.busy_seconds
-    total = summary.time.total
+    busy, total = gpu.busy_seconds, gpu.present_seconds
     return (
         clean(gpu.gpu, ascii_only=True),
         clean(gpu.name.removeprefix("NVIDIA ").removeprefix("GeForce ") or "-", ascii_only=True),
@@ -79,12 +106,14 @@ def cells(gpu: GpuSummary, summary: Summary) -> tuple[str, ...]:
         whole(gpu.wasted),
         whole(gpu.sequences),
         format_number(gpu.rate),
+        "-" if gpu.rate is not None else format_number(gpu.residue_rate),
         "-" if busy is None or not total else f"{min(1.0, busy / total):.0%}",
         format_span(gpu.starved_seconds),
         format_span(gpu.stalled_seconds),
         stolen,
         "-" if gpu.compute is None else f"{gpu.compute:.0f}%",
         "-" if gpu.memory is None else f"{gpu.memory:.0f}%",
+        _watt_hours(gpu.joules),
     )
 
 
@@ -159,9 +188,18 @@ def _steals(summary: Summary) -> list[str]:
 
 
 def _failed(summary: Summary) -> list[str]:
-    lines = [f"failed: {path!r}: {clean(error)}" for path, error in summary.failed[:MOST_FAILED]]
-    more = len(summary.failed) - MOST_FAILED
-    return [*lines, f"and {more:,} more"] if more > 0 else lines
+    """The files of each error, the most frequent error first."""
+    lines = []
+    for error, paths in grouped(summary.failed):
+        if len(paths) > 1:
+            lines.append(f"{len(paths):,} files failed: {clean(error)}")
+            lines += [f"  {path!r}" for path in paths[:MOST_OF_ONE]]
+            more = len(paths) - MOST_OF_ONE
+            lines += [f"  and {more:,} more"] if more > 0 else []
+        else:
+            lines.append(f"failed: {paths[0]!r}: {clean(error)}")
+    more = len(lines) - MOST_FAILED
+    return [*lines[:MOST_FAILED], f"and {more:,} more lines"] if more > 0 else lines
 
 
 def whole(number: int | None) -> str:

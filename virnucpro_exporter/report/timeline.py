@@ -1,28 +1,22 @@
-"""Which GPU worked on which file, with stalls and steals: the top panel of the picture."""
+"""Which GPU worked on which file, with stalls, outages and steals, as a picture."""
 
 from __future__ import annotations
 
-import html
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from virnucpro_exporter.errors import assert_never
 from virnucpro_exporter.history import AttemptSpan, Outcome, StallSpan
-from virnucpro_exporter.report.blocks import Block, blocks, is_odd
+from virnucpro_exporter.report import svg
+from virnucpro_exporter.report.axis import LEFT, WIDTH, Axis
+from virnucpro_exporter.report.blocks import Block, blocks
 from virnucpro_exporter.report.summary import Summary
-from virnucpro_exporter.text import clean, format_clock, format_span
+from virnucpro_exporter.text import counted, format_clock, format_span
 
-Trace = dict[str, Any]
-
-
-MOST_ARROWS = 200  # steals that are drawn from victim to thief; more would hide the files
-WIDTH = 1200  # pixels, about; shorter blocks are joined
-LANE, NARROW_LANE, MANY_LANES = 30, 14, 16  # heights in pixels; from how many on
-
-# Colours that colour-blind people tell apart (Okabe and Ito).
-STALL, STEAL = "#d55e00", "#5b2a86"
-GOOD = ("#4c93c9", "#7fb6e0")  # by turns
-HATCH = {"fillmode": "overlay", "solidity": 0.25}
+MOST_ARROWS = 100  # steals that are drawn from victim to thief; more would hide the files
+LANE, NARROW_LANE, MANY_LANES = 30, 14, 16  # heights; from how many lanes on
+_TOP = 6
 
 
 class Fate(NamedTuple):
@@ -30,222 +24,174 @@ class Fate(NamedTuple):
 
     Attributes:
         name: In the legend.
-        color: Their colour.
-        pattern: The shape of their hatching, or empty.
+        style: Their class in the style sheet.
     """
 
     name: str
-    color: str
-    pattern: str = ""
+    style: str
 
 
 def fate(outcome: Outcome) -> Fate:  # noqa: PLR0911, RET503 - one line for each outcome
     """How attempts of an outcome are drawn."""
     match outcome:
         case Outcome.COMPLETED:
-            return Fate("file", GOOD[0])
+            return Fate("file", "done")
         case Outcome.RUNNING:
-            return Fate("file in process", "#b5d99c")
+            return Fate("file in process", "running")
         case Outcome.FAILED:
-            return Fate("failed attempt", "#c0392b", "x")
+            return Fate("failed attempt", "failed")
         case Outcome.TIMED_OUT:
-            return Fate("took longer than the limit", "#e67e22", "x")
+            return Fate("took longer than the limit", "late")
         case Outcome.WORKER_LOST:
-            return Fate("lost with its worker", "#7b241c", "x")
+            return Fate("lost with its worker", "lost")
         case Outcome.SUPERSEDED | Outcome.CANCELLED:
-            return Fate("attempt that came second", "#b0b0b0", "/")
+            return Fate("attempt that came second", "second")
         case Outcome.MOVED:
-            return Fate("moved to another GPU", "#8e9fb3", "/")
+            return Fate("moved to another GPU", "moved")
         case Outcome.INTERRUPTED:
-            return Fate("cut off with the run", "#d4ac0d", "/")
+            return Fate("cut off with the run", "cut")
         case _:
             assert_never(outcome)
 
 
-class Panel(NamedTuple):
-    """One part of the picture.
-
-    Attributes:
-        title: What it shows.
-        height: In pixels.
-        traces: Plotly's, without their axes.
-        axis: Plotly's settings of its vertical axis.
-    """
-
-    title: str
-    height: int
-    traces: list[Trace]
-    axis: dict[str, Any]
-
-
-def timeline_panel(summary: Summary, scale: float) -> Iterator[Panel]:
-    """The panel, unless no attempt is known.
+def timeline(summary: Summary, axis: Axis) -> str:
+    """The picture and its legend, as HTML; empty where no attempt is known.
 
     Args:
         summary: What there is to show.
-        scale: Seconds in one unit of the horizontal axis.
+        axis: Where moments lie.
     """
     if not summary.attempts:
-        return
+        return ""
     lanes = [gpu.gpu for gpu in summary.gpus]
-    axis = {
-        "type": "category",
-        "categoryorder": "array",
-        "categoryarray": lanes,
-        "range": [len(lanes) - 0.4, -0.6],
-        "showgrid": False,
-        "tickmode": "array",
-        "tickvals": lanes,
-        "ticktext": [shown(lane) for lane in lanes],
-        "tickfont": {"size": 13 if len(lanes) <= MANY_LANES else 9},
-    }
-    traces = [
-        *_troubles(summary, scale),
-        *_files(summary, scale),
-        *_steals(summary, scale),
-    ]
     lane = LANE if len(lanes) <= MANY_LANES else NARROW_LANE
-    yield Panel("Files on each GPU", max(110, lane * len(lanes)), traces, axis)
-
-
-def _files(summary: Summary, scale: float) -> Iterator[Trace]:
+    height = _TOP + lane * len(lanes)
     made = blocks(summary.attempts, summary.time, summary.time.total / WIDTH)
-    odd = dict(zip(map(id, made), is_odd(made), strict=True))
-    for outcome in Outcome:
-        name, color, pattern = fate(outcome)
-        chosen = [block for block in made if block.outcome is outcome]
-        if not chosen:
-            continue
-        colors = [GOOD[odd[id(block)]] for block in chosen]
-        yield {
-            "type": "bar",
-            "orientation": "h",
-            "name": name,
-            "base": [block.begin / scale for block in chosen],
-            # What took no time is still there.
-            "x": [
-                max(block.end - block.begin, summary.time.total / WIDTH) / scale for block in chosen
-            ],
-            "y": [block.gpu for block in chosen],
-            "width": 0.62,
-            "marker": {
-                "color": colors if outcome is Outcome.COMPLETED else color,
-                "line": {"width": 0},
-                "pattern": {**HATCH, "shape": pattern, "fgcolor": "white", "size": 6},
-            },
-            "hovertext": [_about(block) for block in chosen],
-            "hoverinfo": "text",
-        }
+    by_lane = defaultdict[str, dict[str, list[str]]](lambda: defaultdict(list))
+    for block in made:
+        by_lane[block.gpu][fate(block.outcome).style].append(_block(block, axis))
+    parts = [axis.grid(height)]
+    for row, gpu in enumerate(lanes):
+        parts.append(
+            svg.group(
+                [
+                    svg.label(LEFT - 8, lane / 2 + 4, gpu, "lane"),
+                    *_absent(summary, axis, gpu, lane),
+                    *_troubles(summary, axis, gpu, lane),
+                ],
+                y=_TOP + row * lane,
+            )
+        )
+        parts += [
+            svg.group(
+                drawn, f"{style}{'' if lane == LANE else ' narrow'}", _TOP + (row + 0.5) * lane
+            )
+            for style, drawn in by_lane[gpu].items()
+        ]
+    parts += [*_steals(summary, axis, lanes, lane), axis.ticks(height)]
+    about = f"{counted(len(summary.attempts), 'attempt')} on {counted(len(lanes), 'worker')}"
+    whole = svg.picture("Files on each GPU over time", about, axis.width, height + 40, parts)
+    return f'{_legend(summary, made)}<div class="wide">{whole}</div>'
+
+
+def _block(block: Block, axis: Axis) -> str:
+    """A stroke as wide as its lane: the shortest way to draw thousands of them."""
+    x = axis.place(block.begin)
+    width = max(axis.place(block.end) - x, 1.0)  # what took no time is still there
+    return svg.path(f"M{svg.number(x)} 0h{svg.number(width)}", tip=_about(block))
 
 
 def _about(block: Block) -> str:
     first = block.first
-    where = f"GPU {shown(block.gpu)}, {format_clock(first.started)}"
+    when = format_clock(first.started)
     if block.count > 1:
-        return (
-            f"{block.count:,} files, {where} for {format_span(block.end - block.begin)}"
-            f"<br>first: {_name(first)}"
-        )
-    lines = [
-        _name(first),
-        f"{where} for {format_span(first.ended - first.started)}",
-        fate(first.outcome).name,
-    ]
+        took = format_span(block.end - block.begin)
+        return f"{block.count:,} files from {_name(first)}: {when} for {took}"
+    facts = [f"{_name(first)}: {when} for {format_span(first.seconds)}"]
+    if first.outcome is not Outcome.COMPLETED:
+        facts.append(fate(first.outcome).name)
     if first.sequences is not None:
-        lines[-1] = f"{first.sequences:,} sequences"
+        facts.append(f"{first.sequences:,} sequences")
     if first.error:
-        lines.append(shown(first.error))
-    return "<br>".join(lines)
-
-
-def _troubles(summary: Summary, scale: float) -> Iterator[Trace]:
-    """The times in which GPUs did not answer or stalled."""
-    stalls = [stall for gpu in summary.gpus for stall in summary.stalls_of(gpu.gpu)]
-    for name, words, shape, spans in (
-        ("GPU down", "did not answer from", "x", summary.downs),
-        ("stalled", "stalled at", "/", stalls),
-    ):
-        if spans:
-            yield _trouble(name, words, shape, spans, summary, scale)
-
-
-def _trouble(
-    name: str,
-    words: str,
-    shape: str,
-    found: Sequence[StallSpan],
-    summary: Summary,
-    scale: float,
-) -> Trace:
-    spans = [(summary.time.at(s.started), summary.time.at(s.ended), s) for s in found]
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": name,
-        "base": [begin / scale for begin, _, _ in spans],
-        "x": [max(end - begin, summary.time.total / WIDTH) / scale for begin, end, _ in spans],
-        "y": [span.gpu for _, _, span in spans],
-        "width": 0.98,
-        "marker": {
-            "color": "rgba(213,94,0,0.25)",
-            "line": {"width": 1.5, "color": STALL},
-            "pattern": {**HATCH, "shape": shape, "fgcolor": STALL, "size": 7},
-        },
-        "hovertext": [
-            f"GPU {shown(span.gpu)} {words} {format_clock(span.started)}"
-            f" for {format_span(span.ended - span.started)}"
-            for _, _, span in spans
-        ],
-        "hoverinfo": "text",
-    }
-
-
-def _steals(summary: Summary, scale: float) -> Iterator[Trace]:
-    if not summary.steals:
-        return
-    times = [summary.time.at(steal.timestamp) / scale for steal in summary.steals]
-    if len(times) <= MOST_ARROWS:
-        x: list[float | None] = []
-        y: list[str | None] = []
-        for time, steal in zip(times, summary.steals, strict=True):
-            x += [time, time, None]
-            y += [steal.source_gpu, steal.dest_gpu, None]
-        yield {
-            "type": "scatter",
-            "mode": "lines",
-            "x": x,
-            "y": y,
-            "line": {"color": STEAL, "width": 1, "dash": "dot"},
-            "hoverinfo": "skip",
-            "showlegend": False,
-            "legendgroup": "steals",
-        }
-    yield {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "steal, at the thief",
-        "legendgroup": "steals",
-        "x": times,
-        "y": [steal.dest_gpu for steal in summary.steals],
-        "marker": {
-            "symbol": "diamond",
-            "size": 7 if len(times) <= MOST_ARROWS else 5,
-            "color": STEAL,
-            "line": {"width": 1, "color": "white"},
-        },
-        "hovertext": [
-            f"GPU {shown(steal.dest_gpu)} stole {shown(steal.file_name)}<br>from GPU "
-            f"{shown(steal.source_gpu)} at {format_clock(steal.timestamp)}"
-            for steal in summary.steals
-        ],
-        "hoverinfo": "text",
-    }
+        facts.append(first.error)
+    return ", ".join(facts)
 
 
 def _name(span: AttemptSpan) -> str:
-    return f"<b>{shown(span.path.rpartition('/')[2])}</b>"
+    return span.path.rpartition("/")[2]
 
 
-def shown(text: str) -> str:
-    """Foreign text for Plotly, which takes some HTML."""
-    return html.escape(clean(text))
+def _absent(summary: Summary, axis: Axis, gpu: str, lane: float) -> Iterator[str]:
+    """The runs in which a GPU had no part."""
+    for start, period in zip(summary.time.starts, summary.time.periods, strict=True):
+        if not summary.has_part(gpu, period):
+            x, end = axis.place(start), axis.place(start + period.ended - period.started)
+            yield svg.path(svg.box(x, 0, end - x, lane), "absent", f"GPU {gpu}: not in this run")
+
+
+def _troubles(summary: Summary, axis: Axis, gpu: str, lane: float) -> Iterator[str]:
+    """The times in which a GPU did not answer or stalled."""
+    downs = [down for down in summary.downs if down.gpu == gpu]
+    for style, words, spans in (
+        ("down", "did not answer from", downs),
+        ("stalled", "stalled at", summary.stalls_of(gpu)),
+    ):
+        yield from (_trouble(span, style, words, axis, summary, lane) for span in spans)
+
+
+def _trouble(
+    span: StallSpan, style: str, words: str, axis: Axis, summary: Summary, lane: float
+) -> str:
+    x, end = (axis.place(summary.time.at(moment)) for moment in (span.started, span.ended))
+    tip = f"{words} {format_clock(span.started)} for {format_span(span.ended - span.started)}"
+    return svg.path(svg.box(x, 0.5, max(end - x, 1.5), lane - 1), style, f"GPU {span.gpu} {tip}")
+
+
+def _steals(summary: Summary, axis: Axis, lanes: Sequence[str], lane: float) -> Iterator[str]:
+    middles = {gpu: _TOP + (row + 0.5) * lane for row, gpu in enumerate(lanes)}
+    size = 4.0 if len(summary.steals) <= MOST_ARROWS else 2.5
+    routes, marks = [], []
+    for steal in summary.steals:
+        x = axis.place(summary.time.at(steal.timestamp))
+        thief, victim = middles.get(steal.dest_gpu), middles.get(steal.source_gpu)
+        if thief is None:
+            continue
+        if victim is not None:
+            routes.append(f"M{svg.number(x)} {svg.number(victim)}V{svg.number(thief)}")
+        mark = (
+            f"M{svg.number(x)} {svg.number(thief - size)}l{size} {size}l-{size} {size}"
+            f"l-{size}-{size}z"
+        )
+        tip = (
+            f"{format_clock(steal.timestamp)}: GPU {steal.dest_gpu} stole {steal.file_name} from"
+            f" GPU {steal.source_gpu}"
+        )
+        marks.append(svg.path(mark, tip=tip) if len(summary.steals) <= MOST_ARROWS else mark)
+    if routes and len(summary.steals) <= MOST_ARROWS:
+        yield svg.path("".join(routes), "route")
+    if marks:
+        is_told = len(summary.steals) <= MOST_ARROWS
+        yield svg.group(marks, "steal") if is_told else svg.path("".join(marks), "steal")
+
+
+def _legend(summary: Summary, made: Sequence[Block]) -> str:
+    """What each colour is; only what the picture has."""
+    found = {block.outcome: fate(block.outcome) for block in made}
+    keys = [found[outcome] for outcome in Outcome if outcome in found]
+    if any(summary.stalls_of(gpu.gpu) for gpu in summary.gpus):
+        keys.append(Fate("stalled", "stalled"))
+    if summary.downs:
+        keys.append(Fate("GPU down", "down"))
+    if any(not summary.has_part(g.gpu, p) for g in summary.gpus for p in summary.time.periods):
+        keys.append(Fate("not in this run", "absent"))
+    if summary.steals:
+        keys.append(Fate("steal, at the thief", "steal"))
+    boxes = ("stalled", "down", "absent", "steal")
+    swatches = {False: "M0 7h14", True: svg.box(0, 0, 14, 14)}
+    items = []
+    for key in dict.fromkeys(keys):
+        swatch = svg.path(swatches[key.style in boxes], key.style)
+        items.append(
+            f'<span><svg aria-hidden="true" viewBox="0 0 14 14">{swatch}</svg>{key.name}</span>'
+        )
+    return f'<p class="dim legend">{"".join(items)}</p>'

@@ -49,9 +49,9 @@ def format_rate(sequences: float | None, residues: float | None) -> str:
     return f"{format_number(sequences)} seq/s"
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, `1 file` or `1,200 files`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """A number with its noun, `1 file` or `1,200 files`; `nouns` where an `s` does not do."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def is_cpu_slot(gpu: str) -> bool:

@@ -108,7 +108,7 @@ def test_no_source_at_all_and_then_one(watch_virtually: Watch, caplog: Any) -> N
         assert [r.message for r in caplog.records] == ["no GPU values: no driver"]
         first.opening = None
         watched.until(lambda: watched.is_up(0))
-        assert caplog.records[-1].message == "watching 1 GPUs through scripted"
+        assert caplog.records[-1].message == "watching 1 GPU through scripted"
 
 
 def test_a_driver_that_goes_away(watch_virtually: Watch) -> None:

@@ -22,6 +22,7 @@ from virnucpro_exporter.journal.writer import Earlier, InputFile, Journal
 from virnucpro_exporter.scheduling.events import FilesSubmitted
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.parts import BegunFile
+from virnucpro_exporter.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -193,9 +194,11 @@ class Listing:
         self.awaited -= to_do + done
         if self.awaited:
             if is_first:
-                text = "work begins with %d files, while %d more are being looked at"
-                log.info(text, to_do, self.awaited)
+                log.info(
+                    "work begins with %s, while %d more are being looked at",
+                    *(counted(to_do, "file"), self.awaited),
+                )
             return
         if self._done:
-            log.info("%d files were finished by an earlier run and are skipped", self._done)
-        log.info("%d files to do %s", self._to_do, self._aim)
+            log.info("finished by an earlier run and skipped: %s", counted(self._done, "file"))
+        log.info("%s to do %s", counted(self._to_do, "file"), self._aim)

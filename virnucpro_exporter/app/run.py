@@ -293,7 +293,7 @@ def _listing(
     """The files, to be looked at while the run goes on."""
     earlier = journal.begin_plan([(file.path, file.real) for file in inputs.files], names)
     parts = looked_at(inputs.files, earlier, options.count)
-    aim = f"on {len(gpus)} workers, into {outputs.folder}"
+    aim = f"on {counted(len(gpus), 'worker')}, into {outputs.folder}"
     return Listing(journal, parts, len(inputs.files), aim, began)
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from virnucpro_exporter.journal.status import RunStatus, read_status
-from virnucpro_exporter.text import clean
+from virnucpro_exporter.text import clean, counted
 
 
 def status_text(folder: str) -> str:
@@ -20,8 +20,10 @@ def status_text(folder: str) -> str:
     lines += [f"  {name:<12}{number:>9}" for name, number in state.counts.items()]
     for gpu in state.gpus:
         sequences = "?" if gpu.sequences is None else f"{gpu.sequences:,}"
-        lines.append(f"  {gpu.gpu}: {gpu.files} files, {sequences} sequences, {gpu.seconds:.1f} s")
-    lines.append(f"  {state.steals} steals")
+        lines.append(
+            f"  {gpu.gpu}: {counted(gpu.files, 'file')}, {sequences} sequences, {gpu.seconds:.1f} s"
+        )
+    lines.append(f"  {counted(state.steals, 'steal')}")
     lines += [f"failed: {path!r}: {clean(error)}" for path, error in state.failed]
     return "\n".join(lines)
 

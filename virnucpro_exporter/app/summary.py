@@ -44,14 +44,10 @@ def summary_text(run: RunSnapshot) -> str:
     steals = sum(number for _, number in run.steals)
     lines.append(
         f"{counted(done, 'file')} done, {run.files_failed} failed, {run.files_skipped} skipped, "
-        f"{left} left; {_retries(run.retries)}, {counted(steals, 'steal')}"
+        f"{left} left; {counted(run.retries, 'retry', 'retries')}, {counted(steals, 'steal')}"
     )
     lines.append(f"{run.elapsed_seconds:.1f} s, {_work(run)}{_against_bound(run)}")
     return "\n".join([*lines, *_held_up(run)])
-
-
-def _retries(number: int) -> str:
-    return "1 retry" if number == 1 else f"{number:,} retries"
 
 
 def _held_up(run: RunSnapshot) -> list[str]:

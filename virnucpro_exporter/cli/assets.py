@@ -8,6 +8,7 @@ import click
 
 from virnucpro_exporter.app import assets as app
 from virnucpro_exporter.cli.options import path
+from virnucpro_exporter.text import counted
 
 
 @click.command()
@@ -21,5 +22,5 @@ def assets(folder: str, force: bool) -> int:  # noqa: FBT001 - click passes opti
     """
     written, same = app.write(Path(folder), force=force)
     there = f", {same} were there already" if same else ""
-    click.echo(f"{written} files written to {folder!r}{there}")
+    click.echo(f"{counted(written, 'file')} written to {folder!r}{there}")
     return 0

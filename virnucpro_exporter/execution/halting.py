@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from virnucpro_exporter.errors import UsageError
+from virnucpro_exporter.text import counted
 
 # Without any result, so many different files have to fail in the same way, in so many attempts, on
 # more than one worker where there are more.
@@ -118,4 +119,4 @@ def alike(error: str, path: str) -> str:
 
 
 def _files(number: int) -> str:
-    return "1 file" if number == 1 else f"{number} files"
+    return counted(number, "file")

@@ -19,6 +19,7 @@ from virnucpro_exporter.gpu.sources import (
 )
 from virnucpro_exporter.gpu.threads import Threads, Turns
 from virnucpro_exporter.gpu.watcher import Runs, Watcher, XidWatcher
+from virnucpro_exporter.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ class Sampler:
             board.succeeded(None, self._clock())
         self._guard = guard
         if before is not guard:
-            log.info("watching %d GPUs through %s", len(found), guard.source.backend)
+            log.info("watching %s through %s", counted(len(found), "GPU"), guard.source.backend)
             self._said, self._retry = "", _FIRST_RETRY
             self._next_open = self._clock() + self._reopen_after
             if before is not None:

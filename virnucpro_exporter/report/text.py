@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from virnucpro_exporter.history import AttemptSpan, Outcome, StallSpan
 from virnucpro_exporter.report.findings import findings
 from virnucpro_exporter.report.summary import GpuSummary, Summary, grouped
-from virnucpro_exporter.text import clean, format_moment, format_number, format_span
+from virnucpro_exporter.text import clean, counted, format_moment, format_number, format_span
 
 STRIP_WIDTH = 60  # characters of the timeline
 LEGEND = "# busy  : partly  x no result  D GPU down  ! stalled  . idle"
@@ -53,15 +53,20 @@ def headline(summary: Summary) -> str:
     )
 
 
+def _retries(number: int | None) -> str:
+    return "- retries" if number is None else counted(number, "retry", "retries")
+
+
 def _totals(summary: Summary) -> list[str]:
     lines = []
     counts = summary.counts
     if counts is not None:
         left = counts.get("queued", 0) + counts.get("processing", 0) + counts.get("committing", 0)
+        done = counted(counts.get("completed", 0), "file")
         lines.append(
-            f"{counts.get('completed', 0):,} files done, {counts.get('failed', 0):,} failed, "
-            f"{left:,} left; {whole(summary.retries)} retries, {len(summary.steals):,} steals, "
-            f"{len(summary.stalls):,} stalls"
+            f"{done} done, {counts.get('failed', 0):,} failed, "
+            f"{left:,} left; {_retries(summary.retries)}, {counted(len(summary.steals), 'steal')}, "
+            f"{counted(len(summary.stalls), 'stall')}"
         )
     if summary.rate is None and summary.residue_rate is not None:
         rate = f"{format_number(summary.residue_rate)} residues/s"

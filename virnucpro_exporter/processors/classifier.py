@@ -48,10 +48,18 @@ _LAYERS = (
     "torch.nn.modules.activation.ReLU",
     "torch.nn.modules.dropout.Dropout",
 )
+
+
+def _stand_in(base: type[_Pickled], path: str) -> type[_Pickled]:
+    """A class of ours which PyTorch takes for the one of a path."""
+    module, _, name = path.rpartition(".")
+    return type(name, (base,), {"__module__": module})
+
+
 _ALLOWED = [
-    *((_Root, f"{origin}.{MODULE}") for origin in ORIGINS),
-    *((_Layer, name) for name in _LAYERS),
-    (set, "builtins.set"),
+    *(_stand_in(_Root, f"{origin}.{MODULE}") for origin in ORIGINS),
+    *(_stand_in(_Layer, path) for path in _LAYERS),
+    set,
 ]
 
 

@@ -77,16 +77,31 @@ def test_rows_are_those_of_the_steps(
     assert all(max(len(a), len(b)) <= len("0.12345678e-01") for _, _, a, b in found)
 
 
-def test_parts_put_together_are_the_whole(make: Callable[..., Any], tmp_path: Path) -> None:
-    """The rows of two halves of a file, one after the other, are those of the file."""
-    processor, every = make(), genomes()
-    halves = [dict(list(every.items())[:4]), dict(list(every.items())[4:])]
-    whole = rows_of(processor, write_fasta(tmp_path / "whole.fa", every), tmp_path / "out")
+def test_parts_put_together_are_the_whole(
+    make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of parts, joined, are those of the file; vectors are numbered through all parts."""
+    monkeypatch.setattr(virnucpro, "VECTORS_PER_FILE", 4)
+    processor, every = make(keep_vectors=True), list(genomes().items())
+    file = write_fasta(tmp_path / "whole.fa", dict(every))
+    expected = rows_of(processor, file, tmp_path / "out")
+    (name,) = processor.output_names(file)
     parts = []
-    for number, half in enumerate(halves):
-        file = write_fasta(tmp_path / f"{number}.fa", half)
-        parts += rows_of(processor, file, tmp_path / "out")
-    assert [row[:2] for row in parts] == [row[:2] for row in whole]
+    for number, half in enumerate((every[:4], every[4:5], every[5:])):
+        (tmp_path / str(number)).mkdir()
+        parts.append(tmp_path / str(number) / name)
+        part = write_fasta(tmp_path / f"{number}.fa", dict(half))
+        processor.process(part, parts[-1], lambda *_: None)
+    (tmp_path / "joined").mkdir()
+    joined = tmp_path / "joined" / name
+    processor.join(parts, joined)
+    found = [line.split("\t") for line in joined.read_text().splitlines()]
+    assert [row[:2] for row in found] == [row[:2] for row in expected]
+    base = name.removeprefix(".").removesuffix(".rows")
+    ids: list[str] = []
+    for number in range(1, len(list(joined.parent.glob("*.pt"))) + 1):
+        ids += torch.load(joined.parent / f"{base}_merged_{number}.pt")["ids"]
+    assert ids == [row[0] for row in expected]
 
 
 def test_progress_and_counts(make: Callable[..., Any], tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ parts of a file, one after the other, are those of the file.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
+import itertools
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +44,7 @@ WINDOW = 4096  # frames; enough that those of one batch are of about the same le
 LONGEST = 1024  # residues of a protein that are embedded; chunks have 166 at most
 LABELS = ("others", "virus")
 DNABERT_SHARE = 0.1  # of the time that both models take, about
+_COPIED_AT_ONCE = 1 << 20
 VECTORS_PER_FILE = 10_000  # as many as VirNucPro keeps in one
 
 
@@ -167,8 +171,26 @@ class VirnucproProcessor:
         """Let the models go."""
         self._loaded = None
 
+    def join(self, parts: Sequence[Path], output: Path) -> None:
+        """Put the rows of the parts of a file one after the other, and number their vectors anew.
+
+        Args:
+            parts: The rows of each part, in the order of the file, with its vectors beside.
+            output: Where the rows of the file go.
+
+        Raises:
+            OSError: They cannot be read or written.
+        """
+        with output.open("wb") as whole:
+            for part in parts:
+                with part.open("rb") as rows:
+                    shutil.copyfileobj(rows, whole, _COPIED_AT_ONCE)
+        vectors = itertools.chain.from_iterable(map(_vector_files, parts))
+        for number, path in enumerate(vectors, 1):
+            shutil.copyfile(path, output.parent / f"{_base(output)}_merged_{number}.pt")
+
     def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
-        """Write a row for every open frame, in the order of the file.
+        """Write a row for every open frame, in the order of the file, or of a part of it.
 
         Raises:
             SequenceFileError: The content is at fault, or is protein, or two sequences that follow
@@ -180,7 +202,9 @@ class VirnucproProcessor:
             raise ProcessorError("setup has not been called")
         loaded = self._loaded
         residues = sequences = 0
-        windows = ahead(_encoded(loaded, read_windows(_records(file), self.chunk_size)))
+        is_whole: bool = getattr(file, "is_whole", True)
+        found = read_windows(_records(file), self.chunk_size, is_whole=is_whole)
+        windows = ahead(_encoded(loaded, found))
         vectors = _Vectors(output)
         with output.open("wb") as rows, ThreadPoolExecutor(1, "rows") as writer:
             written: Future[None] | None = None
@@ -205,14 +229,32 @@ class VirnucproProcessor:
         return Processed(sequences, residues)
 
 
+def _vector_files(rows: Path) -> list[Path]:
+    """The files of vectors beside rows, in their order."""
+    found = rows.parent.glob(f"{glob.escape(_base(rows))}_merged_*.pt")
+    return sorted(found, key=lambda path: int(path.stem.rpartition("_")[2]))
+
+
+def _base(rows: Path) -> str:
+    """What the names of files of vectors begin with."""
+    return rows.name.removeprefix(".").removesuffix(".rows")
+
+
 def _records(file: Path) -> Iterator[Record]:
     """The sequences of a file; none of an empty one, as assemblers leave it of a blank sample."""
     with contextlib.suppress(EmptyFileError):
         yield from read_sequences(file)
 
 
-def read_windows(records: Iterator[Record], chunk_size: int) -> Iterator[Window]:
+def read_windows(
+    records: Iterator[Record], chunk_size: int, *, is_whole: bool = True
+) -> Iterator[Window]:
     """Cut sequences into chunks, translate them, and gather the open frames in windows.
+
+    Args:
+        records: The sequences.
+        chunk_size: Longest chunk, in bases.
+        is_whole: Whether they are all of a file: a part without nucleotides says little of it.
 
     Yields:
         Windows, the last of which may have no frames: it has the numbers of the whole file.
@@ -243,7 +285,7 @@ def read_windows(records: Iterator[Record], chunk_size: int) -> Iterator[Window]
                 frames = []
         sequences += 1
         residues += len(sequence)
-    if residues and not is_nucleotide:
+    if residues and not is_nucleotide and is_whole:
         raise SequenceFileError("it holds no nucleotides; is it a protein file?")
     if sequences:
         yield Window(frames, sequences, residues)
@@ -304,7 +346,7 @@ class _Vectors:
     """Writes vectors in files of as many as VirNucPro keeps in one."""
 
     def __init__(self, rows: Path) -> None:
-        self._base = rows.name.removeprefix(".").removesuffix(".rows")
+        self._base = _base(rows)
         self._folder = rows.parent
         self._names: list[str] = []
         self._parts: list[Any] = []

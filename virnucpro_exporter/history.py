@@ -39,6 +39,7 @@ class AttemptSpan:
         outcome: How it ended.
         sequences: Sequences in the file, of a completed attempt that knows.
         residues: Residues in it, likewise.
+        is_part: It did a part of the file, and another one was the last.
         error: Why it brought no result.
         is_charged: It counted against the limit of failures of its file; None where an older
             version noted it.
@@ -53,6 +54,7 @@ class AttemptSpan:
     error: str = ""
     is_charged: bool | None = None
     residues: int | None = None
+    is_part: bool = False
 
     @property
     def seconds(self) -> float:

@@ -329,7 +329,7 @@ def test_status_of_a_dead_run(journal: Journal, outputs: Outputs) -> None:
         settings={"balancer": "stealing"},
         counts={"completed": 1, "failed": 1, "processing": 1, "queued": 1},
         failed=((PATHS[3], "bytes caf\\udce9"),),
-        gpus=(GpuTotals("cpu0", 1, 3, 2.5),),
+        gpus=(GpuTotals("cpu0", 1, 3, 2.5, 30),),
         steals=1,
     )
     assert {path.name: path.read_bytes() for path in outputs.hidden.glob("journal*")} == before

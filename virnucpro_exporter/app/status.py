@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from virnucpro_exporter.journal.status import RunStatus, read_status
+from virnucpro_exporter.journal.status import GpuTotals, RunStatus, read_status
 from virnucpro_exporter.text import clean, counted
 
 
@@ -19,13 +19,19 @@ def status_text(folder: str) -> str:
     lines = [f"run {state.run_id}: {state.state}{' (active)' if state.is_active else ''}"]
     lines += [f"  {name:<12}{number:>9}" for name, number in state.counts.items()]
     for gpu in state.gpus:
-        sequences = "?" if gpu.sequences is None else f"{gpu.sequences:,}"
         lines.append(
-            f"  {gpu.gpu}: {counted(gpu.files, 'file')}, {sequences} sequences, {gpu.seconds:.1f} s"
+            f"  {gpu.gpu}: {counted(gpu.files, 'file')}, {_work(gpu)}, {gpu.seconds:.1f} s"
         )
     lines.append(f"  {counted(state.steals, 'steal')}")
     lines += [f"failed: {path!r}: {clean(error)}" for path, error in state.failed]
     return "\n".join(lines)
+
+
+def _work(gpu: GpuTotals) -> str:
+    """Sequences where they are known, else residues."""
+    if gpu.sequences is not None:
+        return f"{gpu.sequences:,} sequences"
+    return "? sequences" if gpu.residues is None else f"{gpu.residues:,} residues"
 
 
 def status_json(folder: str) -> str:

@@ -141,10 +141,17 @@ def _attempts(
             is_charged=None if charged is None else bool(charged),
         )
     last = runs[-1].started if runs else 0.0
+    split = set()
+    for path, number, span in _parts(database, runs, last, is_active=is_active):
+        split.add(path)
+        if number not in noted:
+            yield span
     for number, gpu, path, started, duration, state, sequences, residues in database.execute(
         "SELECT attempt, gpu, path, started, duration, state, sequences, residues FROM files"
         " WHERE state IN ('completed', 'committing', 'processing') AND started IS NOT NULL"
     ):
+        if path in split:
+            continue
         if state != "processing":
             yield AttemptSpan(
                 gpu,
@@ -159,6 +166,39 @@ def _attempts(
             runs_on = is_active and started >= last
             fate = Outcome.RUNNING if runs_on else Outcome.INTERRUPTED
             yield AttemptSpan(gpu, os.fsdecode(path), started, _end_of(started, runs), fate)
+
+
+def _parts(
+    database: sqlite3.Connection, runs: Sequence[RunPeriod], last: float, *, is_active: bool
+) -> Iterator[tuple[bytes, int, AttemptSpan]]:
+    """The attempts at parts of files that were split, with the file and the attempt's number."""
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'parts'").fetchone():
+        return  # an older version wrote it
+    found = database.execute(
+        "SELECT files.path, parts.attempt, parts.gpu, parts.started, parts.duration, parts.state,"
+        " parts.sequences, parts.residues, files.state,"
+        " max(parts.started + coalesce(parts.duration, 0)) OVER (PARTITION BY parts.real)"
+        " FROM parts JOIN files ON coalesce(files.real, files.path) = parts.real"
+    )
+    for path, number, gpu, started, duration, state, sequences, residues, file, end in found:
+        if started is None or state not in ("completed", "processing"):
+            continue
+        is_done = state == "completed"
+        fate = Outcome.RUNNING if is_active and started >= last else Outcome.INTERRUPTED
+        yield (
+            path,
+            number,
+            AttemptSpan(
+                gpu,
+                os.fsdecode(path),
+                started,
+                started + (duration or 0.0) if is_done else _end_of(started, runs),
+                Outcome.COMPLETED if is_done else fate,
+                sequences if is_done else None,
+                residues=residues if is_done else None,
+                is_part=file != "completed" or started + (duration or 0.0) < end,
+            ),
+        )
 
 
 def _end_of(moment: float, runs: Sequence[RunPeriod]) -> float:

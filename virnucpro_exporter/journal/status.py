@@ -22,12 +22,14 @@ class GpuTotals:
         files: Files completed.
         sequences: Sequences in them, or None when not all are known.
         seconds: Time spent on them.
+        residues: Residues in them, or None when not all are known.
     """
 
     gpu: str
     files: int
     sequences: int | None
     seconds: float
+    residues: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ def _status(database: sqlite3.Connection, is_active: bool) -> RunStatus:  # noqa
     failed = database.execute("SELECT path, error FROM files WHERE state = 'failed' ORDER BY path")
     gpus = database.execute(
         "SELECT gpu, count(*),"
-        " CASE WHEN count(*) = count(sequences) THEN sum(sequences) END, sum(duration)"
+        " CASE WHEN count(*) = count(sequences) THEN sum(sequences) END, sum(duration),"
+        " CASE WHEN count(*) = count(residues) THEN sum(residues) END"
         " FROM files WHERE state = 'completed' GROUP BY gpu ORDER BY gpu"
     )
     counts = Counter(dict(database.execute("SELECT state, count(*) FROM files GROUP BY state")))

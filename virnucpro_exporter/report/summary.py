@@ -275,7 +275,7 @@ def _from_history(
     return GpuSummary(
         gpu=gpu,
         name=name,
-        files=len(completed),
+        files=sum(not a.is_part for a in completed),
         wasted=len(wasted) if has_totals else None,
         sequences=sequences,
         residues=_residues(completed),

@@ -107,7 +107,8 @@ def _about(block: Block) -> str:
     if block.count > 1:
         took = format_span(block.end - block.begin)
         return f"{block.count:,} files from {_name(first)}: {when} for {took}"
-    facts = [f"{_name(first)}: {when} for {format_span(first.seconds)}"]
+    part = "a part of " if first.is_part else ""
+    facts = [f"{part}{_name(first)}: {when} for {format_span(first.seconds)}"]
     if first.outcome is not Outcome.COMPLETED:
         facts.append(fate(first.outcome).name)
     if first.sequences is not None:

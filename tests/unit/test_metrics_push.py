@@ -14,7 +14,7 @@ from tests import builders
 from tests.gateway import Gateway
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.metrics import GatewayPusher, TextfileWriter, build_registry
-from virnucpro_exporter.metrics.push import Periodic
+from virnucpro_exporter.metrics.push import GatewayAccess, Periodic
 from virnucpro_exporter.snapshot import Latest, RunSnapshot
 
 REGISTRY = build_registry(Latest(builders.running()), process=False)
@@ -140,3 +140,49 @@ def test_targets_that_cannot_work_are_refused(
     """What can be known before the run is said before the run."""
     with pytest.raises(UsageError):
         make(tmp_path)
+
+
+def test_two_runs_of_a_machine_have_a_group_each(gateway: Gateway) -> None:
+    """The name of the run and what the user adds are in the grouping key."""
+    for run in ("one", "two"):
+        push = GatewayPusher(gateway.url, run=run, grouping={"team": "a b"})
+        push.send_once(REGISTRY)
+    one, two = (path for path, _ in gateway.pushed)
+    assert "/run/one/" in f"{one}/"
+    assert "/run/two/" in f"{two}/"
+    assert "/team@base64/" in one
+
+
+def test_the_group_of_a_run_that_ended_is_deleted(gateway: Gateway) -> None:
+    """Nothing stays in the gateway, unless that is wanted."""
+    push = GatewayPusher(gateway.url, interval=3600.0, run="one", keep=False)
+    send(push, Latest(builders.running()), builders.finished())
+    assert gateway.deleted == [gateway.pushed[0][0]]
+    assert len(gateway.pushed) == 1
+
+
+def test_a_gateway_is_shown_the_password(gateway: Gateway) -> None:
+    """As basic authentication."""
+    access = GatewayAccess("ann", "secret")
+    GatewayPusher(gateway.url, access=access).send_once(REGISTRY)
+    assert gateway.authorizations == ["Basic YW5uOnNlY3JldA=="]
+    assert "secret" not in repr(access)
+
+
+def test_a_textfile_names_its_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By the name of the run; where another file of the folder has that, by its own."""
+    one, two = tmp_path / "one.prom", tmp_path / "two.prom"
+    TextfileWriter(one, run="night").send_once(REGISTRY)
+    TextfileWriter(one, run="night").send_once(REGISTRY)
+    assert not caplog.text
+    TextfileWriter(two, run="night").send_once(REGISTRY)
+    assert "--run-name" in caplog.text
+    assert 'run="night"' in one.read_text()
+    assert 'run="two"' in two.read_text()
+
+
+@pytest.mark.parametrize("label", ["job", "__x", "a-b", ""])
+def test_labels_that_cannot_be_are_refused(label: str) -> None:
+    """A grouping key has labels as Prometheus knows them."""
+    with pytest.raises(UsageError, match="grouping key"):
+        GatewayPusher("http://localhost:1", grouping={label: "x"})

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from virnucpro_exporter.app.target_file import target_of
 from virnucpro_exporter.config import Metrics
 from virnucpro_exporter.errors import VirnucproError
 from virnucpro_exporter.registry.announcement import Announcement
@@ -75,12 +75,6 @@ def runs_of(folder: Path | None) -> Callable[[], frozenset[int]]:
     return look
 
 
-def _address(server: MetricsServer) -> Address:
-    """Where a run serves its own metrics."""
-    url = urlsplit(server.urls[0])
-    return Address(url.port or 0, url.path, url.scheme, server.is_local)
-
-
 class Entry:
     """A run as it is announced; it may not be, where there is no place for it.
 
@@ -108,7 +102,8 @@ class Entry:
     def served_by(self, server: MetricsServer | None) -> None:
         """The run has an endpoint of its own, or none."""
         if server is not None and self._announcement is not None:
-            self._announcement.serves_at(_address(server))
+            at = target_of(server, "")
+            self._announcement.serves_at(Address(at.port, at.path, at.scheme, at.is_local))
 
     def end(self, last: RunSnapshot) -> None:
         """Leave word of the end."""

@@ -167,10 +167,10 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
         folder = registry_folder(config.metrics)
         # A run on a cluster has a page about its nodes, so that it needs an endpoint of its own.
         is_shown = is_served(folder) and not config.cluster.is_used
-        reserved = reserve(config.metrics, views, is_shown_elsewhere=is_shown)
+        name = run_name(config.metrics, outputs.folder)
+        reserved = reserve(config.metrics, views, run=name, is_shown_elsewhere=is_shown)
         outputs.prepare()
         stack.enter_context(contextlib.closing(RunLock(outputs.lock)))
-        name = run_name(config.metrics, outputs.folder)
         entry = views.enter_context(
             announced(
                 folder,

@@ -95,7 +95,7 @@ def simulate(
         processes=config.metrics.gpu_processes,
     )
     with contextlib.ExitStack() as stack:
-        reserved = reserve(config.metrics, stack)
+        reserved = reserve(config.metrics, stack, run=config.metrics.run_name or "")
         stack.enter_context(monitor).wait()
         pool = VirtualPool(workers)
         coordinator = WorkStealingCoordinator(

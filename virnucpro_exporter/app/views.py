@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro_exporter.app.signals import RunSignals
+from virnucpro_exporter.app.target_file import target_file, target_of
 from virnucpro_exporter.config import Metrics, Views
 from virnucpro_exporter.config.options import FOREVER
+from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.metrics.collectors import Published
-from virnucpro_exporter.metrics.push import GatewayPusher, Periodic, TextfileWriter
+from virnucpro_exporter.metrics.push import GatewayAccess, GatewayPusher, Periodic, TextfileWriter
 from virnucpro_exporter.metrics.registry import build_registry
 from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, Latest
 from virnucpro_exporter.terminal.dashboard import LoadBalancingDashboard
@@ -56,7 +59,11 @@ class Reserved:
 
 
 def reserve(
-    metrics: Metrics, stack: contextlib.ExitStack, *, is_shown_elsewhere: bool = False
+    metrics: Metrics,
+    stack: contextlib.ExitStack,
+    *,
+    run: str = "",
+    is_shown_elsewhere: bool = False,
 ) -> Reserved:
     """Take the addresses, and check all that could be refused later.
 
@@ -64,6 +71,7 @@ def reserve(
 
     Args:
         metrics: What will be served and sent.
+        run: The name of the run.
         is_shown_elsewhere: The exporter of the machine shows the run, so that it needs no address
             of its own unless the user names one.
         stack: Gives the addresses back when it closes.
@@ -87,9 +95,18 @@ def reserve(
             stack.callback(listener.close)
     pushes: list[Periodic] = []
     if metrics.textfile:
-        pushes.append(TextfileWriter(metrics.textfile, metrics.push_interval))
+        pushes.append(TextfileWriter(metrics.textfile, metrics.push_interval, run))
     if metrics.push_gateway:
-        pushes.append(GatewayPusher(metrics.push_gateway, metrics.push_interval))
+        pushes.append(
+            GatewayPusher(
+                metrics.push_gateway,
+                metrics.push_interval,
+                run=run,
+                grouping=dict(pair.split("=", 1) for pair in metrics.push_grouping or ()),
+                keep=metrics.push_keep,
+                access=_access(metrics),
+            )
+        )
     return Reserved(tuple(listeners), tuple(pushes), web)
 
 
@@ -141,6 +158,9 @@ def show(
         )
         server.start()
         stack.callback(server.stop)
+        if metrics.target_file:
+            target = target_of(server, coordinator.latest().name)
+            stack.enter_context(target_file(metrics.target_file, target))
         dashboard.show_endpoint(server.urls[0])
         log.info("metrics: %s", ", ".join(server.urls))
     for push in reserved.pushes:
@@ -188,6 +208,22 @@ def linger(metrics: Metrics, signals: RunSignals, server: MetricsServer | None) 
         if not server.unread(ended):
             signals.wait(_LOOK_SECONDS)  # for the answer to be on its way
             return
+
+
+def _access(metrics: Metrics) -> GatewayAccess:
+    """How the Pushgateway lets the run in: by the options, else by the environment."""
+    file = metrics.push_password_file
+    try:
+        given = None if file is None else Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--push-password-file {file}: {error}") from error
+    variable = os.environ.get
+    ca_file = metrics.push_ca_file or variable("VIRNUCPRO_PUSH_CA_FILE")
+    return GatewayAccess(
+        metrics.push_user or variable("VIRNUCPRO_PUSH_USER") or "",
+        variable("VIRNUCPRO_PUSH_PASSWORD", "") if given is None else given,
+        Path(ca_file) if ca_file else None,
+    )
 
 
 def _bind_by_default(addresses: Sequence[str]) -> list[socket.socket]:

@@ -339,6 +339,14 @@ def _name(value: str) -> str:
     return value
 
 
+def _pairs(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        name, _, text = value.partition("=")
+        if not name or not text:
+            raise ValueError(f"must be LABEL=VALUE (given: {value!r})")
+    return values
+
+
 def _span(value: str) -> str:
     if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,3})?[smhd]", value, re.ASCII):
         raise ValueError("must be a number with s, m, h or d behind it, such as 24h")
@@ -382,11 +390,41 @@ class Metrics(Endpoint):
         SecondsOrZero,
         Option("Seconds to go on serving after the end; inf: until Ctrl-C.", "SECONDS"),
     ] = 30.0
+    target_file: Annotated[
+        LocalPath | None,
+        Option("Folder for a file that tells Prometheus (file_sd) where the run is.", "DIR"),
+    ] = None
     textfile: Annotated[
         LocalPath | None,
         Option("For node_exporter's textfile collector.", "FILE.prom"),
     ] = None
     push_gateway: Annotated[Text | None, Option("Push the metrics to a Pushgateway.", "URL")] = None
+    push_grouping: Annotated[
+        Annotated[Texts, AfterValidator(_pairs)] | None,
+        Option(
+            "Repeatable. A further label of the grouping key.",
+            "LABEL=VALUE",
+            unset="instance and run",
+        ),
+    ] = None
+    push_keep: Annotated[bool, Option("Leave the last metrics in the Pushgateway at the end.")] = (
+        False
+    )
+    push_user: Annotated[
+        Text | None, Option("The user at the Pushgateway.", "NAME", unset="VIRNUCPRO_PUSH_USER")
+    ] = None
+    push_password_file: Annotated[
+        LocalPath | None,
+        Option("File with the user's password.", "FILE", unset="VIRNUCPRO_PUSH_PASSWORD"),
+    ] = None
+    push_ca_file: Annotated[
+        LocalPath | None,
+        Option(
+            "Authorities (PEM) that the Pushgateway's certificate may come from.",
+            "FILE",
+            unset="VIRNUCPRO_PUSH_CA_FILE, else those of the system",
+        ),
+    ] = None
     push_interval: Annotated[Seconds, Option("Seconds between writes and pushes.", "SECONDS")] = (
         15.0
     )

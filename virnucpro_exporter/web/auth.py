@@ -18,8 +18,8 @@ from virnucpro_exporter.web.pace import Pace, share_of_machine
 _MOST_REMEMBERED = 1024
 _MOST_WAITING = 8  # checks; at 70 ms each, and with the share below, the last waits some seconds
 # What checking may cost a run, as a share of the machine, and what may be checked at once.
-_SHARE = 0.02
-_BURST = 1.0  # seconds
+_SHARE = 0.01
+_BURST = 0.5  # seconds
 _LONGEST = 72  # bytes that bcrypt reads of a password
 
 

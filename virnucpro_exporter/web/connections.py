@@ -27,8 +27,8 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _RETRY = 0.05  # seconds until the next accept where no room can be made
 _ROOM_MADE = 0.001  # seconds for a dropped connection to give its file descriptor back
 # What strangers may cost a run, as a share of the machine, and what they may cost at once.
-_SHARE = 0.03
-_BURST = 0.05  # seconds
+_SHARE = 0.015
+_BURST = 0.025  # seconds
 _DEAREST = 0.01  # seconds that one stranger is taken to have cost at most
 
 _Tasks = dict["asyncio.Task[None]", None]

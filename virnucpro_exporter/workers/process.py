@@ -43,16 +43,17 @@ JOB_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def launch(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a program of our own, which leads a session and begins with the job's signals blocked.
+    """Start a program of our own, which begins with the job's signals blocked.
 
-    So no such signal kills it before it has said what it makes of them.
+    So no such signal kills it before it has said what it makes of them. It leads a session unless
+    the options of `subprocess.Popen` say otherwise.
 
     Raises:
         OSError: The system could not start it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
     try:
-        return subprocess.Popen(argv, start_new_session=True, **options)  # noqa: S603 - our own modules
+        return subprocess.Popen(argv, **{"start_new_session": True, **options})  # noqa: S603 - our own modules
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

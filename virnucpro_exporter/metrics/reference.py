@@ -18,8 +18,8 @@ A series that is absent is unknown; 0 was measured. A GPU that does not answer k
 The label `gpu` is the NVML index (`0`), a MIG slice (`0:1`) or a CPU slot (`cpu0`). In a run on
 Dask the name of the node stands before it (`gpu07/0`), and `virnucpro_gpu_info` has it as the label
 `node`. On one machine there is no such label: Prometheus has its own for what it scrapes,
-`instance` and any that you add. In a textfile each series carries the label `run`, the name of the
-file without `.prom`.
+`instance` and any that you add. Where one target shows several runs (`serve`, textfiles, a
+Pushgateway), each series of a run carries its name as the label `run`.
 
 The collector `gpu` is there where GPUs are watched: in `serve`, in a run that uses GPUs, and where
 a program of yours passes a `GPUMonitor`. It fails while no driver answers, or none lists a GPU. A

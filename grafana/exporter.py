@@ -139,6 +139,14 @@ def _scrapes() -> Shelf:
                 missing=_NO_EXPORTER,
             ),
             chart(
+                "Time the endpoint stays",
+                "How long the endpoint of a run waits after the end for a last scrape, at most. 0: "
+                "the end may go unseen, and no alert fires when the run no longer answers.",
+                Query("virnucpro_endpoint_linger_seconds", INSTANCE),
+                unit="s",
+                missing="no run with an endpoint of its own",
+            ),
+            chart(
                 "Samples per scrape",
                 "It changes with the number of GPUs. A fall is a GPU or a source that has gone.",
                 Query("scrape_samples_scraped"),
@@ -159,6 +167,7 @@ def _scrapes() -> Shelf:
                 missing=_NO_EXPORTER,
             ),
         ],
+        widths=(5, 5, 5, 5, 4),
         title="The process",
     )
 

@@ -155,6 +155,7 @@ def show(
             web_config=reserved.web,
             health=health,
             nodes=nodes,
+            linger=metrics.linger,
         )
         server.start()
         stack.callback(server.stop)

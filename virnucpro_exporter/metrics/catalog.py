@@ -452,6 +452,10 @@ GPU_MONITOR_INFO = _gpu.gauge(
 )
 
 _health = _Section("Exporter")
+ENDPOINT_LINGER = _health.gauge(
+    "endpoint_linger_seconds",
+    "Longest time for which a run's own endpoint waits after the end for a scrape; 0: not at all.",
+)
 COLLECTOR_SUCCESS = _health.gauge(
     "collector_success",
     "1 if the latest pass of this source of data succeeded.",

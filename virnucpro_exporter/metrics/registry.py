@@ -27,6 +27,7 @@ def build_registry(
     *,
     process: bool = True,
     runs: Published[Sequence[RunSnapshot]] | None = None,
+    linger: float | None = None,
 ) -> CollectorRegistry:
     """A registry of the run, the GPUs, the health of the sources, and this process.
 
@@ -38,6 +39,7 @@ def build_registry(
         process: With `process_*` and `python_info`. Without them for node_exporter's textfile
             collector, which refuses names it has itself.
         runs: Further runs, each with its name as the label `run`; in place of a coordinator.
+        linger: Seconds for which the endpoint stays after the end of the run, at most.
     """
     registry = CollectorRegistry()
     sources: dict[str, Published[CollectorHealth]] = {}
@@ -52,7 +54,7 @@ def build_registry(
     if gpu_monitor is not None:
         registry.register(GpuCollector(gpu_monitor))
         sources["gpu"] = GpuHealth(gpu_monitor)
-    registry.register(HealthCollector({**sources, **(health or {})}, of_runs))
+    registry.register(HealthCollector({**sources, **(health or {})}, of_runs, linger))
     if process:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)

@@ -84,6 +84,8 @@ class MetricsServer:
         runs: Further runs, each with a name of its own; in place of a coordinator.
         nodes: Further targets, which `/sd` lists: the nodes of a run, or the runs of a machine that
             serve by themselves; None: there is no such page.
+        linger: Seconds for which this goes on after the end of the run, at most; rules tell by it
+            whether the end could have been scraped.
     """
 
     def __init__(  # noqa: PLR0913 - what is served and how, each with its default
@@ -98,6 +100,7 @@ class MetricsServer:
         limits: Limits | None = None,
         nodes: Discovery | None = None,
         runs: Published[Sequence[RunSnapshot]] | None = None,
+        linger: float | None = None,
     ) -> None:
         check_path(telemetry_path)
         health = health or {}
@@ -112,7 +115,7 @@ class MetricsServer:
         self._limits = limits or Limits()
         found = (coordinator, gpu_monitor, runs, *health.values())
         sources = [source for source in found if source is not None]
-        registry = build_registry(coordinator, gpu_monitor, health, runs=runs)
+        registry = build_registry(coordinator, gpu_monitor, health, runs=runs, linger=linger)
         self._pages = Pages(registry, sources)
         self._routes: dict[str, Callable[[Request], Response]] = {
             telemetry_path: self._metrics,

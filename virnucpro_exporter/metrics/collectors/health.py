@@ -12,7 +12,14 @@ from prometheus_client.registry import Collector
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.metrics import catalog as c
-from virnucpro_exporter.metrics.collectors.families import Published, Value, empty, family, labels
+from virnucpro_exporter.metrics.collectors.families import (
+    NO_LABELS,
+    Published,
+    Value,
+    empty,
+    family,
+    labels,
+)
 from virnucpro_exporter.snapshot import CollectorHealth
 
 _VALUES: Sequence[tuple[c.Metric, Callable[[CollectorHealth], Value]]] = (
@@ -29,27 +36,32 @@ class HealthCollector(Collector):
     Args:
         sources: By the name of the collector, whatever holds its newest `CollectorHealth`.
         runs: By the name of the run, the health of further runs that go on.
+        linger: Seconds for which the endpoint of a run stays after its end, at most; None: of no
+            run.
     """
 
     def __init__(
         self,
         sources: Mapping[str, Published[CollectorHealth]],
         runs: Published[Sequence[tuple[str, CollectorHealth]]] | None = None,
+        linger: float | None = None,
     ) -> None:
         self._sources = dict(sources)
         self._runs = runs
+        self._linger = linger
 
     def collect(self) -> Iterator[Family]:
         """All families of the newest health of each source."""
         newest = [(labels(collector=name), s.latest()) for name, s in self._sources.items()]
         present = () if self._runs is None else self._runs.latest()
+        yield family(c.ENDPOINT_LINGER, [(NO_LABELS, self._linger)])
         newest += [(labels(collector="run", run=name), health) for name, health in present]
         for metric, read in _VALUES:
             yield family(metric, [(of_source, read(health)) for of_source, health in newest])
 
     def describe(self) -> Iterator[Family]:
         """The names, without a snapshot."""
-        return (empty(metric) for metric, _ in _VALUES)
+        return map(empty, (c.ENDPOINT_LINGER, *(metric for metric, _ in _VALUES)))
 
 
 class BuildCollector(Collector):

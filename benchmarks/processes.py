@@ -10,6 +10,10 @@ Both clocks start when all workers are ready. Eight instances, each with both, i
 The bound is that of the balance benchmark: all work on all workers, or the largest file on the
 fastest, whichever is longer. Nobody can be sooner, so peer/ours cannot be more than peer/bound.
 
+Two lines more: two workers with 8 equal files, of which one falls to 0.05 of its speed in the
+middle of its last file (the clock of the scheduler goes 100 times as fast, so that its minutes are
+short); and 8 commands on 4 workers that take twice the stall threshold and report nothing.
+
 Run: python -m benchmarks.processes [--instances 8] [--mean 0.2]
 """
 
@@ -21,21 +25,22 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.warm import WarmPool
-from virnucpro_exporter.app.processor import FACTORY
-from virnucpro_exporter.config import RunConfig
+from virnucpro_exporter.app.processor import FACTORY, processor_spec
+from virnucpro_exporter.config import Processor, RunConfig, Scheduling
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.simulation import lower_bound, skewed_files
+from virnucpro_exporter.snapshot import RunSnapshot
 from virnucpro_exporter.workers.local_pool import LocalPool
 
 WORKERS = ("cpu0", "cpu1", "cpu2", "cpu3")
@@ -44,6 +49,11 @@ FILES = 50
 RESIDUES_PER_SECOND = 10_000
 RESIDUES_PER_SEQUENCE = 10
 STEP_SECONDS = 0.02
+
+# Files of the throttled run: 600 s on a clock that goes 100 times as fast.
+THROTTLED_SECONDS, THROTTLED_SPEED, CLOCK_RATE = 6.0, 0.05, 100.0
+
+COMMAND_SECONDS, COMMANDS = 2.0, 8
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -102,6 +112,30 @@ class SleeperBySequences(Sleeper):
             progress(sequences)
 
         return Processed(super().process(file, output, without_residues).sequences, None)
+
+
+class SleeperThrottled(Sleeper):
+    """The first worker falls to a twentieth of its speed while it is in its fourth file."""
+
+    def setup(self, gpu: str) -> None:
+        """Learn when this worker slows down."""
+        self._worked = 0.0
+        self._slows_at = 3.5 * THROTTLED_SECONDS if gpu == "cpu0" else float("inf")
+
+    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
+        """Sleep."""
+        del output
+        _, residues = map(int, file.name.split("-"))
+        done, before = 0.0, time.perf_counter()
+        while done < THROTTLED_SECONDS:
+            time.sleep(STEP_SECONDS)
+            now = time.perf_counter()
+            done += (now - before) * (1.0 if self._worked < self._slows_at else THROTTLED_SPEED)
+            self._worked += now - before
+            before = now
+            so_far = int(residues * min(done / THROTTLED_SECONDS, 1.0))
+            progress(so_far // RESIDUES_PER_SEQUENCE, so_far)
+        return Processed(1 + residues // RESIDUES_PER_SEQUENCE, residues)
 
 
 _speed = 1.0  # of this process of the peer
@@ -181,27 +215,78 @@ def make_instance(case: Case, seed: int, mean_seconds: float) -> Instance:
     return Instance(named, effort)
 
 
-def ours(instance: Instance, sleeper: str) -> float:
-    """Seconds of this package.
+def run(
+    files: Sequence[SequenceFile], spec: Mapping[str, Any], coordinator: WorkStealingCoordinator
+) -> tuple[float, RunSnapshot]:
+    """Seconds of this package, and what was seen at the end.
+
+    Args:
+        files: What is done.
+        spec: The processor.
+        coordinator: Of a run that has not begun.
 
     Raises:
         RuntimeError: Not all files were completed.
     """
+    workers = [worker.gpu for worker in coordinator.snapshot().workers]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         outputs = Outputs(folder)
         outputs.prepare()
-        coordinator = WorkStealingCoordinator(WORKERS, settings=RunConfig().scheduler_settings())
-        pins: dict[str, dict[str, str]] = {gpu: {} for gpu in WORKERS}
-        spec = {"kind": "python", "target": f"benchmarks.processes:{sleeper}"}
+        pins: dict[str, dict[str, str]] = {gpu: {} for gpu in workers}
         pool = WarmPool(
-            LocalPool(spec, FACTORY, outputs.attempts, outputs.logs, pins), len(WORKERS)
+            LocalPool(spec, FACTORY, outputs.attempts, outputs.logs, pins, look_seconds=0.2),
+            len(workers),
         )
         stack.callback(pool.close)
-        Runner(coordinator, pool, WORKERS, outputs, None).run(instance.files)
+        Runner(coordinator, pool, workers, outputs, None).run(files)
         end = time.perf_counter()
-        if coordinator.snapshot().files_completed != FILES:
+        seen = coordinator.snapshot()
+        if seen.files_completed != len(files):
             raise RuntimeError("files are left")
-        return end - pool.all_ready
+        return end - pool.all_ready, seen
+
+
+def python(sleeper: str) -> dict[str, str]:
+    """The processor that is a class of this module."""
+    return {"kind": "python", "target": f"benchmarks.processes:{sleeper}"}
+
+
+def ours(instance: Instance, sleeper: str) -> float:
+    """Seconds of this package."""
+    coordinator = WorkStealingCoordinator(WORKERS, settings=RunConfig().scheduler_settings())
+    seconds, _ = run(instance.files, python(sleeper), coordinator)
+    return seconds
+
+
+def throttled() -> tuple[float, float]:
+    """Seconds, and least seconds, of two workers of which one is throttled, on the fast clock."""
+    size = int(THROTTLED_SECONDS * RESIDUES_PER_SECOND)
+    files = [
+        SequenceFile(f"/{n}/{size}-{size}", size // RESIDUES_PER_SEQUENCE, size) for n in range(8)
+    ]
+    coordinator = WorkStealingCoordinator(
+        WORKERS[:2],
+        settings=RunConfig().scheduler_settings(),
+        clock=lambda: CLOCK_RATE * time.monotonic(),
+    )
+    seconds, _ = run(files, python("SleeperThrottled"), coordinator)
+    at = 3.5 * THROTTLED_SECONDS
+    least = at + (8 * THROTTLED_SECONDS - 2 * at) / (1.0 + THROTTLED_SPEED)
+    return CLOCK_RATE * seconds, CLOCK_RATE * least
+
+
+def long_commands() -> tuple[float, float, int, int]:
+    """Commands of twice the threshold: seconds, least seconds, stalls and speculative attempts."""
+    files = [SequenceFile(f"/{n}", None, 1000) for n in range(COMMANDS)]
+    wanted = Processor(name="command", command=("sleep", str(COMMAND_SECONDS)))
+    config = RunConfig(
+        processor=wanted, scheduling=Scheduling(stall_threshold=COMMAND_SECONDS / 2.0)
+    )
+    coordinator = WorkStealingCoordinator(WORKERS, settings=config.scheduler_settings())
+    seconds, seen = run(files, processor_spec(wanted), coordinator)
+    started = sum(w.second_attempts_won + w.second_attempts_lost for w in seen.workers)
+    least = COMMANDS / len(WORKERS) * COMMAND_SECONDS
+    return seconds, least, sum(w.stalls for w in seen.workers), started
 
 
 def peer(instance: Instance, case: Case) -> float:
@@ -242,6 +327,17 @@ def main() -> None:
             is_missed = (least if case.is_one_slow else ratio) < case.goal
             line += f"  {case.goal:.1f} {'MISSED' if is_missed else ''}".rstrip()
         print(line, flush=True)
+    seconds, least = throttled()
+    verdict = "" if seconds <= 1.01 * 3000.0 else " MISSED"
+    print(
+        f"one of two throttled: {seconds:,.0f} s, bound {least:,.0f} s, goal 3,000 s + 1 %{verdict}"
+    )
+    seconds, least, stalls, repeated = long_commands()
+    verdict = " MISSED" if stalls or repeated else ""
+    print(
+        f"commands of twice the threshold: {seconds / least:.3f} of the bound,"
+        f" {stalls} stalls, {repeated} second attempts, goal 0 of both{verdict}"
+    )
 
 
 if __name__ == "__main__":

@@ -81,6 +81,10 @@ RECENT_FAILURES = 1000
 # most say nothing new.
 _FIRST_FILES, _EACH = 512, 16
 
+# What is expected of workers that have shown nothing is looked at anew for each of so many others,
+# and then for one in as many.
+_FIRST_WORKERS = 64
+
 # However wrong the fixed cost is, at least this share of the seconds of an attempt was work.
 _LEAST_WORK = 0.1
 
@@ -177,6 +181,7 @@ class State:
         self._startup: float | None = None  # seconds until the first worker was ready
         # Of the completed files of which both are known
         self._sequences = self._residues = 0
+        self._measured = 0  # workers of which anything was learned
         self._base = 1.0  # residues per second of a worker of weight 1, once anything was learned
 
     # -- what is asked --
@@ -459,7 +464,13 @@ class State:
                 self._rebase()
 
     def _rebase(self) -> None:
-        """Express the declared speeds in residues per second, now that something was measured."""
+        """Express the declared speeds in residues per second, now that something was measured.
+
+        Of many workers, each one more says little: then only one in so many is counted in.
+        """
+        self._measured += 1
+        if self._measured > _FIRST_WORKERS and self._measured % _FIRST_WORKERS:
+            return
         known = [w for w in self.fleet if w.learned.value is not None]
         self._base = sum(w.speed for w in known) / sum(w.weight for w in known)
         for worker in self.fleet:

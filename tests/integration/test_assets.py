@@ -11,7 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.monitoring.programs import tool
 from tests.run_program import PROGRAM, ROOT, call
 from virnucpro_exporter.app.assets import NAMES
 
@@ -112,3 +114,26 @@ def test_a_file_in_the_way_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = call([*PROGRAM, "assets", tmp_path / "file" / "below"])
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+
+
+def test_alerts_link_to_the_runbook_and_the_dashboards_that_are_named(tmp_path: Path) -> None:
+    """Every rule has both links, and Prometheus accepts them; what is no address is refused."""
+    wiki, grafana = "https://wiki.example.org/virnucpro", "https://grafana.example.org"
+    options = ("--runbook-base", wiki, "--grafana-url", f"{grafana}/")
+    done = call([*PROGRAM, "assets", tmp_path / "new", *options])
+    assert (done.returncode, done.stderr) == (0, "")
+    rules = tmp_path / "new" / "prometheus" / "rules" / "alerts.yml"
+    named = [
+        rule for group in yaml.safe_load(rules.read_text())["groups"] for rule in group["rules"]
+    ]
+    for rule in named:
+        notes = rule["annotations"]
+        assert notes["runbook_url"] == f"{wiki}#{rule['alert'].lower()}"
+        assert notes["dashboard_url"].startswith(
+            f"{grafana}/d/{notes['dashboard_uid']}?var-instance="
+        )
+    checked = tool("promtool", "check", "rules", "--lint=all", "--lint-fatal", rules)
+    assert checked.returncode == 0, checked.stdout
+    refused = call([*PROGRAM, "assets", tmp_path / "other", "--runbook-base", 'wiki"'])
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert not (tmp_path / "other").exists()

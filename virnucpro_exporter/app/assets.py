@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import virnucpro_exporter
-from virnucpro_exporter.errors import AssetsError
+from virnucpro_exporter.errors import AssetsError, UsageError
 
 _PACKAGE = Path(virnucpro_exporter.__file__).parent
 
@@ -35,7 +37,51 @@ NAMES = (
 )
 
 
-def write(folder: Path, *, force: bool = False) -> tuple[int, int]:
+_RULES = Path("prometheus/rules/alerts.yml")
+_URL = re.compile(r"https?://[^\s\"'{}<>\\]+")
+_DASHBOARD = re.compile(r"^( *)dashboard_uid: (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Where the links of alerts lead.
+
+    Attributes:
+        runbook: The address of the page with the runbook; None: the path in this repository.
+        grafana: The address of Grafana; None: alerts name their dashboard only.
+
+    Raises:
+        UsageError: One is no address.
+    """
+
+    runbook: str | None = None
+    grafana: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, url in (("--runbook-base", self.runbook), ("--grafana-url", self.grafana)):
+            if url is not None and not _URL.fullmatch(url):
+                raise UsageError(
+                    f"{option} {url!r}: write a whole address, like https://wiki.example.org/runbook"
+                )
+
+    def put_into(self, rules: str) -> str:
+        """The rules with these links."""
+        if self.runbook is not None:
+            rules = rules.replace("runbook_url: docs/runbook.md", f"runbook_url: {self.runbook}")
+        if self.grafana is not None:
+            base = self.grafana.rstrip("/")
+            shown = "?var-instance={{ $labels.instance }}"
+            gpu = "{{ with $labels.gpu }}&var-gpu={{ . }}{{ end }}"
+            rules = _DASHBOARD.sub(
+                lambda found: (
+                    f'{found[0]}\n{found[1]}dashboard_url: "{base}/d/{found[2]}{shown}{gpu}"'
+                ),
+                rules,
+            )
+        return rules
+
+
+def write(folder: Path, *, force: bool = False, links: Links = Links()) -> tuple[int, int]:
     """Write all files into a folder, laid out as in the repository.
 
     The code of the program itself is among them, because its container image is built from it.
@@ -43,6 +89,7 @@ def write(folder: Path, *, force: bool = False) -> tuple[int, int]:
     Args:
         folder: Made if there is none.
         force: Replace files that are there and have another content.
+        links: Where those of alerts lead.
 
     Returns:
         How many files were written, and how many were there already, the same.
@@ -54,6 +101,8 @@ def write(folder: Path, *, force: bool = False) -> tuple[int, int]:
     try:
         for name, source in _sources():
             contents[folder / name] = source.read_bytes()
+        rules = folder / _RULES
+        contents[rules] = links.put_into(contents[rules].decode()).encode()
         same = {path for path, data in contents.items() if _is(path, data)}
         if not force:
             _refuse_changed([path for path in contents if path not in same and path.exists()])

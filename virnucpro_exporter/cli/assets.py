@@ -14,13 +14,25 @@ from virnucpro_exporter.text import counted
 @click.command()
 @click.argument("folder", metavar="DIR", type=path)
 @click.option("--force", is_flag=True, help="Replace files that are there and differ.")
-def assets(folder: str, force: bool) -> int:  # noqa: FBT001 - click passes options by name
+@click.option(
+    "--runbook-base", metavar="URL", help="Where you keep the runbook: alerts link to its sections."
+)
+@click.option(
+    "--grafana-url", metavar="URL", help="Your Grafana: alerts link to the dashboard of their GPU."
+)
+def assets(
+    folder: str,
+    force: bool,  # noqa: FBT001 - click passes options by name
+    runbook_base: str | None,
+    grafana_url: str | None,
+) -> int:
     """Write dashboards, alert rules and the files for Docker Compose into a folder.
 
     With Docker, `docker compose up` in that folder starts them all, with a simulated run to look
     at. docs/deploy.md and docs/alerting.md, which are written too, tell what else there is.
     """
-    written, same = app.write(Path(folder), force=force)
+    links = app.Links(runbook_base, grafana_url)
+    written, same = app.write(Path(folder), force=force, links=links)
     there = f", {same} were there already" if same else ""
     click.echo(f"{counted(written, 'file')} written to {folder!r}{there}")
     return 0

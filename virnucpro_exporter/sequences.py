@@ -13,11 +13,14 @@ from __future__ import annotations
 import bz2
 import itertools
 import lzma
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from isal import igzip_lib
 
@@ -34,6 +37,7 @@ COMPRESSED_SUFFIXES = (".gz", ".bgz", ".bz2", ".xz", ".zst")
 BLOCK_BYTES = 1 << 16  # what is made of a block stays in the cache; larger ones are slower
 TEXT_BYTES = 1 << 18  # decompressed at a time: a small file may hold a very long text
 BLANKS = b" \t\v\f"
+_NO_LETTERS = b"\n" + BLANKS
 # These letters stand for amino acids, and for no nucleotide or mixture of nucleotides.
 ONLY_PROTEIN = b"EFILPQefilpq"
 
@@ -137,11 +141,121 @@ def _without(suffixes: tuple[str, ...], name: str) -> str:
     return stem if stem and (dot + last).lower() in suffixes else name
 
 
-def read_sequences(path: Path) -> Iterator[Record]:
-    """Yield the records of a file, holding no more than the longest of them in memory.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Those records of a file whose first byte lies in a range of it.
+
+    So any place is a valid cut, and parts that cover a file hold each of its records once.
+
+    Attributes:
+        path: The file.
+        start: Where the range begins; places are offsets in the file.
+        stop: Where it ends, or None at the end of the file.
+    """
+
+    path: Path
+    start: int = 0
+    stop: int | None = None
+
+
+class Shrunk(NamedTuple):
+    """Where a part ends now.
+
+    Attributes:
+        at: There, and there the rest begins.
+        position: Where the record begins that was read last.
+        end: Where the part would have ended.
+    """
+
+    at: int
+    position: int
+    end: int
+
+
+class OpenPart:
+    """A part that one thread reads while another may move its end towards its beginning.
+
+    It is also a path, so that what needs no more than the name of the file can take either.
 
     Args:
-        path: FASTA or FASTQ, plain or compressed (one or many members, as bgzip writes).
+        part: What is read.
+
+    Attributes:
+        part: The same.
+        path: The file.
+        name: The file's name, without its folder.
+        can_shrink: Whether the end may be moved; not in a file that has to be read from its start.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.path = part.path
+        self.name = part.path.name
+        self.can_shrink = True
+        self._lock = threading.Lock()
+        self._position = part.start
+        self._stop = part.stop
+        self._size: int | None = None  # of the file, once it is open
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    @property
+    def position(self) -> int:
+        """Where the record begins that was read last; the part begins there before the first."""
+        return self._position
+
+    @property
+    def stop(self) -> int | None:
+        """Where the part ends now; None at the end of the file."""
+        return self._stop
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole file, as far as it was not cut since."""
+        return not self.part.start and self.part.stop is None
+
+    def begin(self, size: int) -> None:
+        """The file is open, and has so many bytes."""
+        self._size = size
+
+    def claim(self, place: int) -> bool:
+        """Whether the record that begins at a place is still in the part; if so, it stays in it."""
+        with self._lock:
+            is_own = self._stop is None or place < self._stop
+            if is_own:
+                self._position = place
+            return is_own
+
+    def shrink(
+        self, share: float, is_worth: Callable[[Shrunk], bool] = lambda _: True
+    ) -> Shrunk | None:
+        """Give the end of what is not read yet away; the reader stops before it.
+
+        Args:
+            share: Above 0, up to 1: all but the record that was read last.
+            is_worth: Says whether a cut is to be made.
+
+        Returns:
+            The cut, or None where there is none.
+        """
+        with self._lock:
+            end = self._size if self._stop is None else self._stop
+            if not self.can_shrink or self._size is None or end is None:
+                return None
+            at = max(self._position + 1, end - int(share * (end - self._position)))
+            cut = Shrunk(at, self._position, end)
+            if at >= end or not is_worth(cut):
+                return None
+            self._stop = at
+            return cut
+
+
+def read_sequences(source: Path | OpenPart) -> Iterator[Record]:
+    """Yield the records of a file or of a part of one; memory is bounded by the longest of them.
+
+    Args:
+        source: FASTA or FASTQ, plain or compressed (one or many members, as bgzip writes).
 
     Yields:
         Each record in order; FASTQ may span several lines.
@@ -152,10 +266,82 @@ def read_sequences(path: Path) -> Iterator[Record]:
             record, or a header that does not begin its line.
         OSError: The file cannot be opened or read.
     """
+    if isinstance(source, OpenPart):
+        return _read_part(source)
+    return _read_file(source)
+
+
+def _read_file(path: Path) -> Iterator[Record]:
     with path.open("rb", buffering=0) as file:
         marker, blocks = detect_format(read_blocks(file))
         lines = split_lines(blocks)
         yield from parse_fasta(lines) if marker == b">" else parse_fastq(lines)
+
+
+def _read_part(part: OpenPart) -> Iterator[Record]:
+    """The records of a part: of plain FASTA from where it begins, of any other file all."""
+    with part.path.open("rb", buffering=0) as file:
+        first = _first_header(file)
+        if first is None:
+            part.can_shrink = False
+            if not part.is_whole:
+                raise SequenceFileError("it was plain FASTA when its parts were made")
+            yield from _read_file(part.path)
+            return
+        part.begin(os.fstat(file.fileno()).st_size)
+        for place, text in _texts(file, max(part.part.start, first)):
+            if not part.claim(place):
+                return
+            if b"\r" in text or text.find(b">", text.find(b"\n")) >= 0:
+                # A return alone may end a line of it, or there is a fault to be told.
+                yield from parse_fasta(with_newlines(b">" + text).split(b"\n"))
+                continue
+            header, _, body = text.partition(b"\n")
+            names = header.split(None, 1)
+            yield Record(names[0] if names else b"", body.translate(None, _NO_LETTERS))
+
+
+def _first_header(file: BinaryIO) -> int | None:
+    """Where the first record of plain FASTA begins; None where the file may be something else."""
+    head = file.read(BLOCK_BYTES)
+    text = head.lstrip()
+    place = len(head) - len(text)
+    is_alone = not place or head[place - 1 : place] == b"\n"
+    has_lines = b"\r" not in head or b"\r\n" in head
+    return place if text.startswith(b">") and is_alone and has_lines else None
+
+
+def _texts(file: BinaryIO, start: int) -> Iterator[tuple[int, bytes]]:
+    """The text of each record that begins at a place or later, without its `>`, and its place."""
+    place = max(start - 1, 0)
+    file.seek(place)
+    is_inside = False  # a record whose beginning was seen
+    pieces: list[bytes] = []
+    last = b"" if start else b"\n"
+    begun_at = place
+    while block := file.read(BLOCK_BYTES):
+        if b"\0" in block:
+            raise SequenceFileError("it holds binary data, not sequences")
+        here = place
+        if last == b"\n" and block.startswith(b">"):
+            if is_inside:
+                yield begun_at, b"".join(pieces)
+            is_inside, pieces, begun_at = True, [], here
+            texts = block[1:].split(b"\n>")
+            here += 1
+        else:
+            texts = block.split(b"\n>")
+        pieces.append(texts[0])
+        here += len(texts[0])
+        for text in texts[1:]:
+            if is_inside:
+                yield begun_at, b"".join(pieces)
+            is_inside, pieces, begun_at = True, [text], here + 1
+            here += 2 + len(text)
+        place += len(block)
+        last = block[-1:]
+    if is_inside:
+        yield begun_at, b"".join(pieces)
 
 
 def read_blocks(file: Readable) -> Iterator[bytes]:

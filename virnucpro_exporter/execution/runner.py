@@ -46,7 +46,7 @@ _LOOKS = 100
 
 
 # What the loop itself has to know of.
-_NOTED = (FileCompleted, FileFailed, WorkerRetired, RunFinished)
+_NOTED = (FileCompleted, PartCompleted, FileFailed, WorkerRetired, RunFinished)
 
 
 class Results(Protocol):
@@ -304,7 +304,9 @@ class Runner:
         if decisions.facts:
             self._judge_failures()
 
-    def _take_note(self, fact: FileCompleted | FileFailed | WorkerRetired | RunFinished) -> None:
+    def _take_note(
+        self, fact: FileCompleted | PartCompleted | FileFailed | WorkerRetired | RunFinished
+    ) -> None:
         if isinstance(fact, FileCompleted):
             self._results += 1
             self._halting.succeed()

@@ -25,6 +25,7 @@ from typing import Any
 
 from virnucpro_exporter.errors import ProcessorError
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
+from virnucpro_exporter.sequences import OpenPart
 
 
 def load(target: str, main: str | None = None) -> Any:
@@ -61,8 +62,26 @@ def _load_script(path: str) -> None:
         module.__dict__.update(runpy.run_path(path, run_name="__mp_main__"))
 
 
+def _joins(inner: Any, target: str) -> str | None:
+    """How the results of parts are joined, as the user's code says.
+
+    Raises:
+        ProcessorError: There is no such way.
+    """
+    found = getattr(inner, "joins", None)
+    if found not in (None, "concatenate", "number"):
+        raise ProcessorError(
+            f"{target!r}: its attribute 'joins' is {found!r}; use 'concatenate' or 'number', or "
+            "give it a method join(parts, output)"
+        )
+    return None if found is None else str(found)
+
+
 class PythonProcessor:
     """Makes a processor of a class or a plain function.
+
+    One with `joins` or `join` does parts of files: its `process` is given a part in place of a path
+    and reads it with `virnucpro_exporter.sequences.read_sequences`.
 
     Args:
         target: `package.module:name`.
@@ -78,6 +97,9 @@ class PythonProcessor:
         self._inner = found() if isinstance(found, type) else found
         self._process: Callable[..., Any] = getattr(self._inner, "process", self._inner)
         self._suffix = output_suffix
+        self.joins = _joins(self._inner, target)
+        if hasattr(self._inner, "join"):
+            self.join = self._inner.join
         if not callable(self._process):
             raise ProcessorError(f"{target!r} is neither a function nor has it a method 'process'")
 
@@ -98,7 +120,7 @@ class PythonProcessor:
         if hasattr(self._inner, "close"):
             self._inner.close()
 
-    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
-        """Process one file; the user's code returns None, a number of sequences or `Processed`."""
+    def process(self, file: Path | OpenPart, output: Path, progress: ProgressCallback) -> Processed:
+        """Process one file or part; the user's code returns None, a number of sequences or `Processed`."""
         result = self._process(file, output, progress)
         return result if isinstance(result, Processed) else Processed(result)

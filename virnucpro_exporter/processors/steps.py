@@ -7,10 +7,10 @@ from pathlib import Path
 
 from virnucpro_exporter.errors import EmptyFileError
 from virnucpro_exporter.journal.results import is_result
-from virnucpro_exporter.sequences import Record, read_sequences
+from virnucpro_exporter.sequences import OpenPart, Record, read_sequences
 
 
-def read_step(file: Path) -> Iterator[Record]:
+def read_step(file: Path | OpenPart) -> Iterator[Record]:
     """Yield the records of a file; none, where an earlier run has found nothing and left it empty.
 
     Any other empty file is a fault: it may be what is left of one.
@@ -22,5 +22,5 @@ def read_step(file: Path) -> Iterator[Record]:
     try:
         yield from read_sequences(file)
     except EmptyFileError:
-        if not is_result(file):
+        if not is_result(Path(file)):
             raise

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from virnucpro_exporter.errors import ProcessorError, SequenceFileError
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.steps import read_step
-from virnucpro_exporter.sequences import ONLY_PROTEIN, stem
+from virnucpro_exporter.sequences import ONLY_PROTEIN, OpenPart, stem
 
 CHUNK_SIZES = (300, 500)
 CHUNKS_PER_REPORT = 200
@@ -122,6 +122,8 @@ class TranslateProcessor:
         ProcessorError: VirNucPro has no models for chunks of this size.
     """
 
+    joins = "concatenate"
+
     def __init__(self, chunk_size: int = 500) -> None:
         if chunk_size not in CHUNK_SIZES:
             raise ProcessorError(f"translate cuts chunks of 300 or 500 bases, not {chunk_size}")
@@ -142,13 +144,13 @@ class TranslateProcessor:
     def close(self) -> None:
         """Nothing to give back."""
 
-    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
+    def process(self, file: Path | OpenPart, output: Path, progress: ProgressCallback) -> Processed:
         """Write the three results; memory is bounded by the longest sequence.
 
         Raises:
             SequenceFileError: The content is at fault, or is protein.
         """
-        _, nucleotides, proteins = (output.parent / name for name in self.output_names(file))
+        _, nucleotides, proteins = (output.parent / name for name in self.output_names(Path(file)))
         with (
             output.open("wb") as chunk_file,
             nucleotides.open("wb") as nucleotide_file,
@@ -157,7 +159,10 @@ class TranslateProcessor:
             return self._translate(file, (chunk_file, nucleotide_file, protein_file), progress)
 
     def _translate(
-        self, file: Path, outputs: tuple[BinaryIO, BinaryIO, BinaryIO], progress: ProgressCallback
+        self,
+        file: Path | OpenPart,
+        outputs: tuple[BinaryIO, BinaryIO, BinaryIO],
+        progress: ProgressCallback,
     ) -> Processed:
         chunk_file, nucleotide_file, protein_file = outputs
         sequences = residues = chunks = 0
@@ -176,7 +181,8 @@ class TranslateProcessor:
                     progress(sequences, residues + min(k * self.chunk_size, len(sequence)))
             sequences += 1
             residues += len(sequence)
-        if residues and not is_nucleotide:
+        is_part = isinstance(file, OpenPart) and not file.is_whole  # it says little of the file
+        if residues and not is_nucleotide and not is_part:
             raise SequenceFileError("it holds no nucleotides; is it a protein file?")
         progress(sequences, residues)
         return Processed(sequences, residues)

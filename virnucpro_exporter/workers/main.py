@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro_exporter.errors import SequenceFileError, VirnucproError
-from virnucpro_exporter.workers import orphans, sentinel, wire
+from virnucpro_exporter.sequences import OpenPart, Part, Shrunk
+from virnucpro_exporter.workers import joining, orphans, sentinel, wire
 from virnucpro_exporter.workers.process import JOB_SIGNALS
 from virnucpro_exporter.workers.storage import is_storage_trouble
 
@@ -203,6 +204,9 @@ class Worker:
         self._attempts = attempts
         self._outbox = Outbox(channel)
         self._processor: Any = None
+        self._can_split = False
+        self._lock = threading.Lock()  # guards the part in process
+        self._part: tuple[int, OpenPart, float] | None = None  # of which attempt, and since when
 
     def set_up(self, build: Callable[[], Any], gpu: str) -> bool:
         """Load the processor; tell the pool whether it worked."""
@@ -214,7 +218,9 @@ class Worker:
             self._outbox.add((wire.SETUP_FAILED, describe(error)))
             self._outbox.flush()
             return False
-        self._outbox.add((wire.READY, hasattr(self._processor, "cancel"), False))
+        self._can_split = joining.can_split(self._processor)
+        shrinks = joining.shrinks(self._processor)
+        self._outbox.add((wire.READY, hasattr(self._processor, "cancel"), shrinks))
         self._outbox.flush()
         return True
 
@@ -223,12 +229,13 @@ class Worker:
         threading.Thread(target=self._outbox.tick_forever, daemon=True).start()
         for batch in self._batches():
             alone, half = len(batch) == 1, len(batch) // 2
-            for number, (_, attempt, path) in enumerate(batch):
+            for number, (_, attempt, path, *rest) in enumerate(batch):
                 if number == half and number:
                     self._outbox.flush()  # so that more are here when these are done
                 self._slot[0] = attempt + 1  # first: who hears of the start finds it there
                 self._outbox.begin(attempt, alone=alone)
-                self._outbox.add(self._run(attempt, Path(os.fsdecode(path))))
+                file = Path(os.fsdecode(path))
+                self._outbox.add(self._run(attempt, file, *rest))
                 self._slot[0] = 0
             self._outbox.rest()
         try:
@@ -238,7 +245,7 @@ class Worker:
 
     def _batches(self) -> Iterator[list[wire.Message]]:
         """Batches of files, read by a thread where a message may cancel the file in process."""
-        if not hasattr(self._processor, "cancel"):
+        if not (hasattr(self._processor, "cancel") or joining.shrinks(self._processor)):
             while packet := self._receive():
                 yield wire.decode(packet)
             return
@@ -248,15 +255,42 @@ class Worker:
             yield batch
 
     def _listen(self, batches: queue.SimpleQueue[list[wire.Message]]) -> None:
+        cancel = getattr(self._processor, "cancel", None)
         while packet := self._receive():
             messages = wire.decode(packet)
             for message in messages:
-                if message[0] == wire.CANCEL:
-                    self._processor.cancel(self._folder(message[1]))
+                if message[0] == wire.CANCEL and cancel is not None:
+                    cancel(self._folder(message[1]))
+                elif message[0] == wire.SHRINK:
+                    self._shrink(*message[1:])
             if files := [message for message in messages if message[0] == wire.START]:
                 batches.put(files)
-        self._processor.cancel(None)
+        if cancel is not None:
+            cancel(None)
         batches.put([])
+
+    def _shrink(self, attempt: int, share: float, least_seconds: float) -> None:
+        """Give a share of the range in process away, and say where it ends now.
+
+        The answer is on its way before the attempt can say that it has completed.
+        """
+        with self._lock:
+            cut: Shrunk | None = None
+            is_final = False
+            if self._part is not None and self._part[0] == attempt:
+                _, part, since = self._part
+                seconds = time.perf_counter() - since
+
+                def is_worth(cut: Shrunk) -> bool:
+                    done = cut.position - part.part.start
+                    return (cut.end - cut.at) * seconds >= least_seconds * done
+
+                cut = part.shrink(share, is_worth)
+                is_final = not part.can_shrink
+            where = None if cut is None else tuple(cut)
+            self._outbox.add((wire.SHRUNK, attempt, where, is_final))
+        with contextlib.suppress(OSError):  # the pool is gone; the main thread sees it too
+            self._outbox.flush()
 
     def _receive(self) -> bytes:
         try:
@@ -271,8 +305,50 @@ class Worker:
         # As text, since path objects cost more than all else that is done for a short file.
         return f"{self._attempts}/{attempt}"
 
-    def _run(self, attempt: int, file: Path) -> wire.Message:
-        """Process one file, and say how it went."""
+    def _process(
+        self,
+        attempt: int,
+        file: Path,
+        output: Path,
+        progress: Progress,
+        stretch: tuple[int, int | None] | None,
+    ) -> Any:
+        """Process a file, or the part of it that a processor is handed which can do parts."""
+        if not self._can_split:
+            return self._processor.process(file, output, progress)
+        part = OpenPart(Part(file, *(stretch or ())))
+        with self._lock:
+            self._part = attempt, part, time.perf_counter()
+        try:
+            return self._processor.process(part, output, progress)
+        finally:
+            with self._lock:  # from here on it gives nothing away
+                self._part = None
+
+    def _join(self, attempt: int, file: Path, parts: Sequence[int]) -> wire.Message:
+        """Put the results of the parts of a file together, and say how it went."""
+        start = time.perf_counter()
+        folder = self._folder(attempt)
+        try:
+            make_empty(str(folder))
+            joining.join(self._processor, file, [self._folder(number) for number in parts], folder)
+            found = tuple(map(os.fsencode, sorted(os.listdir(folder))))  # noqa: PTH208 - names alone are wanted
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+            log_traceback()
+            is_storage = is_storage_trouble(error, folder)
+            return wire.FAILED, attempt, f"joining: {describe(error)}", False, is_storage
+        return self._completed(attempt, None, None, time.perf_counter() - start, found)
+
+    def _run(
+        self,
+        attempt: int,
+        file: Path,
+        stretch: tuple[int, int | None] | None = None,
+        joins: Sequence[int] = (),
+    ) -> wire.Message:
+        """Process one file or a part of it, or join the parts of it, and say how it went."""
+        if joins:
+            return self._join(attempt, file, joins)
         start = time.perf_counter()
         try:
             names = plain_names(self._processor.output_names(file))
@@ -281,7 +357,7 @@ class Worker:
                 make_empty(folder)
             output = Path(f"{folder}/{names[0] if names else 'output'}")
             progress = Progress(self._outbox, attempt, start)
-            done = self._processor.process(file, output, progress)
+            done = self._process(attempt, file, output, progress, stretch)
             sequences, residues = (
                 None if found is None else whole(found, what)
                 for found, what in ((done.sequences, "sequences"), (done.residues, "residues"))
@@ -296,7 +372,17 @@ class Worker:
             return wire.FAILED, attempt, why, is_permanent, is_storage
         if sequences is None:
             progress.pass_on()
-        duration = time.perf_counter() - start
+        return self._completed(attempt, sequences, residues, time.perf_counter() - start, found)
+
+    def _completed(
+        self,
+        attempt: int,
+        sequences: int | None,
+        residues: int | None,
+        duration: float,
+        found: tuple[bytes, ...],
+    ) -> wire.Message:
+        """What says that an attempt has left these files; all but the last names go ahead."""
         while len(found) > wire.NAMES:
             self._outbox.add((wire.OUTPUTS, attempt, found[: wire.NAMES]))
             found = found[wire.NAMES :]

@@ -121,6 +121,6 @@ class PythonProcessor:
             self._inner.close()
 
     def process(self, file: Path | OpenPart, output: Path, progress: ProgressCallback) -> Processed:
-        """Process one file or part; the user's code returns None, a number of sequences or `Processed`."""
+        """Process a file or part; the user's code returns None, a number or `Processed`."""
         result = self._process(file, output, progress)
         return result if isinstance(result, Processed) else Processed(result)

@@ -48,6 +48,13 @@ Balancer = Annotated[
     Literal["stealing", "static"],
     Option("How files are shared out; static: no stealing and no second attempts."),
 ]
+Split = Annotated[
+    Literal["auto", "never"],
+    Option(
+        "Whether idle workers take shares of a file that another has in process; auto: where the"
+        " processor and the file allow it."
+    ),
+]
 OnStall = Annotated[
     Literal["auto", "report", "retry", "restart"],
     Option(
@@ -197,6 +204,7 @@ class Scheduling(Section):
     """Scheduling, and what to do about trouble."""
 
     balancer: Balancer = "stealing"
+    split: Split = "auto"
     stall_threshold: Annotated[
         Seconds,
         Option(

@@ -23,7 +23,7 @@ from virnucpro_exporter.scheduling.workers import Worker
 LEAST_SECONDS = 1.0
 
 # Files times workers that are played through one by one, to bound what a snapshot costs.
-_MOST_PLAYED = 4096
+_MOST_PLAYED = 1024
 
 # A worker whose present pace is less than this share of what it did before has become slower; the
 # content of one file alone seldom looks like that.
@@ -216,10 +216,11 @@ def _play(state: State, usable: list[Worker], free: dict[int, float], known: Pac
     queues = (w.queue for w in state.fleet if w.queue)
     waiting = heapq.merge(*queues, key=lambda record: -record.file.residues)
     files, residues, end = state.queued_units, sum(w.queued_residues for w in state.fleet), 0.0
+    paces = [(w.index, known.speeds[w.index]) for w in usable]
     for record in itertools.islice(waiting, _MOST_PLAYED // len(usable)):
         cost = record.file.residues
-        ended, index = min((free[w.index] + known.seconds(w, cost), w.index) for w in usable)
-        free[index] = ended
+        soonest, index = min([(free[i] + cost / speed, i) for i, speed in paces])
+        free[index] = ended = soonest + known.fixed
         end = max(end, ended)
         files, residues = files - 1, residues - cost
     return max(end, _filled(usable, free, known, files, residues)) if files else end

@@ -148,6 +148,7 @@ class Listing:
         except BaseException as error:  # noqa: BLE001 - `take` raises it, where it is heard
             self._error = error
         finally:
+            self._parts = ()  # what it was made of is needed no more
             self._is_complete = True
             wake()
 
@@ -199,6 +200,7 @@ class Listing:
                     *(counted(to_do, "file"), self.awaited),
                 )
             return
+        self._journal.end_plan()
         if self._done:
             log.info("finished by an earlier run and skipped: %s", counted(self._done, "file"))
         log.info("%s to do %s", counted(self._to_do, "file"), self._aim)

@@ -219,7 +219,8 @@ class _Search:
                     folders.append(entry.path)
                 elif is_sequence_name(entry.name):
                     if seen.odd_kind is None:
-                        place = f"{real}/{entry.name}"
+                        # One text for both, where that will do: there may be a million of them.
+                        place = entry.path if folder == real else f"{real}/{entry.name}"
                         yield Input(entry.path, seen.real or place, place)
                     else:
                         self.found.leave_out(f"{seen.odd_kind}, and no file", entry.path)

@@ -281,6 +281,7 @@ class Journal:
         standings = [(file, *earlier.standing(file)) for file in files]
         left = [file for file, is_done, _ in standings if not is_done]
         self.plan_more(left)
+        self.end_plan()
         return Resumed(
             frozenset(file.path for file, is_done, _ in standings if is_done),
             frozenset(
@@ -296,7 +297,7 @@ class Journal:
     ) -> Earlier:
         """Finish what a killed run was committing, before the files of this run were looked at.
 
-        `plan_more` has to be called with every one of them that is not done.
+        `plan_more` has to be called with every one of them that is not done, then `end_plan`.
 
         Args:
             inputs: The path of each file of this run, and where it leads.
@@ -424,6 +425,10 @@ class Journal:
             if found:
                 begun[file.path] = found
         return begun
+
+    def end_plan(self) -> None:
+        """Forget what earlier runs have left, which takes some hundred bytes a file."""
+        self._earlier, self._names = Earlier({}, set()), None
 
     def _protect_inputs(self) -> bool:
         """Keep the inputs of earlier runs that lie in the output folder; whether there are some."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.color import Color
 from rich.console import Console, RenderableType
 
 from tests import builders
@@ -275,6 +276,16 @@ def test_a_silent_source_shows_no_values() -> None:
 def test_utilisation_colours(ratio: float | None, style: str) -> None:
     """Green from 80 %, yellow from 50 %, red below, dim when unknown."""
     assert utilization_style(ratio) == style
+
+
+@pytest.mark.parametrize("name", [GOOD, FAIR, POOR])
+def test_colours_are_legible_on_white_and_on_black(name: str) -> None:
+    """Contrast by WCAG 2: enough for text on white, and for bold text on black."""
+    parts = [part / 255 for part in Color.parse(name).get_truecolor()]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    assert 1.05 / (light + 0.05) >= 4.5
+    assert (light + 0.05) / 0.05 >= 3.5
 
 
 def test_numbers_are_short() -> None:

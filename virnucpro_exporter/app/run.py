@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -77,6 +78,7 @@ GIVEN_UP_STATUS = 4
 _DRAIN_SECONDS = 2.0
 _LOOK_SECONDS = 0.02
 _BEFORE_DRAINING = (RunState.STARTING, RunState.RUNNING)
+_ENDED = (RunState.COMPLETED, RunState.FAILED)
 
 # Workers that are idle at the end get so long to give back what they hold.
 _CLOSE_SECONDS = 5.0
@@ -248,16 +250,20 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
 
 
 def _drain(runner: Runner, coordinator: WorkStealingCoordinator, signals: RunSignals) -> None:
-    """Start no more files, and say what follows as soon as the run loop knows."""
+    """Start no more files, and say what follows, without keeping the next signal waiting."""
     runner.drain()
-    end = time.monotonic() + _DRAIN_SECONDS
-    run = coordinator.snapshot()
-    while run.state in _BEFORE_DRAINING and time.monotonic() < end:
-        time.sleep(_LOOK_SECONDS)
-        run = coordinator.snapshot()
     name = signal.Signals(signals.caught[0]).name
-    again = AGAIN if name == "SIGINT" else f"another {name} stops now; {RESUMES}"
-    log.warning("%s: %s; %s", name, draining(run), again)
+    threading.Thread(target=_announce, args=(coordinator, name), daemon=True).start()
+
+
+def _announce(coordinator: WorkStealingCoordinator, name: str) -> None:
+    """Log what a draining run still does, as soon as its loop has taken the signal."""
+    end = time.monotonic() + _DRAIN_SECONDS
+    while (run := coordinator.latest()).state in _BEFORE_DRAINING and time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS)
+    if run.end is None and run.state not in _ENDED:
+        again = AGAIN if name == "SIGINT" else f"another {name} stops now; {RESUMES}"
+        log.warning("%s: %s; %s", name, draining(run), again)
 
 
 def _shown_gpus(

@@ -6,7 +6,7 @@ brightness, from the 256 colours; terminals with 16 colours get the nearest.
 
 from __future__ import annotations
 
-GOOD, FAIR, POOR = "color(28)", "color(136)", "color(160)"
+GOOD, FAIR, POOR = "color(28)", "color(130)", "color(160)"
 ALARM = f"bold white on {POOR}"
 
 

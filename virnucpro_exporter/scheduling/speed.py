@@ -313,7 +313,9 @@ class LearnedSpeed:
     def __init__(self) -> None:
         self._work = 0.0
         self._seconds = 0.0
-        self._raw = 0.0  # with the fixed costs of files, where they are not known apart
+        # For what is shown: without doubt, and with the fixed costs of files where they are not
+        # known apart
+        self._raw = 0.0
         self._whole = 0.0  # how many files' fixed costs are in there
         self.files = 0.0  # how many files' worth of work it has seen
         self.value: float | None = None
@@ -356,5 +358,4 @@ class LearnedSpeed:
         """The worker stalled: expect less of it until it shows better."""
         if self.value is not None and self.value > SLOWEST:
             self._seconds *= DOUBT
-            self._raw *= DOUBT
             self.value = max(self.value / DOUBT, SLOWEST)

@@ -37,6 +37,7 @@ bench: $(VENV)/bench.stamp ## Measure, beside the peers
 	$(BIN)/python -m benchmarks.cluster
 	sh tests/install_programs.sh
 	$(BIN)/python -m benchmarks.scrape
+	$(BIN)/python -m benchmarks.runs
 	$(BIN)/python -m benchmarks.strangers
 	$(BIN)/python benchmarks/counting.py
 	$(BIN)/python -m benchmarks.sampler

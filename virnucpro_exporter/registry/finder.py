@@ -29,7 +29,7 @@ from virnucpro_exporter.snapshot import Latest, RunSnapshot
 _log = logging.getLogger(__name__)
 
 _SCAN_SECONDS = 1.0  # between two looks into the folders
-_ASK_SECONDS = 2.0  # between two questions to a run
+ASK_SECONDS = 2.0  # between two questions to a run
 _ANSWER_SECONDS = 10.0  # that an answer may take; the run may be stopped
 _CONNECT_SECONDS = 2.0
 _REMEMBER_SECONDS = 30.0  # between two times that live runs are remembered
@@ -264,7 +264,7 @@ class RunFinder:
                     self._publish()
                     # At its end a run says so without being asked.
                     answer = asyncio.ensure_future(_frame(reader))
-                    await asyncio.wait({answer}, timeout=_ASK_SECONDS)
+                    await asyncio.wait({answer}, timeout=ASK_SECONDS)
             finally:
                 answer.cancel()
         finally:

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 from virnucpro_exporter.errors import SequenceFileError
-from virnucpro_exporter.processors.base import ProgressCallback
+from virnucpro_exporter.processors.base import Processed, ProgressCallback
+from virnucpro_exporter.sequences import OpenPart, read_sequences
 
 SLOW_SECONDS = 0.05
+RECORD_SECONDS = 0.01
 
 
 def reverse(file: Path, output: Path, _progress: ProgressCallback) -> None:
@@ -140,3 +142,20 @@ class Flaky:
             raise ValueError("flaky")
         output.write_bytes(b"x")
         return 10
+
+
+class Names:
+    """Write the name of each record, a moment for each; parts follow each other."""
+
+    joins = "concatenate"
+
+    def process(self, file: Path | OpenPart, output: Path, progress: ProgressCallback) -> Processed:
+        """Write them, one a line."""
+        residues = number = 0
+        with output.open("wb") as names:
+            for number, record in enumerate(read_sequences(file), 1):
+                time.sleep(RECORD_SECONDS)
+                names.write(record.name + b"\n")
+                residues += len(record.sequence)
+                progress(number, residues)
+        return Processed(number, residues)

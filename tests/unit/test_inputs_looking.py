@@ -33,8 +33,8 @@ def test_many_files_are_asked_about_at_the_same_time_where_answers_take_long() -
 
 def test_files_that_are_near_need_no_thread() -> None:
     """Where no answer is waited for, threads would only hold each other up."""
-    callers = {thread.ident for thread in look_at(range(500), lambda _: threading.current_thread())}
-    assert callers == {threading.get_ident()}
+    answers = look_at(range(500), lambda _: threading.current_thread(), idle, idle)
+    assert {thread.ident for thread in answers} == {threading.get_ident()}
 
 
 def test_nobody_is_asked_in_vain_once_the_caller_has_heard_enough() -> None:

@@ -232,6 +232,8 @@ class RunFinder:
             except RecordError as error:
                 self._refused[run_id] = self._clock()
                 _log.warning("run %s: %s", _shown(self._kept.get(run_id)), error)
+                self._kept.disown(run_id, self._clock())
+                self._publish()
                 return
             except (OSError, EOFError, asyncio.TimeoutError):
                 is_there = await self._is_listening(folder, run_id)

@@ -103,6 +103,18 @@ class KeptRuns:
             ended = replace(run, end=end, state=RunState.FAILED)
             self._runs[key] = replace(known, record=replace(known.record, run=ended), pid=0)
 
+    def disown(self, key: str, now: float) -> None:
+        """A run cannot be followed; one that has never answered may be no run, and is dropped.
+
+        Args:
+            key: Of the run.
+            now: Unix seconds.
+        """
+        known = self._runs.get(key)
+        if known is not None and not known.pid:
+            del self._runs[key]
+        self.vanish(key, now)
+
     def expire(self, now: float) -> list[str]:
         """Forget runs that ended long ago, and those that are too many.
 

@@ -18,7 +18,7 @@ from virnucpro_exporter.files import counting, counting_many
 from virnucpro_exporter.files.counting import Tally, count, estimate
 from virnucpro_exporter.files.counting_many import count_files
 from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.sequences import BLOCK_BYTES
+from virnucpro_exporter.sequences.texts import BLOCK_BYTES
 
 SIZE = 6 << 20
 

@@ -1,284 +1,229 @@
-"""Parts of files: every record once and in order, whatever workers do while they share a file."""
+"""Parts of files: each record once, in order, wherever a file is cut."""
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import random
-from collections import Counter
+import struct
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import events as said
-from tests.facts import everything, number, worker
-from virnucpro_exporter.scheduling import commands as co
-from virnucpro_exporter.scheduling import events as ev
-from virnucpro_exporter.scheduling import facts as fa
-from virnucpro_exporter.scheduling.files import FilePart, SequenceFile
-from virnucpro_exporter.scheduling.laws import check_invariants
-from virnucpro_exporter.scheduling.parts import BegunFile, PartResult, cut_at
-from virnucpro_exporter.scheduling.scheduler import Scheduler
-from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
-from virnucpro_exporter.scheduling.snapshot import RunContext, take_snapshot
-from virnucpro_exporter.simulation.virtual_run import VirtualRun
-from virnucpro_exporter.simulation.workers import Outage, VirtualGpu, VirtualWorkers
+from virnucpro_exporter.errors import SequenceFileError
+from virnucpro_exporter.sequences import (
+    OpenPart,
+    Part,
+    Record,
+    copy_part,
+    extent,
+    parts,
+    read_sequences,
+    texts,
+)
 
-SIZE = 10_000  # of every file, in its own coordinates and in residues
-SPEED = 100.0  # residues per second
-
-
-class Attempt:
-    """One attempt as its worker knows it."""
-
-    def __init__(self, start: co.StartAttempt, now: float) -> None:
-        file = start.file
-        self.number = start.attempt
-        self.path = file.path
-        self.joins = start.joins
-        self.begin, stop = (file.start, file.stop) if isinstance(file, FilePart) else (0, None)
-        self.stop = SIZE if stop is None else stop
-        self.begun_at = now
-
-    def position(self, now: float) -> int:
-        """How far it has read."""
-        return min(self.begin + int((now - self.begun_at) * SPEED), self.stop - 1)
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
-class Play:
-    """Workers that start, report, answer, fail and die as chance has it."""
+def bgzip(text: bytes, size: int) -> bytes:
+    """Blocks of bgzip with so many bytes of text each, and the empty one that ends a file."""
+    return b"".join(
+        bgzip_block(text[i : i + size]) for i in range(0, len(text), size)
+    ) + bgzip_block(b"")
 
-    def __init__(self, seed: int) -> None:
-        self.rng = rng = random.Random(seed)
-        self.now = 0.0
-        self.gpus = [str(n) for n in range(rng.randint(1, 5))]
-        self.scheduler = Scheduler(
-            dict.fromkeys(self.gpus, 1.0),
-            settings=SchedulerSettings(
-                stall_threshold=50.0,
-                max_attempts=rng.randint(1, 3),
-                on_stall=rng.choice(list(OnStall)),
-            ),
+
+def bgzip_block(text: bytes) -> bytes:
+    """One block."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
+    data = packer.compress(text) + packer.flush()
+    head = struct.pack("<BBBBIBBH2sHH", 31, 139, 8, 4, 0, 0, 255, 6, b"BC", 2, len(data) + 25)
+    return head + data + struct.pack("<II", zlib.crc32(text), len(text))
+
+
+def members(text: bytes, size: int) -> bytes:
+    """Members of gzip with so many bytes of text each."""
+    return b"".join(gzip.compress(text[i : i + size]) for i in range(0, len(text), size))
+
+
+PACK: dict[str, Callable[[bytes, int], bytes]] = {
+    "plain": lambda text, _: text,
+    "bgzip": bgzip,
+    "gzip": lambda text, _: gzip.compress(text),
+    "members": members,
+    "bgzip and gzip": lambda text, size: (
+        bgzip(text[: len(text) // 2], size) + gzip.compress(text[len(text) // 2 :])
+    ),
+    "zstd": lambda text, _: zstd.compress(text),
+}
+
+names = st.from_regex(rb"[!-~]{1,8}", fullmatch=True)
+bases = st.lists(st.sampled_from(b"ACGTNacgtn"), max_size=40).map(bytes)
+qualities = st.sampled_from([b"@", b"+", b">", b"I", b"@A", b"+I@"])
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> bytes:
+    """The text of FASTA or FASTQ, with what could be taken for a header wherever that is valid."""
+    newline = draw(st.sampled_from([b"\n", b"\r\n", b"\r"]))
+    width = draw(st.sampled_from([1, 7, 100]))
+    is_fastq = draw(st.booleans())
+    out = [draw(st.sampled_from([b"", b"\n", b"\r\n\n"]))]
+    for name, sequence in draw(st.lists(st.tuples(names, bases), min_size=1, max_size=12)):
+        quality = (draw(qualities) * len(sequence))[: len(sequence)]
+        lines = [(b"@" if is_fastq else b">") + name + b" x >y @z", *wrapped(sequence, width)]
+        lines += [b"+", *wrapped(quality, width)] if is_fastq else []
+        out += [line + newline for line in lines]
+    text = b"".join(out)
+    return text.rstrip() if draw(st.booleans()) else text
+
+
+def wrapped(text: bytes, width: int) -> list[bytes]:
+    """The text in lines."""
+    return [text[i : i + width] for i in range(0, len(text), width)] or [b""]
+
+
+def outcome(path: Path, cuts: list[int | None]) -> list[Record]:
+    """The records of the parts between cuts, one part after the other."""
+    ranges = itertools.pairwise(cuts)
+    return [r for start, stop in ranges for r in read_sequences(Part(path, start or 0, stop))]
+
+
+@given(
+    text=sources(),
+    pack=st.sampled_from(list(PACK)),
+    size=st.integers(8, 200),
+    shares=st.lists(st.floats(0, 1), max_size=5),
+    near=st.integers(-2, 2),
+    block=st.integers(texts.MAGIC_BYTES, 64),
+    regular=st.sampled_from([(8, 60), (1 << 16, 1 << 22)]),
+)
+def test_each_record_is_in_one_part(
+    text: bytes,
+    pack: str,
+    size: int,
+    shares: list[float],
+    near: int,
+    block: int,
+    regular: tuple[int, int],
+) -> None:
+    """Parts that cover a file hold each of its records once and in order, wherever it is cut."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.multiple(texts, BLOCK_BYTES=block, BGZIP_BLOCK_BYTES=300),
+        patch.object(parts, "REGULAR_BYTES", regular),
+    ):
+        path = Path(folder, "x")
+        path.write_bytes(PACK[pack](text, size))
+        end = extent(path)
+        assert end is not None
+        cuts = sorted(max(1, int(share * end) + near) for share in shares)
+        expected = list(read_sequences(path))
+        assert outcome(path, [0, *cuts, None]) == expected
+        assert outcome(path, [0, *cuts, end]) == expected
+        copies = Path(folder, "copies")
+        found = b""
+        for start, stop in itertools.pairwise([0, *cuts, None]):
+            copy_part(Part(path, start or 0, stop), copies)
+            found += copies.read_bytes()
+        assert found == text.lstrip()
+
+
+@given(text=sources(), pack=st.sampled_from(list(PACK)), data=st.data())
+def test_records_are_in_one_part_after_it_has_shrunk(
+    text: bytes, pack: str, data: st.DataObject
+) -> None:
+    """A part that gives its end away while it is read yields what begins before, and no more."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x")
+        path.write_bytes(PACK[pack](text, 64))
+        expected = list(read_sequences(path))
+        part = OpenPart(Part(path))
+        found = []
+        for record in read_sequences(part):
+            found.append(record)
+            cut = (
+                part.shrink(data.draw(st.sampled_from([0.3, 1.0])))
+                if data.draw(st.booleans())
+                else None
+            )
+            if cut is not None:
+                assert part.position == cut.position < cut.at < cut.end
+                assert part.stop == cut.at
+        assert found + list(read_sequences(Part(path, part.stop or extent(path) or 0))) == expected
+
+
+FASTQ_SEED = 5
+
+
+@pytest.mark.parametrize("pack", ["plain", "bgzip", "gzip"])
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_a_part_of_regular_fastq_reads_little_before_it(
+    tmp_path: Path, pack: str, newline: bytes
+) -> None:
+    """A part in the middle of a large file of FASTQ is entered there."""
+    rng = random.Random(FASTQ_SEED)
+    lines = []
+    for number in range(20_000):
+        length = rng.randrange(1, 150)
+        sequence, quality = (
+            bytes(rng.choices(b"ACGT", k=length)),
+            bytes(rng.choices(b"@+>I", k=length)),
         )
-        self.held: dict[str, list[Attempt]] = {gpu: [] for gpu in self.gpus}
-        self.done: dict[int, Attempt] = {}
-        self.asked: list[tuple[str, co.ShrinkAttempt]] = []
-        self.results: Counter[str] = Counter()
-        self.seen: Counter[str] = Counter()
-
-    def tell(self, event: ev.Event) -> None:
-        for action in everything(self.scheduler.handle(event, self.now)):
-            self.seen[type(action).__name__] += 1
-            if isinstance(action, co.StartAttempt):
-                self.start(action)
-            elif isinstance(action, co.ShrinkAttempt):
-                self.asked.append((action.worker_id, action))
-            elif isinstance(action, co.CancelAttempt):
-                self.die(action.worker_id, ev.LossCause.CANCELLED)
-            elif isinstance(action, co.RestartWorker):
-                self.held[action.worker_id].clear()
-                self.tell(said.ready(action.worker_id, can_split=True))
-            elif isinstance(action, co.RetireWorker):
-                self.held[action.worker_id].clear()
-            elif isinstance(action, fa.PartCompleted):
-                own, file = self.done[action.attempt], action.file
-                stop = SIZE if file.stop is None else file.stop
-                assert (own.path, own.begin, own.stop) == (file.path, file.start, stop)
-            elif isinstance(action, fa.FileCompleted | fa.FileFailed):
-                self.results[action.file.path] += 1
-        check_invariants(self.scheduler)
-
-    def start(self, action: co.StartAttempt) -> None:
-        attempt = Attempt(action, self.now)
-        self.held[action.worker_id].append(attempt)
-        if attempt.joins:
-            parts = [self.done[number] for number in attempt.joins]
-            ends = [0, *(part.stop for part in parts)]
-            assert [part.begin for part in parts] == ends[:-1], "every record once, in order"
-            assert ends[-1] == SIZE
-            assert {part.path for part in parts} == {attempt.path}
-
-    def die(self, gpu: str, cause: ev.LossCause = ev.LossCause.DIED_PROCESSING) -> None:
-        self.held[gpu].clear()
-        self.tell(said.lost(gpu, "killed", cause))
-
-    def step(self) -> None:
-        rng = self.rng
-        self.now += rng.choice([0.0, 0.1, 1.0, 10.0])
-        busy = [gpu for gpu in self.gpus if self.held[gpu]]
-        self.tell(ev.TimePassed())
-        if self.asked and rng.random() < 0.7:
-            self.answer(*self.asked.pop(rng.randrange(len(self.asked))))
-            return
-        if not busy:
-            return
-        gpu = rng.choice(busy)
-        if not self.held[gpu]:
-            return
-        attempt = self.held[gpu][0]
-        match rng.choice(["go", "go", "go", "go", "done", "fail", "die"]):
-            case "go":
-                self.tell(said.started(gpu, attempt.number))
-                done = attempt.position(self.now) - attempt.begin
-                self.tell(said.progress(gpu, attempt.number, done // 10, done))
-            case "done":
-                self.finish(gpu)
-            case "fail" if rng.random() < 0.3:
-                self.held[gpu].pop(0)
-                self.tell(said.failed(gpu, attempt.number, "no", permanent=rng.random() < 0.1))
-            case "die" if rng.random() < 0.3:
-                self.die(gpu)
-
-    def finish(self, gpu: str) -> None:
-        attempt = self.held[gpu].pop(0)
-        self.done[attempt.number] = attempt
-        size = attempt.stop - attempt.begin
-        self.tell(said.completed(gpu, attempt.number, size // 10, size, 1.0, ("a.out",)))
-
-    def answer(self, gpu: str, asked: co.ShrinkAttempt) -> None:
-        """Late answers come, too, and those of attempts that are over do not."""
-        attempt = next((a for a in self.held[gpu] if a.number == asked.attempt), None)
-        if attempt is None:
-            return
-        position = attempt.position(self.now)
-        at = max(position + 1, attempt.stop - int(asked.share * (attempt.stop - position)))
-        if at >= attempt.stop or self.rng.random() < 0.2:
-            final = self.rng.random() < 0.3
-            self.tell(said.shrunk(gpu, attempt.number, None, is_final=final))
-            return
-        cut = (at, position, attempt.stop)
-        attempt.stop = at
-        self.tell(said.shrunk(gpu, attempt.number, cut))
+        lines += [b"@r%d" % number, sequence, b"+", quality]
+    path = tmp_path / "x"
+    path.write_bytes(PACK[pack](newline.join([*lines, b""]), 60_000))
+    end = extent(path)
+    assert end is not None
+    with patch.object(parts, "read_texts", side_effect=texts.read_texts) as from_the_start:
+        cuts: list[int | None] = [end * share // 5 for share in range(5)]
+        assert len(outcome(path, [*cuts, None])) == 20_000
+    assert from_the_start.call_count == 5  # to tell the format, and for the first part
+    assert outcome(path, [*cuts, None]) == list(read_sequences(path))
 
 
-@settings(max_examples=150, deadline=None)
-@given(seed=st.integers(0, 1_000_000), files=st.integers(1, 4))
-def test_every_record_is_in_one_part(seed: int, files: int) -> None:
-    """Random thefts, failures and deaths: each file has one result, of all its records in order."""
-    play = Play(seed)
-    names = [SequenceFile(f"/{n}.fa", SIZE // 10, SIZE) for n in range(files)]
-    play.tell(ev.FilesSubmitted(tuple(names)))
-    for gpu in play.gpus:
-        play.tell(said.ready(gpu, can_split=True))
-    for _ in range(150):
-        play.step()
-        snapshot = take_snapshot(play.scheduler, RunContext(), play.now)
-        assert snapshot.files_total == files
-        assert snapshot.residues_total is not None
-        assert 0 <= snapshot.residues_done <= snapshot.residues_total
-    for _ in range(1000):
-        if play.scheduler.is_finished:
-            break
-        play.asked.clear()  # they answer no more
-        play.now += 1.0
-        play.tell(ev.TimePassed())
-        for gpu in play.gpus:
-            if play.held[gpu]:
-                play.finish(gpu)
-    assert play.scheduler.is_finished
-    assert set(play.results.values()) <= {1}
-    assert len(play.results) == files or all(w.is_retired for w in play.scheduler.state.fleet)
+def test_what_cannot_be_split(tmp_path: Path) -> None:
+    """Text that costs much to throw away, and a pipe, belong to one part; an empty file as well."""
+    import bz2  # noqa: PLC0415 - here alone
+    import os  # noqa: PLC0415 - here alone
+
+    packed, empty, pipe = tmp_path / "x.bz2", tmp_path / "empty", tmp_path / "pipe"
+    packed.write_bytes(bz2.compress(b">a\nAC\n>b\nGT\n"))
+    empty.touch()
+    os.mkfifo(pipe)
+    assert [extent(path) for path in (packed, empty, pipe)] == [None] * 3
+    part = OpenPart(Part(packed))
+    records = read_sequences(part)
+    next(records)
+    assert part.shrink(1.0) is None
+    assert not part.can_shrink
+    assert len(list(records)) == 1
 
 
-def test_random_plays_split_files() -> None:
-    """The histories of the test above hold what it is about."""
-    seen: Counter[str] = Counter()
-    for seed in range(30):
-        play = Play(seed)
-        play.tell(ev.FilesSubmitted((SequenceFile("/a.fa", 1000, SIZE),)))
-        for gpu in play.gpus:
-            play.tell(said.ready(gpu, can_split=True))
-        for _ in range(100):
-            play.step()
-        seen += play.seen
-    assert min(seen[name] for name in ("FileSplit", "PartCompleted", "FileQueued")) > 3
-    assert seen["FileCompleted"] > 0
+def test_a_cut_that_is_not_worth_it(tmp_path: Path) -> None:
+    """A cut that is refused leaves the part as it was."""
+    path = tmp_path / "x.fa"
+    path.write_bytes(b">a\nAC\n>b\nGT\n")
+    part = OpenPart(Part(path))
+    assert part.shrink(0.5, lambda cut: cut != (6, 0, 12)) is None
+    assert part.stop is None
+    assert part.shrink(0.5) == (6, 0, 12)
+    assert list(read_sequences(part)) == [Record(b"a", b"AC")]
 
 
-def virtual(
-    sizes: dict[str, int],
-    speeds: dict[str, float],
-    *,
-    can_split: bool = True,
-    overhead: float = 0.0,
-    outage: tuple[str, Outage] | None = None,
-) -> tuple[float, int]:
-    """Makespan over the least possible, and how many parts were done."""
-    gpus = {gpu: VirtualGpu(speed) for gpu, speed in speeds.items()}
-    workers = VirtualWorkers(gpus, 1.0, overhead=overhead, can_split=can_split)
-    if outage is not None:
-        workers.plan(*outage)
-    scheduler = Scheduler(speeds, settings=SchedulerSettings(on_stall=OnStall.RESTART))
-    files = [SequenceFile(path, None, size) for path, size in sizes.items()]
-    outcome = VirtualRun(scheduler, gpus, sizes, workers=workers).run(files)
-    assert outcome.completed == dict.fromkeys(sizes, 1)
-    least = sum(sizes.values()) / sum(speeds.values())
-    return outcome.makespan / least, scheduler.state.parts_completed
-
-
-EIGHT = {str(n): 1e6 * speed for n, speed in enumerate((1, 1, 1.5, 1.5, 0.9, 2.5, 1.2, 0.75))}
-
-
-@pytest.mark.parametrize("overhead", [0.1, 1.0])
-def test_one_file_keeps_all_gpus_busy(overhead: float) -> None:
-    """A file of an hour on eight GPUs of mixed speeds takes as long as they all need together."""
-    size = int(3600 * sum(EIGHT.values()))
-    ratio, parts = virtual({"/a": size}, EIGHT, overhead=overhead)
-    assert ratio <= 1.005
-    assert len(EIGHT) <= parts <= 8 * len(EIGHT)
-
-
-def test_whole_files_stay_whole_while_others_wait() -> None:
-    """Nothing is split where the end is even, nor what the processor takes as a whole only."""
-    sizes = {f"/{n}": 10_000_000 for n in range(64)}
-    even = dict.fromkeys("01", 1e6)
-    assert virtual(sizes, even)[1] == 0
-    ratio, parts = virtual({"/a": 1_000_000_000}, even, can_split=False)
-    assert (round(ratio, 3), parts) == (2.0, 0)
-
-
-def test_a_range_on_a_frozen_gpu_is_done_again_by_others() -> None:
-    """A holder that does not answer keeps its range until it is lost, and then others do it."""
-    size = int(3600 * sum(EIGHT.values()))
-    ratio, _ = virtual({"/a": size}, EIGHT, outage=("5", Outage(1800.0, death="died")))
-    assert ratio < 1.5
-
-
-def test_a_file_that_was_begun_goes_on_with_what_is_left() -> None:
-    """Parts that are done are not done again, and are joined with the others in order."""
-    play = Play(1)
-    whole = SequenceFile("/a.fa", None, SIZE)
-    first, rest = cut_at(whole, 6000, SIZE)
-    result = PartResult(number(7), 600, 6000, ("a.out",))
-    done = Attempt(co.StartAttempt(worker("0"), result.attempt, first), 0.0)
-    play.done[7] = done
-    play.tell(ev.FilesSubmitted((), begun=(BegunFile(whole, ((first, result), (rest, None))),)))
-    assert play.scheduler.state.residues_done == 6000
-    play.tell(said.ready("0", can_split=True))
-    (attempt,) = play.held["0"]
-    assert (attempt.begin, attempt.stop) == (6000, SIZE)
-    play.finish("0")
-    assert play.held["0"][0].joins == (7, attempt.number)
-    play.finish("0")
-    assert play.results == {"/a.fa": 1}
-    assert play.scheduler.is_finished
-
-
-def test_a_drain_keeps_what_is_done_of_a_range() -> None:
-    """Each worker is asked to stop at the next record; the rest waits for the next run."""
-    play = Play(1)
-    play.tell(ev.FilesSubmitted((SequenceFile("/a.fa", 1000, SIZE),)))
-    play.tell(said.ready("0", can_split=True))
-    play.tell(said.started("0", 1))
-    play.now = 10.0
-    play.tell(said.progress("0", 1, 100, 1000))
-    play.tell(ev.DrainRequested())
-    ((gpu, asked),) = play.asked
-    assert (asked.share, asked.least_seconds) == (1.0, 0.0)
-    play.asked.clear()
-    attempt = play.held[gpu][0]
-    attempt.stop = 1001
-    play.tell(said.shrunk(gpu, 1, (1001, 1000, SIZE)))
-    play.finish(gpu)
-    assert play.seen["PartCompleted"] == 1
-    assert play.scheduler.is_finished
-    assert not play.results
+def test_faults_of_a_file_are_found_by_the_part_they_are_in(tmp_path: Path) -> None:
+    """A part says what is wrong with its own records, and nothing of those of others."""
+    path = tmp_path / "x.fa"
+    path.write_bytes(b">a\nAC>x\n>b\nGT\n")
+    assert list(read_sequences(Part(path, 8))) == [Record(b"b", b"GT")]
+    with pytest.raises(SequenceFileError):
+        list(read_sequences(Part(path, 0, 8)))

@@ -5,14 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnucpro_exporter import sequences
-from virnucpro_exporter.errors import SequenceFileError
 from virnucpro_exporter.processors.translate import TranslateProcessor
-from virnucpro_exporter.sequences import OpenPart, Part, Record, read_sequences
+from virnucpro_exporter.sequences import OpenPart, Part, Record, read_sequences, texts
 from virnucpro_exporter.workers import joining
 
 LINES = st.text(alphabet="ACGTNacgt ", max_size=12)
@@ -62,16 +59,16 @@ def test_parts_hold_every_record_once(
     cuts: list[tuple[int, float]],
 ) -> None:
     """Readers whose ends move while they read find together what one finds in the file."""
-    size = sequences.BLOCK_BYTES
+    size = texts.BLOCK_BYTES
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.fa"
         path.write_bytes(fasta(records, end, before, after))
         whole = list(read_sequences(path))
-        sequences.BLOCK_BYTES = block  # so that records lie across blocks
+        texts.BLOCK_BYTES = block  # so that records lie across blocks
         try:
             assert in_parts(path, cuts) == whole
         finally:
-            sequences.BLOCK_BYTES = size
+            texts.BLOCK_BYTES = size
 
 
 def test_what_was_read_is_not_given_away(tmp_path: Path) -> None:
@@ -79,7 +76,6 @@ def test_what_was_read_is_not_given_away(tmp_path: Path) -> None:
     path = tmp_path / "a.fa"
     path.write_bytes(b">a\nACGT\n" * 100)
     part = OpenPart(Part(path))
-    assert part.shrink(0.5) is None, "before it is open, nothing is known of it"
     records = read_sequences(part)
     next(records)
     assert part.shrink(0.5, lambda cut: cut.end - cut.at > 1000) is None
@@ -88,18 +84,6 @@ def test_what_was_read_is_not_given_away(tmp_path: Path) -> None:
     assert part.shrink(1.0) == (9, 8, 400)
     assert part.shrink(1.0) is None
     assert list(records) == []
-
-
-@pytest.mark.parametrize("text", [b"@a\nACGT\n+\nIIII\n", b">a\rACGT\r>b\rAC\r"])
-def test_other_files_are_read_as_a_whole(tmp_path: Path, text: bytes) -> None:
-    """What cannot be entered anywhere gives nothing away, and is not read in parts."""
-    path = tmp_path / "a.fq"
-    path.write_bytes(text)
-    part = OpenPart(Part(path))
-    assert list(read_sequences(part)) == list(read_sequences(path))
-    assert not part.can_shrink
-    with pytest.raises(SequenceFileError, match="it was plain FASTA when"):
-        list(read_sequences(OpenPart(Part(path, 3))))
 
 
 def test_joined_parts_are_what_one_worker_writes(tmp_path: Path) -> None:

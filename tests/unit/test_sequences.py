@@ -15,11 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro_exporter import sequences
 from virnucpro_exporter.errors import SequenceFileError
-from virnucpro_exporter.files.counting import count, estimate
+from virnucpro_exporter.files.counting import count, estimate, read_blocks
 from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.sequences import Record, is_sequence_name, read_sequences, stem
+from virnucpro_exporter.sequences import Record, is_sequence_name, read_sequences, stem, texts
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -90,7 +89,7 @@ def test_round_trip(found: list[tuple[bytes, bytes]], layout: Layout, block: int
         expected.append(Record(b"z", sequence))
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch.multiple(sequences, BLOCK_BYTES=block, TEXT_BYTES=block),
+        patch.multiple(texts, BLOCK_BYTES=block, TEXT_BYTES=block),
     ):
         path = Path(folder, "x")
         path.write_bytes(layout.render(found))
@@ -117,7 +116,7 @@ def test_counting_and_processing_never_disagree(
     start: bytes, pieces: list[bytes], block: int
 ) -> None:
     """Of any text, however odd, the same is counted as is read, or the same is wrong with it."""
-    with tempfile.TemporaryDirectory() as folder, patch.object(sequences, "BLOCK_BYTES", block):
+    with tempfile.TemporaryDirectory() as folder, patch.object(texts, "BLOCK_BYTES", block):
         path = Path(folder, "x")
         path.write_bytes(start + b"".join(pieces))
 
@@ -216,9 +215,9 @@ def test_little_compressed_data_with_very_much_text(tmp_path: Path) -> None:
     """A small file with much text is read piece by piece, not held as a whole."""
     path = tmp_path / "x.fa.zst"
     path.write_bytes(zstd.compress(b">a\n" + b"ACGT" * 5_000_000))
-    assert path.stat().st_size < sequences.BLOCK_BYTES
+    assert path.stat().st_size < texts.BLOCK_BYTES
     with path.open("rb") as file:
-        assert max(map(len, sequences.read_blocks(file))) <= sequences.TEXT_BYTES
+        assert max(map(len, read_blocks(file))) <= texts.TEXT_BYTES
 
 
 @pytest.mark.parametrize(

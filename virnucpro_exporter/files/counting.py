@@ -21,16 +21,21 @@ from typing import BinaryIO
 
 from virnucpro_exporter.errors import SequenceFileError
 from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.sequences import (
+from virnucpro_exporter.sequences import read_sequences
+from virnucpro_exporter.sequences.records import (
     BLANKS,
-    BLOCK_BYTES,
-    compression_of,
+    are_four_line_records,
     detect_format,
+    has_blanks,
     parse_fastq,
-    read_blocks,
-    read_sequences,
-    split_lines,
-    with_newlines,
+    refuse_binary,
+)
+from virnucpro_exporter.sequences.texts import (
+    BLOCK_BYTES,
+    Readable,
+    Text,
+    compression_of,
+    read_texts,
 )
 
 HEADER = re.compile(rb"\n>[^\n]*")
@@ -42,7 +47,6 @@ _TELLING_RECORDS = 200
 
 # Where so many headers are in the first bytes of a block, there are many in all of it.
 _LOOK_BYTES, _DENSE = 4096, 4
-_BLANKS = [BLANKS[i : i + 1] for i in range(len(BLANKS))]
 
 # Progress is told after so many bytes of a file.
 REPORT_BYTES = 16 << 20
@@ -61,7 +65,8 @@ class Tally:
         Raises:
             SequenceFileError: The text is not valid.
         """
-        marker, blocks = detect_format(blocks)
+        marker, texts = detect_format(_texts(blocks))
+        blocks = (text.text for text in texts)
         if marker == b">":
             self.add_fasta(blocks)
         else:
@@ -113,26 +118,14 @@ class Tally:
 
     def add_four_line_records(self, lines: list[bytes]) -> bool:
         """Count whole records of four lines each, or nothing when they are not in that shape."""
-        lengths = list(map(len, lines[1::4]))
-        headers = b"\n" + b"\n".join(lines[::4])
-        sequences = b"\n" + b"\n".join(lines[1::4])
-        separators = b"\n" + b"\n".join(lines[2::4])
-        if (
-            lengths != list(map(len, lines[3::4]))
-            or headers.count(b"\n@") != len(lengths)
-            or separators.count(b"\n+") != len(lengths)
-            or (b"+" in sequences and b"\n+" in sequences)  # one letter is found far sooner
-            or b"@" in sequences
-            or _has_blanks(sequences)
-            or _has_blanks(b"\n".join(lines[3::4]))
-        ):
+        if not are_four_line_records(lines):
             return False
-        self.sequences += len(lengths)
-        self.residues += sum(lengths)
+        self.sequences += len(lines) // 4
+        self.residues += sum(map(len, lines[1::4]))
         return True
 
     def _add_any_records(self, blocks: Iterable[bytes]) -> None:
-        for record in parse_fastq(split_lines(blocks)):
+        for record in parse_fastq(_texts(blocks)):
             self.sequences += 1
             self.residues += len(record.sequence)
 
@@ -160,12 +153,31 @@ def _between_headers(text: bytes, *, at_start: bool) -> list[bytes]:
     return [*pieces, text[begin:]]
 
 
-def _has_blanks(text: bytes) -> bool:
-    return any(blank in text for blank in _BLANKS)
+def _texts(blocks: Iterable[bytes]) -> Iterator[Text]:
+    """The blocks for a parser that is not asked where records are."""
+    return (Text(0, block) for block in blocks)
+
+
+def read_blocks(file: Readable) -> Iterator[bytes]:
+    """Yield the text of an open file, decompressed where it has to be, all lines ended by LF.
+
+    Raises:
+        SequenceFileError: The text holds a NUL byte, or compressed data is damaged or cut short.
+    """
+    ends_with_return = False
+    for _, text in refuse_binary(read_texts(file)):
+        block = text.removeprefix(b"\n") if ends_with_return else text
+        ends_with_return = text.endswith(b"\r")
+        yield with_newlines(block)
+
+
+def with_newlines(text: bytes) -> bytes:
+    """The text with LF after each line, whatever was there."""
+    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in text else text
 
 
 def _without_blanks(text: bytes) -> bytes:
-    return text.translate(None, BLANKS) if _has_blanks(text) else text
+    return text.translate(None, BLANKS) if has_blanks(text) else text
 
 
 def count(path: Path, report: Callable[[int], None] = lambda _: None) -> SequenceFile:
@@ -234,7 +246,7 @@ def _look_into(file: BinaryIO) -> tuple[Tally, float | None]:
         return tally, None
     file.seek(0)
     if is_plain and size > HEAD_BYTES:
-        marker, _ = detect_format(read_blocks(file))
+        marker, _ = detect_format(refuse_binary(read_texts(file)))
         seen = _sample(file, size, marker, tally)
         if seen:
             return tally, size / seen

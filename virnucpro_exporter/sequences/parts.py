@@ -1,0 +1,302 @@
+"""Parts of a file: which records belong to one, where the reader stands, and how one is cut.
+
+A record belongs to the part in which its first byte lies, so any place is a valid cut and parts
+that cover a file hold each record once. A reader finds the first record of its part by itself. In
+FASTA each line that begins with `>` is one. In FASTQ a line of qualities may look like a header, so
+the reader looks at the text before the part: where that is regular, it is sure; where it is not,
+the reader goes through the file from its start, and throws away what is not its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from virnucpro_exporter.errors import EmptyFileError
+from virnucpro_exporter.sequences.records import (
+    Record,
+    detect_format,
+    find_four_line_record,
+    parse_fasta,
+    parse_fastq,
+    refuse_binary,
+)
+from virnucpro_exporter.sequences.texts import (
+    MAGIC_BYTES,
+    Text,
+    enter,
+    last_place,
+    read_texts,
+)
+
+# So much text before a part has to be regular FASTQ; the second for records that are long.
+REGULAR_BYTES = (1 << 16, 1 << 22)
+REGULAR_RECORDS = 4  # the fewest in it
+
+_COPY_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Those records of a file whose first byte lies in a range of it.
+
+    So any place is a valid cut, and parts that cover a file hold each of its records once.
+
+    Attributes:
+        path: The file.
+        start: The place where the range begins; see `sequences.texts` for what a place is.
+        stop: The place where it ends, or None at the end of the file.
+    """
+
+    path: Path
+    start: int = 0
+    stop: int | None = None
+
+
+class Shrunk(NamedTuple):
+    """Where a part ends now.
+
+    Attributes:
+        at: There, and there the rest begins.
+        position: Where the record begins that was read last.
+        end: Where the part would have ended.
+    """
+
+    at: int
+    position: int
+    end: int
+
+
+class OpenPart:
+    """A part that one thread reads while another may move its end towards its beginning.
+
+    It is also a path, so that what needs no more than the name of the file can take either.
+
+    Args:
+        part: What is read.
+
+    Attributes:
+        part: The same.
+        path: The file.
+        name: The file's name, without its folder.
+        can_shrink: Whether the end may be moved: not where entering the rest would cost too much.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.path = part.path
+        self.name = part.path.name
+        self.can_shrink = True
+        self._lock = threading.Lock()
+        self._position = part.start
+        self._stop = part.stop
+        self._end: int | None = None  # of the file, once that was looked at
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    @property
+    def position(self) -> int:
+        """Where the record begins that was read last; the part begins there before the first."""
+        return self._position
+
+    @property
+    def stop(self) -> int | None:
+        """Where the part ends now; None at the end of the file."""
+        return self._stop
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole file, as far as it was not cut since."""
+        return not self.part.start and self.part.stop is None
+
+    def claim(self, place: int) -> bool:
+        """Whether the record that begins at a place is still in the part; if so, it stays in it."""
+        with self._lock:
+            if self._stop is not None and place >= self._stop:
+                return False
+            self._position = place
+            return True
+
+    def is_past(self, place: int) -> bool:
+        """Whether a place is beyond the end."""
+        return self._stop is not None and place >= self._stop
+
+    def shrink(
+        self, share: float, is_worth: Callable[[Shrunk], bool] = lambda _: True
+    ) -> Shrunk | None:
+        """Give the end of what is not read yet away; the reader stops before it.
+
+        Args:
+            share: Above 0, up to 1: all but the record that was read last.
+            is_worth: Says whether a cut is to be made.
+
+        Returns:
+            The cut, or None where there is none.
+        """
+        if self._end is None and self.can_shrink:
+            try:
+                self._end = extent(self.path)
+            except OSError:  # the reader says what is wrong
+                return None
+            self.can_shrink = self._end is not None
+        with self._lock:
+            end = self._end if self._stop is None else self._stop
+            if not self.can_shrink or end is None:
+                return None
+            at = max(self._position + 1, end - int(share * (end - self._position)))
+            cut = Shrunk(at, self._position, end)
+            if at >= end or not is_worth(cut):
+                return None
+            self._stop = at
+            return cut
+
+
+def extent(path: Path) -> int | None:
+    """The place after the last of a file; None where it cannot be split.
+
+    Only its first bytes are looked at.
+
+    Raises:
+        OSError: It cannot be opened or read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        return None  # a pipe can be read once
+    with path.open("rb", buffering=0) as file:
+        return last_place(file.read(MAGIC_BYTES), os.fstat(file.fileno()).st_size) or None
+
+
+def read_sequences(source: Path | Part | OpenPart) -> Iterator[Record]:
+    """Yield the records of a file or of a part of one; memory is bounded by the longest of them.
+
+    Args:
+        source: FASTA or FASTQ, plain or compressed (one or many members, as bgzip writes).
+
+    Yields:
+        Each record in order; FASTQ may span several lines.
+
+    Raises:
+        EmptyFileError: The file holds nothing but blanks.
+        SequenceFileError: The file is binary, damaged or cut short, has text before the first
+            record, or a header that does not begin its line.
+        OSError: The file cannot be opened or read.
+    """
+    part = source if isinstance(source, OpenPart) else OpenPart(_as_part(source))
+    with part.path.open("rb", buffering=0) as file:
+        if part.part.start <= 0:
+            marker, texts = detect_format(refuse_binary(read_texts(file)))
+            parse = parse_fasta if marker == b">" else parse_fastq
+            yield from parse(texts, part)
+        else:
+            yield from _read_from(file, part)
+
+
+def _as_part(source: Path | Part) -> Part:
+    return source if isinstance(source, Part) else Part(source)
+
+
+def _read_from(file: BinaryIO, part: OpenPart) -> Iterator[Record]:
+    """The records of a part that does not begin where the file does."""
+    start = part.part.start
+    try:
+        marker, _ = detect_format(refuse_binary(read_texts(file)))
+    except EmptyFileError:  # it is the first part of it that says so
+        return
+    if marker == b">":
+        texts = refuse_binary(enter(file, start, 1))
+        first = next(texts, Text(0, b""))
+        texts = itertools.chain([first], texts)
+        yield from parse_fasta(texts, part, start, begins_line=not first.place)
+    else:
+        yield from parse_fastq(_sure_fastq(file, start), part, start)
+
+
+def _sure_fastq(file: BinaryIO, start: int) -> Iterator[Text]:
+    """The text from the header of a record on, which lies before a place, or at it."""
+    for length in REGULAR_BYTES:
+        texts = refuse_binary(enter(file, start, length))
+        window, texts = _window(texts, start, length)
+        if not window or not window[0].place:
+            break
+        index = find_four_line_record(b"".join(text.text for text in window), REGULAR_RECORDS)
+        if index is not None:
+            return itertools.chain(_from(window, index), texts)
+    file.seek(0)
+    return detect_format(refuse_binary(read_texts(file)))[1]
+
+
+def _window(texts: Iterator[Text], start: int, length: int) -> tuple[deque[Text], Iterator[Text]]:
+    """The texts that begin before a place, the last that make up a length; and the rest."""
+    window: deque[Text] = deque()
+    held = 0
+    for text in texts:
+        if text.place >= start:
+            return window, itertools.chain([text], texts)
+        window.append(text)
+        held += len(text.text)
+        while held - len(window[0].text) >= length:
+            held -= len(window.popleft().text)
+    return window, texts
+
+
+def _from(window: deque[Text], index: int) -> Iterator[Text]:
+    """The texts from this index in them on."""
+    for place, text in window:
+        if index < len(text):
+            yield Text(place + max(index, 0), text[max(index, 0) :])
+        index -= len(text)
+
+
+def first_record(part: Part) -> int | None:
+    """Where the first record of a part begins; None where it has none.
+
+    Raises:
+        SequenceFileError: The content is at fault.
+        OSError: The file cannot be opened or read.
+    """
+    reader = OpenPart(part)
+    # The position is that of the record as soon as there is one.
+    return reader.position if next(read_sequences(reader), None) is not None else None
+
+
+def copy_part(part: Part, target: Path) -> None:
+    """Write the text of a part's records, decompressed and otherwise as it stands in the file.
+
+    Raises:
+        SequenceFileError: The content is at fault.
+        OSError: A file cannot be opened, read or written.
+    """
+    begin = first_record(part)
+    end = None if part.stop is None else first_record(Part(part.path, part.stop))
+    with part.path.open("rb", buffering=0) as source, target.open("wb", buffering=0) as copy:
+        if begin is None:
+            return
+        is_plain = extent(part.path) == os.fstat(source.fileno()).st_size
+        if is_plain:
+            stop = os.fstat(source.fileno()).st_size if end is None else end
+            _copy_range(source.fileno(), copy.fileno(), begin, stop - begin)
+            return
+        for place, text in enter(source, begin, 0):
+            if end is not None and place >= end:
+                return
+            copy.write(text[max(0, begin - place) : None if end is None else end - place])
+
+
+def _copy_range(source: int, target: int, offset: int, left: int) -> None:
+    """Copy a range without a way through this process."""
+    os.lseek(source, offset, os.SEEK_SET)
+    while left > 0:
+        try:
+            done = os.copy_file_range(source, target, min(left, _COPY_BYTES))
+        except OSError:  # between two file systems, or one that cannot
+            done = os.sendfile(target, source, None, min(left, _COPY_BYTES))
+        if not done:
+            raise OSError("the input has become shorter")
+        left -= done

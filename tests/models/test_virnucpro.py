@@ -17,6 +17,8 @@ from virnucpro_exporter.errors import ProcessorError, SequenceFileError
 from virnucpro_exporter.processors import build, virnucpro
 from virnucpro_exporter.processors.base import Processed
 from virnucpro_exporter.processors.embedding import NotFiniteError
+from virnucpro_exporter.sequences import OpenPart, Part, Shrunk
+from virnucpro_exporter.workers import joining
 
 WIDTH = 24 + 32
 
@@ -102,6 +104,37 @@ def test_parts_put_together_are_the_whole(
     for number in range(1, len(list(joined.parent.glob("*.pt"))) + 1):
         ids += torch.load(joined.parent / f"{base}_merged_{number}.pt")["ids"]
     assert ids == [row[0] for row in expected]
+
+
+def test_part_that_shrinks_is_joined_with_the_rest(
+    make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that gives a share of its file away writes the rows before it, another the rest."""
+    monkeypatch.setattr(virnucpro, "WINDOW", 2)
+    every = genomes((700,) * 60)
+    file = write_fasta(tmp_path / "large.fa", every)
+    processor = make()
+    expected = rows_of(processor, file, tmp_path / "out")
+    (name,) = processor.output_names(file)
+    first = OpenPart(Part(file))
+    cuts: list[Shrunk] = []
+
+    def shrink(*_: int | None) -> None:
+        if not cuts:
+            cut = first.shrink(0.5)
+            assert cut is not None
+            cuts.append(cut)
+
+    parts = [tmp_path / part / name for part in ("first", "second")]
+    for part in parts:
+        part.parent.mkdir()
+    done = processor.process(first, parts[0], shrink)
+    rest = processor.process(OpenPart(Part(file, cuts[0].at)), parts[1], lambda *_: None)
+    assert 0 < rest.sequences < len(every)
+    assert done.sequences + rest.sequences == len(every)
+    joining.join(processor, file, [part.parent for part in parts], tmp_path)
+    found = [line.split("\t") for line in (tmp_path / name).read_text().splitlines()]
+    assert [row[:2] for row in found] == [row[:2] for row in expected]
 
 
 def test_progress_and_counts(make: Callable[..., Any], tmp_path: Path) -> None:

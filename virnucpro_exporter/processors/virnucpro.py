@@ -34,7 +34,7 @@ from virnucpro_exporter.processors.translate import (
     split_chunks,
     translate_frames,
 )
-from virnucpro_exporter.sequences import Record, read_sequences, stem
+from virnucpro_exporter.sequences import OpenPart, Record, read_sequences, stem
 
 if TYPE_CHECKING:
     from virnucpro_exporter.processors.classifier import Classifier
@@ -189,7 +189,7 @@ class VirnucproProcessor:
         for number, path in enumerate(vectors, 1):
             shutil.copyfile(path, output.parent / f"{_base(output)}_merged_{number}.pt")
 
-    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
+    def process(self, file: Path | OpenPart, output: Path, progress: ProgressCallback) -> Processed:
         """Write a row for every open frame, in the order of the file, or of a part of it.
 
         Raises:
@@ -202,7 +202,7 @@ class VirnucproProcessor:
             raise ProcessorError("setup has not been called")
         loaded = self._loaded
         residues = sequences = 0
-        is_whole: bool = getattr(file, "is_whole", True)
+        is_whole = not isinstance(file, OpenPart) or file.is_whole
         found = read_windows(_records(file), self.chunk_size, is_whole=is_whole)
         windows = ahead(_encoded(loaded, found))
         vectors = _Vectors(output)
@@ -240,7 +240,7 @@ def _base(rows: Path) -> str:
     return rows.name.removeprefix(".").removesuffix(".rows")
 
 
-def _records(file: Path) -> Iterator[Record]:
+def _records(file: Path | OpenPart) -> Iterator[Record]:
     """The sequences of a file; none of an empty one, as assemblers leave it of a blank sample."""
     with contextlib.suppress(EmptyFileError):
         yield from read_sequences(file)

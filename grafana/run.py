@@ -458,6 +458,7 @@ def _identity() -> Shelf:
                         "dateTimeAsLocal",
                     ),
                     Column("Files", f"{by} (virnucpro_run_files)"),
+                    Column("Parts of shared files", f"{by} (virnucpro_run_parts)"),
                     Column("Progress", f"{by} (virnucpro_run_progress_ratio)", "percentunit"),
                     Column(
                         "Time left",

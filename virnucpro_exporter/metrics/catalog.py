@@ -46,6 +46,7 @@ DIRECTIONS = ("receive", "transmit")
 RUN_STATES = tuple(state.value for state in RunState)
 RUN_RESULTS = tuple(result.value for result in RunResult)
 FILE_STATES = ("queued", "processing", "completed", "failed")
+PART_STATES = ("queued", "processing", "completed")
 COLLECTORS = ("gpu", "run", "log")
 # What prometheus_client itself tells of this process; served beside the catalogue.
 PROCESS_METRICS = (
@@ -151,6 +152,11 @@ RUN_COMPLETION = _run.gauge(
 )
 RUN_FILES = _run.gauge(
     "run_files", "Input files by state; the sum is all input files.", _enum("state", FILE_STATES)
+)
+RUN_PARTS = _run.gauge(
+    "run_parts",
+    "Parts, by state, of files that several workers share; joins that wait or run included.",
+    _enum("state", PART_STATES),
 )
 RUN_SKIPPED = _run.gauge(
     "run_files_skipped", "Those of the completed files that an earlier run had finished."

@@ -211,10 +211,13 @@ class RunSnapshot:
         elapsed_seconds: Since the start, to now or to the end of the run.
         stall_threshold: Seconds without progress after which a worker counts as stalled.
         files_queued: Input files that wait, those that are still being looked at included.
-        files_processing: Input files that a worker holds.
+        files_processing: Input files that a worker holds, or of which parts were begun.
         files_completed: Input files with a result, those of earlier runs (resume) included.
         files_failed: Input files given up.
         files_skipped: Those of `files_completed` that an earlier run had finished.
+        parts_queued: Parts of files that wait, and joins of parts.
+        parts_processing: Those that a worker holds.
+        parts_completed: Parts that are done, of all files.
         residues_total: Residues of all input files, counted or estimated; None while files are
             still being looked at.
         residues_done: Residues of the files that have ended, and of the progress in the others.
@@ -253,6 +256,9 @@ class RunSnapshot:
     files_completed: int = 0
     files_failed: int = 0
     files_skipped: int = 0
+    parts_queued: int = 0
+    parts_processing: int = 0
+    parts_completed: int = 0
     residues_total: int | None = None
     residues_done: int = 0
     progress: float | None = None

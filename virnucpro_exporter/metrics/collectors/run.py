@@ -39,6 +39,7 @@ _RUN_METRICS = (
     c.RUN_START,
     c.RUN_COMPLETION,
     c.RUN_FILES,
+    c.RUN_PARTS,
     c.RUN_SKIPPED,
     c.RUN_RESIDUES,
     c.RUN_PROGRESS,
@@ -176,6 +177,7 @@ def _run_families(runs: Sequence[_Labelled]) -> Iterator[Family]:
     yield one(c.RUN_START, attrgetter("start_timestamp"))
     yield one(c.RUN_COMPLETION, attrgetter("estimated_completion_timestamp"))
     yield each(c.RUN_FILES, "state", c.FILE_STATES, _FILES)
+    yield each(c.RUN_PARTS, "state", c.PART_STATES, _PARTS)
     yield one(c.RUN_SKIPPED, attrgetter("files_skipped"))
     yield each(c.RUN_RESIDUES, "state", ("done", "left"), _residues)
     yield one(c.RUN_PROGRESS, attrgetter("progress"))
@@ -188,6 +190,7 @@ def _run_families(runs: Sequence[_Labelled]) -> Iterator[Family]:
     yield one(c.FILE_RETRIES, attrgetter("retries"))
 
 
+_PARTS = attrgetter("parts_queued", "parts_processing", "parts_completed")
 _FILES = attrgetter("files_queued", "files_processing", "files_completed", "files_failed")
 
 

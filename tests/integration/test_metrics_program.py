@@ -112,16 +112,19 @@ def test_what_cannot_be_served_is_told_before_any_work(
 
 
 def test_a_run_that_nobody_scrapes_is_pushed_and_written(tmp_path: Path) -> None:
-    """The end is in the gateway and the file; a push that fails is told and harms nothing."""
+    """The end is in the file and, if wanted, the gateway; a push that fails harms nothing."""
     textfile = tmp_path / "virnucpro.prom"
     with Gateway(503) as gateway:
         words = [f"--push-gateway={gateway.url}", f"--textfile={textfile}", "--push-interval=0.2"]
+        words.append("--push-keep")
         done = run(*words, READS, output=tmp_path / "out")
     assert done.returncode == 0
     assert done.stderr.count(f"cannot send metrics to {gateway.url}: HTTP Error 503") == 1
     assert f"metrics reach {gateway.url} again, after 1 failures" in done.stderr
     assert 'virnucpro_run_state{state="completed"} 1.0' in gateway.pushed[-1][1]
-    end = 'virnucpro_run_state{run="virnucpro",state="completed"} 1.0'
+    assert "/run/out" in gateway.pushed[-1][0]
+    assert not gateway.deleted
+    end = 'virnucpro_run_state{run="out",state="completed"} 1.0'
     assert end in textfile.read_text()
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from virnucpro_exporter.processors.classifier import Classifier
     from virnucpro_exporter.processors.transformer import Model
 
-WINDOW = 4096  # frames; enough that those of one batch are of about the same length
+WINDOW = 1024  # frames: many batches, of like lengths; a worker gives away no frames of its windows
 LONGEST = 1024  # residues of a protein that are embedded; chunks have 166 at most
 LABELS = ("others", "virus")
 DNABERT_SHARE = 0.1  # of the time that both models take, about

@@ -19,6 +19,19 @@ def completed(gpu: str) -> float:
     return REGISTRY.get_sample_value("virnucpro_files_completed_total", labels) or 0.0
 
 
+def test_examples_of_the_readme_share_no_folder_that_would_be_refused() -> None:
+    """All runs into one folder have the same processor with the same settings."""
+    text = README.read_text().replace("\\\n", " ")
+    work: dict[str, set[tuple[str, ...]]] = {}
+    for line in re.findall(r"^\$ virnucpro-exporter run (.*)$", text, re.MULTILINE):
+        folder = re.search(r"--output (\S+)", line)
+        assert folder is not None, line
+        of_processor = re.findall(r"--(?:processor|chunk-size) \S+| -- \S+", line)
+        work.setdefault(folder[1], set()).add(tuple(of_processor))
+    assert len(work) > 5
+    assert [folder for folder, kinds in work.items() if len(kinds) > 1] == []
+
+
 def test_the_metrics_of_a_pipeline_as_the_readme_shows_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -35,5 +35,5 @@ def test_missing_packages_are_named(processor: str, monkeypatch: pytest.MonkeyPa
         processor_spec(run_config({"processor": processor}).processor)
     assert refused.value.exit_code == 2
     assert str(refused.value).endswith(
-        f"{processor} needs torch and transformers: pip install 'virnucpro-exporter[models]'"
+        f"{processor} needs torch and transformers: in the checkout, pip install '.[models]'"
     )

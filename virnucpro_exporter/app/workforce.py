@@ -154,7 +154,7 @@ def _connection(wanted: Devices, cluster: Cluster) -> Connect:
     """How to reach the cluster that the options name."""
     if util.find_spec("distributed") is None:
         raise UsageError(
-            "Dask is not installed; install it with: pip install 'virnucpro-exporter[dask]'"
+            "Dask is not installed; install it with: pip install '.[dask]' (in the checkout)"
         )
     try:
         from virnucpro_exporter.cluster import connect as dask_connect  # noqa: PLC0415 - needs an extra

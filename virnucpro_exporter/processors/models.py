@@ -37,7 +37,7 @@ def find_model(
     if missing:
         needed = " and ".join(missing)
         raise ProcessorError(
-            f"{processor} needs {needed}: pip install 'virnucpro-exporter[models]'"
+            f"{processor} needs {needed}: in the checkout, pip install '.[models]'"
         )
     name = name or DEFAULT_MODELS[processor]
     folder = Path(name).absolute() if Path(name).is_dir() else _cached(name, flag)

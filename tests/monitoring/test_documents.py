@@ -71,7 +71,7 @@ def test_rules_use_what_the_catalogue_has(rule: dict[str, Any]) -> None:
     recorded = {name for name in RECORDS if name in expression}
     assert set(re.findall(r"\w+:virnucpro_\w+:\w+", expression)) == recorded
     known = {label for metric in CATALOG for label in metric.labels} | {
-        *("job", "exported_node", "run")
+        *("job", "exported_node", "run", "file")
     }
     named = re.findall(r"(?:ignoring|without|group_left) \(([\w, ]*)\)", expression)
     assert {label for found in named for label in found.split(", ") if label} <= known

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
+from virnucpro_exporter import __version__
 from virnucpro_exporter.cli import cli
 from virnucpro_exporter.config import RunConfig, SimulateConfig, declared
 from virnucpro_exporter.config.options import Place
@@ -26,6 +27,11 @@ from virnucpro_exporter.errors import UsageError
         ("run gs://bucket/x.fa --output out", "INPUT...: must be a path on this machine"),
         ("run x --output out --", "write the command after `--`"),
         ("run x --output out -- ''", "PROGRAM ...: is empty"),
+        ("run x -o out --fresh --resume", "--fresh and --resume: use one of them"),
+        ("run x -o out --no-gpu-dashboard --dashboard", "--dashboard and --no-gpu-dashboard"),
+        ("run x -o out --no-web --web-listen-address :1", "--web-listen-address and --no-web"),
+        ("simulate --no-web --web-config-file x.yml", "--web-config-file and --no-web"),
+        ("run x -o out -q --log-level info", "--quiet and more output"),
         ("run x --config ''", "it is empty (is a variable not set?)"),
         ("gpus --interval nan", "must be seconds, 1 at least"),
         ("watch ''", "it is empty"),
@@ -54,6 +60,12 @@ def test_command_line_that_cannot_be_meant(
     assert what in text
     assert getattr(error, "exit_code", None) == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_the_version_has_a_short_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """`-V` is `--version`."""
+    cli.main(["-V"], standalone_mode=False)
+    assert __version__ in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "model"), [("run", RunConfig), ("simulate", SimulateConfig)])

@@ -30,6 +30,19 @@ def test_placeholders_are_replaced_once_and_without_a_shell(tmp_path: Path) -> N
     assert output.read_text() == "a {gpu} $(x).fa 0\n"
 
 
+@pytest.mark.parametrize("word", ["{inptu}", "--out={Output}", "{inputs}"])
+def test_a_misspelt_placeholder_is_refused(word: str) -> None:
+    """The message names the placeholder that is near."""
+    with pytest.raises(ProcessorError, match=r"did you mean \{(input|output)\}\?"):
+        CommandProcessor(["true", word]).check()
+
+
+@pytest.mark.parametrize("word", ["{print}", "{print $1}", "${inputs}", "{}", "{1}"])
+def test_braces_of_other_languages_are_left_alone(word: str) -> None:
+    """Programs in awk and shell may stand in a command."""
+    CommandProcessor(["true", word]).check()
+
+
 def test_no_path_looks_like_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Relative paths that begin with a dash are given with their folder, within an argument too."""
     monkeypatch.chdir(tmp_path)

@@ -19,7 +19,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group(context_settings=_SETTINGS, invoke_without_command=True)
-@click.version_option(__version__, prog_name="virnucpro-exporter")
+@click.version_option(__version__, "-V", "--version", prog_name="virnucpro-exporter")
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Run sequence files across GPUs with work stealing, and show what every GPU really does."""

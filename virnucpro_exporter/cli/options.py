@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from virnucpro_exporter.config.options import FOREVER, Declared, Kind, Place, local_path
+from virnucpro_exporter.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,7 +67,21 @@ class TableOption(click.Option):
 
 
 class TableCommand(click.Command):
-    """A command whose help shows options by section."""
+    """Its help shows options by section, and it refuses two answers to one question."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse `--fresh --resume` and the like; click would take the last.
+
+        Where a switch has a default, the last one wins, so that scripts can add to what they got.
+        """
+        for param in self.get_params(ctx):
+            if param.default is not None:
+                continue
+            on = next((flag for flag in param.opts if flag in args), None)
+            off = next((flag for flag in param.secondary_opts if flag in args), None)
+            if on and off:
+                raise UsageError(f"{on} and {off}: use one of them")
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, those of no section at the end."""

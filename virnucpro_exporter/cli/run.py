@@ -35,6 +35,7 @@ class _RunCommand(TableCommand):
 @click.option(
     "--config", "config_file", type=path, metavar="FILE.yaml", help="All options; flags win."
 )
+@click.option("-q", "--quiet", is_flag=True, help="No table, and warnings and the summary alone.")
 @click.option("--dry-run", is_flag=True, help="Print which GPU would get which files, and stop.")
 @click.pass_context
 def run(
@@ -42,7 +43,8 @@ def run(
     /,
     inputs: tuple[str, ...],
     config_file: str | None,
-    dry_run: bool,  # noqa: FBT001 - click passes options by name
+    quiet: bool,  # noqa: FBT001 - click passes options by name
+    dry_run: bool,  # noqa: FBT001 - likewise
     **options: Any,
 ) -> int:
     """Process files, folders or patterns of FASTA and FASTQ, each exactly once.
@@ -51,6 +53,10 @@ def run(
     on each file follows `--`, with {input}, {output}, {gpu} and {progress} where they belong.
     """
     settings = given(options)
+    if quiet:
+        if settings.get("dashboard") or settings.get("log_level") in {"debug", "info"}:
+            raise UsageError("--quiet and more output (--dashboard, --log-level): use one of them")
+        settings = {"dashboard": False, "log_level": "warning", **settings}
     command = context.meta.get(_COMMAND, ())
     if inputs:
         settings["inputs"] = inputs

@@ -84,7 +84,9 @@ class Inputs(Section):
             unset="each file is a sample",
         ),
     ] = None
-    output: Annotated[LocalPath | None, Option("Folder for the results (required).", "DIR")] = None
+    output: Annotated[
+        LocalPath | None, Option("Folder for the results (required).", "DIR", flags="--output -o")
+    ] = None
     count: Annotated[
         Literal["estimate", "exact"],
         Option("How the sizes of files are measured; exact: read every file before the start."),

@@ -152,7 +152,9 @@ def simulate_config(options: Mapping[str, Any]) -> SimulateConfig:
     Raises:
         UsageError: An option has a wrong value.
     """
-    return _from_command_line(SimulateConfig, options)
+    config = _from_command_line(SimulateConfig, options)
+    _check_endpoint(config.metrics, options)
+    return config
 
 
 def serve_config(options: Mapping[str, Any]) -> Serve:
@@ -181,7 +183,18 @@ def _checked(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
         if is_meant and not cluster.is_used:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is for runs on a Dask cluster: name one, too")
+    _check_endpoint(config.metrics, options)
     return config
+
+
+def _check_endpoint(metrics: Metrics, options: Mapping[str, Any]) -> None:
+    """Where metrics are served is no use without serving; a file may hold it all the same."""
+    for name in (
+        () if metrics.web else ("web_listen_address", "web_telemetry_path", "web_config_file")
+    ):
+        if options.get(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} and --no-web: use one of them")
 
 
 def _from_command_line(model: type[M], options: Mapping[str, Any]) -> M:

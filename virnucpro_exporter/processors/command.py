@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import re
 import select
@@ -20,7 +21,8 @@ from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.progress_file import ProgressFile
 from virnucpro_exporter.workers import orphans
 
-PLACEHOLDER = re.compile(r"\{(input|output|gpu|progress)\}")
+PLACEHOLDERS = ("input", "output", "gpu", "progress")
+PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
 PROGRESS_VARIABLE = "VIRNUCPRO_PROGRESS"
 LOOK_SECONDS = 0.5  # between two looks at the progress of a command
 TAIL_BYTES = 4096
@@ -59,16 +61,20 @@ class CommandProcessor:
         self._child: tuple[Path, int] | None = None
 
     def check(self) -> None:
-        """See whether the program exists.
+        """See whether the program exists, and no placeholder is misspelt.
 
         Raises:
-            ProcessorError: It does not.
+            ProcessorError: It does not, or one is.
         """
         if not self._argv:
             raise ProcessorError("the command is empty")
         program = self._argv[0]
         if not PLACEHOLDER.search(program) and shutil.which(program) is None:
             raise ProcessorError(f"command not found: {program}")
+        for name in re.findall(r"(?<!\$)\{([A-Za-z]+)\}", " ".join(self._argv)):
+            near = difflib.get_close_matches(name.lower(), PLACEHOLDERS, n=1, cutoff=0.75)
+            if name not in PLACEHOLDERS and near:
+                raise ProcessorError(f"{{{name}}} in the command: did you mean {{{near[0]}}}?")
 
     def output_names(self, file: Path) -> Sequence[str]:
         """The file's name with the suffix; nothing where the command has no `{output}`."""

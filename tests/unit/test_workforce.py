@@ -31,7 +31,7 @@ def test_dask_that_is_missing_is_told_with_its_cure(
     monkeypatch.setattr(util, "find_spec", lambda _: None)
     named = {"inputs": (str(folder / "a.fa"),), "output": str(folder / "out")}
     config = run_config({**named, "web": False, "dask": "tcp://x:1"})
-    with pytest.raises(UsageError, match=r"pip install 'virnucpro-exporter\[dask\]'"):
+    with pytest.raises(UsageError, match=r"pip install '\.\[dask\]'"):
         run(config)
 
 

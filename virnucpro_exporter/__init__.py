@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers and editors see of the names below
+    from virnucpro_exporter.app.run import run_files
+    from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
+    from virnucpro_exporter.gpu.monitor import GPUMonitor, get_gpu_utilization
+    from virnucpro_exporter.scheduling.assignment import assign_files_weighted
+    from virnucpro_exporter.scheduling.files import SequenceFile
+    from virnucpro_exporter.scheduling.weights import GPU_WEIGHTS, get_gpu_weight
+    from virnucpro_exporter.terminal.dashboard import LoadBalancingDashboard
+    from virnucpro_exporter.web.server import MetricsServer
 
 __version__ = "0.1.0"
 
@@ -40,3 +50,8 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, also those that were not used yet."""
+    return sorted({*globals(), *__all__})

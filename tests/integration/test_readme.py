@@ -36,7 +36,9 @@ def test_the_metrics_of_a_pipeline_as_the_readme_shows_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The code about the coordinator, the server and the registry works as it is written."""
-    monkeypatch.setitem(MetricsServer.__init__.__kwdefaults__, "listen", ["127.0.0.1:0"])
+    defaults = MetricsServer.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "listen", ["127.0.0.1:0"])
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names: dict[str, Any] = {"embed": len}
     try:

@@ -41,8 +41,8 @@ def test_a_process_that_stalls_is_dealt_with_as_on_one_machine(
     until(lambda: len(begun(inputs)) == 2)
     one_of(one, "workers/boot.py").send_signal(signal.SIGSTOP)
     told = finish(going, inputs, tmp_path / "out")
-    assert "GPU one/cpu0 has stalled: no progress for 6 s in" in told
-    assert "GPU one/cpu0 gets a new worker" in told
+    assert "one/cpu0 has stalled: no progress for" in told
+    assert "one/cpu0 gets a new worker" in told
 
 
 def test_a_node_that_stops_loses_its_file_and_may_return(
@@ -57,7 +57,7 @@ def test_a_node_that_stops_loses_its_file_and_may_return(
     until(lambda: len(begun(inputs)) == 2)
     for process in family(one.pid):
         process.send_signal(signal.SIGSTOP)
-    until(lambda: "GPU one/cpu0 is given up: its node has not answered for 3 s" in log.read_text())
+    until(lambda: "one/cpu0 is given up: its node has not answered for 3 s" in log.read_text())
     for process in family(one.pid):
         process.send_signal(signal.SIGCONT)
     until(lambda: sum(begun(inputs).values()) == 3)
@@ -85,7 +85,7 @@ def test_a_nanny_brings_its_worker_back(cluster: DaskCluster, inputs: Path, tmp_
     until(lambda: len(begun(inputs)) == 1)
     one_of(nanny, "multiprocessing.spawn").kill()
     until(lambda: begun(inputs) == {"0.fa": 2})
-    assert "GPU one/cpu0 gets a new worker" in finish(going, inputs, tmp_path / "out")
+    assert "one/cpu0 gets a new worker" in finish(going, inputs, tmp_path / "out")
 
 
 @pytest.mark.parametrize("nanny", [True, False])
@@ -101,7 +101,7 @@ def test_a_dask_worker_that_is_told_to_leave_takes_no_file_along(
     until(lambda: are_dead(members))
     assert leaving.wait() == 0
     cluster.add_worker("two")
-    assert "GPU one/cpu0 is given up: its Dask worker has left" in finish(
+    assert "one/cpu0 is given up: its Dask worker has left" in finish(
         going, inputs, tmp_path / "out"
     )
 

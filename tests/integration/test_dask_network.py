@@ -34,7 +34,7 @@ def test_a_node_that_is_cut_off_loses_its_file_and_may_return(
         going = start(cluster, inputs, *words, output=output, errors=errors, enter=hosts.near.enter)
         until(lambda: len(begun(inputs)) == 2)
         hosts.cut()
-        until(lambda: "GPU far/cpu0 is given up: its node has not answered" in log.read_text())
+        until(lambda: "far/cpu0 is given up: its node has not answered" in log.read_text())
         for name in begun(inputs):
             (inputs / f"{name}.go").touch()
         until(lambda: len(begun(inputs)) == 3)

@@ -30,7 +30,12 @@ def held(run: RunSnapshot, gpus: GpuSnapshot) -> Series:
     """The series that follow from two snapshots."""
     collectors = (RunCollector(Latest(run)), GpuCollector(Latest(gpus)))
     return {
-        tuple(sorted({**sample.labels, "__name__": sample.name}.items())): sample.value
+        # To Prometheus a label without a value is no label.
+        tuple(
+            sorted(
+                {"__name__": sample.name, **{k: v for k, v in sample.labels.items() if v}}.items()
+            )
+        ): sample.value
         for collector in collectors
         for family in collector.collect()
         for sample in family.samples

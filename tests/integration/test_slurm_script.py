@@ -149,7 +149,7 @@ def test_before_the_time_is_up_the_files_in_process_end(tmp_path: Path) -> None:
     job = submit(tmp_path, *WAITING, f"--textfile={values}", "--push-interval=1", inputs)
     until(lambda: len(begun(inputs)) == 2)
     job.send_signal(signal.SIGTERM)
-    draining = 'run_state{run="values",state="draining"} 1'
+    draining = 'run_state{run="out",state="draining"} 1'
     until(lambda: values.exists() and draining in values.read_text())
     (inputs / "go").touch()
     out, errors = ended(job, tmp_path)

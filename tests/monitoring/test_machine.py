@@ -13,7 +13,7 @@ QUICK = "sleep 1; cp {input} {output}"
 
 
 def test_a_prometheus_that_scrapes_serve_alone_knows_how_each_run_ended(tmp_path: Path) -> None:
-    """Killed, interrupted, failed at once: all that is known stays, and no alert ever fires."""
+    """Killed, interrupted, failed at once: all that is known stays; only failures fire an alert."""
     with Machine(tmp_path / "machine") as machine:
         _, where = machine.serve()
         jobs = {"virnucpro-node": [where]}
@@ -39,6 +39,10 @@ def test_a_prometheus_that_scrapes_serve_alone_knows_how_each_run_ended(tmp_path
             age = f"min(time() - virnucpro_run_end_timestamp_seconds) > {WATCHED}"
             eventually(lambda: prometheus.query(age))
             assert ends() == wanted
-            assert not prometheus.query('max_over_time(ALERTS{alertstate="firing"}[1h])')
+            fired = prometheus.query('max_over_time(ALERTS{alertstate="firing"}[1h])')
+            assert {(labels["alertname"], labels["run"]) for labels, _ in fired} == {
+                ("VirnucproRunFailed", "killed"),
+                ("VirnucproRunFailed", "failed"),
+            }
             gpus = prometheus.query("sum by (gpu) (virnucpro_gpu_power_watts)")
             assert {labels["gpu"] for labels, _ in gpus} == {"0", "1"}

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 
+from tests import builders
 from tests.contracts import ROOT
+from virnucpro_exporter.metrics.collectors import RunCollector
+from virnucpro_exporter.remote.scrape import Samples, run_snapshot
+from virnucpro_exporter.snapshot import Latest, RunEnd, RunResult, RunState
 
 SCRAPE = ast.parse((ROOT / "remote" / "scrape.py").read_text(encoding="utf-8"))
 VIEWS = ("dashboard", "machines", "views", "worker_table", "gpus_table", "plain")
@@ -41,3 +46,15 @@ def test_only_what_a_view_reads_is_rebuilt() -> None:
     }
     assert rebuilt
     assert rebuilt <= read
+
+
+def test_a_run_that_serve_remembers_took_until_its_end() -> None:
+    """Whatever it told last, it is over: it has no estimate, and its time stands still."""
+    end = RunEnd(builders.NOW, RunResult.VANISHED)
+    run = replace(builders.running(), end=end)
+    families = RunCollector(Latest(run)).collect()
+    samples = Samples((s.name, s.labels, s.value) for family in families for s in family.samples)
+    seen = run_snapshot(samples, None, builders.NOW + 3600.0)
+    assert (seen.state, seen.eta_seconds, seen.elapsed_seconds) == (RunState.FAILED, None, 60.0)
+    left = run.files_queued + run.files_processing
+    assert seen.state_label == f"killed with {left} left"

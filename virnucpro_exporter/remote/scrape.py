@@ -99,24 +99,28 @@ def run_snapshot(
     """
     get, count = now_samples.get, now_samples.count
     taken = get(c.COLLECTOR_LAST_SUCCESS, collector="run") or now
-    start, end = get(c.RUN_START), get(c.RUN_COMPLETION)
+    start, estimated = get(c.RUN_START), get(c.RUN_COMPLETION)
+    end = _end(now_samples, taken)
+    state = _run_state(now_samples)
+    # `serve` remembers the last state that a run told, and how it ended after that.
+    has_ended = end is not None and state not in (RunState.COMPLETED, RunState.FAILED)
     return RunSnapshot(
         timestamp=taken,
-        state=_run_state(now_samples),
-        elapsed_seconds=taken - start if start else 0.0,
+        state=RunState.FAILED if has_ended else state,
+        elapsed_seconds=(taken if end is None else end.timestamp) - start if start else 0.0,
         files_queued=count(c.RUN_FILES, state="queued"),
         files_processing=count(c.RUN_FILES, state="processing"),
         files_completed=count(c.RUN_FILES, state="completed"),
         files_failed=count(c.RUN_FILES, state="failed"),
         progress=get(c.RUN_PROGRESS),
-        eta_seconds=None if end is None else max(0.0, end - taken),
+        eta_seconds=None if estimated is None or end else max(0.0, estimated - taken),
         work_imbalanced=bool(get(c.WORK_IMBALANCED)),
         workers=tuple(
             _worker(now_samples, previous, labels["gpu"])
             for labels, _ in now_samples.all(c.WORKER_UP)
         ),
         recent_steals=steals,
-        end=_end(now_samples, taken),
+        end=end,
     )
 
 

@@ -320,6 +320,8 @@ class RunSnapshot:
         if self.state is not RunState.FAILED:
             return state
         left = self.files_queued + self.files_processing
+        if self.end is not None and self.end.result is RunResult.VANISHED:
+            return f"killed with {left} left" if left else "killed"
         return f"ended with {left} left" if left else "ended with failures"
 
     @property

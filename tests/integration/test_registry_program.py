@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.machine import Machine, results
 from tests.run_program import address, ask, until
+from virnucpro_exporter.web.addresses import bind_near
 
 
 @pytest.fixture
@@ -67,8 +69,17 @@ def test_a_run_with_an_address_of_its_own_is_a_target(machine: Machine, tmp_path
 
 
 def test_a_run_that_nobody_reads_gives_the_prompt_back(machine: Machine) -> None:
-    """A taken port is no obstacle, and without a reader nothing lingers."""
-    run = machine.run("out", "cp {input} {output}")
+    """Without a reader nothing lingers. The port is the run's own: others read the usual one."""
+    run = machine.run("out", "cp {input} {output}", "--web-listen-address=127.0.0.1:0")
     _, told = run.communicate(timeout=60)
     assert run.returncode == 0
     assert "the last values stay" not in told
+
+
+def test_a_usual_port_that_is_taken_is_no_obstacle() -> None:
+    """The next one that is free is used."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (near,) = bind_near(f"127.0.0.1:{port}")
+        with near:
+            assert port < near.getsockname()[1] <= port + 100

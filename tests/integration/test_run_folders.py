@@ -69,13 +69,13 @@ def test_results_are_no_inputs(tmp_path: Path) -> None:
     """A shell's pattern in the output folder, and an output folder within an input folder."""
     folder = tmp_path / "h"
     write(folder / "a.fa")
-    for done in ("1 file done", "0 files done, 0 failed, 1 skipped"):
+    for done in ("1 files done", "0 files done, 0 failed, 1 skipped"):
         words = sorted(folder.glob("*.fa"))
         assert done in run(*words, output=folder).stdout
     write(tmp_path / "n" / "a.fa")
-    assert "1 file done" in run(tmp_path / "n", output=tmp_path / "n" / "one").stdout
+    assert "1 files done" in run(tmp_path / "n", output=tmp_path / "n" / "one").stdout
     other = run(tmp_path / "n", "--chunk-size=300", output=tmp_path / "n" / "two")
-    assert "1 file done" in other.stdout
+    assert "1 files done" in other.stdout
     assert "results of another run" in other.stderr
 
 
@@ -105,6 +105,6 @@ def test_one_file_spelled_in_many_ways(tmp_path: Path) -> None:
     """It is done once, whether the path is absolute or goes through a link."""
     write(tmp_path / "in" / "a.fa")
     (tmp_path / "link").symlink_to(tmp_path / "in")
-    assert "1 file done" in run(tmp_path / "in", output=tmp_path / "out").stdout
+    assert "1 files done" in run(tmp_path / "in", output=tmp_path / "out").stdout
     again = run(tmp_path / "link", output=tmp_path / "out")
     assert "0 files done, 0 failed, 1 skipped" in again.stdout

@@ -73,7 +73,7 @@ def test_file_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     command = ["--", "sh", "-c", script, "sh", "{input}", "{output}"]
     done = run(inputs, *limits, *command, output=tmp_path / "out")
     assert done.returncode == 1
-    assert "1 file done, 1 failed" in done.stdout
+    assert "1 files done, 1 failed" in done.stdout
     assert "slow.fa" in done.stderr.splitlines()[-1]
     assert list(results(tmp_path / "out")) == [b"quick.fa.out"]
     assert not processes_of(inputs)

@@ -87,7 +87,7 @@ def test_results_of_another_processor_are_not_taken_for_finished(tmp_path: Path)
         in line
     )
     assert "1 skipped" in run(*other, "--resume", output=tmp_path).stdout
-    assert "1 file done" in run(*other, "--fresh", output=tmp_path).stdout
+    assert "1 files done" in run(*other, "--fresh", output=tmp_path).stdout
     assert "1 skipped" in run(*other, output=tmp_path).stdout
 
 

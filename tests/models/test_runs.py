@@ -40,7 +40,7 @@ def test_results_do_not_depend_on_the_workers(esm2: Path, tmp_path: Path) -> Non
     assert results(two) == whole
     (two / "output_3_ESM.pt").unlink()
     again = run(*words, output=two)
-    assert f"1 file done, 0 failed, {FILES - 1} skipped" in again.stdout
+    assert f"1 files done, 0 failed, {FILES - 1} skipped" in again.stdout
     assert results(two) == whole
     other_batches = run(*words[:-1], "300", output=two)
     assert f"0 files done, 0 failed, {FILES} skipped" in other_batches.stdout

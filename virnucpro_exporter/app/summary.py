@@ -42,8 +42,9 @@ def summary_text(run: RunSnapshot) -> str:
     done = run.files_completed - run.files_skipped
     left = run.files_queued + run.files_processing
     steals = sum(number for _, number in run.steals)
+    # Scripts look for this line, so its first words are the same whatever the number.
     lines.append(
-        f"{counted(done, 'file')} done, {run.files_failed} failed, {run.files_skipped} skipped, "
+        f"{done} files done, {run.files_failed} failed, {run.files_skipped} skipped, "
         f"{left} left; {counted(run.retries, 'retry', 'retries')}, {counted(steals, 'steal')}"
     )
     lines.append(f"{run.elapsed_seconds:.1f} s, {_work(run)}{_against_bound(run)}")

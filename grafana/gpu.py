@@ -21,7 +21,7 @@ from grafana.style import (
     WORKER_STATES,
     thresholds,
 )
-from virnucpro_exporter.metrics.catalog import RECOVERY_ACTIONS
+from virnucpro_exporter.snapshot import RECOVERY_ACTIONS
 
 _NO_GPU = "no GPU seen"
 _NO_WORKER = "no worker seen"

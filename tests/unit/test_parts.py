@@ -22,7 +22,6 @@ from virnucpro_exporter.sequences import (
     OpenPart,
     Part,
     Record,
-    copy_part,
     extent,
     parts,
     read_sequences,
@@ -130,12 +129,6 @@ def test_each_record_is_in_one_part(
         expected = list(read_sequences(path))
         assert outcome(path, [0, *cuts, None]) == expected
         assert outcome(path, [0, *cuts, end]) == expected
-        copies = Path(folder, "copies")
-        found = b""
-        for start, stop in itertools.pairwise([0, *cuts, None]):
-            copy_part(Part(path, start or 0, stop), copies)
-            found += copies.read_bytes()
-        assert found == text.lstrip()
 
 
 @given(text=sources(), pack=st.sampled_from(list(PACK)), data=st.data())

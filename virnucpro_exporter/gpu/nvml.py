@@ -24,7 +24,14 @@ from virnucpro_exporter.gpu.sources import (
     Verdict,
     classify,
 )
-from virnucpro_exporter.snapshot import GpuModes, GpuProcess
+from virnucpro_exporter.snapshot import (
+    ECC_KINDS,
+    RECOVERY_ACTIONS,
+    THROTTLE_POLICIES,
+    THROTTLE_REASONS,
+    GpuModes,
+    GpuProcess,
+)
 
 # Before nvitop is loaded: with LOGLEVEL=DEBUG in the environment it would write ./nvitop.log, and
 # fail where it may not. It also logs a banner each time the library is missing; the monitor says
@@ -43,29 +50,9 @@ _WHY = {
     18: "the NVIDIA driver and library versions do not match; reboot, or reload the driver and "
     "start this program again",
 }
-# All but GpuIdle (0x01), which holds nothing down.
-_THROTTLE = (
-    (0x02, "applications_clocks_setting"),
-    (0x04, "sw_power_cap"),
-    (0x08, "hw_slowdown"),
-    (0x10, "sync_boost"),
-    (0x20, "sw_thermal_slowdown"),
-    (0x40, "hw_thermal_slowdown"),
-    (0x80, "hw_power_brake_slowdown"),
-    (0x100, "display_clock_setting"),
-)
-_POLICIES = ("power", "thermal", "sync_boost", "board_limit", "low_utilization", "reliability")
-_ECC = ("corrected", "uncorrected")
-_RECOVERY = (
-    "none",
-    "gpu_reset",
-    "node_reboot",
-    "drain_p2p",
-    "drain_and_reset",
-    "recover_imex_domain",
-    "bus_reset",
-    "system_reboot",
-)
+# Of the reasons, in their order. GpuIdle (0x01) is none of them: it holds nothing down.
+_THROTTLE_BITS = (0x04, 0x20, 0x40, 0x80, 0x08, 0x10, 0x02, 0x100)
+_THROTTLE = tuple(zip(_THROTTLE_BITS, THROTTLE_REASONS, strict=True))
 _HIGHEST_STATE = 15  # 32 stands for unknown
 _ALL_LINKS = 0xFFFFFFFF  # the scope of a field that adds up the links of NVLink
 _KIB = 1024
@@ -160,7 +147,7 @@ def _performance_state(handle: Any) -> dict[str, Any]:
 
 def _throttled_seconds(handle: Any) -> dict[str, Any]:
     times: dict[str, float] = {}
-    for number, policy in enumerate(_POLICIES):
+    for number, policy in enumerate(THROTTLE_POLICIES):
         try:
             times[policy] = pynvml.nvmlDeviceGetViolationStatus(handle, number).violationTime / 1e9
         except pynvml.NVMLError_NotSupported:  # noqa: PERF203 - each policy may lack on its own
@@ -180,7 +167,7 @@ def _ecc_lifetime_errors(handle: Any) -> dict[str, Any]:
 
 def _ecc(handle: Any, counter: int) -> dict[str, int]:
     ask = pynvml.nvmlDeviceGetTotalEccErrors
-    return {kind: ask(handle, number, counter) for number, kind in enumerate(_ECC)}
+    return {kind: ask(handle, number, counter) for number, kind in enumerate(ECC_KINDS)}
 
 
 def _remapped_rows(handle: Any) -> dict[str, Any]:
@@ -206,9 +193,9 @@ def _retired_pages(handle: Any) -> dict[str, Any]:
 
 def _recovery_action(handle: Any) -> dict[str, Any]:
     action = _field(handle, pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION)
-    if action >= len(_RECOVERY):  # one that a later driver knows
+    if action >= len(RECOVERY_ACTIONS):  # one that a later driver knows
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-    return {"recovery_action": _RECOVERY[action]}
+    return {"recovery_action": RECOVERY_ACTIONS[action]}
 
 
 def _pcie(handle: Any) -> dict[str, Any]:

@@ -9,39 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from virnucpro_exporter.snapshot import DURATION_BUCKETS, RunResult, RunState
+from virnucpro_exporter.snapshot import (
+    DURATION_BUCKETS,
+    ECC_KINDS,
+    RECOVERY_ACTIONS,
+    THROTTLE_POLICIES,
+    THROTTLE_REASONS,
+    RunResult,
+    RunState,
+)
 
 PREFIX = "virnucpro_"
 UNITS = ("seconds", "bytes", "ratio", "celsius", "watts", "joules", "hertz")
-THROTTLE_REASONS = (
-    "sw_power_cap",
-    "sw_thermal_slowdown",
-    "hw_thermal_slowdown",
-    "hw_power_brake_slowdown",
-    "hw_slowdown",
-    "sync_boost",
-    "applications_clocks_setting",
-    "display_clock_setting",
-)
-THROTTLE_POLICIES = (
-    "power",
-    "thermal",
-    "sync_boost",
-    "board_limit",
-    "low_utilization",
-    "reliability",
-)
-ECC_KINDS = ("corrected", "uncorrected")
-RECOVERY_ACTIONS = (
-    "none",
-    "gpu_reset",
-    "node_reboot",
-    "drain_p2p",
-    "drain_and_reset",
-    "recover_imex_domain",
-    "bus_reset",
-    "system_reboot",
-)
 DIRECTIONS = ("receive", "transmit")
 RUN_STATES = tuple(state.value for state in RunState)
 RUN_RESULTS = tuple(result.value for result in RunResult)

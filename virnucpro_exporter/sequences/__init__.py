@@ -17,7 +17,6 @@ from virnucpro_exporter.sequences.parts import (
     OpenPart,
     Part,
     Shrunk,
-    copy_part,
     extent,
     read_sequences,
 )
@@ -30,7 +29,6 @@ __all__ = [
     "Part",
     "Record",
     "Shrunk",
-    "copy_part",
     "extent",
     "is_sequence_name",
     "read_sequences",

@@ -40,8 +40,6 @@ from virnucpro_exporter.sequences.texts import (
 REGULAR_BYTES = (1 << 16, 1 << 22)
 REGULAR_RECORDS = 4  # the fewest in it
 
-_COPY_BYTES = 1 << 26
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -252,51 +250,3 @@ def _from(window: deque[Text], index: int) -> Iterator[Text]:
         if index < len(text):
             yield Text(place + max(index, 0), text[max(index, 0) :])
         index -= len(text)
-
-
-def first_record(part: Part) -> int | None:
-    """Where the first record of a part begins; None where it has none.
-
-    Raises:
-        SequenceFileError: The content is at fault.
-        OSError: The file cannot be opened or read.
-    """
-    reader = OpenPart(part)
-    # The position is that of the record as soon as there is one.
-    return reader.position if next(read_sequences(reader), None) is not None else None
-
-
-def copy_part(part: Part, target: Path) -> None:
-    """Write the text of a part's records, decompressed and otherwise as it stands in the file.
-
-    Raises:
-        SequenceFileError: The content is at fault.
-        OSError: A file cannot be opened, read or written.
-    """
-    begin = first_record(part)
-    end = None if part.stop is None else first_record(Part(part.path, part.stop))
-    with part.path.open("rb", buffering=0) as source, target.open("wb", buffering=0) as copy:
-        if begin is None:
-            return
-        is_plain = extent(part.path) == os.fstat(source.fileno()).st_size
-        if is_plain:
-            stop = os.fstat(source.fileno()).st_size if end is None else end
-            _copy_range(source.fileno(), copy.fileno(), begin, stop - begin)
-            return
-        for place, text in enter(source, begin, 0):
-            if end is not None and place >= end:
-                return
-            copy.write(text[max(0, begin - place) : None if end is None else end - place])
-
-
-def _copy_range(source: int, target: int, offset: int, left: int) -> None:
-    """Copy a range without a way through this process."""
-    os.lseek(source, offset, os.SEEK_SET)
-    while left > 0:
-        try:
-            done = os.copy_file_range(source, target, min(left, _COPY_BYTES))
-        except OSError:  # between two file systems, or one that cannot
-            done = os.sendfile(target, source, None, min(left, _COPY_BYTES))
-        if not done:
-            raise OSError("the input has become shorter")
-        left -= done

@@ -10,6 +10,10 @@ Import the names from here, whatever module defines them.
 """
 
 from virnucpro_exporter.snapshot.gpu import (
+    ECC_KINDS,
+    RECOVERY_ACTIONS,
+    THROTTLE_POLICIES,
+    THROTTLE_REASONS,
     CollectorHealth,
     GpuDevice,
     GpuModes,
@@ -37,7 +41,11 @@ from virnucpro_exporter.snapshot.run import (
 
 __all__ = [
     "DURATION_BUCKETS",
+    "ECC_KINDS",
     "PAIRED_WORKERS",
+    "RECOVERY_ACTIONS",
+    "THROTTLE_POLICIES",
+    "THROTTLE_REASONS",
     "CollectorHealth",
     "DurationHistogram",
     "GpuDevice",

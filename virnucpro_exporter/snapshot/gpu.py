@@ -5,6 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# NVIDIA's words for why clocks are held down, for the policies that do it, for memory errors, and
+# for what the driver asks for; policies, kinds and actions in the order of NVML's own numbers.
+THROTTLE_REASONS = (
+    "sw_power_cap",
+    "sw_thermal_slowdown",
+    "hw_thermal_slowdown",
+    "hw_power_brake_slowdown",
+    "hw_slowdown",
+    "sync_boost",
+    "applications_clocks_setting",
+    "display_clock_setting",
+)
+THROTTLE_POLICIES = (
+    "power",
+    "thermal",
+    "sync_boost",
+    "board_limit",
+    "low_utilization",
+    "reliability",
+)
+ECC_KINDS = ("corrected", "uncorrected")
+RECOVERY_ACTIONS = (
+    "none",
+    "gpu_reset",
+    "node_reboot",
+    "drain_p2p",
+    "drain_and_reset",
+    "recover_imex_domain",
+    "bus_reset",
+    "system_reboot",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class GpuModes:
@@ -69,7 +101,7 @@ class GpuSample:
         power_limit_watts: Enforced limit.
         energy_joules: Since the driver was loaded.
         sm_clock_hertz: Clock of the streaming multiprocessors.
-        throttle_reasons: Names of the active reasons, those of `metrics.catalog.THROTTLE_REASONS`,
+        throttle_reasons: Names of the active reasons, some of `THROTTLE_REASONS`,
             or None when the GPU cannot tell.
         foreign_processes: Compute processes that no run on this machine has started.
         neighbour_processes: Those that other runs on this machine have started.
@@ -89,7 +121,7 @@ class GpuSample:
         row_remap_failed: A row could not be replaced.
         retired_pages: Pages of memory taken out of use, `single_bit` and `double_bit` by the cause.
         retired_pages_pending: Pages are taken out of use at the next reset.
-        recovery_action: What NVIDIA's driver asks for: one of `metrics.catalog.RECOVERY_ACTIONS`.
+        recovery_action: What NVIDIA's driver asks for: one of `RECOVERY_ACTIONS`.
         pcie_bytes_per_second: Over the last 20 ms, by direction (`receive`, `transmit`).
         pcie_replays: Transfers over PCIe that were repeated.
         nvlink_bytes: Over all links since the driver was loaded, by direction.

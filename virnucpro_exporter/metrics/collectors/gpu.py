@@ -19,7 +19,13 @@ from virnucpro_exporter.metrics.collectors.families import (
     labels_each,
 )
 from virnucpro_exporter.metrics.exposition import Labels
-from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
+from virnucpro_exporter.snapshot import (
+    RECOVERY_ACTIONS,
+    THROTTLE_REASONS,
+    GpuDevice,
+    GpuSample,
+    GpuSnapshot,
+)
 from virnucpro_exporter.text import clean
 
 _VALUES: Sequence[tuple[c.Metric, Callable[[GpuSample], Value]]] = (
@@ -129,8 +135,8 @@ def _recovery(devices: Sequence[GpuDevice]) -> Iterator[tuple[Labels, Value]]:
     for device in devices:
         wanted = device.sample.recovery_action if device.up and device.sample else None
         if wanted is not None:
-            sets = labels_each("action", c.RECOVERY_ACTIONS, gpu=device.gpu)
-            for action, of_action in zip(c.RECOVERY_ACTIONS, sets, strict=True):
+            sets = labels_each("action", RECOVERY_ACTIONS, gpu=device.gpu)
+            for action, of_action in zip(RECOVERY_ACTIONS, sets, strict=True):
                 yield of_action, action == wanted
 
 
@@ -148,6 +154,6 @@ def _throttled(devices: Sequence[GpuDevice]) -> Iterator[tuple[Labels, Value]]:
     for device in devices:
         active = device.sample.throttle_reasons if device.up and device.sample else None
         if active is not None:
-            sets = labels_each("reason", c.THROTTLE_REASONS, gpu=device.gpu)
-            for reason, of_reason in zip(c.THROTTLE_REASONS, sets, strict=True):
+            sets = labels_each("reason", THROTTLE_REASONS, gpu=device.gpu)
+            for reason, of_reason in zip(THROTTLE_REASONS, sets, strict=True):
                 yield of_reason, reason in active

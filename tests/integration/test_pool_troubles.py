@@ -341,6 +341,23 @@ def test_sentinel_that_dies_is_replaced(tmp_path: Path) -> None:
     until(lambda: not any(family(pid) for pid in left))
 
 
+def test_stopped_worker_dies_with_the_program_and_the_sentinel(tmp_path: Path) -> None:
+    """The program may be killed between stopping a worker and killing it, without a sentinel."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
+    ) as parent:
+        assert parent.stdout is not None
+        worker, sentinel = json.loads(parent.stdout.readline())
+        until(lambda: len(family(worker)) >= 4)
+        left = family(worker)
+        os.kill(sentinel, signal.SIGKILL)
+        replacement = json.loads(parent.stdout.readline())
+        os.kill(worker, signal.SIGSTOP)
+        os.kill(replacement, signal.SIGKILL)
+        parent.kill()
+    until(lambda: not any(family(pid) for pid in left))
+
+
 def test_stopped_sentinel_does_not_hold_up_the_end(
     drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,8 @@ package is the program's own, wherever that was found.
 import os
 import sys
 
+_PR_SET_PDEATHSIG = 1
+
 
 def _order_path() -> None:
     try:
@@ -16,6 +18,18 @@ def _order_path() -> None:
         here = ""
     unwanted = {"", here, os.path.dirname(os.path.abspath(__file__))}  # noqa: PTH100, PTH120 - likewise
     sys.path[:] = [entry for entry in sys.path if entry not in unwanted]
+
+
+def _go_on_when_the_program_dies() -> None:
+    """Have the kernel continue this process, should it be stopped, when its parent dies; Linux only.
+
+    The program stops a worker before it kills it. If the program is killed between the two, and no
+    sentinel lives, the worker has to see for itself that its channel has ended.
+    """
+    import ctypes  # noqa: PLC0415 - only now it is the standard library's
+    import signal  # noqa: PLC0415 - likewise
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)
 
 
 def _load_package() -> None:
@@ -34,6 +48,7 @@ def _load_package() -> None:
 
 if __name__ == "__main__":  # not in processes that a processor spawns
     _order_path()
+    _go_on_when_the_program_dies()
     _load_package()
     from virnucpro_exporter.workers.main import main
 

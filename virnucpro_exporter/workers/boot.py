@@ -21,7 +21,7 @@ def _order_path() -> None:
 
 
 def _go_on_when_the_program_dies() -> None:
-    """Have the kernel continue this process, should it be stopped, when its parent dies; Linux only.
+    """Have the kernel continue this process, if it is stopped, when its parent dies; Linux only.
 
     The program stops a worker before it kills it. If the program is killed between the two, and no
     sentinel lives, the worker has to see for itself that its channel has ended.

@@ -229,12 +229,12 @@ def test_a_consumer_that_forgets_a_kind_fails_type_checking(module: str, name: s
     assert "dict[type" not in (PACKAGE / module).read_text(encoding="utf-8")
 
 
-def test_one_module_changes_the_state_of_the_run() -> None:
+def test_two_modules_change_the_state_of_the_run() -> None:
     """Elsewhere in the room, nothing is assigned to but what is one's own."""
     foreign = [
         f"{path.name}:{node.lineno}: {ast.unparse(target)}"
         for path in sorted((PACKAGE / "scheduling").glob("*.py"))
-        if path.name != "state.py"
+        if path.name not in ("state.py", "splitting.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Delete)
         for target in (

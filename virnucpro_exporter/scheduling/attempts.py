@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
+from virnucpro_exporter.scheduling import splitting
 from virnucpro_exporter.scheduling.events import AttemptCompleted, Cut
 from virnucpro_exporter.scheduling.facts import Outcome
 from virnucpro_exporter.scheduling.files import Attempt
@@ -20,13 +21,17 @@ def succeed(state: State, attempt: Attempt, event: AttemptCompleted, now: float)
     """The attempt is the first to complete: its result is that of the file, or of its part."""
     split = attempt.record.split
     if split is not None and attempt.record.is_join:
-        state.complete_join(attempt, split, event.outputs, now)
+        splitting.complete_join(state, attempt, split, event.outputs, now)
         return
     file = attempt.record.file
     residues = file.residues if event.residues is None else event.residues
     sequences = file.sequences if event.sequences is None else event.sequences
     state.finish_work(attempt, sequences or 0, residues, event.duration, now)
-    state.complete(attempt, sequences, residues, event.duration, event.outputs, now)
+    result = (sequences, residues, event.duration, event.outputs)
+    if split is None:
+        state.complete(attempt, *result, now)
+    else:
+        splitting.complete_part(state, attempt, split, *result, now)
 
 
 def shrink(state: State, attempt: Attempt, cut: Cut, now: float) -> None:
@@ -44,7 +49,7 @@ def shrink(state: State, attempt: Attempt, cut: Cut, now: float) -> None:
     else:
         left = max(1, attempt.record.file.residues // 2)
         target = _ends_first(state.usable() or [attempt.worker], left, now)
-    state.split(attempt, cut, target, now)
+    splitting.split(state, attempt, cut, target, now)
 
 
 def fail(
@@ -85,9 +90,18 @@ def _go_on_after_failure(
 ) -> None:
     record = attempt.record
     if permanent or record.failures >= state.settings.max_attempts:
-        state.give_up(attempt, error, now)
+        _give_up(state, attempt, error, now)
     elif not record.holders:  # else the other attempt goes on
         _requeue(state, attempt, outcome, error, now, is_charged=True)
+
+
+def _give_up(state: State, attempt: Attempt, error: str, now: float) -> None:
+    record, file = attempt.record, attempt.record.file
+    state.give_up(attempt, error, now)
+    if record.split is not None:
+        file = record.split.file
+        splitting.drop_siblings(state, record, record.split, error, now)
+    state.fail(file, attempt, error)
 
 
 def take_back(

@@ -8,6 +8,7 @@ from virnucpro_exporter.scheduling.files import FileRecord
 from virnucpro_exporter.scheduling.policy import StealPolicy
 from virnucpro_exporter.scheduling.rebalancing import rethink_interval
 from virnucpro_exporter.scheduling.speed import NEVER
+from virnucpro_exporter.scheduling.splitting import ask_for_share
 from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
 
@@ -65,7 +66,7 @@ class Dispatcher:
         is_all = not (state.waiting.files or state.awaited_files)
         if state.settings.split and is_all:
             for share in self._policy.shares(idle, state.fleet, now):
-                state.ask_for_share(share.attempt, share.share, share.thief, now)
+                ask_for_share(state, share.attempt, share.share, share.thief, now)
         if state.settings.second_attempts and is_all:
             for worker, attempt in self._policy.repeats(idle, state.fleet, now):
                 state.start(worker, attempt.record, now)

@@ -23,6 +23,7 @@ The parts, each on top of those before it:
 
 - `files`, `workers`, `counters`, `speed`: what is remembered of each;
 - `state`: the run, and every way in which it changes;
+- `splitting`: the same for files that are done in parts;
 - `attempts`: how they end; `supervision`: stalls, limits, and processes that are lost or of no use;
 - `rebalancing`: files in process that would end late, and a better plan where there is one;
 - `dispatch`: handing out files. Both do what the `policy` chooses;
@@ -35,7 +36,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from virnucpro_exporter.errors import SchedulingError, assert_never
-from virnucpro_exporter.scheduling import attempts
+from virnucpro_exporter.scheduling import attempts, splitting
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.assignment import assign_files_weighted
 from virnucpro_exporter.scheduling.commands import Command
@@ -208,7 +209,8 @@ class Scheduler:
         usable = state.usable() or state.fleet
         for begun in event.begun:
             if begun.file.path not in state.files:
-                state.resume(begun, min(usable, key=lambda w: w.finish_at(now)), now)
+                target = min(usable, key=lambda w: w.finish_at(now))
+                splitting.resume(state, begun, target, now)
         weights = {str(w.id): w.speed for w in usable}
         loads = {str(w.id): float(w.queued_residues) for w in usable}
         for worker_id, files in assign_files_weighted(new.values(), weights, loads).items():
@@ -260,7 +262,7 @@ class Scheduler:
         if attempt is None or attempt.is_cancelled:
             return
         if event.cut is None:
-            self.state.keep_all(attempt, for_good=event.is_final)
+            splitting.keep_all(attempt, for_good=event.is_final)
         else:
             attempts.shrink(self.state, attempt, event.cut, now)
 
@@ -269,7 +271,7 @@ class Scheduler:
         for worker in self.state.fleet if self.state.settings.split else ():
             for attempt in worker.running:
                 if attempt.can_shrink and attempt.remaining(now) > DRAIN_SECONDS:
-                    self.state.ask_for_share(attempt, 1.0, None, now)
+                    splitting.ask_for_share(self.state, attempt, 1.0, None, now)
         self.state.drain(now)
 
     def _on_sign_of_life(self, event: ev.SignOfLife, now: float) -> None:

@@ -1,16 +1,16 @@
 """All that the scheduler knows about its run, and every way in which that changes.
 
-One module writes: files, attempts and workers are changed by the methods of `State`, each of which
-is one transition and records what it means as commands and facts, in the order decided. The other
-modules of the room read the state, decide, and call these methods; none assigns (a test reads the
-sources for it). So when `touched_at` moves, or how a file leaves a queue, is answered here.
+Files, attempts and workers are changed by the methods of `State`, each of which is one transition
+and records what it means as commands and facts, in the order decided. Only what is special about
+files that are done in parts is in `splitting`, on top of these. The other modules of the room read
+the state, decide, and call both; none assigns (a test reads the sources for it). So when
+`touched_at` moves, or how a file leaves a queue, is answered here.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from virnucpro_exporter.errors import SchedulingError
 from virnucpro_exporter.scheduling.commands import (
@@ -20,23 +20,19 @@ from virnucpro_exporter.scheduling.commands import (
     KeepOutputs,
     RestartWorker,
     RetireWorker,
-    ShrinkAttempt,
     StartAttempt,
 )
 from virnucpro_exporter.scheduling.counters import WaitingClock
-from virnucpro_exporter.scheduling.events import Cut
 from virnucpro_exporter.scheduling.facts import (
     AttemptEnded,
     Fact,
     FileCompleted,
     FileFailed,
     FileQueued,
-    FileSplit,
     FileStarted,
     FileStolen,
     Moved,
     Outcome,
-    PartCompleted,
     PlanChanged,
     RunFinished,
     StallEnded,
@@ -47,7 +43,6 @@ from virnucpro_exporter.scheduling.facts import (
 from virnucpro_exporter.scheduling.files import (
     NOBODY,
     Attempt,
-    FilePart,
     FileRecord,
     FileState,
     SequenceFile,
@@ -55,12 +50,7 @@ from virnucpro_exporter.scheduling.files import (
 )
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.parts import (
-    JOIN_SHARE,
-    LEAST_PART_SECONDS,
-    BegunFile,
-    PartResult,
     SplitFile,
-    cut_at,
 )
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.scheduling.speed import (
@@ -379,7 +369,7 @@ class State:
         """The worker's process took too long to load."""
         worker.slow_setups += 1
 
-    def _got_further(self, worker: Worker, now: float) -> None:
+    def got_further(self, worker: Worker, now: float) -> None:
         """Within a file or to its end: the silence of the worker until now was no stall."""
         if worker.stalled_since is None or not worker.has_reported:
             silence = now - worker.touched_at
@@ -514,38 +504,7 @@ class State:
         worker.queued_residues += residues
         self.residues_total += residues
         self.waiting.count(len(files), now)
-        self.is_finished = False
-        self.finished_at = None
-
-    def resume(self, begun: BegunFile, target: Worker, now: float) -> None:
-        """Go on with a file of which an earlier run has done parts.
-
-        Args:
-            begun: The file and its parts.
-            target: The worker in whose queue the others go.
-            now: The present time.
-        """
-        split = SplitFile(begun.file, [])
-        self.splits[begun.file.path] = split
-        self.split_files += 1
-        for part, result in begun.parts:
-            file = part if result is None else _with_result(part, result)
-            record = FileRecord(file)
-            record.split = split
-            split.parts.append(record)
-            self.residues_total += file.residues
-            if result is None:
-                self._queue_unit(record, target, now)
-                continue
-            record.state = FileState.COMPLETED
-            split.results[part.start] = result
-            self.residues_done += result.residues
-            self.parts_completed += 1
-        self.files[begun.file.path] = split.parts[0]
-        self.is_finished = False
-        self.finished_at = None
-        if split.is_done:
-            self._queue_join(split, target, now)
+        self.reopen()
 
     def take(self, worker: Worker) -> FileRecord:
         """Take the first file out of a worker's own queue, to start it."""
@@ -596,6 +555,17 @@ class State:
             worker.queue.insert(position, record)
         worker.queued_residues += cost
 
+    def enqueue(self, record: FileRecord, worker: Worker, now: float) -> None:
+        """Queue a file or part that waits from now on."""
+        self._push(record, worker, now)
+        self._count_waiting(record, 1, now)
+
+    def withdraw(self, record: FileRecord, now: float) -> None:
+        """A part that waits is not to be done any more."""
+        owner = next(w for w in self.fleet if record in w.queue)
+        _take(owner, owner.queue.index(record))
+        self._count_waiting(record, -1, now)
+
     def _forgive(self, record: FileRecord) -> None:
         """A file that failed on every worker that is left may be tried on any of them again."""
         if all(w.id in record.avoid for w in self.usable()):
@@ -611,7 +581,7 @@ class State:
         attempt = Attempt(number, record, worker, now, is_speculative=is_speculative)
         if not is_speculative:
             self._count_waiting(record, -1, now)
-            self._count_processing(record, 1)
+            self.count_processing(record, 1)
         record.step(Step.START)
         record.holders = (*record.holders, attempt)
         record.attempts += 1
@@ -636,7 +606,8 @@ class State:
         if record.split is not None:
             self.parts_queued += change
 
-    def _count_processing(self, record: FileRecord, change: int) -> None:
+    def count_processing(self, record: FileRecord, change: int) -> None:
+        """So many files or parts more are in process."""
         self.processing += change
         if record.split is not None:
             self.parts_processing += change
@@ -675,7 +646,7 @@ class State:
         if done:
             attempt.counted_at = now
         worker.has_reported = True
-        self._got_further(worker, now)
+        self.got_further(worker, now)
 
     def _work_seconds(self, seconds: float) -> float:
         """Of the first seconds of an attempt, those that went into residues."""
@@ -721,7 +692,7 @@ class State:
         self._sequences += sequences
         if sequences:
             self._residues += residues
-        self._got_further(worker, now)
+        self.got_further(worker, now)
 
     def advance(self, attempt: Attempt, sequences: int, residues: int | None, now: float) -> int:
         """Count what an attempt has done since its last report.
@@ -881,10 +852,55 @@ class State:
         outputs: tuple[str, ...],
         now: float,
     ) -> None:
-        """The attempt is the first to complete: its result is that of the file, or of the part."""
-        worker, record = attempt.worker, attempt.record
-        file, counters = record.file, worker.counters
-        split = record.split
+        """The attempt is the first to complete: its result is that of the file."""
+        self.deliver(attempt, sequences, residues, duration, outputs, now)
+        record = attempt.record
+        self.finish_file(
+            record.file, attempt, record.attempts, duration, sequences, residues, outputs
+        )
+
+    def finish_file(
+        self,
+        file: SequenceFile,
+        attempt: Attempt,
+        attempts: int,
+        duration: float,
+        sequences: int | None,
+        residues: int,
+        outputs: tuple[str, ...],
+    ) -> None:
+        """A whole file has its one result.
+
+        Args:
+            file: The file.
+            attempt: What gave the result; the join, where the file was done in parts.
+            attempts: Attempts at it, or at its parts, so far.
+            duration: Seconds that the result took.
+            sequences: In the file, None where that is not known.
+            residues: In the file.
+            outputs: Names of its outputs.
+        """
+        worker_id, number = attempt.worker.id, attempt.number
+        attempt.worker.counters.completed += 1
+        self.completed_files += 1
+        self.facts.append(
+            FileCompleted(file, worker_id, number, attempts, duration, sequences, residues, outputs)
+        )
+        if outputs:
+            self.commands.append(KeepOutputs(file, number, outputs))
+
+    def deliver(
+        self,
+        attempt: Attempt,
+        sequences: int | None,
+        residues: int,
+        duration: float,
+        outputs: tuple[str, ...],
+        now: float,
+    ) -> None:
+        """The attempt ends with the result of a file or a part, which counts for its worker."""
+        worker, file = attempt.worker, attempt.record.file
+        counters = worker.counters
         counters.sequences += attempt.sequences if sequences is None else sequences
         counters.durations.add(duration, file, now)
         counters.speculative_won += attempt.is_speculative
@@ -895,29 +911,9 @@ class State:
             worker.troubles.clear()
         self.residues_total += residues - file.residues
         self.residues_done += residues
-        self._win(attempt, outputs, now)
-        if split is not None:
-            result = PartResult(attempt.number, sequences, residues, outputs, duration)
-            self._complete_part(attempt, split, result, now)
-            return
-        counters.completed += 1
-        self.completed_files += 1
-        self.facts.append(
-            FileCompleted(
-                file,
-                worker.id,
-                attempt.number,
-                record.attempts,
-                duration,
-                sequences,
-                residues,
-                outputs,
-            )
-        )
-        if outputs:
-            self.commands.append(KeepOutputs(file, attempt.number, outputs))
+        self.win(attempt, outputs, now)
 
-    def _win(self, attempt: Attempt, outputs: tuple[str, ...], now: float) -> None:
+    def win(self, attempt: Attempt, outputs: tuple[str, ...], now: float) -> None:
         """The attempt ends with the result of its record; another at it is stopped."""
         worker, record = attempt.worker, attempt.record
         self.end(attempt, Outcome.COMPLETED, outputs=outputs)
@@ -926,152 +922,22 @@ class State:
                 self.doubt(other.worker)
             self.stop(other, Outcome.SUPERSEDED, f"{worker.id} was first", now)
         record.step(Step.COMPLETE)
-        self._count_processing(record, -1)
-
-    # -- parts --
-
-    def ask_for_share(
-        self, attempt: Attempt, share: float, thief: Worker | None, now: float
-    ) -> None:
-        """Ask the worker of an attempt to give the end of its range away.
-
-        Args:
-            attempt: Which attempt.
-            share: Of what is not read yet, above 0 and up to 1.
-            thief: Who is to have it, or None.
-            now: The present time.
-        """
-        attempt.asked_at = now
-        attempt.asked_for = thief
-        least = 0.0 if thief is None else max(thief.fixed.seconds, LEAST_PART_SECONDS)
-        self.commands.append(ShrinkAttempt(attempt.worker.id, attempt.number, share, least))
-
-    def keep_all(self, attempt: Attempt, *, for_good: bool) -> None:
-        """The worker gives nothing of the range away, now or ever."""
-        attempt.asked_at = attempt.asked_for = None
-        attempt.keeps_all = for_good
-
-    def split(self, attempt: Attempt, cut: Cut, target: Worker, now: float) -> None:
-        """The worker has given the end of its range away, which waits for the target now."""
-        record, whole = attempt.record, attempt.record.file
-        part, rest = cut_at(whole, cut.at, cut.end)
-        split = record.split
-        if split is None:
-            split = SplitFile(whole, [record])
-            self.splits[whole.path] = record.split = split
-            self.parts_processing += 1
-            self.split_files += 1
-        record.file = part
-        given = FileRecord(rest)
-        given.split = split
-        split.parts.insert(split.parts.index(record) + 1, given)
-        self.residues_total += part.residues + rest.residues - whole.residues
-        attempt.asked_at = attempt.asked_for = None
-        self._queue_unit(given, target, now)
-        self.came_back = True
-        self.facts.append(FileSplit(part, rest, attempt.worker.id, attempt.number, target.id))
-
-    def _queue_unit(self, record: FileRecord, target: Worker, now: float) -> None:
-        self._push(record, target, now)
-        self._count_waiting(record, 1, now)
-
-    def _complete_part(
-        self, attempt: Attempt, split: SplitFile, result: PartResult, now: float
-    ) -> None:
-        """A part is done; with the last one the results are joined."""
-        record = attempt.record
-        part = record.file
-        if not isinstance(part, FilePart):
-            raise SchedulingError(f"what was split is no part: {record.story()}")
-        record.file = _with_result(part, result)
-        split.results[part.start] = result
-        self.parts_completed += 1
-        attempt.worker.counters.parts += 1
-        self.facts.append(
-            PartCompleted(
-                part,
-                attempt.worker.id,
-                attempt.number,
-                record.attempts,
-                result.duration,
-                result.sequences,
-                result.residues,
-                result.outputs,
-            )
-        )
-        if split.is_done:
-            self._queue_join(split, attempt.worker, now)
-
-    def _queue_join(self, split: SplitFile, target: Worker, now: float) -> None:
-        cost = max(1, round(JOIN_SHARE * split.file.residues))
-        split.join = record = FileRecord(SequenceFile(split.file.path, None, cost))
-        record.split = split
-        self.residues_total += cost
-        self._queue_unit(record, target, now)
-        self.came_back = True
-
-    def complete_join(
-        self, attempt: Attempt, split: SplitFile, outputs: tuple[str, ...], now: float
-    ) -> None:
-        """The results of all parts were put together: that is the result of the file."""
-        record, worker = attempt.record, attempt.worker
-        self.residues_total -= record.file.residues
-        self._got_further(worker, now)
-        self._win(attempt, outputs, now)
-        worker.counters.completed += 1
-        self.completed_files += 1
-        self.split_files -= 1
-        attempts = sum(r.attempts for r in split.parts)
-        duration = sum(result.duration for result in split.in_order)
-        self.facts.append(
-            FileCompleted(
-                split.file,
-                worker.id,
-                attempt.number,
-                attempts,
-                duration,
-                split.sequences,
-                split.residues,
-                outputs,
-            )
-        )
-        if outputs:
-            self.commands.append(KeepOutputs(split.file, attempt.number, outputs))
-        for result in split.in_order:
-            self.commands.append(DiscardOutputs(result.attempt))
-
-    def _drop_siblings(self, record: FileRecord, split: SplitFile, error: str, now: float) -> None:
-        """The file of a part is given up: the others are not done any more; what is done stays."""
-        for other in split.parts:
-            if other is record or other.state is FileState.COMPLETED:
-                continue
-            if other.state is FileState.QUEUED:
-                owner = next(w for w in self.fleet if other in w.queue)
-                _take(owner, owner.queue.index(other))
-                self._count_waiting(other, -1, now)
-            else:
-                for attempt in other.holders:
-                    self.stop(attempt, Outcome.SUPERSEDED, f"the file is given up: {error}", now)
-                self._count_processing(other, -1)
-            other.step(Step.GIVE_UP)
-        unknown = [r for r in (*split.parts, split.join) if r is not None and r is not record]
-        self.residues_total -= sum(r.file.residues for r in unknown)
-        self.residues_done -= split.residues
-        self.split_files -= 1
+        self.count_processing(record, -1)
 
     def give_up(self, attempt: Attempt, error: str, now: float) -> None:
-        """The attempt was the last that its file may fail."""
-        record, file = attempt.record, attempt.record.file
+        """The attempt was the last that its file or part may fail."""
+        record = attempt.record
         for other in record.holders:
             self.stop(other, Outcome.SUPERSEDED, f"the file is given up: {error}", now)
         record.step(Step.GIVE_UP)
-        self._count_processing(record, -1)
+        self.count_processing(record, -1)
+        self.residues_total -= record.file.residues
+
+    def fail(self, file: SequenceFile, attempt: Attempt, error: str) -> None:
+        """The file is given up, after this attempt at it or at a part of it."""
         self.failed_files += 1
         self.failures.append((file.path, error))
-        self.residues_total -= file.residues
-        if record.split is not None:
-            self._drop_siblings(record, record.split, error, now)
-            file = record.split.file
+        record = attempt.record
         self.facts.append(
             FileFailed(
                 file,
@@ -1105,13 +971,13 @@ class State:
         """
         record, worker = attempt.record, attempt.worker
         record.step(Step.REQUEUE)
-        self._count_processing(record, -1)
+        self.count_processing(record, -1)
         self.retries += is_charged
         if cause is Outcome.MOVED:
             record.moves += 1
             record.notes = (*record.notes, f"moved from {worker.id}: {reason}")
         self._forgive(record)
-        self._queue_unit(record, target, now)
+        self.enqueue(record, target, now)
         self.came_back = True
         self.facts.append(
             FileQueued(
@@ -1152,12 +1018,16 @@ class State:
         self.waiting.close(now)
         self.finish_if_done(now)
 
+    def reopen(self) -> None:
+        """There is more to do."""
+        self.is_finished = False
+        self.finished_at = None
+
     def reopen_if_stuck(self, now: float) -> None:
         """Go on with a run that had ended with files left, because no worker could do them."""
         is_more = self.waiting.files or self.awaited_files
         if self.is_finished and is_more and not self.is_draining:
-            self.is_finished = False
-            self.finished_at = None
+            self.reopen()
             self.waiting.count(0, now)
 
     def finish_if_done(self, now: float) -> None:
@@ -1180,7 +1050,3 @@ def _take(worker: Worker, position: int) -> FileRecord:
     del worker.queue[position]
     worker.queued_residues -= record.file.residues
     return record
-
-
-def _with_result(part: FilePart, result: PartResult) -> FilePart:
-    return replace(part, sequences=result.sequences, residues=result.residues)

@@ -122,6 +122,17 @@ def _queues() -> Shelf:
                 Query("virnucpro_queue_depth_residues", GPU),
                 missing=_NO_WORKER,
             ),
+            chart(
+                "Where in its file",
+                "The range of its file that is in process, and how far it is done. A whole file "
+                "goes from 0 to 1; a part of one begins where another GPU stops.",
+                Query('virnucpro_worker_range_ratio{edge="begin"}', "begin of {{gpu}}"),
+                Query('virnucpro_worker_range_ratio{edge="end"}', "end of {{gpu}}"),
+                Query("virnucpro_worker_range_done_ratio", "done of {{gpu}}"),
+                unit="percentunit",
+                limits=(0, 1),
+                missing="no file is in process",
+            ),
         ],
     )
 

@@ -148,6 +148,7 @@ def _problems() -> Shelf:
         Column("Residues/s", f"{by} (virnucpro_throughput_residues_per_second)"),
         Column("Waiting", f"{by} (virnucpro_queue_depth_files)"),
         Column("Done", f"{by} (virnucpro_files_completed_total)"),
+        Column("Parts done", f"{by} (virnucpro_parts_completed_total)"),
         Column(
             "Failed attempts",
             f"{by} (virnucpro_file_failures_total)",

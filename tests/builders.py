@@ -12,6 +12,7 @@ from pathlib import Path
 from virnucpro_exporter.snapshot import (
     DURATION_BUCKETS,
     PAIRED_WORKERS,
+    WHOLE,
     CollectorHealth,
     DurationHistogram,
     GpuDevice,
@@ -68,6 +69,7 @@ def worker(index: int, now: float = NOW) -> WorkerSnapshot:
         inflight_files=1,
         current_file=f"/data/reads_{index:02d}.fa",
         current_seconds=12.5,
+        current_range=WHOLE,
         files_completed=2,
         sequences_processed=5_000 + index,
         residues_processed=2_500_000 + index,
@@ -176,6 +178,76 @@ def idle(gpus: int = 2, now: float = NOW) -> RunSnapshot:
     )
 
 
+def shared(gpus: int = 4, now: float = NOW) -> RunSnapshot:
+    """One file that all workers share; the first is stalled, and the last has reported nothing."""
+    run = running(gpus, now)
+    edges = [n / gpus for n in range(gpus + 1)]
+    workers = [
+        replace(
+            w,
+            queue_depth=0,
+            queue_residues=0,
+            files_completed=0,
+            parts_completed=n % 3,
+            current_file="/data/metagenome.fasta.gz",
+            current_range=(edges[n], edges[n + 1]),
+            current_ratio=0.125 + 0.75 * n / gpus,
+        )
+        for n, w in enumerate(run.workers)
+    ]
+    workers[0] = replace(
+        workers[0], is_stalled=True, last_progress_time=now - 400.0, throughput=0.0
+    )
+    workers[-1] = replace(workers[-1], current_ratio=None, throughput=None)
+    return replace(
+        run,
+        workers=tuple(workers),
+        files_queued=0,
+        files_processing=1,
+        files_completed=0,
+        parts_queued=1,
+        parts_processing=gpus,
+        parts_completed=sum(w.parts_completed for w in workers),
+        steals=(),
+        stolen_residues=(),
+        recent_steals=(),
+    )
+
+
+def joining(gpus: int = 4, now: float = NOW) -> RunSnapshot:
+    """The same, later: the second worker joins what all have done, and the others have nothing."""
+    run = shared(gpus, now)
+    workers = [
+        replace(
+            w,
+            state=WorkerState.IDLE,
+            is_stalled=False,
+            inflight_files=0,
+            current_file=None,
+            current_seconds=None,
+            current_range=None,
+            current_ratio=None,
+        )
+        for w in run.workers
+    ]
+    workers[1] = replace(
+        run.workers[1],
+        current_seconds=1.5,
+        current_range=WHOLE,
+        current_ratio=None,
+        is_joining=True,
+    )
+    return replace(
+        run,
+        workers=tuple(workers),
+        parts_queued=0,
+        parts_processing=0,
+        parts_completed=run.parts_total,
+        progress=0.995,
+        eta_seconds=1.0,
+    )
+
+
 def stalled(gpus: int = 2, now: float = NOW) -> RunSnapshot:
     """A run whose first worker has been silent for 400 s, with files still in its queue."""
     run = running(gpus, now)
@@ -205,6 +277,7 @@ def lost_worker(gpus: int = 2, now: float = NOW) -> RunSnapshot:
         inflight_files=0,
         current_file=None,
         current_seconds=None,
+        current_range=None,
         stall_deadline_time=None,
         throughput=None,
         file_failures=1,
@@ -225,6 +298,7 @@ def finished(gpus: int = 2, now: float = NOW) -> RunSnapshot:
             inflight_files=0,
             current_file=None,
             current_seconds=None,
+            current_range=None,
             files_completed=7,
         )
         for w in run.workers

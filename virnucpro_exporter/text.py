@@ -75,6 +75,12 @@ def format_percent(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio * 100:.0f}%"
 
 
+def format_range(begin: float, end: float) -> str:
+    """Two ratios of 0 to 1 as `62-81%`, with digits that tell them apart where they are close."""
+    digits = 0 if end - begin >= 0.02 else 1 if end - begin >= 0.002 else 2
+    return f"{begin * 100:.{digits}f}-{end * 100:.{digits}f}%"
+
+
 def format_clock(timestamp: float) -> str:
     """Unix seconds as the local time of day, `14:03:59`."""
     return datetime.fromtimestamp(timestamp).astimezone().strftime("%H:%M:%S")

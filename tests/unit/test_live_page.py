@@ -94,6 +94,16 @@ def test_a_run_is_shown_with_its_gpus() -> None:
     assert "GPU 0 took reads_01.fa from GPU 1" in text
 
 
+def test_parts_of_a_file_are_shown_with_their_ranges() -> None:
+    """Who does which range of what, how far it is, and when the results are joined."""
+    text = words(builders.shared(4), builders.gpus_up(4))
+    assert "files 0 of 1 parts of shared files 3 of 8 failed 0" in text
+    assert "busy 12s metagenome.fasta.gz, 31% of 25-50% done" in text
+    assert "busy 12s metagenome.fasta.gz, 75-100% 97%" in text
+    assert "joining metagenome.fasta.gz" in words(builders.joining(4), builders.gpus_up(4))
+    assert "parts" not in words(builders.running(4), builders.gpus_up(4)).replace("restarts", "")
+
+
 def test_what_is_wrong_is_said_first_and_in_words() -> None:
     """Stalls and lost GPUs are named above everything else, with the reason in their row."""
     text = words(builders.stalled(2), builders.gpus_up(2))

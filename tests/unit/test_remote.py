@@ -9,7 +9,7 @@ from tests import builders
 from tests.contracts import ROOT
 from virnucpro_exporter.metrics.collectors import RunCollector
 from virnucpro_exporter.remote.scrape import Samples, run_snapshot
-from virnucpro_exporter.snapshot import Latest, RunEnd, RunResult, RunState
+from virnucpro_exporter.snapshot import Latest, RunEnd, RunResult, RunSnapshot, RunState
 
 SCRAPE = ast.parse((ROOT / "remote" / "scrape.py").read_text(encoding="utf-8"))
 VIEWS = ("dashboard", "machines", "views", "worker_table", "gpus_table", "plain")
@@ -48,13 +48,29 @@ def test_only_what_a_view_reads_is_rebuilt() -> None:
     assert rebuilt <= read
 
 
+def scraped(run: RunSnapshot, now: float = builders.NOW) -> RunSnapshot:
+    """What `watch` makes of the metrics of a run."""
+    families = RunCollector(Latest(run)).collect()
+    samples = Samples((s.name, s.labels, s.value) for family in families for s in family.samples)
+    return run_snapshot(samples, None, now)
+
+
 def test_a_run_that_serve_remembers_took_until_its_end() -> None:
     """Whatever it told last, it is over: it has no estimate, and its time stands still."""
     end = RunEnd(builders.NOW, RunResult.VANISHED)
     run = replace(builders.running(), end=end)
-    families = RunCollector(Latest(run)).collect()
-    samples = Samples((s.name, s.labels, s.value) for family in families for s in family.samples)
-    seen = run_snapshot(samples, None, builders.NOW + 3600.0)
+    seen = scraped(run, builders.NOW + 3600.0)
     assert (seen.state, seen.eta_seconds, seen.elapsed_seconds) == (RunState.FAILED, None, 60.0)
     left = run.files_queued + run.files_processing
     assert seen.state_label == f"killed with {left} left"
+
+
+def test_parts_are_seen_from_afar() -> None:
+    """`watch` tells who does which range, and how many parts there are, as the run itself does."""
+    run = builders.shared(3)
+    seen = scraped(run)
+    assert [w.current_part for w in seen.workers] == [w.current_part for w in run.workers]
+    assert [w.current_ratio for w in seen.workers] == [w.current_ratio for w in run.workers]
+    assert [w.parts_completed for w in seen.workers] == [w.parts_completed for w in run.workers]
+    assert (seen.parts_completed, seen.parts_total) == (run.parts_completed, run.parts_total)
+    assert scraped(builders.running(2)).workers[0].current_part is None

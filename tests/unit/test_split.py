@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 
@@ -22,6 +23,7 @@ from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 from virnucpro_exporter.scheduling.snapshot import RunContext, take_snapshot
 from virnucpro_exporter.simulation.virtual_run import VirtualRun
 from virnucpro_exporter.simulation.workers import Outage, VirtualGpu, VirtualWorkers
+from virnucpro_exporter.snapshot import WHOLE, RunSnapshot
 
 SIZE = 10_000  # of every file, in its own coordinates and in residues
 SPEED = 100.0  # residues per second
@@ -165,6 +167,7 @@ def test_every_record_is_in_one_part(seed: int, files: int) -> None:
         assert snapshot.files_total == files
         assert snapshot.residues_total is not None
         assert 0 <= snapshot.residues_done <= snapshot.residues_total
+        check_ranges(snapshot)
     for _ in range(1000):
         if play.scheduler.is_finished:
             break
@@ -177,6 +180,21 @@ def test_every_record_is_in_one_part(seed: int, files: int) -> None:
     assert play.scheduler.is_finished
     assert set(play.results.values()) <= {1}
     assert len(play.results) == files or all(w.is_retired for w in play.scheduler.state.fleet)
+
+
+def check_ranges(run: RunSnapshot) -> None:
+    """What is shown of parts: ranges of one file do not overlap, and their number adds up."""
+    held = [w for w in run.workers if w.current_part is not None]
+    ranges = {w.gpu: (w.current_file, w.current_part) for w in held}
+    assert len(set(ranges.values())) <= run.parts_processing <= len(held)
+    distinct = sorted({(file or "", *part) for file, part in ranges.values() if part is not None})
+    for (file, begin, end), (other, after, _) in itertools.pairwise(distinct):
+        assert 0.0 <= begin < end <= 1.0
+        assert file != other or end <= after
+    assert run.parts_completed <= run.parts_total
+    assert sum(w.parts_completed for w in run.workers) == run.parts_completed
+    for w in run.workers:
+        assert not w.is_joining or w.current_range == WHOLE
 
 
 def test_random_plays_split_files() -> None:
@@ -261,6 +279,23 @@ def test_a_file_that_was_begun_goes_on_with_what_is_left() -> None:
     play.finish("0")
     assert play.results == {"/a.fa": 1}
     assert play.scheduler.is_finished
+
+
+def test_a_worker_that_was_asked_too_early_to_stop_is_asked_again() -> None:
+    """A drain that comes before the worker has opened its range does not let it do all of it."""
+    play = Play(1)
+    play.tell(ev.FilesSubmitted((SequenceFile("/a.fa", 1000, SIZE),)))
+    play.tell(said.ready("0", can_split=True))
+    play.tell(ev.DrainRequested())
+    assert len(play.asked) == 1
+    play.tell(said.shrunk("0", 1, None))
+    play.now = 1.0
+    play.tell(said.started("0", 1))
+    play.now = 2.0
+    play.tell(said.progress("0", 1, 10, 100))
+    assert len(play.asked) == 2
+    play.tell(said.progress("0", 1, 20, 200))
+    assert len(play.asked) == 2, "as long as it has not answered"
 
 
 def test_a_drain_keeps_what_is_done_of_a_range() -> None:

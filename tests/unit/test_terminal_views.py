@@ -31,6 +31,9 @@ SCENES: dict[str, tuple[RunSnapshot, GpuSnapshot]] = {
     "busy": (builders.running(4), builders.gpus_up(4)),
     "stalled": (builders.stalled(4), builders.gpus_up(4)),
     "lost": (builders.lost_worker(4), builders.gpu_lost(4)),
+    "shared": (builders.shared(), builders.gpus_up(4)),
+    "joining": (builders.joining(), builders.gpus_up(4)),
+    "64_shared": (builders.shared(64), builders.gpus_up(64)),
     "64_gpus": (builders.stalled(64), builders.gpu_lost(64)),
     "finished": (builders.finished(), builders.gpus_up()),
     "nodes": builders.of_nodes(
@@ -203,6 +206,8 @@ def test_a_log_line_has_the_facts_of_the_table() -> None:
     )
     level, line = describe_run(builders.running(), builders.gpus_up(), builders.NOW)
     assert (level, "STALLED" in line) == (logging.INFO, False)
+    line = describe_run(builders.shared(), builders.gpus_up(4), builders.NOW)[1]
+    assert line.startswith("running: 0/1 files (25%), 3/8 parts, 0 failed, 4 of 4 GPUs busy")
 
 
 def test_a_run_that_drains_says_how_long_and_what_a_user_can_do() -> None:
@@ -216,6 +221,21 @@ def test_a_run_that_drains_says_how_long_and_what_a_user_can_do() -> None:
     one = replace(run, files_processing=1, eta_seconds=None)
     assert draining(one) == "1 file in process will finish"
     assert draining(replace(run, files_processing=0)) == "no file is in process; the run ends"
+
+
+def test_a_run_that_drains_does_not_await_the_end_of_parts() -> None:
+    """They end at their next sequence; so does a whole file whose worker was asked for that."""
+    run = replace(builders.shared(3), state=RunState.DRAINING, eta_seconds=125.0)
+    ends = "of files in process will end within moments"
+    assert draining(run) == f"3 parts {ends}"
+    whole, asked, other = builders.running(3).workers
+    asked = replace(asked, is_ending=True)
+    mixed = replace(builders.running(3), eta_seconds=125.0, workers=(whole, asked, other))
+    assert draining(mixed) == f"1 part {ends}; 2 files in process will finish, about 2m05s"
+    joined = replace(builders.joining(3), state=RunState.DRAINING)
+    assert draining(joined) == "1 file in process will finish, about 1s"
+    idle = tuple(replace(w, current_range=None) for w in run.workers)
+    assert draining(replace(run, workers=idle)) == "no file is in process; the run ends"
 
 
 def test_cpu_slots_are_not_called_gpus() -> None:

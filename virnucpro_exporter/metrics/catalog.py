@@ -134,7 +134,7 @@ RUN_FILES = _run.gauge(
 )
 RUN_PARTS = _run.gauge(
     "run_parts",
-    "Parts, by state, of files that several workers share; joins that wait or run included.",
+    "Parts, by state, of files that several workers share; the sum is all such parts.",
     _enum("state", PART_STATES),
 )
 RUN_SKIPPED = _run.gauge(
@@ -165,13 +165,24 @@ WORK_IMBALANCED = _run.gauge(
 
 _work = _Section("Work by GPU")
 FILES_COMPLETED = _work.counter(
-    "files_completed_total", "Files whose result this GPU delivered.", "gpu"
+    "files_completed_total",
+    "Files whose result this GPU delivered; of those done in parts, the ones that it joined.",
+    "gpu",
 )
-FILE_FAILURES = _work.counter("file_failures_total", "Attempts that ended in an error.", "gpu")
+PARTS_COMPLETED = _work.counter(
+    "parts_completed_total", "Parts of files that several workers share, done by this GPU.", "gpu"
+)
+FILE_FAILURES = _work.counter(
+    "file_failures_total", "Attempts at files and parts that ended in an error.", "gpu"
+)
 FILE_RETRIES = _work.counter(
     "file_retries_total", "Attempts that were made because an earlier one failed."
 )
-FILE_DURATION = _work.histogram("file_duration_seconds", "Time that completed files took.", "gpu")
+FILE_DURATION = _work.histogram(
+    "file_duration_seconds",
+    "Time that completed files took; each part of a file done in parts counts by itself.",
+    "gpu",
+)
 SEQUENCES = _work.counter(
     "sequences_processed_total", "Sequences processed; grows within a file.", "gpu"
 )
@@ -189,9 +200,9 @@ RESIDUE_THROUGHPUT = _work.gauge(
     "gpu",
 )
 QUEUE_FILES = _work.gauge(
-    "queue_depth_files", "Files that wait, without the one in process.", "gpu"
+    "queue_depth_files", "Files, and parts of files, that wait, without the one in process.", "gpu"
 )
-QUEUE_RESIDUES = _work.gauge("queue_depth_residues", "Residues of the files that wait.", "gpu")
+QUEUE_RESIDUES = _work.gauge("queue_depth_residues", "Residues of those that wait.", "gpu")
 
 _worker = _Section("Workers")
 WORKER_UP = _worker.gauge(
@@ -211,11 +222,22 @@ WORKER_LEFT = _worker.gauge(
     "gpu",
 )
 WORKER_INFLIGHT = _worker.gauge(
-    "worker_inflight_files", "Files handed to the worker and not yet ended.", "gpu"
+    "worker_inflight_files", "Files and parts handed to the worker and not yet ended.", "gpu"
 )
 WORKER_FILE_AGE = _worker.gauge(
     "worker_file_seconds",
     "How long the file in process has been in process; absent without one.",
+    "gpu",
+)
+WORKER_RANGE = _worker.gauge(
+    "worker_range_ratio",
+    "Where in its file the part in process begins and ends, by residues: 0 and 1 of a whole file.",
+    "gpu",
+    "edge=begin,end",
+)
+WORKER_RANGE_DONE = _worker.gauge(
+    "worker_range_done_ratio",
+    "Share of the file or part in process that is done; absent before a report of progress.",
     "gpu",
 )
 WORKER_BUSY = _worker.counter("worker_busy_seconds_total", "Time with a file in progress.", "gpu")

@@ -44,11 +44,20 @@ def notices(run: RunSnapshot) -> list[str]:
 
 
 def draining(run: RunSnapshot) -> str:
-    """What a run that starts no more files still does, and for how long."""
-    if not run.files_processing:
-        return "no file is in process; the run ends"
-    about = "" if run.eta_seconds is None else f", about {format_duration(run.eta_seconds)}"
-    return f"{counted(run.files_processing, 'file')} in process will finish{about}"
+    """What a run that starts no more files still does, and for how long.
+
+    A part ends at its next sequence; what is left of its file waits for the next run.
+    """
+    held = [w for w in run.workers if w.current_range is not None]
+    parts = sum(w.is_ending or w.current_part is not None for w in held)
+    files = run.files_processing if not (parts or run.parts_total) else len(held) - parts
+    found = (
+        [f"{counted(parts, 'part')} of files in process will end within moments"] if parts else []
+    )
+    if files:
+        about = "" if run.eta_seconds is None else f", about {format_duration(run.eta_seconds)}"
+        found.append(f"{counted(files, 'file')} in process will finish{about}")
+    return "; ".join(found) or "no file is in process; the run ends"
 
 
 def named_devices(gpus: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from virnucpro_exporter.snapshot import (
     WorkerSnapshot,
     WorkerState,
 )
-from virnucpro_exporter.text import clean, format_duration
+from virnucpro_exporter.text import clean, format_duration, format_percent, format_range
 
 OVER = (RunState.COMPLETED, RunState.FAILED)
 
@@ -34,6 +34,8 @@ class Row(NamedTuple):
         label: The word for what it does.
         lasting: For how long, `12s`; of a stall or an outage since its begin; empty if not known.
         file: The name of the file in process, without its folder; empty where there is none.
+        done: How far it is, `39%`, or `39% of 62-81%` of a part that is that range of the file;
+            empty where that is not known.
     """
 
     worker: WorkerSnapshot
@@ -41,11 +43,13 @@ class Row(NamedTuple):
     label: str
     lasting: str = ""
     file: str = ""
+    done: str = ""
 
     @property
     def work(self) -> str:
         """For how long, and at which file, in one text: `12s reads.fa`."""
-        return " ".join(filter(None, (self.lasting, self.file)))
+        joining = "joining" if self.worker.is_joining else ""
+        return " ".join(filter(None, (self.lasting, joining, self.file)))
 
     @property
     def sample(self) -> GpuSample | None:
@@ -63,9 +67,22 @@ def worker_rows(run: RunSnapshot, gpus: GpuSnapshot) -> list[Row]:
         seconds = lasting(row, run.timestamp)
         file = clean(posixpath.basename(worker.current_file or ""))
         rows.append(
-            row._replace(lasting="" if seconds is None else format_duration(seconds), file=file)
+            row._replace(
+                lasting="" if seconds is None else format_duration(seconds),
+                file=file,
+                done=done(worker),
+            )
         )
     return rows
+
+
+def done(worker: WorkerSnapshot) -> str:
+    """How far a worker is in the range that it has in process, in words."""
+    part = worker.current_part
+    told = [] if worker.current_ratio is None else [format_percent(worker.current_ratio)]
+    if part is not None:
+        told.append(format_range(*part))
+    return " of ".join(told)
 
 
 def worker_label(worker: WorkerSnapshot, device: GpuDevice | None, run: RunSnapshot) -> str:

@@ -112,6 +112,9 @@ def run_snapshot(
         files_processing=count(c.RUN_FILES, state="processing"),
         files_completed=count(c.RUN_FILES, state="completed"),
         files_failed=count(c.RUN_FILES, state="failed"),
+        parts_queued=count(c.RUN_PARTS, state="queued"),
+        parts_processing=count(c.RUN_PARTS, state="processing"),
+        parts_completed=count(c.RUN_PARTS, state="completed"),
         progress=get(c.RUN_PROGRESS),
         eta_seconds=None if estimated is None or end else max(0.0, estimated - taken),
         work_imbalanced=bool(get(c.WORK_IMBALANCED)),
@@ -172,7 +175,10 @@ def _worker(samples: Samples, previous: Samples | None, gpu: str) -> WorkerSnaps
         is_stalled=bool(samples.get(c.WORKER_STALLED, gpu=gpu)),
         queue_depth=samples.count(c.QUEUE_FILES, gpu=gpu),
         current_seconds=samples.get(c.WORKER_FILE_AGE, gpu=gpu),
+        current_range=_range(samples, gpu),
+        current_ratio=samples.get(c.WORKER_RANGE_DONE, gpu=gpu),
         files_completed=samples.count(c.FILES_COMPLETED, gpu=gpu),
+        parts_completed=samples.count(c.PARTS_COMPLETED, gpu=gpu),
         file_failures=samples.count(c.FILE_FAILURES, gpu=gpu),
         restarts=samples.count(c.WORKER_RESTARTS, gpu=gpu),
         throughput=samples.get(c.THROUGHPUT, gpu=gpu),
@@ -182,6 +188,11 @@ def _worker(samples: Samples, previous: Samples | None, gpu: str) -> WorkerSnaps
         work_stolen_from=samples.count(c.FILES_STOLEN_FROM, gpu=gpu),
         work_stolen_to=sum(int(value) for _, value in samples.all(c.STEALS, thief=gpu)),
     )
+
+
+def _range(samples: Samples, gpu: str) -> tuple[float, float] | None:
+    begin, end = (samples.get(c.WORKER_RANGE, gpu=gpu, edge=edge) for edge in ("begin", "end"))
+    return None if begin is None or end is None else (begin, end)
 
 
 def _worker_state(samples: Samples, previous: Samples | None, gpu: str) -> WorkerState:

@@ -8,6 +8,7 @@ no record is in two parts; one that does not answer keeps its range until it is 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -107,6 +108,12 @@ class SplitFile:
     def residues(self) -> int:
         """Residues in the parts that are done."""
         return sum(result.residues for result in self.results.values())
+
+    def ranges(self) -> dict[FileRecord, tuple[float, float]]:
+        """Where in the file each part begins and ends, as shares of its residues, 0 to 1."""
+        ends = [0, *itertools.accumulate(record.file.residues for record in self.parts)]
+        shares = itertools.pairwise(end / ends[-1] for end in ends)
+        return dict(zip(self.parts, shares, strict=True))
 
 
 def start_of(file: SequenceFile) -> int:

@@ -42,7 +42,7 @@ from virnucpro_exporter.scheduling.assignment import assign_files_weighted
 from virnucpro_exporter.scheduling.commands import Command
 from virnucpro_exporter.scheduling.dispatch import Dispatcher
 from virnucpro_exporter.scheduling.facts import Fact, Outcome
-from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.files import Attempt, SequenceFile
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.policy import EarliestFinish, StealPolicy
 from virnucpro_exporter.scheduling.rebalancing import Rebalancing
@@ -256,6 +256,8 @@ class Scheduler:
             residues = self.state.residues_of(attempt.record.file, event.sequences)
         self.state.report(attempt, event.sequences, residues, now)
         self._rebalancing.news(now)
+        if self.state.is_draining and attempt.asked_at is None:  # it may have been asked too early
+            self._ask_to_end(attempt, now)
 
     def _on_shrunk(self, event: ev.AttemptShrunk, now: float) -> None:
         attempt = self.state.worker(event.worker_id).inflight.get(event.attempt)
@@ -270,9 +272,13 @@ class Scheduler:
         """Finish what is in process; of a range that lasts, what is done by now."""
         for worker in self.state.fleet if self.state.settings.split else ():
             for attempt in worker.running:
-                if attempt.can_shrink and attempt.remaining(now) > DRAIN_SECONDS:
-                    splitting.ask_for_share(self.state, attempt, 1.0, None, now)
+                self._ask_to_end(attempt, now)
         self.state.drain(now)
+
+    def _ask_to_end(self, attempt: Attempt, now: float) -> None:
+        """Ask for all that is not read yet of a range, if it would last."""
+        if attempt.can_shrink and attempt.remaining(now) > DRAIN_SECONDS:
+            splitting.ask_for_share(self.state, attempt, 1.0, None, now)
 
     def _on_sign_of_life(self, event: ev.SignOfLife, now: float) -> None:
         worker = self.state.worker(event.worker_id)

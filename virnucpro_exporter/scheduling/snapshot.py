@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from virnucpro_exporter.scheduling import stalls
 from virnucpro_exporter.scheduling.estimate import seconds_left, share_done
-from virnucpro_exporter.scheduling.files import Attempt
+from virnucpro_exporter.scheduling.files import Attempt, FileRecord, FileState
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
 from virnucpro_exporter.snapshot import (
+    WHOLE,
     RunEnd,
     RunSnapshot,
     RunState,
@@ -58,6 +61,8 @@ def take_snapshot(
     inflight = sum(a.done for w in state.fleet for a in w.inflight.values())
     done = state.residues_done + inflight
     total = state.residues_total + state.skipped_residues
+    ranges = _ranges(state)
+    joins = Counter(s.join.state for s in state.splits.values() if s.join is not None)
     return RunSnapshot(
         timestamp=now + context.wall_offset,
         heartbeat_age=None if beat_at is None else now - beat_at,
@@ -74,8 +79,8 @@ def take_snapshot(
         files_completed=state.completed_files + state.skipped_files,
         files_failed=state.failed_files,
         files_skipped=state.skipped_files,
-        parts_queued=state.parts_queued,
-        parts_processing=state.parts_processing,
+        parts_queued=state.parts_queued - joins[FileState.QUEUED],
+        parts_processing=state.parts_processing - joins[FileState.PROCESSING],
         parts_completed=state.parts_completed,
         residues_total=None if state.awaited_files else total,
         residues_done=min(done, state.residues_total) + state.skipped_residues,
@@ -83,7 +88,7 @@ def take_snapshot(
         eta_seconds=seconds_left(state, now),
         load_imbalanced=is_load_imbalanced(state),
         work_imbalanced=_is_work_imbalanced(state, now),
-        workers=tuple(_worker(state, worker, context, now) for worker in state.fleet),
+        workers=tuple(_worker(state, worker, ranges, context, now) for worker in state.fleet),
         steals=tuple(state.steals.items()),
         stolen_residues=tuple(state.stolen_residues.items()),
         recent_steals=tuple(
@@ -131,6 +136,17 @@ def _is_work_imbalanced(state: State, now: float) -> bool:
     return max(left) - min(left) > 2 * longest and max(left) > 2 * min(left)
 
 
+# Where in their files the parts lie that are in process, as shares.
+_Ranges = Mapping[FileRecord, tuple[float, float]]
+
+
+def _ranges(state: State) -> _Ranges:
+    """Of all files of which parts are in process."""
+    held = (attempt.record.split for w in state.fleet for attempt in w.running)
+    splits = dict.fromkeys(split for split in held if split is not None)
+    return {record: where for split in splits for record, where in split.ranges().items()}
+
+
 def _ratio(attempt: Attempt) -> float | None:
     """Share of its file that an attempt has done; None before it reports progress."""
     residues = attempt.record.file.residues
@@ -172,7 +188,9 @@ def _worker_state(state: State, worker: Worker) -> WorkerState:
     return WorkerState.STARVED if others_wait else WorkerState.IDLE
 
 
-def _worker(state: State, w: Worker, context: RunContext, now: float) -> WorkerSnapshot:
+def _worker(
+    state: State, w: Worker, ranges: _Ranges, context: RunContext, now: float
+) -> WorkerSnapshot:
     counters = w.counters
     current = next(iter(w.running), None)
     begun = None if current is None else current.started_at or current.reported_at
@@ -190,8 +208,12 @@ def _worker(state: State, w: Worker, context: RunContext, now: float) -> WorkerS
         inflight_files=len(w.inflight),
         current_file=None if current is None else current.record.file.path,
         current_seconds=None if begun is None else now - begun,
+        current_range=None if current is None else ranges.get(current.record, WHOLE),
         current_ratio=None if current is None else _ratio(current),
+        is_ending=current is not None and state.is_draining and current.asked_at is not None,
+        is_joining=current is not None and current.record.is_join,
         files_completed=counters.completed,
+        parts_completed=counters.parts,
         file_failures=counters.failures,
         sequences_completed=counters.sequences,
         sequences_processed=w.throughput.sequences,

@@ -28,6 +28,7 @@ from virnucpro_exporter.snapshot.node import Node
 from virnucpro_exporter.snapshot.run import (
     DURATION_BUCKETS,
     PAIRED_WORKERS,
+    WHOLE,
     DurationHistogram,
     RunEnd,
     RunResult,
@@ -46,6 +47,7 @@ __all__ = [
     "RECOVERY_ACTIONS",
     "THROTTLE_POLICIES",
     "THROTTLE_REASONS",
+    "WHOLE",
     "CollectorHealth",
     "DurationHistogram",
     "GpuDevice",

@@ -15,6 +15,9 @@ DURATION_BUCKETS = (
 # steal would be a pair of its own, so they are told by thief, and the victim is "".
 PAIRED_WORKERS = 16
 
+# The range of a file that is done as a whole.
+WHOLE = (0.0, 1.0)
+
 
 class RunState(enum.Enum):
     """Where a run stands."""
@@ -114,14 +117,20 @@ class WorkerSnapshot:
             after the last progress, and later where the worker never reports progress and its
             present file is expected to take longer, or where it shows signs of life. While it
             loads, when that has taken too long. None where nothing is expected of it.
-        queue_depth: Files waiting, without the ones in process.
-        queue_residues: Residues of those files.
-        inflight_files: Files handed to the worker and not yet ended.
+        queue_depth: Files, parts of files and joins waiting, without the ones in process.
+        queue_residues: Residues of those.
+        inflight_files: Files, parts and joins handed to the worker and not yet ended.
         current_file: Path of the file in process, or None.
         current_seconds: How long the current file has been in process, or None.
-        current_ratio: Share of the current file that is done, 0 to 1, by its estimated residues;
-            None before the worker reports progress in it.
-        files_completed: Files whose result this worker delivered.
+        current_range: Where in its file that begins and ends which is in process, as shares of the
+            file's residues: (0, 1) for a whole file or a join, else a part. None without one.
+        current_ratio: Share of that range that is done, 0 to 1, by its estimated residues; None
+            before the worker reports progress in it.
+        is_joining: It puts the results of the parts of the current file together.
+        is_ending: It was asked to end its range at the next sequence, because the run drains.
+        files_completed: Files whose result this worker delivered; of those that were done in parts,
+            the ones that it joined.
+        parts_completed: Parts of files that this worker did.
         file_failures: Attempts on this worker that ended in an error.
         sequences_completed: Sequences of the files whose result this worker delivered.
         sequences_processed: Sequences, growing within a file as progress is reported.
@@ -165,8 +174,12 @@ class WorkerSnapshot:
     inflight_files: int = 0
     current_file: str | None = None
     current_seconds: float | None = None
+    current_range: tuple[float, float] | None = None
     current_ratio: float | None = None
+    is_joining: bool = False
+    is_ending: bool = False
     files_completed: int = 0
+    parts_completed: int = 0
     file_failures: int = 0
     sequences_completed: int = 0
     sequences_processed: int = 0
@@ -193,6 +206,11 @@ class WorkerSnapshot:
     second_attempts_lost: int = 0
     durations: DurationHistogram = field(default_factory=DurationHistogram)
 
+    @property
+    def current_part(self) -> tuple[float, float] | None:
+        """The range in process where that is not all of its file, else None."""
+        return None if self.current_range == WHOLE else self.current_range
+
 
 @dataclass(frozen=True, slots=True)
 class RunSnapshot:
@@ -215,7 +233,7 @@ class RunSnapshot:
         files_completed: Input files with a result, those of earlier runs (resume) included.
         files_failed: Input files given up.
         files_skipped: Those of `files_completed` that an earlier run had finished.
-        parts_queued: Parts of files that wait, and joins of parts.
+        parts_queued: Parts of files that wait; joins of parts are none.
         parts_processing: Those that a worker holds.
         parts_completed: Parts that are done, of all files.
         residues_total: Residues of all input files, counted or estimated; None while files are
@@ -281,6 +299,11 @@ class RunSnapshot:
     def files_total(self) -> int:
         """All input files."""
         return self.files_queued + self.files_processing + self.files_completed + self.files_failed
+
+    @property
+    def parts_total(self) -> int:
+        """All parts of files that are or were done in parts; 0 where every file is done whole."""
+        return self.parts_queued + self.parts_processing + self.parts_completed
 
     @property
     def share_done(self) -> float:

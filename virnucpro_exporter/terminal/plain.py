@@ -34,6 +34,7 @@ def describe_run(run: RunSnapshot, gpus: GpuSnapshot, now: float) -> tuple[int, 
     noun = device_noun(worker.gpu for worker in run.workers)
     facts = [
         f"{run.state_label}: {ended}/{run.files_total} files ({run.percent_done}%)",
+        *([f"{run.parts_completed}/{run.parts_total} parts"] if run.parts_total else []),
         f"{run.files_failed} failed",
         *([] if run.state in OVER else [f"{busy} of {counted(len(run.workers), noun)} busy"]),
         format_rate(run.throughput, run.residue_throughput),

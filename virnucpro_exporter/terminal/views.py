@@ -199,6 +199,8 @@ def _title(run: RunSnapshot, now: float, width: int, options: ViewOptions) -> Te
 def _progress(run: RunSnapshot, width: int, options: ViewOptions) -> Text:
     ended = run.files_completed + run.files_failed
     counts = f" {ended}/{run.files_total} files"
+    if run.parts_total:
+        counts += f" {run.parts_completed}/{run.parts_total} parts"
     failed = f" {run.files_failed} failed"
     percent = f" {run.percent_done:3d}%"
     if len(counts + failed + percent) + 4 > width:

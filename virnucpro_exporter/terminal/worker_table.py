@@ -32,6 +32,7 @@ STATE_STYLES = {
 }
 # Of the terminal's width, the state keeps this share, within limits in columns.
 _STATE_SHARE, _STATE_LEAST, _STATE_MOST = 0.3, 19, 40
+_RANGE_WIDTH = len(" of 62-81%")  # of the state where files are done in parts
 _SHORTEST_FILE = 6  # columns; less of a file's name says nothing
 _GIB = 2**30
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -110,6 +111,7 @@ def _stolen(row: Row) -> Text:
 _COMPUTE = Column("Comp%", "Compute %", 5, _compute)
 _RATE = Column("Seq/s", "Seq/s", 5, _rate)
 _DONE = Column("Done", "Done", 4, _count(lambda row: row.worker.files_completed))
+_PARTS = Column("Parts", "Parts", 5, _count(lambda row: row.worker.parts_completed))
 _QUEUE = Column("Queue", "Queue", 5, _count(lambda row: row.worker.queue_depth))
 _MEMORY_RATIO = Column("Mem%", "Memory %", 4, _of_sample(lambda s: format_percent(s.memory_ratio)))
 _STOLEN = Column("By/From", "Stolen by/from", 7, _stolen)
@@ -121,11 +123,21 @@ _MEMORY = Column("Mem GiB", "Memory GiB", 7, _of_sample(_memory))
 
 # On the screen from left to right, and in the order in which they get room.
 _PLACES = (
-    *(_COMPUTE, _MEMORY_RATIO, _MEMORY, _TEMPERATURE, _POWER, _RATE, _QUEUE, _DONE),
+    *(_COMPUTE, _MEMORY_RATIO, _MEMORY, _TEMPERATURE, _POWER, _RATE, _QUEUE, _DONE, _PARTS),
     *(_FAILURES, _RESTARTS, _STOLEN),
 )
 _ALWAYS = (_COMPUTE, _RATE)
-_BY_WEIGHT = (_DONE, _QUEUE, _MEMORY_RATIO, _STOLEN, "name", _TEMPERATURE, _FAILURES, _POWER)
+_BY_WEIGHT = (
+    _DONE,
+    _QUEUE,
+    _PARTS,
+    _MEMORY_RATIO,
+    _STOLEN,
+    "name",
+    _TEMPERATURE,
+    _FAILURES,
+    _POWER,
+)
 _BY_WEIGHT_THEN = (_MEMORY, _RESTARTS, "trail")
 _SHORT_ID = 3  # characters; longer ids, of many machines, leave less room for what may be missing
 _NAME_WIDTHS = (12, 18, 28)  # characters of the model: least, from 100 columns, where it is roomy
@@ -158,7 +170,8 @@ def worker_table(
         urgent = sorted(rows, key=lambda row: URGENCY.index(row.label))
         shown, hidden = urgent[: lines - 1], urgent[lines - 1 :]
     is_cpu = bool(rows) and all(is_cpu_slot(row.worker.gpu) for row in rows)
-    table = _table(shown, _Screen(width, ascii_only, trail), is_cpu=is_cpu)
+    has_parts = any(r.worker.current_part or r.worker.parts_completed for r in rows)
+    table = _table(shown, _Screen(width, ascii_only, trail, has_parts), is_cpu=is_cpu)
     if not rows:
         return [table, Text("no workers yet", "dim")]
     if not hidden:
@@ -171,11 +184,12 @@ def worker_table(
 
 
 class _Screen(NamedTuple):
-    """Where the table is drawn."""
+    """Where the table is drawn, and whether there are parts of files in it."""
 
     width: int
     ascii_only: bool
     trail: Trail | None
+    has_parts: bool
 
     @property
     def is_roomy(self) -> bool:
@@ -213,12 +227,15 @@ def _table(rows: Sequence[Row], screen: _Screen, *, is_cpu: bool) -> Table:
 def _chosen(screen: _Screen, taken: int, *, is_cpu: bool) -> list[Column]:
     """The columns between the id and the state, from left to right."""
     least = min(max(_STATE_LEAST, int(_STATE_SHARE * screen.width)), _STATE_MOST)
+    least += _RANGE_WIDTH if screen.has_parts else 0
     left = screen.width - taken - screen.gap - least
     extra = {"name": _name_column(screen), "trail": _trail_column(screen)}
     found = list[Column]()
     for wanted in (*_ALWAYS, *_BY_WEIGHT, *_BY_WEIGHT_THEN):
         column = extra[wanted] if isinstance(wanted, str) else wanted
         if column is None or (is_cpu and wanted in _OF_GPUS):
+            continue
+        if column is _PARTS and not screen.has_parts:
             continue
         size = _size(column, screen)
         if column is _MEMORY and _MEMORY_RATIO in found:
@@ -277,8 +294,8 @@ def sparkline(means: Sequence[float | None]) -> str:
 def _state(row: Row, width: int, *, ascii_only: bool) -> Text:
     """State, time, progress and file in that order, each whole; only the name of a file is cut."""
     text = Text(middle(row.label, width), STATE_STYLES[row.label])
-    ratio = row.worker.current_ratio
-    for part in (row.lasting, "" if ratio is None else format_percent(ratio)):
+    joining = "joining" if row.worker.is_joining else ""
+    for part in (row.lasting, row.done, joining):
         if part and text.cell_len + 1 + len(part) <= width:
             text.append(f" {part}", "")
     room = width - text.cell_len - 1

@@ -33,6 +33,17 @@ _Read = Callable[[WorkerSnapshot], Value]
 _Values = Iterable[Value]
 # Labels that all samples of a run have, and the run.
 _Labelled = tuple[dict[str, str], RunSnapshot]
+
+
+def _edge(place: int) -> _Read:
+    """Where the range in process begins, or where it ends."""
+
+    def read(worker: WorkerSnapshot) -> Value:
+        return None if worker.current_range is None else worker.current_range[place]
+
+    return read
+
+
 _RUN_METRICS = (
     c.RUN_INFO,
     c.RUN_STATE,
@@ -53,6 +64,7 @@ _RUN_METRICS = (
 )
 _WORKER_VALUES: Sequence[tuple[c.Metric, _Read]] = (
     (c.FILES_COMPLETED, attrgetter("files_completed")),
+    (c.PARTS_COMPLETED, attrgetter("parts_completed")),
     (c.FILE_FAILURES, attrgetter("file_failures")),
     (c.SEQUENCES, attrgetter("sequences_processed")),
     (c.RESIDUES, attrgetter("residues_processed")),
@@ -66,6 +78,7 @@ _WORKER_VALUES: Sequence[tuple[c.Metric, _Read]] = (
     (c.LEARNED_SPEED, attrgetter("residues_per_second")),
     (c.WORKER_INFLIGHT, attrgetter("inflight_files")),
     (c.WORKER_FILE_AGE, attrgetter("current_seconds")),
+    (c.WORKER_RANGE_DONE, attrgetter("current_ratio")),
     (c.WORKER_BUSY, attrgetter("busy_seconds")),
     (c.WORKER_STARVED, attrgetter("starved_seconds")),
     (c.WORKER_PROGRESS, attrgetter("last_progress_time")),
@@ -90,7 +103,9 @@ _WORKER_ENUMS: Sequence[tuple[c.Metric, str, dict[str, _Read]]] = (
         "outcome",
         {"won": attrgetter("second_attempts_won"), "lost": attrgetter("second_attempts_lost")},
     ),
+    (c.WORKER_RANGE, "edge", {"begin": _edge(0), "end": _edge(1)}),
 )
+
 _STEAL_METRICS = (c.STEALS, c.STOLEN_RESIDUES, c.RESTEALS, c.PLAN_CHANGES, c.LATE_RESULTS)
 _METRICS = (
     *_RUN_METRICS,
@@ -154,7 +169,7 @@ def _families(runs: Sequence[_Labelled], present: Sequence[_Labelled]) -> Iterat
         yield family(metric, [(of_gpu, read(w)) for of_gpu, w in those])
     yield _durations(runs)
     for metric, label, values in _WORKER_ENUMS:
-        yield _enumerated(metric, label, values, runs)
+        yield _enumerated(metric, label, values, runs if metric.kind == "counter" else present)
     yield from _steal_families(runs)
 
 

@@ -261,15 +261,16 @@ def _workers(run: RunSnapshot, rows: Sequence[Row], view: View) -> Markup:
     if not rows:
         return Markup()
     lines = [_Line.of_worker(row, view) for row in rows]
+    work = [c for c in _WORK_COLUMNS if c is not _PARTS or run.parts_total]
     if run.state in OVER:
-        return _table("What each device did", lines, _WORK_COLUMNS)
+        return _table("What each device did", lines, work)
     if any(row.device for row in rows):
         return _table(
             "Devices of this run; utilization over the last ten minutes",
             lines,
-            (_STATE, _USE, *_GPU_COLUMNS, *_WORK_COLUMNS),
+            (_STATE, _USE, *_GPU_COLUMNS, *work),
         )
-    return _table("Devices of this run", lines, (_STATE, *_WORK_COLUMNS))
+    return _table("Devices of this run", lines, (_STATE, *work))
 
 
 def _pace(shown: ShownRun, view: View) -> Markup:
@@ -300,6 +301,7 @@ def _facts(run: RunSnapshot) -> Markup:
     ended = run.files_completed + run.files_failed
     facts = [
         ("files", f"{ended:,} of {run.files_total:,}"),
+        *_parts(run),
         ("failed", f"{run.files_failed:,}"),
         ("skipped", f"{run.files_skipped:,}"),
         ("rate", _rate(run)),
@@ -310,6 +312,13 @@ def _facts(run: RunSnapshot) -> Markup:
         ("restarts", f"{sum(worker.restarts for worker in run.workers):,}"),
     ]
     return Markup("").join(Markup("<div><dt>%s<dd>%s</div>") % fact for fact in facts)
+
+
+def _parts(run: RunSnapshot) -> list[tuple[str, str]]:
+    """The parts of files that are done in parts, where there are any."""
+    if not run.parts_total:
+        return []
+    return [("parts of shared files", f"{run.parts_completed:,} of {run.parts_total:,}")]
 
 
 def _rate(of: RunSnapshot | WorkerSnapshot) -> str:
@@ -377,7 +386,7 @@ class _Line:
         device, worker = row.device, row.worker
         why = dict(device.reasons).get("", "") if device is not None and row.label == DOWN else ""
         share = worker.current_ratio
-        done = "" if share is None else f"{format_percent(share)} done"
+        done = row.done if share is None else f"{row.done} done"
         return cls(
             worker.gpu,
             worker.name or (device.name if device else ""),
@@ -480,10 +489,12 @@ _GPU_COLUMNS = (
     _Column("Power", _of_sample(lambda s: _pair(s.power_watts, s.power_limit_watts, "W"))),
     _Column("Temp.", _of_sample(lambda s: _pair(s.temperature_celsius, None, "°C"))),
 )
+_PARTS = _Column("Parts done", _of_worker(lambda r: f"{r.worker.parts_completed:,}"))
 _WORK_COLUMNS = (
     _Column("Rate", _of_worker(lambda r: _rate(r.worker))),
     _Column("Queued", _of_worker(lambda r: f"{r.worker.queue_depth:,}")),
     _Column("Done", _of_worker(lambda r: f"{r.worker.files_completed:,}")),
+    _PARTS,
     _Column("Failures", _of_worker(lambda r: f"{r.worker.file_failures:,}")),
     _Column("Stalls", _of_worker(lambda r: f"{r.worker.stalls:,}")),
     _Column(

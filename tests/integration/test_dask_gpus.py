@@ -32,8 +32,8 @@ class Views:
         self._library = library
         self._folder = folder
 
-    def of(self, node: str, *gpus: int) -> dict[str, Any]:
-        """The environment of a process that sees these GPUs, of which the first is its own."""
+    def of(self, node: str, *gpus: int, shows: str = "0") -> dict[str, Any]:
+        """The environment of a process that sees these GPUs, and is shown some of them."""
         state = self._folder / "-".join([node, *map(str, gpus)])
         lines = [f"count {len(gpus)}"]
         for index, gpu in enumerate(gpus):
@@ -46,7 +46,7 @@ class Views:
         return {
             "LD_LIBRARY_PATH": str(self._library.parent),
             "NVML_STUB_STATE": str(state),
-            "CUDA_VISIBLE_DEVICES": "0",
+            "CUDA_VISIBLE_DEVICES": shows,
         }
 
 
@@ -72,15 +72,18 @@ def test_gpus_that_are_all_number_0_are_told_apart(tmp_path: Path, nvml_library:
         devices = gpus.latest().devices
         return {d.gpu: d.sample.utilization_ratio if d.sample else None for d in devices}
 
+    there = [("one", 1), ("one", 2), ("one", 3), ("two", 0), ("two", 1)]
     with DaskCluster(**NO_LOOK) as cluster:
         first = cluster.add_worker("one", **views.of("one", 1))
         cluster.add_worker("one", **views.of("one", 3))
         cluster.add_worker("one", **views.of("one", 2, 1, 3))
-        cluster.add_worker("two", **views.of("two", 0))
+        # Lists as dask-cuda rotates them.
+        cluster.add_worker("two", **views.of("two", 0, 1, shows="0,1"))
+        cluster.add_worker("two", **views.of("two", 0, 1, shows="1,0"))
         pool = cluster.pool({}, tmp_path, node=NODE, gpus=gpus)
         try:
-            wait_for(pool, "one/1", "one/2", "one/3", "two/0")
-            everything = {"one/1": 0.11, "one/2": 0.12, "one/3": 0.13, "two/0": 0.1}
+            wait_for(pool, "one/1", "one/2", "one/3", "two/0", "two/1")
+            everything = {f"{node}/{gpu}": (10 + gpu) / 100 for node, gpu in there}
             until(lambda: seen() == everything)
             first.kill()
             cluster.add_worker("one", **views.of("one", 1))

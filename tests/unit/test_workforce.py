@@ -35,9 +35,20 @@ def test_dask_that_is_missing_is_told_with_its_cure(
         run(config)
 
 
-@pytest.mark.parametrize(("visible", "gpu"), [("1", "1"), ("GPU-bb", "1"), ("GPU-a", "0")])
-def test_a_dask_worker_has_the_gpu_it_shows(visible: str, gpu: str) -> None:
-    """An index, a uuid, or the beginning of one; the process is pinned by the uuid."""
+@pytest.mark.parametrize(
+    ("visible", "gpu"),
+    [
+        ("1", "1"),
+        ("GPU-bb", "1"),
+        ("GPU-a", "0"),
+        ("1,0", "1"),
+        ("GPU-bb,GPU-aa", "1"),
+        ("0, 1", "0"),
+        ("0,7", "0"),
+    ],
+)
+def test_a_dask_worker_has_the_first_gpu_it_shows(visible: str, gpu: str) -> None:
+    """An index, a uuid or its beginning, or a list as dask-cuda rotates it; pinned by the uuid."""
     place = choose(visible, GPUS)
     assert (place.device, place.trouble) == (gpu, "")
     assert (place.name, place.pin) == {"0": ("A100", "GPU-aa"), "1": ("H100", "GPU-bb")}[gpu]
@@ -45,12 +56,12 @@ def test_a_dask_worker_has_the_gpu_it_shows(visible: str, gpu: str) -> None:
 
 def test_the_only_gpu_need_not_be_named() -> None:
     """Where a node has one GPU, that is it."""
-    assert choose(None, GPUS[:1]) == Place("0", "A100", "GPU-aa")
+    assert choose(None, GPUS[:1]) == Place("0", "A100", "GPU-aa", shown=("0",))
 
 
-@pytest.mark.parametrize("visible", [None, "0,1", "2", "GPU-"])
-def test_a_dask_worker_without_one_gpu_is_not_used(visible: str | None) -> None:
-    """Several, or none of those that are there: the reason tells what to do."""
+@pytest.mark.parametrize("visible", [None, "1,1", "2", "2,0", "GPU-"])
+def test_a_dask_worker_without_a_gpu_of_its_own_is_not_used(visible: str | None) -> None:
+    """Several, or none of those that are there: the reason says what to do."""
     assert "start one worker per GPU" in choose(visible, GPUS).trouble
 
 

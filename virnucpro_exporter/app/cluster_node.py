@@ -38,7 +38,8 @@ class ClusterNode:
             numbers = numbers_on_node(snapshot.devices)
             place = choose(visible, there)
             device = None if place.device is None else numbers[place.device]
-            return replace(place, device=device, sees=tuple(numbers.values()))
+            shown = tuple(numbers[gpu] for gpu in place.shown)
+            return replace(place, device=device, sees=tuple(numbers.values()), shown=shown)
         if visible is None:
             return _CPU
         return _unusable(f"{CUDA_VARIABLE} is {visible!r}, but {why_no_gpus(snapshot)}")
@@ -57,21 +58,30 @@ class ClusterNode:
 
 
 def choose(visible: str | None, there: list[GpuDevice]) -> Place:
-    """The one GPU that CUDA_VISIBLE_DEVICES names, or the only one there is.
+    """The first GPU that CUDA_VISIBLE_DEVICES names, or the only one there is.
+
+    dask-cuda shows each of its workers all GPUs in another order, its own first, because CUDA takes
+    the first unless it is told otherwise.
 
     Args:
         visible: The variable; None when it is not set.
         there: The GPUs that are seen.
     """
-    chosen = there if visible is None else visible_gpus(visible, there)
-    if len(chosen) != 1 or "," in (visible or ""):
-        shown = "not set" if visible is None else repr(visible)
-        ids = ", ".join(device.gpu for device in there)
+    if visible is None:
+        shown = own = there
+    else:
+        shown = visible_gpus(visible, there)
+        own = visible_gpus(visible.partition(",")[0], there) if shown else []
+    if len(own) != 1:
+        told = "not set" if visible is None else repr(visible)
+        known = ", ".join(device.gpu for device in there)
         return _unusable(
-            f"{CUDA_VARIABLE} of a Dask worker is {shown}, and the GPUs are {ids}; start one worker"
-            " per GPU, each with its own"
+            f"{CUDA_VARIABLE} of a Dask worker is {told}, and the GPUs are {known}; start one"
+            " worker per GPU, each with its own GPU first, as `dask cuda worker` does"
         )
-    return Place(chosen[0].gpu, chosen[0].name, cuda_visible_devices(chosen[0]))
+    (gpu,) = own
+    ids = tuple(device.gpu for device in shown)
+    return Place(gpu.gpu, gpu.name, cuda_visible_devices(gpu), shown=ids)
 
 
 def _unusable(why: str) -> Place:

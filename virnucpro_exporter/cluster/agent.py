@@ -97,6 +97,7 @@ class Place:
         pin: The CUDA_VISIBLE_DEVICES of its worker process.
         trouble: Why it cannot be used, in one line, or empty.
         sees: Numbers of the node's GPUs that it sees, its own and others.
+        shown: Numbers of those that its CUDA_VISIBLE_DEVICES names, its own first.
     """
 
     device: str | None
@@ -104,6 +105,7 @@ class Place:
     pin: str
     trouble: str = ""
     sees: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
 
 
 class Node(Protocol):

@@ -24,6 +24,9 @@ from virnucpro_exporter.scheduling.ids import WorkerId
 
 log = logging.getLogger(__name__)
 
+# The Dask workers of a node begin within so many seconds of each other.
+_NODE_SECONDS = 15.0
+
 # Agents get so long to end at the close.
 _END_SECONDS = 10.0
 
@@ -32,6 +35,10 @@ _UNUSABLE = "the Dask worker at %s cannot be used: %s"
 _THREADS = (
     "the Dask worker of %s has %d threads and does one file at a time all the same; start one with"
     " --nthreads 1 for each GPU or CPU slot"
+)
+_UNUSED = (
+    "a Dask worker of node %s is shown GPU %s, too, and none has it as its own; start one worker"
+    " per GPU, each with its own GPU first, as `dask cuda worker` does"
 )
 _ALL_LEFT = "the last Dask worker has left; the run ends unless another joins within %g s"
 
@@ -87,6 +94,7 @@ class Members:
         self._rivals: dict[str, str] = {}  # addresses refused, by the id that was taken
         self._accused: set[str] = set()  # nodes that cannot be used, as was told
         self._has_warned = False  # of threads
+        self._shown: dict[str, set[str]] = {}  # the ids of the GPUs that a node was seen to have
         self._last_lost: WorkerLost | None = None  # held back while another may join
         self._is_patient = True
         self._tasks: set[asyncio.Task[None]] = set()
@@ -182,6 +190,7 @@ class Members:
         if threads > 1 and not self._has_warned:
             self._has_warned = True
             log.warning(_THREADS, worker_id, threads)
+        self._note_shown(about)
         self._welcome(Link(worker_id, about, address, agent, self._terms.silence))
 
     async def _begin(self, agent: RemoteAgent, worker_id: WorkerId, pin: str) -> None:
@@ -218,6 +227,19 @@ class Members:
         self._listener.tell(WorkerJoined(link.worker_id, link.name, self._terms.weigh(link.name)))
         if lost is not None:
             self._listener.tell(lost)
+
+    def _note_shown(self, about: About) -> None:
+        """A lone Dask worker that is shown several GPUs leaves all but the first idle: say so."""
+        node = about.node
+        if node not in self._shown:
+            self._shown[node] = set()
+            asyncio.get_running_loop().call_later(_NODE_SECONDS, self._tell_unused, node)
+        self._shown[node].update(f"{node}/{gpu}" for gpu in about.place.shown)
+
+    def _tell_unused(self, node: str) -> None:
+        unused = sorted(self._shown[node] - self._pins.keys())
+        if unused and any(link.node == node for link in self._links.values()):
+            log.warning(_UNUSED, node, ", ".join(unused))
 
     def _lose(self, link: Link, reason: str) -> None:
         """A Dask worker is gone, or does not answer."""

@@ -16,6 +16,8 @@ from virnucpro_exporter.processors import build, embedding
 from virnucpro_exporter.processors.base import Processed
 from virnucpro_exporter.processors.embedding import EmbeddingProcessor, NotFiniteError
 from virnucpro_exporter.processors.packed_esm import PackedEsm
+from virnucpro_exporter.sequences import OpenPart, Part, Shrunk
+from virnucpro_exporter.workers import joining
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 LENGTHS = [7, 300, 1, 64, 64, 12, 150, 2, 33, 5, 90, 64]
@@ -315,3 +317,101 @@ def test_gpu_that_pytorch_cannot_use_is_an_error(
     made = build({"kind": "esm2", "model": str(esm2), "tokens_per_batch": 100})
     with pytest.raises(ProcessorError, match="cannot use GPU 0"):
         made.setup("0")
+
+
+@pytest.mark.parametrize("kind", ["esm2", "dnabert"])
+def test_parts_joined_are_the_whole(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A part leaves arrays; joined, they are the file that one worker writes, to 1e-5."""
+    monkeypatch.setattr(embedding, "WINDOW", 3)
+    made = processor(kind, request.getfixturevalue({"esm2": "esm2", "dnabert": "bert"}[kind]))
+    sequences = random_sequences({"esm2": AMINO_ACIDS, "dnabert": "ACGT"}[kind], LENGTHS * 3)
+    expected = Run(made, tmp_path, sequences).result
+    file = tmp_path / "part_1.fa"
+    (name,) = made.output_names(file)
+    first = OpenPart(Part(file))
+    cuts: list[Shrunk] = []
+
+    def shrink(*_: int | None) -> None:
+        if not cuts:
+            cut = first.shrink(0.8)
+            assert cut is not None
+            cuts.append(cut)
+
+    folders = [tmp_path / str(number) for number in range(3)]
+    for folder in folders:
+        folder.mkdir()
+    counts = [made.process(first, folders[0] / name, shrink).sequences]
+    middle = (cuts[0].at + file.stat().st_size) // 2
+    for folder, part in zip(
+        folders[1:], (Part(file, cuts[0].at, middle), Part(file, middle)), strict=True
+    ):
+        counts.append(made.process(OpenPart(part), folder / name, lambda *_: None).sequences)
+    assert all(counts)
+    assert sum(counts) == len(sequences)
+    (tmp_path / "joined").mkdir()
+    joining.join(made, file, folders, tmp_path / "joined")
+    found = torch.load(tmp_path / "joined" / name)
+    names = {"esm2": "proteins", "dnabert": "nucleotide"}[kind]
+    assert found[names] == list(sequences)
+    torch.testing.assert_close(vectors_of(found), vectors_of(expected), rtol=0, atol=1e-5)
+    # A part that was the whole file after all, and one that was not: the same bytes.
+    whole = OpenPart(Part(file))
+    made.process(whole, tmp_path / name, lambda *_: None)
+    assert whole.shrink(1.0) is None
+    made.process(OpenPart(Part(file, 0, 10**9)), folders[0] / name, lambda *_: None)
+    made.join([folders[0] / name], tmp_path / "joined" / name)
+    assert (tmp_path / "joined" / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_names_are_looked_at_across_parts(esm2: Path, tmp_path: Path) -> None:
+    """Two parts that have a sequence of one name cannot be joined."""
+    made = processor("esm2", esm2)
+    file = write_fasta(tmp_path / "a.fa", {"a": "MKV", "b": "MKV", "a twin": "MKV"})
+    size = file.stat().st_size
+    parts = [tmp_path / "first", tmp_path / "second"]
+    made.process(OpenPart(Part(file, 0, 10)), parts[0], lambda *_: None)
+    made.process(OpenPart(Part(file, 10, size)), parts[1], lambda *_: None)
+    with pytest.raises(SequenceFileError, match="'a' is there twice"):
+        made.join(parts, tmp_path / "joined")
+
+
+@pytest.mark.parametrize("kind", ["esm2", "dnabert"])
+def test_small_files_go_through_the_model_together(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    """Each gets its own vectors, and faults stay with the file that has them."""
+    folder = request.getfixturevalue({"esm2": "esm2", "dnabert": "bert"}[kind])
+    means = {"esm2": esm2_means, "dnabert": bert_means}[kind]
+    made = processor(kind, folder, 4000)
+    batches: list[int] = []
+    network = made._model._network.means
+
+    def counted(batch: Sequence[Any], **options: Any) -> Any:
+        batches.append(len(batch))
+        vectors = network(batch, **options).clone()
+        vectors[[len(tokens) == 99 for tokens in batch], 0] = float("nan")
+        return vectors
+
+    made._model._network.means = counted
+    letters = {"esm2": AMINO_ACIDS, "dnabert": "ACGT"}[kind]
+    sequences = [random_sequences(letters, lengths) for lengths in ([5, 9], [97], [3, 60, 7], [8])]
+    sequences.insert(2, {"empty": ""})
+    files = [write_fasta(tmp_path / f"{i}.fa", found) for i, found in enumerate(sequences)]
+    files = [files[0], files[1], files[3], files[2], files[4]]
+    texts = [sequences[0], sequences[1], sequences[3], sequences[2], sequences[4]]
+    made.expect(files)
+    for number, (file, text) in enumerate(zip(files, texts, strict=True)):
+        output = tmp_path / made.output_names(file)[0]
+        if number in (1, 3):
+            with pytest.raises(NotFiniteError if number == 1 else SequenceFileError):
+                made.process(file, output, lambda *_: None)
+            continue
+        made.process(file, output, lambda *_: None)
+        expected = torch.stack(means(folder, list(text.values())))
+        torch.testing.assert_close(vectors_of(torch.load(output)), expected, rtol=0, atol=1e-5)
+    assert batches == [6, 1]

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import errno
 import io
+import mmap
+import operator
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from virnucpro_exporter.errors import SequenceFileError
+from virnucpro_exporter.processors.base import Processed
+from virnucpro_exporter.sequences import Part
 from virnucpro_exporter.workers import wire
 from virnucpro_exporter.workers.main import (
     ERROR_CHARACTERS,
     MOST,
     ProcessorFaultError,
     Progress,
+    Worker,
     describe,
     log_traceback,
     plain_names,
@@ -111,3 +118,56 @@ def test_output_names_stay_within_the_folder_of_the_attempt(wrong: Any) -> None:
     with pytest.raises(ProcessorFaultError, match="give a list of plain file names"):
         plain_names(wrong)
     assert plain_names(name for name in ("a", "b c")) == ("a", "b c")
+
+
+class Reader:
+    """A processor that is told which files the worker holds."""
+
+    joins = "concatenate"
+
+    def __init__(self) -> None:
+        self.expected: list[list[Any]] = []
+        self.processed: list[Any] = []
+
+    def setup(self, gpu: str) -> None:
+        """Nothing to load."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def output_names(self, _: Path) -> list[str]:
+        """No results."""
+        return []
+
+    def expect(self, files: list[Any]) -> None:
+        """Note them."""
+        self.expected.append(files)
+
+    def process(self, file: Any, *_: Any) -> Processed:
+        """Say that it took a second for each letter of its name."""
+        self.processed.append(file)
+        return Processed(1, 2, float(len(file.name)))
+
+
+def test_a_processor_knows_the_files_that_its_worker_holds(tmp_path: Path) -> None:
+    """It is given the very files that follow, and may say itself how long each of them took."""
+    pool, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reader = Reader()
+    with pool, channel, mmap.mmap(-1, mmap.PAGESIZE) as slot:
+        worker = Worker(channel, slot, str(tmp_path))
+        assert worker.set_up(lambda: reader, "cpu0")
+        pool.send(wire.encode([(wire.START, 4, b"in/a"), (wire.START, 5, b"in/bc", (7, 9), ())]))
+        pool.shutdown(socket.SHUT_WR)
+        worker.serve()
+        channel.shutdown(socket.SHUT_WR)
+        said = []
+        while packet := pool.recv(wire.RECEIVE_BYTES):
+            said += wire.decode(packet)
+        del worker  # it holds the slot
+    (expected,) = reader.expected
+    assert [file.part for file in expected] == [Part(Path("in/a")), Part(Path("in/bc"), 7, 9)]
+    assert all(map(operator.is_, reader.processed, expected))
+    assert [message for message in said if message[0] == wire.COMPLETED] == [
+        (wire.COMPLETED, 4, 1, 2, 1.0, ()),
+        (wire.COMPLETED, 5, 1, 2, 2.0, ()),
+    ]

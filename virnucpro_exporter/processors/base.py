@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -22,14 +22,25 @@ class ProgressCallback(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Processed:
-    """What a file turned out to hold; None where the processor does not know."""
+    """What a file turned out to hold; None where the processor does not know.
+
+    Attributes:
+        sequences: How many.
+        residues: Of all of them.
+        seconds: That it took, where files are worked on together; None: since `process` began.
+    """
 
     sequences: int | None = None
     residues: int | None = None
+    seconds: float | None = field(default=None, compare=False)
 
 
 class Processor(Protocol):
     """Does one thing to a file. One instance lives in each worker process.
+
+    A processor that gains by it may have a method `expect(files)`: it is called with the files, or
+    parts of files, that the worker holds, the very objects that `process` is given one by one after
+    that; it may read ahead in them. Results stay those of each file.
 
     Whatever `process` leaves in the folder of `output` is the result: the files are moved to the
     output folder of the run by rename once the attempt has won, and thrown away otherwise.

@@ -43,7 +43,7 @@ class DnabertProcessor(EmbeddingProcessor):
                     f"{shown(record)} is a protein, and dnabert embeds nucleotides"
                 )
 
-    def save(self, names: Sequence[str], vectors: Any, output: Path) -> None:
+    def save(self, names: Sequence[str], vectors: list[Any], output: Path) -> None:
         """`nucleotide`: the names; `data`: name and vector of each, the latter as a list."""
         from virnucpro_exporter.processors.vectors import save_nucleotides  # noqa: PLC0415 - PyTorch
 

@@ -1,13 +1,13 @@
 """What VirNucPro's two embedding stages share: one vector for every sequence of a file.
 
-A file is worked off in windows of sequences, so that the tokens of a long file need little memory;
-those of the next window are made while the device computes. The vectors stay in memory until its
-end, as arrays: VirNucPro reads them from one file.
+The vectors of a file stay in memory until its end, as arrays: VirNucPro reads them from one file.
+A part of a file leaves its arrays as they are; they become VirNucPro's file when parts are joined.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from virnucpro_exporter.errors import ProcessorError, SequenceFileError, VirnucproError
-from virnucpro_exporter.processors.ahead import ahead
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.batching import Tokens
 from virnucpro_exporter.processors.steps import read_step
-from virnucpro_exporter.sequences import Record, stem
+from virnucpro_exporter.processors.windows import Piece, Report, Source, Windows
+from virnucpro_exporter.sequences import OpenPart, Record, stem
 
 if TYPE_CHECKING:
     from virnucpro_exporter.processors.transformer import Model
 
-WINDOW = 4096  # sequences; enough that those of one batch are of about the same length
+WINDOW = 1024  # sequences: many batches, of like lengths; those of a window are not given away
 
 
 class NotFiniteError(VirnucproError):
@@ -56,6 +56,7 @@ class EmbeddingProcessor(ABC):
         self.tokens_per_batch = tokens_per_batch
         self.precision = precision
         self._model: Model | None = None
+        self._windows = Windows(self._pieces, self._compute)
 
     @abstractmethod
     def load(self, gpu: str) -> Model:
@@ -70,8 +71,14 @@ class EmbeddingProcessor(ABC):
         """
 
     @abstractmethod
-    def save(self, names: Sequence[str], vectors: Any, output: Path) -> None:
-        """Write what VirNucPro's merge step reads; `vectors` has a row for each name."""
+    def save(self, names: Sequence[str], vectors: list[Any], output: Path) -> None:
+        """Write what VirNucPro's merge step reads.
+
+        Args:
+            names: Of the sequences.
+            vectors: Arrays that together have a row for each name; the list may be emptied.
+            output: The file.
+        """
 
     def clip(self, sequence: bytes) -> bytes:
         """The part of a sequence that is embedded."""
@@ -89,8 +96,12 @@ class EmbeddingProcessor(ABC):
         """Let the model go."""
         self._model = None
 
-    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
-        """Embed every sequence of a file.
+    def expect(self, files: Sequence[Source]) -> None:
+        """Read ahead in these files where there is room for small ones."""
+        self._windows.expect(files)
+
+    def process(self, file: Source, output: Path, progress: ProgressCallback) -> Processed:
+        """Embed every sequence of a file, or of a part of it.
 
         Raises:
             SequenceFileError: The content is at fault: a sequence is empty, has the name of another
@@ -99,31 +110,61 @@ class EmbeddingProcessor(ABC):
             NotFiniteError: A vector has a value that is NaN or infinite: the model or the GPU is
                 at fault, not the file.
         """
-        from virnucpro_exporter.processors.vectors import join  # noqa: PLC0415 - loads PyTorch
+        from virnucpro_exporter.processors.vectors import save_part  # noqa: PLC0415 - loads PyTorch
 
-        if self._model is None:
-            raise ProcessorError("setup has not been called")
-        model = self._model
+        begin = time.perf_counter()
         names: dict[str, None] = {}
-        parts: list[Any] = []
+        vectors: list[Any] = []
         tally = Tally(progress)
-        for window, tokens in ahead(self._encoded(model, read_step(file), names)):
-            vectors = model.vectors(tokens, partial(tally.add, window))
-            check_finite(window, vectors)
-            parts.append(vectors.cpu())
-        self.save(list(names), join(parts, model.width), output)
-        return Processed(tally.sequences, tally.residues)
+        for made in self._windows.run(file, tally.window):
+            _add_names(made.content, names)
+            check_finite(made.content, made.vectors)
+            tally.end(made.content)
+            vectors.append(made.vectors.cpu())
+        is_all = not isinstance(file, OpenPart) or (not file.part.start and file.finish())
+        (self.save if is_all else save_part)(list(names), vectors, output)
+        seconds = time.perf_counter() - begin - self._windows.lent
+        return Processed(tally.sequences, tally.residues, seconds)
 
-    def _encoded(
-        self, model: Model, records: Iterator[Record], names: dict[str, None]
-    ) -> Iterator[tuple[list[Record], Sequence[Tokens]]]:
-        """Windows of records, checked, and their tokens."""
-        for window in _windows(records):
-            _add_names(window, names)
+    def join(self, parts: Sequence[Path], output: Path) -> None:
+        """Make VirNucPro's file of the arrays of the parts of a file.
+
+        Args:
+            parts: What `process` has left of each, in the order of the file.
+            output: The result.
+
+        Raises:
+            SequenceFileError: Two of the parts have a sequence of one name.
+            OSError: They cannot be read or written.
+        """
+        from virnucpro_exporter.processors.vectors import load_part  # noqa: PLC0415 - loads PyTorch
+
+        names: dict[str, None] = {}
+        vectors: list[Any] = []
+        for part in parts:
+            found, arrays = load_part(part)
+            for name in found:
+                _add_name(name, names)
+            vectors += arrays
+        self.save(list(names), vectors, output)
+
+    def _pieces(self, file: Source) -> Iterator[Piece[list[Record]]]:
+        """The sequences of a file, checked, with their tokens."""
+        model = self._loaded()
+        for window in _windows(read_step(file)):
+            _refuse_empty(window)
             self.check(window)
             tokens = model.encode([self.clip(record.sequence) for record in window])
             check_lengths(window, tokens, model.longest)
-            yield window, tokens
+            yield Piece(window, [tokens], WINDOW - len(window))
+
+    def _compute(self, tokens: Sequence[Sequence[Tokens]], report: Report) -> Any:
+        return self._loaded().vectors(tokens[0], partial(report, 1.0))
+
+    def _loaded(self) -> Model:
+        if self._model is None:
+            raise ProcessorError("setup has not been called")
+        return self._model
 
 
 def check_lengths(window: Iterable[Record], tokens: Iterable[Tokens], longest: int | None) -> None:
@@ -154,18 +195,36 @@ def check_finite(window: Sequence[Record], vectors: Any) -> None:
 
 
 class Tally:
-    """Counts what is done within a file, and reports it."""
+    """Counts what is done within a file, and reports it.
+
+    Args:
+        progress: Is told.
+
+    Attributes:
+        sequences, residues: Of all windows that are done.
+    """
 
     def __init__(self, progress: ProgressCallback) -> None:
         self._progress = progress
         self.sequences = 0
         self.residues = 0
 
-    def add(self, window: Sequence[Record], batch: Sequence[int]) -> None:
-        """Count a batch, given by its indices in the window."""
-        self.sequences += len(batch)
-        self.residues += sum(len(window[index].sequence) for index in batch)
-        self._progress(self.sequences, self.residues)
+    def window(self, records: Sequence[Record]) -> Report:
+        """What counts the sequences of a window, none of which is done yet."""
+        sequences, residues = self.sequences, self.residues
+
+        def report(_: float, rows: Sequence[int]) -> None:
+            nonlocal sequences, residues
+            sequences += len(rows)
+            residues += sum(len(records[row].sequence) for row in rows)
+            self._progress(sequences, residues)
+
+        return report
+
+    def end(self, records: Sequence[Record]) -> None:
+        """A window is done."""
+        self.sequences += len(records)
+        self.residues += sum(len(record.sequence) for record in records)
 
 
 def shown(record: Record) -> str:
@@ -179,11 +238,18 @@ def _windows(records: Iterator[Record]) -> Iterator[list[Record]]:
 
 
 def _add_names(window: Sequence[Record], names: dict[str, None]) -> None:
-    """Note the names, by which VirNucPro finds the two vectors of a chunk again."""
+    for record in window:
+        _add_name(record.name.decode("utf-8", "backslashreplace"), names)
+
+
+def _add_name(name: str, names: dict[str, None]) -> None:
+    """Note a name, by which VirNucPro finds the two vectors of a chunk again."""
+    if name in names:
+        raise SequenceFileError(f"sequence {name!r} is there twice; rename one")
+    names[name] = None
+
+
+def _refuse_empty(window: Sequence[Record]) -> None:
     for record in window:
         if not record.sequence:
             raise SequenceFileError(f"{shown(record)} is empty; remove it")
-        name = record.name.decode("utf-8", "backslashreplace")
-        if name in names:
-            raise SequenceFileError(f"{shown(record)} is there twice; rename one")
-        names[name] = None

@@ -51,7 +51,7 @@ class Esm2Processor(EmbeddingProcessor):
         """The first 1,024 residues."""
         return sequence[:LONGEST]
 
-    def save(self, names: Sequence[str], vectors: Any, output: Path) -> None:
+    def save(self, names: Sequence[str], vectors: list[Any], output: Path) -> None:
         """`proteins`: the names; `data`: a float32 tensor for each."""
         from virnucpro_exporter.processors.vectors import save_proteins  # noqa: PLC0415 - PyTorch
 

@@ -25,9 +25,9 @@ ROWS_AT_ONCE = 256
 _FLOAT = np.dtype([("opcode", "S1"), ("value", ">f8")])
 
 
-def join(parts: Sequence[Any], width: int) -> Any:
-    """The rows of all parts, one after the other."""
-    return torch.cat([torch.empty(0, width), *parts])
+def stacked(parts: Sequence[Any]) -> Any:
+    """The rows of all arrays, one after the other."""
+    return torch.cat(list(parts))
 
 
 def side_by_side(first: Any, second: Any) -> Any:
@@ -42,18 +42,49 @@ def save(result: object, output: Path) -> None:
         torch.save(result, file)
 
 
-def save_proteins(names: Sequence[str], vectors: Any, output: Path) -> None:
-    """Write `proteins`, the names, and `data`, a float32 tensor of its own for each."""
-    save({"proteins": list(names), "data": [vector.clone() for vector in vectors]}, output)
+def save_part(names: Sequence[str], vectors: list[Any], output: Path) -> None:
+    """Write names, and the arrays of their vectors as they are, for `load_part`."""
+    save({"names": list(names), "vectors": vectors}, output)
 
 
-def save_nucleotides(names: Sequence[str], vectors: Any, output: Path) -> None:
-    """Write `nucleotide`, the names, and `data`: the name and the list of numbers of each."""
+def load_part(path: Path) -> tuple[list[str], list[Any]]:
+    """Names and arrays that `save_part` has written; arrays stay in the file until they are used.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    found = torch.load(path, weights_only=True, mmap=True)
+    return found["names"], found["vectors"]
+
+
+def save_proteins(names: Sequence[str], vectors: list[Any], output: Path) -> None:
+    """Write `proteins`, the names, and `data`, a float32 tensor of its own for each.
+
+    Args:
+        names: Of the proteins.
+        vectors: Arrays that together have a row for each; the list is emptied on the way.
+        output: The file.
+    """
+    data: list[Any] = []
+    vectors.reverse()
+    while vectors:
+        data += [vector.clone() for vector in vectors.pop()]
+    save({"proteins": list(names), "data": data}, output)
+
+
+def save_nucleotides(names: Sequence[str], vectors: Sequence[Any], output: Path) -> None:
+    """Write `nucleotide`, the names, and `data`: the name and the list of numbers of each.
+
+    Args:
+        names: Of the sequences.
+        vectors: Arrays that together have a row for each.
+        output: The file.
+    """
     with (
         zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive,
         archive.open(_entry("data.pkl"), "w", force_zip64=True) as file,
     ):
-        for part in _pickle(names, vectors.numpy()):
+        for part in _pickle(names, vectors):
             file.write(part)
     with zipfile.ZipFile(output, "a", zipfile.ZIP_STORED) as archive:
         archive.writestr(_entry("byteorder"), b"little")
@@ -65,17 +96,17 @@ def _entry(name: str) -> zipfile.ZipInfo:
     return zipfile.ZipInfo(f"archive/{name}")
 
 
-def _pickle(names: Sequence[str], vectors: Any) -> Iterator[bytes]:
+def _pickle(names: Sequence[str], vectors: Sequence[Any]) -> Iterator[bytes]:
     yield PROTOCOL + EMPTY_DICT + MARK + _text("nucleotide") + EMPTY_LIST + MARK
     yield from map(_text, names)
     yield APPENDS + _text("data") + EMPTY_LIST + MARK
     label, key = _text("label"), _text("mean_representation")
-    for start in range(0, len(names), ROWS_AT_ONCE):
-        rows = vectors[start : start + ROWS_AT_ONCE]
+    named = iter(names)
+    for rows in (rows for array in vectors for rows in array.split(ROWS_AT_ONCE)):
         floats = np.empty(rows.shape, _FLOAT)
-        floats["opcode"], floats["value"] = b"G", rows
-        for name, row in zip(names[start : start + ROWS_AT_ONCE], floats, strict=True):
-            yield EMPTY_DICT + MARK + label + _text(name) + key
+        floats["opcode"], floats["value"] = b"G", rows.numpy()
+        for row in floats:
+            yield EMPTY_DICT + MARK + label + _text(next(named)) + key
             yield EMPTY_LIST + MARK + row.tobytes() + APPENDS + SETITEMS
     yield APPENDS + SETITEMS + STOP
 

@@ -1,9 +1,8 @@
 """All of VirNucPro in one worker: from sequences to the two scores of each open frame.
 
-A file is worked off in windows of frames, so that memory is bounded whatever the file: frames
-become tokens in one thread, rows are written in another, and the device computes in between. What
-is left is a row for each open frame, in the order of the file, without a heading: the rows of the
-parts of a file, one after the other, are those of the file.
+Frames become tokens in one thread, rows are written in another, and the device computes in
+between. What is left is a row for each open frame, in the order of the file, without a heading: the
+rows of the parts of a file, one after the other, are those of the file.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ import hashlib
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from virnucpro_exporter.errors import EmptyFileError, ProcessorError, SequenceFileError
-from virnucpro_exporter.processors.ahead import ahead
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.batching import Tokens
 from virnucpro_exporter.processors.embedding import check_finite, check_lengths
@@ -34,6 +33,7 @@ from virnucpro_exporter.processors.translate import (
     split_chunks,
     translate_frames,
 )
+from virnucpro_exporter.processors.windows import Piece, Report, Source, Windows
 from virnucpro_exporter.sequences import OpenPart, Record, read_sequences, stem
 
 if TYPE_CHECKING:
@@ -74,14 +74,10 @@ class Window:
     sequences: int
     residues: int
 
-
-@dataclass(slots=True)
-class _Ready:
-    """A window with its tokens."""
-
-    window: Window
-    nucleotides: Sequence[Tokens]
-    proteins: Sequence[Tokens]
+    @property
+    def names(self) -> list[Record]:
+        """The frames by their names, for error messages."""
+        return [Record(frame.name, b"") for frame in self.frames]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +133,7 @@ class VirnucproProcessor:
         self._precision = precision
         self._keep_vectors = keep_vectors
         self._loaded: _Loaded | None = None
+        self._windows = Windows(self._pieces, self._compute)
 
     def output_names(self, file: Path) -> Sequence[str]:
         """The rows. Vectors, where they are kept, lie beside them in numbered files."""
@@ -189,7 +186,11 @@ class VirnucproProcessor:
         for number, path in enumerate(vectors, 1):
             shutil.copyfile(path, output.parent / f"{_base(output)}_merged_{number}.pt")
 
-    def process(self, file: Path | OpenPart, output: Path, progress: ProgressCallback) -> Processed:
+    def expect(self, files: Sequence[Source]) -> None:
+        """Read ahead in these files where there is room for small ones."""
+        self._windows.expect(files)
+
+    def process(self, file: Source, output: Path, progress: ProgressCallback) -> Processed:
         """Write a row for every open frame, in the order of the file, or of a part of it.
 
         Raises:
@@ -198,35 +199,53 @@ class VirnucproProcessor:
             MemoryError: A frame alone does not fit into the memory.
             NotFiniteError: A vector or a score is NaN or infinite.
         """
-        if self._loaded is None:
-            raise ProcessorError("setup has not been called")
-        loaded = self._loaded
-        residues = sequences = 0
-        is_whole = not isinstance(file, OpenPart) or file.is_whole
-        found = read_windows(_records(file), self.chunk_size, is_whole=is_whole)
-        windows = ahead(_encoded(loaded, found))
-        vectors = _Vectors(output)
+        begin = time.perf_counter()
+        loaded, vectors, tally = self._ready(), _Vectors(output), _Tally(progress)
         with output.open("wb") as rows, ThreadPoolExecutor(1, "rows") as writer:
             written: Future[None] | None = None
-            for ready in windows:
-                report = _counter(ready.window, sequences, residues, progress)
-                made = _embed(loaded, ready, report)
-                scores = loaded.classifier.scores(made)
-                names = [Record(frame.name, b"") for frame in ready.window.frames]
-                check_finite(names, made)
-                check_finite(names, scores)
+            for made in self._windows.run(file, tally.window):
+                window = made.content
+                scores = loaded.classifier.scores(made.vectors)
+                check_finite(window.names, made.vectors)
+                check_finite(window.names, scores)
                 if written is not None:
                     written.result()
-                kept = made.cpu() if self._keep_vectors else None
+                kept = made.vectors.cpu() if self._keep_vectors else None
                 written = writer.submit(
-                    _write, rows, vectors, ready.window.frames, scores.cpu().numpy(), kept
+                    _write, rows, vectors, window.frames, scores.cpu().numpy(), kept
                 )
-                sequences, residues = ready.window.sequences, ready.window.residues
-                progress(sequences, residues)
+                tally.end(window)
             if written is not None:
                 written.result()
         vectors.end()
-        return Processed(sequences, residues)
+        seconds = time.perf_counter() - begin - self._windows.lent
+        return Processed(tally.sequences, tally.residues, seconds)
+
+    def _pieces(self, file: Source) -> Iterator[Piece[Window]]:
+        """The windows of a file, with the tokens of both models."""
+        loaded = self._ready()
+        is_whole = not isinstance(file, OpenPart) or file.is_whole
+        for window in read_windows(_records(file), self.chunk_size, is_whole=is_whole):
+            nucleotides = loaded.dnabert.encode([frame.nucleotides for frame in window.frames])
+            proteins = loaded.esm2.encode([frame.protein[:LONGEST] for frame in window.frames])
+            check_lengths(window.names, nucleotides, loaded.dnabert.longest)
+            check_lengths(window.names, proteins, loaded.esm2.longest)
+            yield Piece(window, (nucleotides, proteins), WINDOW - len(window.frames))
+
+    def _compute(self, tokens: Sequence[Sequence[Tokens]], report: Report) -> Any:
+        """Vectors: the nucleotides' values, then the proteins'."""
+        from virnucpro_exporter.processors.vectors import side_by_side  # noqa: PLC0415 - PyTorch
+
+        loaded, (nucleotides, proteins) = self._ready(), tokens
+        first = loaded.dnabert.vectors(nucleotides, partial(report, DNABERT_SHARE))
+        return side_by_side(
+            first, loaded.esm2.vectors(proteins, partial(report, 1 - DNABERT_SHARE))
+        )
+
+    def _ready(self) -> _Loaded:
+        if self._loaded is None:
+            raise ProcessorError("setup has not been called")
+        return self._loaded
 
 
 def _vector_files(rows: Path) -> list[Path]:
@@ -240,7 +259,7 @@ def _base(rows: Path) -> str:
     return rows.name.removeprefix(".").removesuffix(".rows")
 
 
-def _records(file: Path | OpenPart) -> Iterator[Record]:
+def _records(file: Source) -> Iterator[Record]:
     """The sequences of a file; none of an empty one, as assemblers leave it of a blank sample."""
     with contextlib.suppress(EmptyFileError):
         yield from read_sequences(file)
@@ -291,44 +310,39 @@ def read_windows(
         yield Window(frames, sequences, residues)
 
 
-def _encoded(loaded: _Loaded, windows: Iterator[Window]) -> Iterator[_Ready]:
-    for window in windows:
-        nucleotides = loaded.dnabert.encode([frame.nucleotides for frame in window.frames])
-        proteins = loaded.esm2.encode([frame.protein[:LONGEST] for frame in window.frames])
-        names = [Record(frame.name, b"") for frame in window.frames]
-        check_lengths(names, nucleotides, loaded.dnabert.longest)
-        check_lengths(names, proteins, loaded.esm2.longest)
-        yield _Ready(window, nucleotides, proteins)
+class _Tally:
+    """Counts what is done within a file, and reports it.
 
+    Args:
+        progress: Is told.
 
-def _counter(
-    window: Window, sequences: int, residues: int, progress: ProgressCallback
-) -> Callable[[float], None]:
-    """What reports progress within a window, by the share of its work that is done."""
+    Attributes:
+        sequences, residues: Of all windows that are done.
+    """
 
-    def report(share: float) -> None:
-        progress(
-            sequences + int(share * (window.sequences - sequences)),
-            residues + int(share * (window.residues - residues)),
-        )
+    def __init__(self, progress: ProgressCallback) -> None:
+        self._progress = progress
+        self.sequences = 0
+        self.residues = 0
 
-    return report
+    def window(self, window: Window) -> Report:
+        """What reports progress within a window, by the share of its work that is done."""
+        sequences, residues, done = self.sequences, self.residues, 0.0
 
+        def report(share: float, rows: Sequence[int]) -> None:
+            nonlocal done
+            done = min(done + share * len(rows) / len(window.frames), 1.0) if rows else done
+            self._progress(
+                sequences + int(done * (window.sequences - sequences)),
+                residues + int(done * (window.residues - residues)),
+            )
 
-def _embed(loaded: _Loaded, ready: _Ready, report: Callable[[float], None]) -> Any:
-    """The vectors of a window: the nucleotides' values, then the proteins'."""
-    from virnucpro_exporter.processors.vectors import side_by_side  # noqa: PLC0415 - loads PyTorch
+        return report
 
-    done = 0.0
-
-    def count(weight: float, batch: Sequence[int]) -> None:
-        nonlocal done
-        done += weight * len(batch) / len(ready.window.frames)
-        report(min(done, 1.0))
-
-    nucleotides = loaded.dnabert.vectors(ready.nucleotides, partial(count, DNABERT_SHARE))
-    proteins = loaded.esm2.vectors(ready.proteins, partial(count, 1 - DNABERT_SHARE))
-    return side_by_side(nucleotides, proteins)
+    def end(self, window: Window) -> None:
+        """A window is done."""
+        self.sequences, self.residues = window.sequences, window.residues
+        self._progress(self.sequences, self.residues)
 
 
 def _write(
@@ -365,10 +379,10 @@ class _Vectors:
             self._save(VECTORS_PER_FILE)
 
     def _save(self, number: int) -> None:
-        from virnucpro_exporter.processors.vectors import join, save  # noqa: PLC0415 - loads PyTorch
+        from virnucpro_exporter.processors.vectors import save, stacked  # noqa: PLC0415 - PyTorch
 
         self._files += 1
-        whole = join(self._parts, self._parts[0].shape[1])
+        whole = stacked(self._parts)
         content = {"ids": self._names[:number], "data": whole[:number].clone()}
         save(content, self._folder / f"{self._base}_merged_{self._files}.pt")
         self._names, self._parts = self._names[number:], [whole[number:]]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import stat
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -122,6 +123,10 @@ class OpenPart:
                 return False
             self._position = place
             return True
+
+    def finish(self) -> bool:
+        """Give nothing away any more; whether the part has reached to the end of the file."""
+        return self.claim(sys.maxsize)
 
     def is_past(self, place: int) -> bool:
         """Whether a place is beyond the end."""

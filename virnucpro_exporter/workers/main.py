@@ -23,7 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from virnucpro_exporter.errors import SequenceFileError, VirnucproError
 from virnucpro_exporter.sequences import OpenPart, Part, Shrunk
@@ -195,6 +195,22 @@ class Progress:
             self._held = None
 
 
+class _Held(NamedTuple):
+    """What a worker was handed.
+
+    Attributes:
+        attempt: Its number.
+        path: The file.
+        source: What the processor is given of it.
+        joins: The attempts that made its parts, where these are to be joined.
+    """
+
+    attempt: int
+    path: Path
+    source: Path | OpenPart
+    joins: Sequence[int]
+
+
 class Worker:
     """Runs the attempts that arrive on the channel until it ends."""
 
@@ -229,13 +245,15 @@ class Worker:
         threading.Thread(target=self._outbox.tick_forever, daemon=True).start()
         for batch in self._batches():
             alone, half = len(batch) == 1, len(batch) // 2
-            for number, (_, attempt, path, *rest) in enumerate(batch):
+            held = [self._held(*message[1:]) for message in batch]
+            if hasattr(self._processor, "expect"):
+                self._processor.expect([file.source for file in held if not file.joins])
+            for number, file in enumerate(held):
                 if number == half and number:
                     self._outbox.flush()  # so that more are here when these are done
-                self._slot[0] = attempt + 1  # first: who hears of the start finds it there
-                self._outbox.begin(attempt, alone=alone)
-                file = Path(os.fsdecode(path))
-                self._outbox.add(self._run(attempt, file, *rest))
+                self._slot[0] = file.attempt + 1  # first: who hears of the start finds it there
+                self._outbox.begin(file.attempt, alone=alone)
+                self._outbox.add(self._run(file))
                 self._slot[0] = 0
             self._outbox.rest()
         try:
@@ -305,22 +323,26 @@ class Worker:
         # As text, since path objects cost more than all else that is done for a short file.
         return f"{self._attempts}/{attempt}"
 
-    def _process(
+    def _held(
         self,
         attempt: int,
-        file: Path,
-        output: Path,
-        progress: Progress,
-        stretch: tuple[int, int | None] | None,
-    ) -> Any:
+        path: bytes,
+        stretch: tuple[int, int | None] | None = None,
+        joins: Sequence[int] = (),
+    ) -> _Held:
+        file = Path(os.fsdecode(path))
+        source = OpenPart(Part(file, *(stretch or ()))) if self._can_split else file
+        return _Held(attempt, file, source, joins)
+
+    def _process(self, held: _Held, output: Path, progress: Progress) -> Any:
         """Process a file, or the part of it that a processor is handed which can do parts."""
-        if not self._can_split:
-            return self._processor.process(file, output, progress)
-        part = OpenPart(Part(file, *(stretch or ())))
+        source = held.source
+        if not isinstance(source, OpenPart):
+            return self._processor.process(source, output, progress)
         with self._lock:
-            self._part = attempt, part, time.perf_counter()
+            self._part = held.attempt, source, time.perf_counter()
         try:
-            return self._processor.process(part, output, progress)
+            return self._processor.process(source, output, progress)
         finally:
             with self._lock:  # from here on it gives nothing away
                 self._part = None
@@ -339,16 +361,11 @@ class Worker:
             return wire.FAILED, attempt, f"joining: {describe(error)}", False, is_storage
         return self._completed(attempt, None, None, time.perf_counter() - start, found)
 
-    def _run(
-        self,
-        attempt: int,
-        file: Path,
-        stretch: tuple[int, int | None] | None = None,
-        joins: Sequence[int] = (),
-    ) -> wire.Message:
+    def _run(self, held: _Held) -> wire.Message:
         """Process one file or a part of it, or join the parts of it, and say how it went."""
-        if joins:
-            return self._join(attempt, file, joins)
+        attempt, file = held.attempt, held.path
+        if held.joins:
+            return self._join(attempt, file, held.joins)
         start = time.perf_counter()
         try:
             names = plain_names(self._processor.output_names(file))
@@ -357,7 +374,7 @@ class Worker:
                 make_empty(folder)
             output = Path(f"{folder}/{names[0] if names else 'output'}")
             progress = Progress(self._outbox, attempt, start)
-            done = self._process(attempt, file, output, progress, stretch)
+            done = self._process(held, output, progress)
             sequences, residues = (
                 None if found is None else whole(found, what)
                 for found, what in ((done.sequences, "sequences"), (done.residues, "residues"))
@@ -372,7 +389,8 @@ class Worker:
             return wire.FAILED, attempt, why, is_permanent, is_storage
         if sequences is None:
             progress.pass_on()
-        return self._completed(attempt, sequences, residues, time.perf_counter() - start, found)
+        seconds = time.perf_counter() - start if done.seconds is None else done.seconds
+        return self._completed(attempt, sequences, residues, seconds, found)
 
     def _completed(
         self,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from virnucpro_exporter.app.announce import (
     announced,
@@ -36,7 +36,7 @@ from virnucpro_exporter.app.record import Record
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.summary import failures_text, plan_text, summary_text
 from virnucpro_exporter.app.views import AGAIN, RESUMES, linger, reserve, show
-from virnucpro_exporter.app.workforce import workforce
+from virnucpro_exporter.app.workforce import cluster_at_hand, workforce
 from virnucpro_exporter.config import Cluster, Inputs, Metrics, RunConfig, Views, run_config
 from virnucpro_exporter.errors import (
     HaltedError,
@@ -60,6 +60,9 @@ from virnucpro_exporter.snapshot import GpuSnapshot, RunResult, RunSnapshot, Run
 from virnucpro_exporter.text import counted
 from virnucpro_exporter.web.discovery import NodeDiscovery
 from virnucpro_exporter.workers import orphans
+
+if TYPE_CHECKING:
+    from virnucpro_exporter.cluster.connect import Handle, Scheduled
 
 log = logging.getLogger(__name__)
 
@@ -148,13 +151,18 @@ def plan(config: RunConfig) -> str:
         return plan_text({device: by_id[device.gpu] for device in found})
 
 
-def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) -> Finished:
+def run(
+    config: RunConfig,
+    tell: Callable[[Finished], None] = lambda _: None,
+    scheduled: Scheduled | None = None,
+) -> Finished:
     """Run all files and serve what happens meanwhile.
 
     Args:
         config: What to run, and how.
         tell: Called at the end of the run, before the endpoint lingers: the workers are gone, the
             output folder is free and the terminal is given back.
+        scheduled: The Dask cluster that the caller has at hand, if it has one.
 
     Raises:
         VirnucproError: The run cannot start, or cannot go on.
@@ -193,6 +201,7 @@ def run(config: RunConfig, tell: Callable[[Finished], None] = lambda _: None) ->
             outputs,
             views,
             stack,
+            scheduled=scheduled,
         )
         journal = stack.enter_context(
             contextlib.closing(Journal(outputs, fresh=bool(config.inputs.fresh)))
@@ -398,15 +407,20 @@ def run_files(
     inputs: Sequence[str],
     output: str,
     processor: str = "translate",
+    *,
+    dask: Handle | str | None = None,
     **options: Any,
 ) -> RunSnapshot:
-    """Process files on all GPUs (or CPU slots) of this machine, from Python.
+    """Process files on all GPUs (or CPU slots) of this machine or of a Dask cluster, from Python.
 
     Args:
         inputs: Files, folders and patterns.
         output: Folder for the results.
         processor: `virnucpro`, `translate`, `esm2`, `dnabert`, `command`, or `package.module:name`
             of a class or function.
+        dask: Work on a Dask cluster: a connected `distributed.Client`, a cluster such as
+            `LocalCUDACluster` or those of dask-jobqueue, or the address of a scheduler. It stays
+            as it is, and what its Dask workers have for other programs is not touched.
         options: Any other setting of `virnucpro-exporter run`, with `_` for `-`.
 
     Returns:
@@ -415,11 +429,14 @@ def run_files(
     Raises:
         VirnucproError: The run cannot start, or no worker is left and files are.
     """
+    scheduled = None if dask is None or isinstance(dask, str) else cluster_at_hand(dask)
     given = {"web": False, "metrics_log": None, "dashboard": False, **options}
+    if dask is not None:
+        given["dask"] = dask if scheduled is None else scheduled.address
     config = run_config(
         {"inputs": tuple(inputs), "output": output, "processor": processor, **given}
     )
-    finished = run(config)
+    finished = run(config, scheduled=scheduled)
     if finished.error is not None:
         raise finished.error
     return finished.snapshot

@@ -26,7 +26,7 @@ from virnucpro_exporter.workers.local_pool import LocalPool
 from virnucpro_exporter.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
-    from virnucpro_exporter.cluster.connect import Connect
+    from virnucpro_exporter.cluster.connect import Connect, Scheduled
 
 # Workers that are silent are looked at for signs of life this often, in seconds; a sign takes two
 # looks after the first.
@@ -53,7 +53,7 @@ class Workforce:
     nodes: Published[Sequence[Node]]
 
 
-def workforce(
+def workforce(  # noqa: PLR0913 - a run has so many parts that its workers need
     wanted: Devices,
     cluster: Cluster,
     metrics: Metrics,
@@ -62,6 +62,8 @@ def workforce(
     outputs: Outputs,
     views: contextlib.ExitStack,
     stack: contextlib.ExitStack,
+    *,
+    scheduled: Scheduled | None = None,
 ) -> Workforce:
     """Take the devices and make their pool.
 
@@ -74,6 +76,7 @@ def workforce(
         outputs: The output folder, prepared.
         views: Closes what the views need.
         stack: Closes the pool, before the views.
+        scheduled: The cluster that the caller has at hand, if it has one.
 
     Raises:
         ClusterError: The Dask cluster cannot be used.
@@ -87,7 +90,9 @@ def workforce(
                 "--gpu-links and --gpu-processes: a run on a Dask cluster does not ask for these;"
                 " `virnucpro-exporter serve` on each node does"
             )
-        return stack.enter_context(_on_dask(wanted, cluster, look_seconds, spec, outputs))
+        return stack.enter_context(
+            _on_dask(wanted, cluster, scheduled, look_seconds, spec, outputs)
+        )
     watching = functools.partial(
         GPUMonitor,
         links=metrics.gpu_links,
@@ -113,11 +118,12 @@ def workforce(
 def _on_dask(
     wanted: Devices,
     cluster: Cluster,
+    scheduled: Scheduled | None,
     look_seconds: float,
     spec: Mapping[str, Any],
     outputs: Outputs,
 ) -> Iterator[Workforce]:
-    connect = _connection(wanted, cluster)
+    connect = _connection(wanted, cluster, scheduled)
     from virnucpro_exporter.cluster.agent import Job  # noqa: PLC0415 - needs an extra
     from virnucpro_exporter.cluster.pool import DaskPool  # noqa: PLC0415 - likewise
 
@@ -150,12 +156,31 @@ def _on_dask(
         probe.unlink(missing_ok=True)
 
 
-def _connection(wanted: Devices, cluster: Cluster) -> Connect:
-    """How to reach the cluster that the options name."""
+def cluster_at_hand(handle: object) -> Scheduled:
+    """What a run needs to know of a client or cluster of its caller.
+
+    Args:
+        handle: A `distributed.Client` or a cluster.
+
+    Raises:
+        UsageError: It is neither, or it is not connected.
+    """
+    _need_dask()
+    from virnucpro_exporter.cluster.connect import scheduled  # noqa: PLC0415 - needs an extra
+
+    return scheduled(handle)
+
+
+def _need_dask() -> None:
     if util.find_spec("distributed") is None:
         raise UsageError(
             "Dask is not installed; install it with: pip install '.[dask]' (in the checkout)"
         )
+
+
+def _connection(wanted: Devices, cluster: Cluster, scheduled: Scheduled | None) -> Connect:
+    """How to reach the cluster that the options name, or that the caller has at hand."""
+    _need_dask()
     try:
         from virnucpro_exporter.cluster import connect as dask_connect  # noqa: PLC0415 - needs an extra
     except ValueError as error:  # Dask reads its settings when it is imported
@@ -165,7 +190,10 @@ def _connection(wanted: Devices, cluster: Cluster) -> Connect:
         if wanted.gpus is not None:
             raise UsageError("--gpus is for this machine; each Dask worker has the GPU it shows")
         timeout = min(dask_connect.CONNECT_SECONDS, cluster.dask_timeout)
-        return lambda: dask_connect.existing(cluster.dask, cluster.dask_scheduler_file, timeout)
+        security = None if scheduled is None else scheduled.security
+        return lambda: dask_connect.existing(
+            cluster.dask, cluster.dask_scheduler_file, timeout, security
+        )
     count = cluster.dask_local
     with devices(wanted, slots=count) as (found, _):
         if len(found) < count:

@@ -10,15 +10,17 @@ import resource
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.comm import CommClosedError
+from distributed.deploy import Cluster
 from distributed.security import Security
 
 from virnucpro_exporter.cluster import preload as dask_preload
-from virnucpro_exporter.errors import ClusterError
+from virnucpro_exporter.errors import ClusterError, UsageError
 
 # Each Dask worker takes one or two connections for as long as the run lasts.
 _MOST_CONNECTIONS = 100_000
@@ -42,10 +44,56 @@ _BROKEN_OFF = (
 
 Connect = Callable[[], AbstractAsyncContextManager[Client]]
 
+# By what a Python program may name its cluster.
+Handle = Client | Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A cluster that a Python program has at hand.
+
+    Attributes:
+        address: Of its scheduler.
+        security: How it is spoken to; None: as Dask's settings say.
+    """
+
+    address: str
+    security: Security | None
+
+
+def scheduled(handle: object) -> Scheduled:
+    """Where the scheduler of a client or of a cluster is.
+
+    Its event loop stays its owner's: a run has a client of its own.
+
+    Args:
+        handle: A `distributed.Client`, or a cluster, such as those of dask-jobqueue.
+
+    Raises:
+        UsageError: It is neither, or it is closed or not connected yet.
+    """
+    if isinstance(handle, Client):
+        scheduler = handle.scheduler if handle.status == "running" else None
+        if scheduler is not None:
+            return Scheduled(str(scheduler.address), handle.security)
+    elif isinstance(handle, Cluster):
+        address = getattr(handle, "scheduler_address", "")
+        if address and handle.status.name == "running":
+            return Scheduled(str(address), handle.security)
+    else:
+        raise UsageError(
+            "dask: an address, a distributed.Client or a cluster is wanted, not a"
+            f" {type(handle).__name__}"
+        )
+    raise UsageError(f"dask: the {type(handle).__name__} is closed, or not connected yet")
+
 
 @contextlib.asynccontextmanager
 async def existing(
-    address: str | None, scheduler_file: str | None, timeout: float = CONNECT_SECONDS
+    address: str | None,
+    scheduler_file: str | None,
+    timeout: float = CONNECT_SECONDS,
+    security: Security | None = None,
 ) -> AsyncIterator[Client]:
     """A client of a scheduler that runs.
 
@@ -53,6 +101,7 @@ async def existing(
         address: Of the scheduler.
         scheduler_file: Or the file in which it has written its address.
         timeout: Seconds that it has to answer.
+        security: How it is spoken to; None: as Dask's settings say.
 
     Raises:
         ClusterError: It cannot be reached.
@@ -65,6 +114,8 @@ async def existing(
         client = Client(
             address,
             asynchronous=True,
+            security=security,
+            set_as_default=False,
             direct_to_workers=True,
             connection_limit=_MOST_CONNECTIONS,
             timeout=timeout,
@@ -138,6 +189,8 @@ async def local(pins: Sequence[str]) -> AsyncIterator[Client]:
             SpecCluster(
                 workers=workers, scheduler=scheduler, security=security, asynchronous=True
             ) as cluster,
-            Client(cluster, asynchronous=True, direct_to_workers=True) as client,
+            Client(
+                cluster, asynchronous=True, set_as_default=False, direct_to_workers=True
+            ) as client,
         ):
             yield client

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from distributed import Client
@@ -181,14 +181,14 @@ class DaskPool:
             self._inbox.has_looked.set()
 
     async def _serve(self) -> None:
-        _silence_dask()
-        async with self._connect() as client:
-            with client.as_current():
-                self._members = Members(client, self._terms, self._inbox)
-                try:
-                    await self._look_on(client, self._members)
-                finally:
-                    await self._members.leave()
+        with _silent_dask():
+            async with self._connect() as client:
+                with client.as_current():
+                    self._members = Members(client, self._terms, self._inbox)
+                    try:
+                        await self._look_on(client, self._members)
+                    finally:
+                        await self._members.leave()
 
     async def _look_on(self, client: Client, members: Members) -> None:
         """See workers come and go until the end."""
@@ -253,12 +253,18 @@ class _Inbox:
         return told
 
 
-def _silence_dask() -> None:
+@contextlib.contextmanager
+def _silent_dask() -> Iterator[None]:
     """Its logs would tell, with tracebacks, what is told here in one line."""
-    for name in [
-        n for n in logging.root.manager.loggerDict if n.partition(".")[0] == "distributed"
-    ]:
+    names = [n for n in logging.root.manager.loggerDict if n.partition(".")[0] == "distributed"]
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _gone(client: Client) -> str:

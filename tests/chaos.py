@@ -2,7 +2,8 @@
 
 Each history is one output folder. A run is started, things happen to its processes at random times,
 and when it has ended it is started again, at last in peace. After each life no process may be left,
-and journal, outputs and metrics must agree; at the end every file has its one result.
+and journal, outputs and metrics must agree; at the end every file has its one result. In every
+second history the workers share the files, and join the results of their parts.
 
 A history costs little, because this process loads the program once and forks for each life. It is
 alone in its process for that, and adopts all that a killed run leaves behind, so that it sees it.
@@ -26,11 +27,16 @@ from pathlib import Path
 from virnucpro_exporter import __main__ as program
 from virnucpro_exporter import cli
 from virnucpro_exporter.app import run as _loaded_before_the_forks
+from virnucpro_exporter.scheduling import parts, splitting
 from virnucpro_exporter.workers import orphans, sentinel, starts
 
 DEADLINE = 60.0
 LIVES = 3  # the last one is left in peace
 FILES = 6
+RECORDS = (100, 400)  # of a file that is done in parts
+REGION = 40  # records of one length
+ODDS = 3  # against something happening at each look
+SHARED_ODDS = (3, 12, 24)  # where files are done in parts, which takes longer
 GRACE = 20.0  # seconds in which all processes of a dead run have to be dead
 
 __all__ = ["_loaded_before_the_forks", "cli"]
@@ -43,6 +49,12 @@ class ChaosError(Exception):
 def result(content: bytes) -> bytes:
     """What `in_two_steps` writes."""
     return content[:100] + content[:99:-1]
+
+
+def pieces(content: bytes) -> bytes:
+    """What `Pieces` writes."""
+    records = (record.split(b"\n", 1) for record in content.removeprefix(b">").split(b"\n>"))
+    return b"".join(name + b" " + text.replace(b"\n", b"")[::-1] + b"\n" for name, text in records)
 
 
 class History:
@@ -60,14 +72,34 @@ class History:
         self.output = folder / "out"
         self.textfile = folder / "run.prom"
         self.story: list[str] = []
+        self.kept: set[int] = set()  # attempts whose results are those of parts
         self.files: dict[str, bytes] = {}
         self.inputs.mkdir(parents=True)
-        for number in range(FILES):
-            bases = "".join(self.random.choices("ACGT", k=self.random.randint(200, 3000)))
-            content = f">{'bad' if not self.random.randrange(12) else 'r'}\n{bases}\n".encode()
+        self.is_shared = seed % 2 == 1
+        self.processor = "Pieces" if self.is_shared else "in_two_steps"
+        self.splits = self.went_on = 0  # parts that were given away; those that were kept by a run
+        self.odds = self.random.choice(SHARED_ODDS) if self.is_shared else ODDS
+        for number in range(self.random.choice([1, 2]) if self.is_shared else FILES):
+            content = self._shared_file() if self.is_shared else self._file()
             self.files[f"{number}.fa"] = content
             (self.inputs / f"{number}.fa").write_bytes(content)
-        self.bad = {name for name, content in self.files.items() if b"bad" in content}
+        self.bad = {name for name, content in self.files.items() if b">bad" in content}
+
+    def _file(self) -> bytes:
+        bases = "".join(self.random.choices("ACGT", k=self.random.randint(200, 3000)))
+        return f">{'bad' if not self.random.randrange(12) else 'r'}\n{bases}\n".encode()
+
+    def _shared_file(self) -> bytes:
+        """A file of many records, whose length, which tells nothing of their time, varies."""
+        chosen, records, length = self.random, [], 0
+        for number in range(chosen.randint(*RECORDS)):
+            if number % REGION == 0:
+                length = chosen.choice([0, 5, 30, 300])
+            bases = "".join(chosen.choices("ACGT", k=length))
+            records.append(f">r{number}\n{bases}\n")
+        if not chosen.randrange(12):
+            records[chosen.randrange(len(records))] = ">bad\nACGT\n"
+        return "".join(records).encode()
 
     def live(self) -> None:
         """Run, be disturbed, be resumed, and end."""
@@ -96,7 +128,7 @@ class History:
                 return os.waitstatus_to_exitcode(status)
             expect(time.monotonic() < end, "the run hangs")
             time.sleep(self.random.choice([0.002, 0.01, 0.03, 0.1]))
-            if not is_calm and not self.random.randrange(3):
+            if not is_calm and not self.random.randrange(self.odds):
                 self._disturb(pid)
 
     def _be_the_program(self) -> None:
@@ -110,9 +142,9 @@ class History:
             where = ["--output", str(self.output), "--textfile", str(self.textfile)]
             how = [
                 "--processor",
-                "tests.run_processors:in_two_steps",
+                f"tests.run_processors:{self.processor}",
                 "--gpus",
-                "cpu:2",
+                "cpu:3" if self.is_shared else "cpu:2",
                 "--max-attempts",
                 "99",
             ]
@@ -242,7 +274,8 @@ class History:
         }
         for name, content in self.files.items():
             state, output = self._state(name), outputs.pop(f"{name}.out", None)
-            expect(output in {None, result(content)}, f"the result of {name} is wrong")
+            expected = pieces(content) if self.is_shared else result(content)
+            expect(output in {None, expected}, f"the result of {name} is wrong")
             if state == "completed":
                 expect(output is not None, f"{name} is completed and has no result")
             elif state != "committing":
@@ -251,7 +284,8 @@ class History:
                 expect(name in self.bad, f"{name} has failed")
         expect(not outputs, f"there are results of no file: {sorted(outputs)}")
         if status >= 0:
-            expect(not list((self.output / ".virnucpro/attempts").iterdir()), "attempts are left")
+            left = {int(path.name) for path in (self.output / ".virnucpro/attempts").iterdir()}
+            expect(left == self.kept, f"attempts are left: {left}, wanted are {self.kept}")
         if self.textfile.exists():
             self._check_metrics(status)
 
@@ -267,7 +301,26 @@ class History:
             if not database.execute("SELECT 1 FROM sqlite_master WHERE name='files'").fetchall():
                 return {}
             rows = database.execute("SELECT path, state FROM files").fetchall()
-        return {os.fsdecode(path): state for path, state in rows}
+            states = {os.fsdecode(path): state for path, state in rows}
+            self._check_parts(database, states)
+        return states
+
+    def _check_parts(self, database: sqlite3.Connection, states: dict[str, str]) -> None:
+        """The parts of each file cover it; what is done of files without a result is kept."""
+        ends: dict[str, int | None] = {}
+        self.kept = set()
+        for real, start, stop, state, attempt in database.execute(
+            "SELECT real, start, stop, state, attempt FROM parts ORDER BY real, start"
+        ):
+            file = os.fsdecode(real)
+            expect(ends.get(file, 0) == start, f"a part of {file} begins at {start} after {ends}")
+            expect(states[file] not in {"committing", "completed"} or state == "completed", state)
+            ends[file] = stop
+            self.splits += start > 0
+            if state == "completed" and states[file] != "completed":
+                self.kept.add(attempt)
+        expect(set(ends.values()) <= {None}, f"the last part ends before its file: {ends}")
+        self.went_on += len(self.kept)
 
     def _check_metrics(self, status: int) -> None:
         shown: dict[str, float] = {}
@@ -299,7 +352,9 @@ def main(first: int, histories: int, folder: Path, seconds: float) -> None:
     """
     orphans.adopt()
     starts._LOADING_PAUSES = (0.01, 0.01, 0.01)
-    end, number = time.monotonic() + seconds, 0
+    for module in (parts, splitting):
+        module.LEAST_PART_SECONDS = 0.02  # type: ignore[attr-defined]  # else files had to be long
+    end, number, splits, went_on = time.monotonic() + seconds, 0, 0, 0
     while number < histories and time.monotonic() < end:
         history = History(folder / str(first + number), first + number)
         try:
@@ -311,8 +366,9 @@ def main(first: int, histories: int, folder: Path, seconds: float) -> None:
                 sentinel.kill_family(child.pid)
         else:
             shutil.rmtree(history.folder)
+        splits, went_on = splits + history.splits, went_on + history.went_on
         number += 1
-    tell({"histories": number})
+    tell({"histories": number, "splits": splits, "went_on": went_on})
 
 
 def tell(what: dict[str, object]) -> None:

@@ -12,6 +12,7 @@ from virnucpro_exporter.sequences import OpenPart, read_sequences
 
 SLOW_SECONDS = 0.05
 RECORD_SECONDS = 0.01
+PIECE_SECONDS = 0.003
 
 
 def reverse(file: Path, output: Path, _progress: ProgressCallback) -> None:
@@ -156,6 +157,25 @@ class Names:
             for number, record in enumerate(read_sequences(file), 1):
                 time.sleep(RECORD_SECONDS)
                 names.write(record.name + b"\n")
+                residues += len(record.sequence)
+                progress(number, residues)
+        return Processed(number, residues)
+
+
+class Pieces:
+    """Write each record the other way round, which takes a moment; parts follow each other."""
+
+    joins = "concatenate"
+
+    def process(self, file: Path | OpenPart, output: Path, progress: ProgressCallback) -> Processed:
+        """Write what only the input decides; fail where the input says so."""
+        residues = number = 0
+        with output.open("wb") as out:
+            for number, record in enumerate(read_sequences(file), 1):
+                if record.name == b"bad":
+                    raise SequenceFileError("it is bad")
+                time.sleep(PIECE_SECONDS)
+                out.write(record.name + b" " + record.sequence[::-1] + b"\n")
                 residues += len(record.sequence)
                 progress(number, residues)
         return Processed(number, residues)

@@ -17,6 +17,7 @@ from tests.run_program import ROOT
 HISTORIES = int(os.environ.get("CHAOS_HISTORIES", "20"))
 SECONDS = 160.0  # none is begun after that, however slow the machine is
 ABREAST = 4
+MANY = 100
 
 
 @pytest.mark.timeout(400)
@@ -39,5 +40,8 @@ def test_random_histories(tmp_path: Path) -> None:
         told += map(json.loads, output.splitlines())
     wrong = [line for line in told if "error" in line]
     assert not wrong, json.dumps(wrong, indent=1)
-    lived = sum(line["histories"] for line in told if "histories" in line)
-    sys.stdout.write(f"{lived} histories\n")
+    ends = [line for line in told if "histories" in line]
+    lived, splits, kept = (sum(e[key] for e in ends) for key in ("histories", "splits", "went_on"))
+    assert splits, "no file was split"
+    assert kept or lived < MANY, "no run went on with parts of a file"
+    sys.stdout.write(f"{lived} histories, in which {splits} parts were given away, {kept} kept\n")

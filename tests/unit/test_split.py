@@ -281,6 +281,32 @@ def test_a_file_that_was_begun_goes_on_with_what_is_left() -> None:
     assert play.scheduler.is_finished
 
 
+def test_a_file_is_shared_as_soon_as_anything_is_known_of_its_speed() -> None:
+    """The first report of its worker is enough: idle workers are not looked at a second later."""
+    play = Play(3)
+    play.tell(ev.FilesSubmitted((SequenceFile("/a.fa", 1000, SIZE),)))
+    for gpu in play.gpus:
+        play.tell(said.ready(gpu, can_split=True))
+    assert len(play.gpus) > 1
+    assert not play.asked
+    (holder,) = (gpu for gpu in play.gpus if play.held[gpu])
+    play.now = 0.1
+    play.tell(said.progress(holder, 1, 1, 10))
+    assert [gpu for gpu, _ in play.asked] == [holder]
+
+
+def test_nothing_is_taken_of_a_range_that_is_all_done() -> None:
+    """A worker that has just reported its last residues is about to end, not to be divided."""
+    play = Play(3)
+    play.tell(ev.FilesSubmitted((SequenceFile("/a.fa", 1000, SIZE),)))
+    for gpu in play.gpus:
+        play.tell(said.ready(gpu, can_split=True))
+    (holder,) = (gpu for gpu in play.gpus if play.held[gpu])
+    play.now = 100.0
+    play.tell(said.progress(holder, 1, 1000, SIZE))
+    assert not play.asked
+
+
 def test_a_worker_that_was_asked_too_early_to_stop_is_asked_again() -> None:
     """A drain that comes before the worker has opened its range does not let it do all of it."""
     play = Play(1)

@@ -228,6 +228,8 @@ def fair_share(holder: Worker, thief: Worker, remaining: float) -> float | None:
         remaining: Seconds that the holder needs for all that is left.
     """
     overhead = thief.fixed.seconds
+    if remaining <= overhead:  # it may be nothing at all
+        return None
     slower = holder.speed / thief.speed
     share = (remaining - overhead) / (remaining * (1.0 + slower))
     seconds = share * remaining * slower

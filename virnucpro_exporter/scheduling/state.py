@@ -459,6 +459,8 @@ class State:
         Of many workers, each one more says little: then only one in so many is counted in.
         """
         self._measured += 1
+        if self._measured == 1:  # before, there was nothing to go by for those that wait
+            self.call_waiting()
         if self._measured > _FIRST_WORKERS and self._measured % _FIRST_WORKERS:
             return
         known = [w for w in self.fleet if w.learned.value is not None]

@@ -302,3 +302,25 @@ def test_work_is_imbalanced_by_time_and_not_by_files(believed: float, is_imbalan
     shown = take_snapshot(scheduler, RunContext(), 100.0)
     assert shown.work_imbalanced is is_imbalanced
     assert shown.load_imbalanced is not is_imbalanced
+
+
+def test_of_many_workers_that_run_dry_at_once_each_gets_its_second_attempt_soon() -> None:
+    """What is in process is looked at once for all of them, and not once for each."""
+    count = 100
+    scheduler = Scheduler({str(i): 1.0 for i in range(count)})
+    files = [SequenceFile(f"/{i}", 1, 1000 if i < count // 2 else 100) for i in range(count)]
+    scheduler.handle(ev.FilesSubmitted(tuple(files)), 0.0)
+    started = {}
+    for i in range(count):
+        for command in scheduler.handle(said.ready(str(i)), 0.0).commands:
+            assert isinstance(command, co.StartAttempt)
+            started[command.worker_id] = command
+    at_once, soon = [], []
+    for place, start in enumerate(s for s in started.values() if s.file.residues == 100):
+        event = said.completed(start.worker_id, start.attempt, 1, 100, 0.01)
+        at_once += scheduler.handle(event, 1.0 + place * 1e-4).commands
+    assert sum(isinstance(command, co.StartAttempt) for command in at_once) == 1
+    while (deadline := scheduler.next_deadline()) is not None and deadline < 1.1:
+        soon += scheduler.handle(ev.TimePassed(), deadline).commands
+    large = [c for c in soon if isinstance(c, co.StartAttempt) and c.file.residues == 1000]
+    assert len({c.worker_id for c in large}) == len({c.file.path for c in large}) == 49

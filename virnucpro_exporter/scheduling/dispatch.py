@@ -12,6 +12,11 @@ from virnucpro_exporter.scheduling.splitting import ask_for_share
 from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
 
+# Whether anything in process is worth sharing or repeating takes a look at all that is in process.
+# Where more workers than this run dry, one after the other, that is done once in so many seconds.
+_FEW_WORKERS = 64
+_LOOK_SECONDS = 0.02
+
 
 class Dispatcher:
     """Finds the next file for a worker and starts the attempt.
@@ -24,27 +29,26 @@ class Dispatcher:
     def __init__(self, state: State, policy: StealPolicy) -> None:
         self._state = state
         self._policy = policy
+        self._looked_at = -NEVER
 
     def feed(self, worker: Worker, now: float) -> None:
         """Give a worker that waits for files its next one, or several very short ones."""
-        self._feed([worker], now)
+        if worker.is_ready and self._state.starts_files:
+            self._hand_over(worker, now)
+            if not worker.inflight:
+                self._repeat_or_wait([worker], now)
 
     def feed_waiting(self, now: float) -> None:
         """Look again at the workers that got nothing, the fastest first."""
-        self._state.begin_rethink()
-        waiting = [w for w in self._state.fleet if w.is_ready and not w.inflight]
-        self._feed(sorted(waiting, key=lambda w: -w.speed), now)
-
-    def _feed(self, workers: Sequence[Worker], now: float) -> None:
         state = self._state
-        if state.starts_nothing or state.is_finished or not state.is_push:
+        state.begin_rethink()
+        if not state.starts_files:
             return
-        left = []
-        for worker in workers:
-            if worker.is_ready:
-                self._hand_over(worker, now)
-                if not worker.inflight:
-                    left.append(worker)
+        waiting = [w for w in state.fleet if w.is_ready and not w.inflight]
+        waiting.sort(key=lambda w: -w.speed)
+        for worker in waiting:
+            self._hand_over(worker, now)
+        left = [worker for worker in waiting if not worker.inflight]
         if left:
             self._repeat_or_wait(left, now)
 
@@ -64,15 +68,24 @@ class Dispatcher:
         """Split what is in process if no file waits, or repeat it; who gets nothing now waits."""
         state = self._state
         is_all = not (state.waiting.files or state.awaited_files)
-        if state.settings.split and is_all:
-            for share in self._policy.shares(idle, state.fleet, now):
-                ask_for_share(state, share.attempt, share.share, share.thief, now)
-        if state.settings.second_attempts and is_all:
-            for worker, attempt in self._policy.repeats(idle, state.fleet, now):
-                state.start(worker, attempt.record, now)
+        if is_all and self._may_look(now):
+            if state.settings.split:
+                for share in self._policy.shares(idle, state.fleet, now):
+                    ask_for_share(state, share.attempt, share.share, share.thief, now)
+            if state.settings.second_attempts:
+                for worker, attempt in self._policy.repeats(idle, state.fleet, now):
+                    state.start(worker, attempt.record, now)
         for worker in idle:
             if not worker.inflight:
                 self._wait(worker, now)
+
+    def _may_look(self, now: float) -> bool:
+        """Whether to look at all that is in process; those who wait are looked at again soon."""
+        is_soon = now - self._looked_at < _LOOK_SECONDS
+        if is_soon and self._state.is_push and len(self._state.fleet) > _FEW_WORKERS:
+            return False
+        self._looked_at = now
+        return True
 
     def ask(self, worker: Worker, now: float) -> None:
         """Give one file to a worker whose caller came and asked."""

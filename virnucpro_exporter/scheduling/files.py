@@ -113,6 +113,9 @@ TRANSITIONS: dict[tuple[FileState, Step], FileState] = {
 }
 
 
+_QUEUED = FileState.QUEUED  # before Python 3.12 looking a member up takes as long as a call
+
+
 class FileRecord:
     """One unit of work and what became of it: a file, a part of one, or the join of its parts.
 
@@ -144,7 +147,7 @@ class FileRecord:
 
     def __init__(self, file: SequenceFile) -> None:
         self.file = file
-        self.state = FileState.QUEUED
+        self.state = _QUEUED
         self.attempts = 0
         self.failures = 0
         self.steals = 0

@@ -179,7 +179,8 @@ def choose_shares(idle: Sequence[Worker], workers: Sequence[Worker], now: float)
         workers: All of them.
         now: The present time.
     """
-    if all(worker.learned.value is None for worker in workers):
+    free = [worker for worker in idle if worker.can_split]
+    if not free or all(worker.learned.value is None for worker in workers):
         return []
     running = [
         (attempt.remaining(now), attempt)
@@ -190,7 +191,7 @@ def choose_shares(idle: Sequence[Worker], workers: Sequence[Worker], now: float)
     running.sort(key=lambda pair: -pair[0])
     asked = [a for _, a in running if a.asked_at is not None and not _is_overdue(a, now)]
     awaited = {attempt.asked_for for attempt in asked}
-    free, shares = [w for w in idle if w.can_split and w not in awaited], []
+    free, shares = [worker for worker in free if worker not in awaited], []
     for remaining, attempt in running:
         if not free:
             break

@@ -33,7 +33,6 @@ The parts, each on top of those before it:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from virnucpro_exporter.errors import SchedulingError, assert_never
 from virnucpro_exporter.scheduling import attempts, splitting
@@ -44,6 +43,7 @@ from virnucpro_exporter.scheduling.dispatch import Dispatcher
 from virnucpro_exporter.scheduling.facts import Fact, Outcome
 from virnucpro_exporter.scheduling.files import Attempt, SequenceFile
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
+from virnucpro_exporter.scheduling.message import message
 from virnucpro_exporter.scheduling.policy import EarliestFinish, StealPolicy
 from virnucpro_exporter.scheduling.rebalancing import Rebalancing
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
@@ -52,7 +52,8 @@ from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.supervision import Supervision
 
 
-class Decisions(NamedTuple):
+@message
+class Decisions:
     """What came of one turn.
 
     Attributes:

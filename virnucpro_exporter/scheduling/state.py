@@ -64,6 +64,10 @@ from virnucpro_exporter.scheduling.speed import (
 from virnucpro_exporter.scheduling.workers import Worker
 from virnucpro_exporter.snapshot import PAIRED_WORKERS
 
+# Members that every file needs: before Python 3.12 looking one up takes as long as a call.
+_COMPLETED, _MOVED = Outcome.COMPLETED, Outcome.MOVED
+_PROCESSING, _START, _COMPLETE = FileState.PROCESSING, Step.START, Step.COMPLETE
+
 RECENT_STEALS = 50
 RECENT_FAILURES = 1000
 
@@ -180,6 +184,11 @@ class State:
     def starts_nothing(self) -> bool:
         """Whether no file is started, for the moment or any more."""
         return self.is_draining or self.is_held
+
+    @property
+    def starts_files(self) -> bool:
+        """Whether workers that wait for files are given some."""
+        return not (self.is_draining or self.is_held or self.is_finished) and self.is_push
 
     @property
     def queued_files(self) -> int:
@@ -510,7 +519,9 @@ class State:
 
     def take(self, worker: Worker) -> FileRecord:
         """Take the first file out of a worker's own queue, to start it."""
-        return _take(worker, 0)
+        record = worker.queue.popleft()
+        worker.queued_residues -= record.file.residues
+        return record
 
     def steal(self, victim: Worker, thief: Worker, position: int, now: float) -> FileRecord:
         """Take a file out of another worker's queue, for the thief to start it."""
@@ -579,23 +590,27 @@ class State:
         """Hand a file to a worker: one that was taken from a queue, or one in process."""
         self.last_number = last = self.last_number + 1
         number = AttemptNumber(last)
-        is_speculative = record.state is FileState.PROCESSING
+        is_speculative = record.state is _PROCESSING
         attempt = Attempt(number, record, worker, now, is_speculative=is_speculative)
+        split = record.split
         if not is_speculative:
-            self._count_waiting(record, -1, now)
-            self.count_processing(record, 1)
-        record.step(Step.START)
-        record.holders = (*record.holders, attempt)
+            self.waiting.count(-1, now)
+            self.processing += 1
+            if split is not None:
+                self.parts_queued -= 1
+                self.parts_processing += 1
+        record.step(_START)
+        record.holders = (*record.holders, attempt) if is_speculative else (attempt,)
         record.attempts += 1
         if not worker.inflight:
-            worker.touched_at = max(worker.touched_at, now)
+            if worker.touched_at < now:  # noqa: PLR1730 - a call less for each file
+                worker.touched_at = now
             if worker.busy_since is None:
                 worker.busy_since = now
                 self._end_idle(worker, now)
                 worker.throughput.begin(now)
                 self.look_by(now + self.settings.stall_threshold)
         worker.inflight[number] = attempt
-        split = record.split
         if split is not None and split.join is record:
             joins = tuple(result.attempt for result in split.in_order)
             self.commands.append(StartAttempt(worker.id, number, split.file, joins))
@@ -785,17 +800,15 @@ class State:
             record.holders = ()
         else:
             record.holders = tuple(a for a in record.holders if a is not attempt)
-        if attempt.is_speculative and outcome is not Outcome.COMPLETED:
-            worker.counters.speculative_lost += 1
-        if outcome is Outcome.MOVED:
-            worker.counters.moved += 1
-        if is_charged:
-            worker.counters.failures += 1
-            record.failures += 1
-        if is_charged or outcome is Outcome.MOVED:
-            record.avoid |= {worker.id}
-        if is_charged:
-            record.notes = (*record.notes, f"{outcome.value} on {worker.id}: {reason}")
+        if outcome is not _COMPLETED:
+            worker.counters.speculative_lost += attempt.is_speculative
+            worker.counters.moved += outcome is _MOVED
+            if is_charged or outcome is _MOVED:
+                record.avoid |= {worker.id}
+            if is_charged:
+                worker.counters.failures += 1
+                record.failures += 1
+                record.notes = (*record.notes, f"{outcome.value} on {worker.id}: {reason}")
         started_at = attempt.started_at
         if started_at is None and attempt.number <= self._last_sent:
             if has_begun is None:
@@ -918,12 +931,12 @@ class State:
     def win(self, attempt: Attempt, outputs: tuple[str, ...], now: float) -> None:
         """The attempt ends with the result of its record; another at it is stopped."""
         worker, record = attempt.worker, attempt.record
-        self.end(attempt, Outcome.COMPLETED, outputs=outputs)
+        self.end(attempt, _COMPLETED, outputs=outputs)
         for other in record.holders:
             if other.worker.stalled_since is not None or other.is_quiet(now):
                 self.doubt(other.worker)
             self.stop(other, Outcome.SUPERSEDED, f"{worker.id} was first", now)
-        record.step(Step.COMPLETE)
+        record.step(_COMPLETE)
         self.count_processing(record, -1)
 
     def give_up(self, attempt: Attempt, error: str, now: float) -> None:
@@ -975,7 +988,7 @@ class State:
         record.step(Step.REQUEUE)
         self.count_processing(record, -1)
         self.retries += is_charged
-        if cause is Outcome.MOVED:
+        if cause is _MOVED:
             record.moves += 1
             record.notes = (*record.notes, f"moved from {worker.id}: {reason}")
         self._forgive(record)

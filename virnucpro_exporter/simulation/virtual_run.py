@@ -132,10 +132,10 @@ class VirtualRun:
             self._lose_all(event.worker_id)
         elif isinstance(event, ev.AttemptFailed):
             self._lose(event.attempt)
-        commands, facts = self.scheduler.handle(event, self._workers.now)
-        for command in commands:
+        decisions = self.scheduler.handle(event, self._workers.now)
+        for command in decisions.commands:
             self._carry_out(command)
-        for fact in facts:
+        for fact in decisions.facts:
             self._note(fact)
         if isinstance(event, ev.WorkerJoined):
             self._workers.spawn(event.worker_id)

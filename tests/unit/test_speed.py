@@ -158,3 +158,12 @@ def test_files_that_end_long_before_the_last_one_are_not_repeated() -> None:
         state.start(worker, state.take(worker), 0.0)
     chosen = EarliestFinish().repeats([idle, state.worker(WorkerId("1"))], state.fleet, 0.0)
     assert [attempt.record.file.path for _, attempt in chosen] == ["/0"]
+
+
+def test_files_without_residues_have_no_slope() -> None:
+    """A worker that did nothing but such files tells what a file costs, and ends no run."""
+    cost = FixedCost()
+    cost.observe("0", 1.0, 0, 2.0)
+    for residues in (100, 900, 400):
+        cost.observe("1", 1.0, residues, 2.0 + residues / 100.0)
+    assert 1.5 < cost.likely() <= 2.0

@@ -274,7 +274,8 @@ class FixedCost:
         count = _PRIOR_FILES
         for files, one, x, y, xx, xy in lines:
             beside = xy - found * x
-            squares += files - 2.0 * found * y + found * found * one - beside * beside / xx
+            squares += files - 2.0 * found * y + found * found * one
+            squares -= beside * beside / xx if xx else 0.0  # files without residues have no slope
             count += max(files - 1.0, 0.0)
         error = squares / count / sums[1]
         spread = max(found, guess) ** 2

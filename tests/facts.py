@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import facts as fa
-from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.files import FilePart, SequenceFile
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.scheduling.scheduler import Decisions
 
@@ -70,12 +70,33 @@ def completed(
     *,
     sequences: int | None = 3,
     residues: int = 30,
+    parts: int = 0,
 ) -> fa.Fact:
     """A file has its result."""
     attempt = AttemptNumber(number)
     return fa.FileCompleted(
-        file, WorkerId(worker_id), attempt, 1, duration, sequences, residues, outputs
+        file, WorkerId(worker_id), attempt, 1, duration, sequences, residues, outputs, parts
     )
+
+
+def split(
+    worker_id: str,
+    number: int,
+    part: FilePart,
+    rest: FilePart,
+    target: str,
+    *,
+    is_left: bool = False,
+) -> fa.Fact:
+    """A worker gave the end of its range away."""
+    attempt, taker = AttemptNumber(number), WorkerId(target)
+    return fa.FileSplit(part, rest, WorkerId(worker_id), attempt, taker, is_left)
+
+
+def part_completed(worker_id: str, number: int, part: FilePart, duration: float) -> fa.Fact:
+    """A part is done."""
+    attempt, residues = AttemptNumber(number), part.residues
+    return fa.PartCompleted(part, WorkerId(worker_id), attempt, 1, duration, 3, residues, ("a",))
 
 
 def queued(

@@ -39,7 +39,8 @@ class AttemptSpan:
         outcome: How it ended.
         sequences: Sequences in the file, of a completed attempt that knows.
         residues: Residues in it, likewise.
-        is_part: It did a part of the file, and another one was the last.
+        is_part: It did a part of the file.
+        is_join: It put the results of the parts of the file together; those count its sequences.
         error: Why it brought no result.
         is_charged: It counted against the limit of failures of its file; None where an older
             version noted it.
@@ -55,6 +56,7 @@ class AttemptSpan:
     is_charged: bool | None = None
     residues: int | None = None
     is_part: bool = False
+    is_join: bool = False
 
     @property
     def seconds(self) -> float:

@@ -154,22 +154,3 @@ def test_a_run_that_goes_on_ends_at_its_own_last_moment(journal: Journal, output
     with closing(RunLock(outputs.lock)):
         (run,) = read_history(outputs.folder, now=70.0).runs
     assert (run.state, run.ended) == ("running", 80.0)
-
-
-def test_the_parts_of_a_file_are_told_apart(journal: Journal, outputs: Outputs) -> None:
-    """Each GPU did its part; the file counts for the one that was the last."""
-    journal.record([facts.started("0", 1, A)], 60.0)
-    complete(journal, A, 2, now=100.0)
-    with closing(sqlite3.connect(outputs.journal)) as database:
-        (real,) = database.execute("SELECT coalesce(real, path) FROM files").fetchone()
-        done = "(real, start, stop, state, attempt, gpu, started, duration, sequences, residues)"
-        database.executemany(
-            f"INSERT INTO parts {done} VALUES (?, ?, ?, 'completed', ?, ?, ?, ?, ?, ?)",  # noqa: S608 - words of our own
-            [(real, 0, 5, 1, "0", 60.0, 30.0, 2, 20), (real, 5, 9, 2, "1", 70.0, 30.0, 1, 10)],
-        )
-        database.commit()
-    first, last = sorted(read_history(outputs.folder, now=200.0).attempts, key=lambda a: a.started)
-    assert first == AttemptSpan(
-        "0", A.path, 60.0, 90.0, Outcome.COMPLETED, 2, residues=20, is_part=True
-    )
-    assert last == AttemptSpan("1", A.path, 70.0, 100.0, Outcome.COMPLETED, 1, residues=10)

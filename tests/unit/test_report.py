@@ -250,6 +250,34 @@ def test_the_file_that_held_the_run_back_is_named() -> None:
     )
 
 
+def test_a_file_that_was_done_in_parts_is_one_file() -> None:
+    """Parts are counted for each GPU; the file counts once, for its join, and took until then."""
+    start, done, path = histories.START, Outcome.COMPLETED, "/a/big.fa"
+    spans = (
+        AttemptSpan("0", path, start, start + 900, done, 5, is_part=True),
+        AttemptSpan("1", path, start + 100, start + 800, done, 4, is_part=True),
+        AttemptSpan("1", path, start + 900, start + 1000, done, 0, is_join=True),
+        AttemptSpan("1", "/a/small.fa", start, start + 100, done, 1),
+    )
+    known = replace(
+        histories.history(2),
+        runs=(RunPeriod("r", "completed", start, start + 1000),),
+        attempts=spans,
+        stalls=(),
+    )
+    found = summarize(known, None)
+    assert [(gpu.files, gpu.parts, gpu.sequences) for gpu in found.gpus] == [(0, 1, 5), (2, 1, 5)]
+    assert found.sequences == 10
+    told, text = page(found), describe(found)
+    assert re.search(r"GPU +Name +Files +Parts ", text)
+    assert "The join of one file, big.fa, kept 1 of 2 GPUs waiting for 1m40s" in text
+    longest = told[told.index("took longest") :]
+    assert re.search(r"big\.fa</td><td[^>]*>2 GPUs</td>.*?16m40s</td><td[^>]*>9<", longest)
+    assert longest.count("big.fa") == 1
+    assert "the join of big.fa" in told
+    assert "a part of big.fa" in told
+
+
 def test_the_page_needs_nothing_else_and_trusts_no_name() -> None:
     """No address is loaded, and a hostile file name or error is text everywhere."""
     evil = '"><script>alert(1)</script>&\x1b\udcff'

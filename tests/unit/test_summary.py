@@ -38,6 +38,20 @@ def test_a_last_file_that_keeps_the_others_waiting_is_told() -> None:
     assert "waiting" not in summary_text(replace(run, state=RunState.FAILED))
 
 
+def test_parts_are_told_beside_files() -> None:
+    """Where a file was done in parts; its end, and no whole file, may have kept others waiting."""
+    run = replace(builders.finished(2), parts_completed=5)
+    ends = (run.timestamp, run.timestamp - 30.0)
+    workers = tuple(
+        replace(w, files_completed=1 - n, parts_completed=1 + 3 * n, last_progress_time=end)
+        for n, (w, end) in enumerate(zip(run.workers, ends, strict=True))
+    )
+    lines = summary_text(replace(run, workers=workers)).splitlines()
+    assert lines[0] == "  0             1 file,    1 part, busy  98%"
+    assert lines[1] == "  1             0 files,  4 parts, busy  98%"
+    assert lines[-1] == "the end of a file that was done in parts kept 1 of 2 GPUs waiting for 30s"
+
+
 def test_residues_are_told_where_sequences_are_not_known() -> None:
     """A command that counts nothing has not done 0 sequences."""
     run = builders.finished(1)

@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 
 from virnucpro_exporter.journal.stories import Story, read_stories
-from virnucpro_exporter.text import clean, device_words, format_moment, format_span
+from virnucpro_exporter.text import clean, counted, device_words, format_moment, format_span
+
+_MOST_NAMED = 8  # workers in one line
 
 
 def explain_text(folder: str, files: Sequence[str], now: float | None = None) -> str:
@@ -32,6 +34,8 @@ def explain_text(folder: str, files: Sequence[str], now: float | None = None) ->
 
 def reason(story: Story, now: float) -> str:
     """Why the file stands where it does, in one line."""
+    if story.parts and story.state in ("queued", "processing"):
+        return f"{_failures(story)}{_parts(story)}"
     if story.state == "queued":
         return f"{_failures(story)}{_waits(story)}"
     if story.state == "processing":
@@ -42,11 +46,34 @@ def reason(story: Story, now: float) -> str:
     if story.state == "failed":
         return f"given up after {_times(story.failures)}: {story.error}"
     where = device_words(story.gpu)
+    done = "completed by"
+    if story.parts:
+        done = f"done in {counted(len(story.parts), 'part')}, which were joined by"
     return {
-        "completed": f"completed by {where}",
-        "committing": f"completed by {where}; its results are being moved to their place",
+        "completed": f"{done} {where}",
+        "committing": f"{done} {where}; its results are being moved to their place",
         "gone": "it was removed before it was done",
     }.get(story.state, story.state)
+
+
+def _parts(story: Story) -> str:
+    """Which parts are done, and what the others wait for."""
+    total = len(story.parts)
+    done = [p for p in story.parts if p.state == "completed"]
+    if not story.is_active:
+        if len(done) == total:
+            return f"all {total} parts are done; the same command joins their results"
+        return f"{len(done)} of {total} parts are done; the same command does the others"
+    held = [f"{device_words(p.gpu)} does {p.words}" for p in story.parts if p.state == "processing"]
+    waiting = [p.words for p in story.parts if p.state == "queued"]
+    facts = [f"{len(done)} of {total} parts are done", *held[:_MOST_NAMED]]
+    if len(held) > _MOST_NAMED:
+        facts.append(f"{len(held) - _MOST_NAMED} more are in process")
+    if waiting:
+        facts.append(f"{counted(len(waiting), 'part')} wait{'s' if len(waiting) == 1 else ''}")
+    if not (held or waiting):
+        facts.append("their results are about to be joined")
+    return ", ".join(facts)
 
 
 def _failures(story: Story) -> str:

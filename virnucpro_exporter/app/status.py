@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from virnucpro_exporter.journal.status import GpuTotals, RunStatus, read_status
+from virnucpro_exporter.journal.status import GpuTotals, RunStatus, SharedFile, read_status
 from virnucpro_exporter.text import clean, counted
+
+_MOST_NAMED = 8  # workers in one line
 
 
 def status_text(folder: str) -> str:
@@ -18,13 +20,26 @@ def status_text(folder: str) -> str:
     state = read_status(folder)
     lines = [f"run {state.run_id}: {state.state}{' (active)' if state.is_active else ''}"]
     lines += [f"  {name:<12}{number:>9}" for name, number in state.counts.items()]
+    lines += [_shared(file, is_active=state.is_active) for file in state.shared]
     for gpu in state.gpus:
+        parts = f" and {counted(gpu.parts, 'part')}" if gpu.parts else ""
         lines.append(
-            f"  {gpu.gpu}: {counted(gpu.files, 'file')}, {_work(gpu)}, {gpu.seconds:.1f} s"
+            f"  {gpu.gpu}: {counted(gpu.files, 'file')}{parts}, {_work(gpu)}, {gpu.seconds:.1f} s"
         )
     lines.append(f"  {counted(state.steals, 'steal')}")
     lines += [f"failed: {path!r}: {clean(error)}" for path, error in state.failed]
     return "\n".join(lines)
+
+
+def _shared(file: SharedFile, *, is_active: bool) -> str:
+    """How far a file is that is done in parts, and who does which range of it."""
+    done = sum(part.state == "completed" for part in file.parts)
+    held = [p for p in file.parts if p.state == "processing"] if is_active else []
+    facts = [f"{done} of {counted(len(file.parts), 'part')} done"]
+    facts += [f"{clean(part.gpu)} does {part.words}" for part in held[:_MOST_NAMED]]
+    if len(held) > _MOST_NAMED:
+        facts.append(f"{len(held) - _MOST_NAMED} more in process")
+    return f"  {clean(file.path)}: {', '.join(facts)}"
 
 
 def _work(gpu: GpuTotals) -> str:
@@ -45,6 +60,7 @@ def _status_object(state: RunStatus) -> dict[str, Any]:
         "state": state.state,
         "active": state.is_active,
         "files": dict(state.counts),
+        "parts": dict(state.parts),
         "steals": state.steals,
         "failed": [{"path": _text(path), "error": error} for path, error in state.failed],
     }

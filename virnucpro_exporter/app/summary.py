@@ -61,12 +61,15 @@ def _held_up(run: RunSnapshot) -> list[str]:
         return []
     devices = counted(len(ends), device_noun(worker.gpu for worker in run.workers))
     waited = f"{len(ends) - 1} of {devices} waiting for {format_duration(seconds)}"
-    return [f"one file, the last, kept {waited}"]
+    what = "the end of a file that was done in parts" if run.parts_total else "one file, the last,"
+    return [f"{what} kept {waited}"]
 
 
 def _worker_line(worker: WorkerSnapshot, run: RunSnapshot, width: int) -> str:
     busy = worker.busy_seconds / run.elapsed_seconds if run.elapsed_seconds > 0 else 0.0
     files = "file, " if worker.files_completed == 1 else "files,"
+    if run.parts_total:
+        files += f" {counted(worker.parts_completed, 'part'):>8},"
     line = f"  {worker.gpu:<{width}}{worker.files_completed:>7} {files} busy {busy:>4.0%}"
     if worker.stalls:
         times = "once" if worker.stalls == 1 else f"{worker.stalls} times"

@@ -56,12 +56,13 @@ def log_line(fact: fa.Fact) -> Line:  # noqa: C901, PLR0911, PLR0912, RET503 - o
         case fa.AttemptEnded(attempt, worker_id, file, outcome, reason):
             values = (attempt, file.path, _at(worker_id), outcome.value, reason)
             return Line(DEBUG, "attempt %d at %r on %s: %s: %s", values)
-        case fa.FileCompleted(file, worker_id, _, _, duration):
+        case fa.FileCompleted(file, worker_id, duration=duration, parts=parts) if parts:
+            joined = _at(worker_id), parts, file.path, duration
+            return Line(DEBUG, "%s has joined %d parts of %r in %.1f s", joined)
+        case fa.FileCompleted(file, worker_id, duration=duration):
             return Line(DEBUG, "%s has done %r in %.1f s", (_at(worker_id), file.path, duration))
-        case fa.FileSplit(part, rest, worker_id, target=target):
-            total = rest.residues + part.residues
-            given = _at(worker_id), rest.residues, total, part.path, _at(target)
-            return Line(INFO, "%s gives %d of %d residues of %r to %s", given)
+        case fa.FileSplit():
+            return _split(fact)
         case fa.PartCompleted(file, worker_id, duration=duration, residues=residues):
             done = _at(worker_id), residues, file.path, duration
             return Line(DEBUG, "%s has done %d residues of %r in %.1f s", done)
@@ -89,6 +90,19 @@ def log_line(fact: fa.Fact) -> Line:  # noqa: C901, PLR0911, PLR0912, RET503 - o
             return Line(DEBUG, "no file is left to do")
         case _:
             assert_never(fact)
+
+
+def _split(fact: fa.FileSplit) -> Line:
+    """How much of the range that a worker had goes to which other one, or is left."""
+    total = fact.rest.residues + fact.part.residues
+    given = f"{100 * fact.rest.residues / total:.0f}%"
+    giver, path = _at(fact.worker_id), fact.part.path
+    if fact.is_left:
+        left = giver, path, given
+        return Line(INFO, "%s ends its part of %r and leaves %s of it to the next run", left)
+    where = "its part of " if fact.part.start or fact.rest.stop is not None else ""
+    values = giver, given, where, path, _at(fact.target), fact.rest.residues
+    return Line(INFO, "%s gives %s of %s%r to %s (%d residues)", values)
 
 
 def _queued(fact: fa.FileQueued) -> Line:

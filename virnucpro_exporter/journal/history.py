@@ -112,6 +112,8 @@ def _moments(database: sqlite3.Connection) -> Iterator[float]:
             yield started
             if duration is not None:
                 yield started + duration
+    for started, duration in rows(database, "parts", "started, duration"):
+        yield from () if started is None else (started, started + (duration or 0.0))
     yield from (time for (time,) in database.execute("SELECT time FROM steals"))
     for table, columns in (
         ("attempts", "started, ended"),
@@ -126,8 +128,9 @@ def _attempts(
     database: sqlite3.Connection, runs: Sequence[RunPeriod], *, is_active: bool
 ) -> Iterator[AttemptSpan]:
     noted = set()
-    for number, gpu, path, started, ended, outcome, error, charged in rows(
-        database, "attempts", "attempt, gpu, path, started, ended, outcome, error, charged"
+    columns = "attempt, gpu, path, started, ended, outcome, error, charged, start"
+    for number, gpu, path, started, ended, outcome, error, charged, start in rows(
+        database, "attempts", columns
     ):
         noted.add(number)
         begin = float(started)
@@ -139,19 +142,20 @@ def _attempts(
             outcome_of(outcome),
             error=error or "",
             is_charged=None if charged is None else bool(charged),
+            is_part=start is not None,
         )
     last = runs[-1].started if runs else 0.0
     split = set()
     for path, number, span in _parts(database, runs, last, is_active=is_active):
         split.add(path)
         if number not in noted:
+            noted.add(number)
             yield span
     for number, gpu, path, started, duration, state, sequences, residues in database.execute(
         "SELECT attempt, gpu, path, started, duration, state, sequences, residues FROM files"
         " WHERE state IN ('completed', 'committing', 'processing') AND started IS NOT NULL"
     ):
-        if path in split:
-            continue
+        is_join = path in split
         if state != "processing":
             yield AttemptSpan(
                 gpu,
@@ -159,13 +163,15 @@ def _attempts(
                 started,
                 started + (duration or 0.0),
                 Outcome.COMPLETED,
-                sequences,
-                residues=residues,
+                0 if is_join else sequences,
+                residues=0 if is_join else residues,
+                is_join=is_join,
             )
         elif number not in noted:
             runs_on = is_active and started >= last
             fate = Outcome.RUNNING if runs_on else Outcome.INTERRUPTED
-            yield AttemptSpan(gpu, os.fsdecode(path), started, _end_of(started, runs), fate)
+            end = _end_of(started, runs)
+            yield AttemptSpan(gpu, os.fsdecode(path), started, end, fate, is_join=is_join)
 
 
 def _parts(
@@ -176,11 +182,10 @@ def _parts(
         return  # an older version wrote it
     found = database.execute(
         "SELECT files.path, parts.attempt, parts.gpu, parts.started, parts.duration, parts.state,"
-        " parts.sequences, parts.residues, files.state,"
-        " max(parts.started + coalesce(parts.duration, 0)) OVER (PARTITION BY parts.real)"
-        " FROM parts JOIN files ON coalesce(files.real, files.path) = parts.real"
+        " parts.sequences, parts.residues FROM parts"
+        " JOIN files ON coalesce(files.real, files.path) = parts.real"
     )
-    for path, number, gpu, started, duration, state, sequences, residues, file, end in found:
+    for path, number, gpu, started, duration, state, sequences, residues in found:
         if started is None or state not in ("completed", "processing"):
             continue
         is_done = state == "completed"
@@ -196,7 +201,7 @@ def _parts(
                 Outcome.COMPLETED if is_done else fate,
                 sequences if is_done else None,
                 residues=residues if is_done else None,
-                is_part=file != "completed" or started + (duration or 0.0) < end,
+                is_part=True,
             ),
         )
 

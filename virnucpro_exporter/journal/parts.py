@@ -22,8 +22,11 @@ from virnucpro_exporter.scheduling.parts import PartResult
 Standing = tuple[FilePart, PartResult | None]
 
 _OF_FILE = "real = (SELECT coalesce(real, path) FROM files WHERE path = ?) AND start = ?"
-SPLIT = """INSERT INTO parts (real, start, stop, state, attempt, gpu, started, residues)
-    SELECT coalesce(real, path), ?, ?, ?, ?, ?, ?, ? FROM files WHERE path = ?
+# What a worker keeps of a file is in process since the file is.
+SPLIT = """INSERT INTO parts
+    (real, start, stop, state, attempt, gpu, started, residues, given, giver, taker)
+    SELECT coalesce(real, path), ?1, ?2, ?3, ?4, ?5, CASE WHEN ?3 = 'processing' THEN started END,
+    ?6, ?7, ?8, ?9 FROM files WHERE path = ?10
     ON CONFLICT (real, start) DO UPDATE SET stop = excluded.stop, residues = excluded.residues"""
 START = f"UPDATE parts SET state = 'processing', attempt = ?, gpu = ?, started = ? WHERE {_OF_FILE}"  # noqa: S608 - words of our own
 QUEUE = f"UPDATE parts SET state = 'queued', attempts = ?, error = ? WHERE {_OF_FILE}"  # noqa: S608 - likewise
@@ -36,18 +39,24 @@ KEPT = """SELECT attempt FROM parts WHERE state = 'completed' AND NOT EXISTS (
     SELECT 1 FROM files WHERE coalesce(files.real, files.path) = parts.real
     AND files.state = 'completed')"""
 
+# A file of which parts are done is in process, though no worker may have it at the moment.
+BEGUN = """UPDATE files SET state = 'processing', attempt = NULL, gpu = NULL, started = NULL
+    WHERE coalesce(real, path) = ?"""
+
 # What a killed run had in process, as attempts that were interrupted.
-INTERRUPTED = """INSERT OR IGNORE INTO attempts (attempt, gpu, path, started, outcome)
-    SELECT parts.attempt, parts.gpu, files.path, parts.started, 'interrupted' FROM parts
+INTERRUPTED = """INSERT OR IGNORE INTO attempts
+    (attempt, gpu, path, started, outcome, start, stop) SELECT parts.attempt, parts.gpu, files.path,
+    parts.started, 'interrupted', parts.start, parts.stop FROM parts
     JOIN files ON coalesce(files.real, files.path) = parts.real WHERE parts.state = 'processing'"""
 
 
 def split_rows(change: fa.FileSplit, now: float) -> list[tuple[Any, ...]]:
     """The part that its worker keeps, and the one that it gave away."""
     part, rest, path = change.part, change.rest, os.fsencode(change.part.path)
-    held = (part.start, part.stop, "processing", change.attempt, change.worker_id, now)
-    given = (rest.start, rest.stop, "queued", None, None, None)
-    return [(*held, part.residues, path), (*given, rest.residues, path)]
+    taker = None if change.is_left else change.target
+    held = (part.start, part.stop, "processing", change.attempt, change.worker_id, part.residues)
+    given = (rest.start, rest.stop, "queued", None, None, rest.residues)
+    return [(*held, None, None, None, path), (*given, now, change.worker_id, taker, path)]
 
 
 def key(part: FilePart) -> tuple[bytes, int]:
@@ -143,6 +152,8 @@ def rewrite(database: sqlite3.Connection, real: bytes, parts: Sequence[Standing]
         "INSERT INTO parts (real, start, stop, state, residues) VALUES (?, ?, ?, 'queued', ?)",
         [(real, p.start, p.stop, p.residues) for p, result in parts if result is None],
     )
+    if wanted:
+        database.execute(BEGUN, (real,))
     return {attempt for (attempt,) in before if attempt is not None} - wanted
 
 

@@ -32,12 +32,12 @@ CREATE TABLE IF NOT EXISTS results (name BLOB PRIMARY KEY, real BLOB) WITHOUT RO
 CREATE TABLE IF NOT EXISTS steals (time REAL, victim TEXT, thief TEXT, path BLOB);
 CREATE TABLE IF NOT EXISTS attempts (
     attempt INTEGER PRIMARY KEY, gpu TEXT, path BLOB, started REAL, ended REAL, outcome TEXT,
-    error TEXT, charged INTEGER);
+    error TEXT, charged INTEGER, start INTEGER, stop INTEGER);
 CREATE TABLE IF NOT EXISTS parts (
     real BLOB, start INTEGER, stop INTEGER, state TEXT, attempt INTEGER,
     attempts INTEGER DEFAULT 0, gpu TEXT, started REAL, duration REAL, sequences INTEGER,
-    residues INTEGER, error TEXT, outputs TEXT DEFAULT '[]', PRIMARY KEY (real, start))
-    WITHOUT ROWID;
+    residues INTEGER, error TEXT, outputs TEXT DEFAULT '[]', given REAL, giver TEXT, taker TEXT,
+    PRIMARY KEY (real, start)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS moves (time REAL, path BLOB, source TEXT, target TEXT);
 CREATE TABLE IF NOT EXISTS stalls (gpu TEXT, started REAL, ended REAL);
 CREATE TABLE IF NOT EXISTS workers (
@@ -45,7 +45,11 @@ CREATE TABLE IF NOT EXISTS workers (
     PRIMARY KEY (run_id, gpu)) WITHOUT ROWID;
 """
 # Columns that tables of older versions lack.
-ADDED = {"attempts": {"charged": "INTEGER"}, "files": {"real": "BLOB"}}
+ADDED = {
+    "attempts": {"charged": "INTEGER", "start": "INTEGER", "stop": "INTEGER"},
+    "files": {"real": "BLOB"},
+    "parts": {"given": "REAL", "giver": "TEXT", "taker": "TEXT"},
+}
 
 # Tables that `fresh` empties.
 HISTORY = ("files", "steals", "attempts", "parts", "moves", "stalls", "workers")
@@ -97,7 +101,7 @@ def _text(text: str) -> str:
 Writing = tuple[str, Sequence[tuple[Any, ...]]]
 
 _START = "UPDATE files SET state = 'processing', attempt = ?, gpu = ?, started = ? WHERE path = ?"
-_END = "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_END = "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _QUEUE = "UPDATE files SET state = 'queued', attempts = ? WHERE path = ?"
 _RETRY = "UPDATE files SET state = 'queued', attempts = ?, error = ? WHERE path = ?"
 _COMPLETE = """UPDATE files SET state = ?, attempt = ?, attempts = ?, gpu = ?, started = ?,
@@ -169,15 +173,18 @@ def _path(path: str) -> bytes:
 
 def _ended(change: fa.AttemptEnded, started: float, now: float) -> tuple[Any, ...]:
     """An attempt without a result cost time, too."""
+    file = change.file
+    where = (file.start, file.stop) if isinstance(file, FilePart) else (None, None)
     return (
         change.attempt,
         change.worker_id,
-        _path(change.file.path),
+        _path(file.path),
         started,
         now,
         change.outcome.value,
         _text(change.reason),
         change.is_charged,
+        *where,
     )
 
 

@@ -6,10 +6,11 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from virnucpro_exporter.journal.ranges import Range, all_ranges
 from virnucpro_exporter.journal.reader import read_journal
 
 
@@ -23,6 +24,7 @@ class GpuTotals:
         sequences: Sequences in them, or None when not all are known.
         seconds: Time spent on them.
         residues: Residues in them, or None when not all are known.
+        parts: Parts of files completed, whose sequences, residues and seconds count, too.
     """
 
     gpu: str
@@ -30,6 +32,20 @@ class GpuTotals:
     sequences: int | None
     seconds: float
     residues: int | None = None
+    parts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFile:
+    """A file that is done in parts and has no result yet.
+
+    Attributes:
+        path: The file.
+        parts: Its parts, in order.
+    """
+
+    path: str
+    parts: tuple[Range, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +62,10 @@ class RunStatus:
         counts: How many files stand in each state; a state without files is absent. Files that the
             run has not looked at yet are queued.
         failed: (path, error) of the files given up.
-        gpus: Totals by worker.
+        gpus: Totals by worker; a file that was done in parts counts for the one that joined them.
         steals: How often a file changed queues.
+        parts: How many parts of files stand in each state; a state without parts is absent.
+        shared: The files that are done in parts and have no result yet.
     """
 
     is_active: bool
@@ -60,6 +78,8 @@ class RunStatus:
     failed: tuple[tuple[str, str], ...]
     gpus: tuple[GpuTotals, ...]
     steals: int
+    parts: Mapping[str, int] = field(default_factory=dict)
+    shared: tuple[SharedFile, ...] = ()
 
 
 def read_status(folder: str | os.PathLike[str]) -> RunStatus:
@@ -79,12 +99,8 @@ def _status(database: sqlite3.Connection, is_active: bool) -> RunStatus:  # noqa
     if state == "running" and not is_active:
         state = "interrupted"
     failed = database.execute("SELECT path, error FROM files WHERE state = 'failed' ORDER BY path")
-    gpus = database.execute(
-        "SELECT gpu, count(*),"
-        " CASE WHEN count(*) = count(sequences) THEN sum(sequences) END, sum(duration),"
-        " CASE WHEN count(*) = count(residues) THEN sum(residues) END"
-        " FROM files WHERE state = 'completed' GROUP BY gpu ORDER BY gpu"
-    )
+    split = dict(all_ranges(database))
+    totals = _TOTALS.format(_UNITS if split else _FILES)
     counts = Counter(dict(database.execute("SELECT state, count(*) FROM files GROUP BY state")))
     awaited = database.execute("SELECT value FROM meta WHERE key = 'awaited' AND value").fetchone()
     if awaited:
@@ -98,6 +114,35 @@ def _status(database: sqlite3.Connection, is_active: bool) -> RunStatus:  # noqa
         settings=json.loads(settings),
         counts=counts,
         failed=tuple((os.fsdecode(path), error) for path, error in failed),
-        gpus=tuple(GpuTotals(*row) for row in gpus),
+        gpus=tuple(GpuTotals(*row) for row in database.execute(totals)),
         steals=database.execute("SELECT count(*) FROM steals").fetchone()[0],
+        parts=Counter(part.state for parts in split.values() for part in parts),
+        shared=tuple(_shared(database, split)),
     )
+
+
+# Of whole files, of joins, whose sequences count with the parts, and of parts.
+_UNITS = """(SELECT gpu, 1 AS files, 0 AS parts, sequences, duration, residues
+    FROM files WHERE state = 'completed' AND coalesce(real, path) NOT IN (SELECT real FROM parts)
+    UNION ALL SELECT gpu, 1, 0, 0, duration, 0 FROM files
+    WHERE state = 'completed' AND coalesce(real, path) IN (SELECT real FROM parts)
+    UNION ALL SELECT gpu, 0, 1, sequences, duration, residues
+    FROM parts WHERE state = 'completed')"""
+_FILES = """(SELECT gpu, 1 AS files, 0 AS parts, sequences, duration, residues
+    FROM files WHERE state = 'completed')"""  # where an older version may know of no parts
+_TOTALS = """SELECT gpu, sum(files),
+    CASE WHEN count(*) = count(sequences) THEN sum(sequences) END, sum(duration),
+    CASE WHEN count(*) = count(residues) THEN sum(residues) END, sum(parts)
+    FROM {} GROUP BY gpu ORDER BY gpu"""
+
+
+def _shared(
+    database: sqlite3.Connection, split: Mapping[bytes, tuple[Range, ...]]
+) -> Iterator[SharedFile]:
+    for real, parts in split.items():
+        path = database.execute(
+            "SELECT path FROM files WHERE coalesce(real, path) = ? AND state != 'completed'",
+            (real,),
+        ).fetchone()
+        if path is not None:
+            yield SharedFile(os.fsdecode(path[0]), parts)

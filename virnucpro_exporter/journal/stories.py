@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from virnucpro_exporter.errors import InputError, assert_never
 from virnucpro_exporter.history import AttemptSpan, Outcome
 from virnucpro_exporter.journal.history import outcome_of
+from virnucpro_exporter.journal.ranges import Range, ranges_of, words_of
 from virnucpro_exporter.journal.reader import read_journal, rows
 from virnucpro_exporter.text import device_words
 
@@ -43,6 +44,7 @@ class Story:
         waiting: Files that wait in all queues.
         larger: Those that are known to be larger, which go first; None where sizes are not known.
         processing: Files in process.
+        parts: Its parts in order; none where it is or was done whole.
         moments: What happened, oldest first.
     """
 
@@ -57,6 +59,7 @@ class Story:
     waiting: int
     larger: int | None
     processing: int
+    parts: tuple[Range, ...]
     moments: tuple[Moment, ...]
 
 
@@ -114,7 +117,8 @@ def _story(database: sqlite3.Connection, path: bytes, *, is_active: bool) -> Sto
         (larger,) = database.execute(
             "SELECT count(*) FROM files WHERE state = 'queued' AND residues > ?", (residues,)
         ).fetchone()
-    attempts = list(_attempts(database, path))
+    parts = ranges_of(database, _real(database, path))
+    attempts = list(_attempts(database, path, parts))
     settings = database.execute("SELECT settings FROM runs ORDER BY rowid DESC LIMIT 1").fetchone()
     (limit,) = database.execute(
         "SELECT json_extract(?, '$.max_attempts')", (settings[0] if settings else "{}",)
@@ -123,27 +127,41 @@ def _story(database: sqlite3.Connection, path: bytes, *, is_active: bool) -> Sto
         path=os.fsdecode(path),
         state=state,
         is_active=is_active,
-        error=error or "",
+        error=error or next((a.error for a, _ in reversed(attempts) if a.is_failure), ""),
         gpu=gpu or "",
         since=started,
-        failures=sum(attempt.is_failure for attempt in attempts),
+        failures=sum(attempt.is_failure for attempt, _ in attempts),
         limit=limit,
         waiting=counts.get("queued", 0),
         larger=larger,
         processing=counts.get("processing", 0),
-        moments=tuple(sorted(_moments(database, path, attempts), key=lambda m: m.time)),
+        parts=parts,
+        moments=tuple(sorted(_moments(database, path, attempts, parts), key=lambda m: m.time)),
     )
 
 
-def _attempts(database: sqlite3.Connection, path: bytes) -> Iterator[AttemptSpan]:
-    for gpu, started, ended, outcome, error, charged in rows(
+def _real(database: sqlite3.Connection, path: bytes) -> bytes:
+    """Where the path of a file leads, by which its parts are known."""
+    if not _has_real(database):
+        return path
+    found = database.execute("SELECT coalesce(real, path) FROM files WHERE path = ?", (path,))
+    real: bytes = found.fetchone()[0]
+    return real
+
+
+# An attempt, and what to call that of which it was one: the file (`it`), or a part of the file.
+_Told = tuple[AttemptSpan, str]
+
+
+def _attempts(database: sqlite3.Connection, path: bytes, parts: Sequence[Range]) -> Iterator[_Told]:
+    for gpu, started, ended, outcome, error, charged, start, stop in rows(
         database,
         "attempts",
-        "gpu, started, ended, outcome, error, charged",
+        "gpu, started, ended, outcome, error, charged, start, stop",
         "WHERE path = ?",
         (path,),
     ):
-        yield AttemptSpan(
+        span = AttemptSpan(
             gpu,
             os.fsdecode(path),
             started,
@@ -151,27 +169,35 @@ def _attempts(database: sqlite3.Connection, path: bytes) -> Iterator[AttemptSpan
             outcome_of(outcome),
             error=error or "",
             is_charged=None if charged is None else bool(charged),
+            is_part=start is not None,
         )
+        yield span, "it" if start is None else words_of(parts, start, stop) or "a part of it"
 
 
 def _moments(
-    database: sqlite3.Connection, path: bytes, attempts: Sequence[AttemptSpan]
+    database: sqlite3.Connection, path: bytes, attempts: Sequence[_Told], parts: Sequence[Range]
 ) -> Iterator[Moment]:
-    gpu, started, duration, state = database.execute(
-        "SELECT gpu, started, duration, state FROM files WHERE path = ?", (path,)
-    ).fetchone()
-    held = [(a.gpu, a.started, a.ended) for a in attempts]
-    for attempt in attempts:
-        yield Moment(attempt.started, f"{device_words(attempt.gpu)} began it")
-        why = f": {attempt.error}" if attempt.error else ""
-        yield Moment(
-            attempt.ended, f"its attempt on {device_words(attempt.gpu)} {_end(attempt)}{why}"
-        )
-    if state in ("processing", "committing", "completed") and started is not None:
-        yield Moment(started, f"{device_words(gpu)} began it")
-        held.append((gpu, started, started + (duration or 0.0)))
-        if state != "processing":
-            yield Moment(started + (duration or 0.0), f"{device_words(gpu)} completed it")
+    yield from _given(parts)
+    held = [(a.gpu, a.started, a.ended) for a, _ in attempts]
+    for attempt, what in attempts:
+        where, why = device_words(attempt.gpu), f": {attempt.error}" if attempt.error else ""
+        at = "its attempt" if what == "it" else f"the attempt at {what}"
+        yield Moment(attempt.started, f"{where} began {what}")
+        yield Moment(attempt.ended, f"{at} on {where} {_end(attempt)}{why}")
+    if parts:
+        yield from _of_parts(database, path, parts)
+        held += [
+            (p.gpu, p.started, p.started + p.duration)
+            for p in parts
+            if p.started is not None and p.duration is not None
+        ]
+    else:
+        gpu, started, duration, state = _row(database, path)
+        if state in ("processing", "committing", "completed") and started is not None:
+            yield Moment(started, f"{device_words(gpu)} began it")
+            held.append((gpu, started, started + (duration or 0.0)))
+            if state != "processing":
+                yield Moment(started + (duration or 0.0), f"{device_words(gpu)} completed it")
     for time, victim, thief in rows(
         database, "steals", "time, victim, thief", "WHERE path = ?", (path,)
     ):
@@ -191,6 +217,44 @@ def _moments(
             (where, begin, end),
         ):  # fmt: skip
             yield Moment(time, f"{device_words(where)} stalled with it")
+
+
+def _row(database: sqlite3.Connection, path: bytes) -> tuple[str, float, float, str]:
+    """The worker, the start, the duration and the state of a file."""
+    row: tuple[str, float, float, str] = database.execute(
+        "SELECT gpu, started, duration, state FROM files WHERE path = ?", (path,)
+    ).fetchone()
+    return row
+
+
+def _given(parts: Sequence[Range]) -> Iterator[Moment]:
+    """When workers gave parts away."""
+    for part in parts:
+        if part.given is not None:
+            giver, words = device_words(part.giver), part.words
+            if part.taker:
+                yield Moment(
+                    part.given, f"{giver} gave {words} of it to {device_words(part.taker)}"
+                )
+            else:
+                yield Moment(part.given, f"{giver} left {words} of it, as the run was told to end")
+
+
+def _of_parts(
+    database: sqlite3.Connection, path: bytes, parts: Sequence[Range]
+) -> Iterator[Moment]:
+    """What happened to the parts of a file, and when their results were joined."""
+    for part in parts:
+        if part.started is None or part.state == "queued":
+            continue
+        where = device_words(part.gpu)
+        yield Moment(part.started, f"{where} began {part.words}")
+        if part.duration is not None and part.state == "completed":
+            yield Moment(part.started + part.duration, f"{where} completed {part.words}")
+    gpu, started, duration, state = _row(database, path)
+    if state in ("committing", "completed"):
+        joined = f"{device_words(gpu)} joined the results of {len(parts)} parts"
+        yield Moment(started + (duration or 0.0), joined)
 
 
 def _end(attempt: AttemptSpan) -> str:  # noqa: PLR0911, RET503 - one line for each outcome

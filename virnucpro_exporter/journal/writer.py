@@ -347,7 +347,8 @@ class Journal:
         database.execute(
             "INSERT OR IGNORE INTO attempts (attempt, gpu, path, started, outcome)"
             " SELECT attempt, gpu, path, started, 'interrupted' FROM files"
-            " WHERE state = 'processing' AND attempt NOT IN (SELECT attempt FROM parts)"
+            " WHERE state = 'processing' AND attempt IS NOT NULL"
+            " AND attempt NOT IN (SELECT attempt FROM parts WHERE attempt IS NOT NULL)"
         )
         database.execute(parts.INTERRUPTED)
         database.execute("UPDATE parts SET state = 'queued' WHERE state = 'processing'")
@@ -540,6 +541,9 @@ class Journal:
                 DoneBefore(*row)
                 for row in self._database.execute(
                     "SELECT gpu, sequences, residues, duration FROM files WHERE gpu IS NOT NULL"
+                    " AND state = 'completed' AND residues > 0 AND duration > 0"
+                    " AND coalesce(real, path) NOT IN (SELECT real FROM parts) UNION ALL"
+                    " SELECT gpu, sequences, residues, duration FROM parts WHERE gpu IS NOT NULL"
                     " AND state = 'completed' AND residues > 0 AND duration > 0 LIMIT ?",
                     (_MOST_RECALLED,),
                 )

@@ -53,9 +53,11 @@ def _last_file(summary: Summary) -> Iterator[str]:
     last = max(done, key=lambda a: a.ended)
     before = max(a.ended for a in done if a.gpu != last.gpu)
     waited = last.ended - max(before, last.started)
+    what = "A part of one file" if last.is_part else "The join of one file" if last.is_join else ""
+    what = what or "One file"
     if _is_notable(waited, summary):
         yield (
-            f"One file, {clean(last.path.rpartition('/')[2])}, kept {len(gpus) - 1} of "
+            f"{what}, {clean(last.path.rpartition('/')[2])}, kept {len(gpus) - 1} of "
             f"{len(gpus)} GPUs waiting for {format_span(waited)} at the end: it took "
             f"{format_span(last.seconds)} of {format_span(run.ended - run.started)}."
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from virnucpro_exporter import __version__
-from virnucpro_exporter.history import Outcome
+from virnucpro_exporter.history import AttemptSpan, Outcome
 from virnucpro_exporter.report.axis import Axis
 from virnucpro_exporter.report.charts import charts
 from virnucpro_exporter.report.findings import findings
@@ -258,7 +259,9 @@ def _runs(summary: Summary) -> Iterable[str]:
         done = [
             a
             for a in summary.attempts
-            if a.outcome is Outcome.COMPLETED and summary.time.period_of(a.started) == period
+            if a.outcome is Outcome.COMPLETED
+            and not a.is_part
+            and summary.time.period_of(a.started) == period
         ]
         gpus = [gpu.gpu for gpu in summary.gpus if summary.has_part(gpu.gpu, period)]
         rows.append(
@@ -295,20 +298,32 @@ def _failed(summary: Summary) -> Iterable[str]:
 
 
 def _longest(summary: Summary) -> Iterable[str]:
-    done = [a for a in summary.attempts if a.outcome is Outcome.COMPLETED]
-    if len(done) <= 1:
+    """The files that took longest; one that was done in parts, from its first to its join."""
+    by_path = defaultdict[str, list[AttemptSpan]](list)
+    for span in summary.attempts:
+        if span.outcome is Outcome.COMPLETED:
+            by_path[span.path].append(span)
+    if len(by_path) <= 1:
         return
-    longest = sorted(done, key=lambda a: a.seconds, reverse=True)[:MOST_LONGEST]
-    rows = [
-        (
-            _text(span.path),
-            _text(span.gpu),
-            format_moment(span.started),
-            format_span(span.seconds),
-            whole(span.sequences),
+
+    def took(spans: Sequence[AttemptSpan]) -> float:
+        begin, end = min(s.started for s in spans), max(s.ended for s in spans)
+        return summary.time.at(end) - summary.time.at(begin)
+
+    rows = []
+    for spans in sorted(by_path.values(), key=took, reverse=True)[:MOST_LONGEST]:
+        first = min(spans, key=lambda s: s.started)
+        gpus = dict.fromkeys(span.gpu for span in spans)
+        known = [span.sequences for span in spans if span.sequences is not None]
+        rows.append(
+            (
+                _text(first.path),
+                _text(next(iter(gpus)) if len(gpus) == 1 else f"{len(gpus)} GPUs"),
+                format_moment(first.started),
+                format_span(took(spans)),
+                whole(sum(known) if len(known) == len(spans) else None),
+            )
         )
-        for span in longest
-    ]
     headings = ("File", "GPU", "Started", "Took", "Sequences")
     yield "<h2>The files that took longest</h2>" + _table(headings, rows, ("path",))
 

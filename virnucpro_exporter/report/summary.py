@@ -40,7 +40,8 @@ class GpuSummary:
     Attributes:
         gpu: Its id.
         name: Its model.
-        files: Files it completed.
+        files: Files it completed; of those done in parts, the ones that it joined.
+        parts: Parts of files that it did; None where no file was done in parts.
         wasted: Attempts of its own that failed: they count against the limit of their files.
         sequences: Sequences of the files it completed.
         residues: Residues of them.
@@ -65,6 +66,7 @@ class GpuSummary:
     gpu: str
     name: str = ""
     files: int | None = None
+    parts: int | None = None
     wasted: int | None = None
     sequences: int | None = None
     residues: int | None = None
@@ -269,6 +271,7 @@ def _from_history(
     completed = [a for a in attempts if a.outcome is Outcome.COMPLETED]
     wasted = [a for a in attempts if a.is_failure]
     fruitless = [a for a in attempts if a.outcome not in (Outcome.COMPLETED, Outcome.RUNNING)]
+    has_parts = any(a.is_part for a in history.attempts)
     totals = [w for w in history.workers if w.gpu == gpu]
     stalls = [s for s in history.stalls if s.gpu == gpu]
     sequences = _sequences(completed)
@@ -276,6 +279,7 @@ def _from_history(
         gpu=gpu,
         name=name,
         files=sum(not a.is_part for a in completed),
+        parts=sum(a.is_part for a in completed) if has_parts else None,
         wasted=len(wasted) if has_totals else None,
         sequences=sequences,
         residues=_residues(completed),

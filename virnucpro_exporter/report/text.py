@@ -16,8 +16,8 @@ MOST_FAILED = 40  # lines about files that failed, and files of one error
 MOST_OF_ONE = 5
 
 COLUMNS = (
-    "GPU", "Name", "Files", "Failures", "Sequences", "Seq/s", "Residues/s", "Busy", "Starved",
-    "Stalled", "Stolen by/from", "Compute", "Memory", "Energy",
+    "GPU", "Name", "Files", "Parts", "Failures", "Sequences", "Seq/s", "Residues/s", "Busy",
+    "Starved", "Stalled", "Stolen by/from", "Compute", "Memory", "Energy",
 )  # fmt: skip
 LEFT_ALIGNED = 2  # columns
 
@@ -108,6 +108,7 @@ def cells(gpu: GpuSummary) -> tuple[str, ...]:
         clean(gpu.gpu, ascii_only=True),
         clean(gpu.name.removeprefix("NVIDIA ").removeprefix("GeForce ") or "-", ascii_only=True),
         whole(gpu.files),
+        whole(gpu.parts),
         whole(gpu.wasted),
         whole(gpu.sequences),
         format_number(gpu.rate),

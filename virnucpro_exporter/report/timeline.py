@@ -107,7 +107,7 @@ def _about(block: Block) -> str:
     if block.count > 1:
         took = format_span(block.end - block.begin)
         return f"{block.count:,} files from {_name(first)}: {when} for {took}"
-    part = "a part of " if first.is_part else ""
+    part = "a part of " if first.is_part else "the join of " if first.is_join else ""
     facts = [f"{part}{_name(first)}: {when} for {format_span(first.seconds)}"]
     if first.outcome is not Outcome.COMPLETED:
         facts.append(fate(first.outcome).name)

@@ -21,7 +21,7 @@ def succeed(state: State, attempt: Attempt, event: AttemptCompleted, now: float)
     """The attempt is the first to complete: its result is that of the file, or of its part."""
     split = attempt.record.split
     if split is not None and attempt.record.is_join:
-        splitting.complete_join(state, attempt, split, event.outputs, now)
+        splitting.complete_join(state, attempt, split, event.duration, event.outputs, now)
         return
     file = attempt.record.file
     residues = file.residues if event.residues is None else event.residues

@@ -97,12 +97,13 @@ class FileCompleted:
     Attributes:
         file: The file.
         worker_id: The worker that gave it.
-        attempt: The attempt that gave it.
-        attempts: Attempts at the file, this one included.
+        attempt: The attempt that gave it; of a file done in parts, the one that joined them.
+        attempts: Attempts at the file, this one included; of one done in parts, those at its parts.
         duration: Seconds that this one took.
         sequences: Sequences in the file, or None when that is not known.
         residues: Residues in the file.
         outputs: Names of the files that are its result.
+        parts: Of how many parts the results were joined; 0 for a file that was done whole.
     """
 
     file: SequenceFile
@@ -113,6 +114,7 @@ class FileCompleted:
     sequences: int | None
     residues: int
     outputs: tuple[str, ...] = ()
+    parts: int = 0
 
 
 @message
@@ -125,6 +127,7 @@ class FileSplit:
         worker_id: The worker.
         attempt: Its attempt, which goes on.
         target: The worker in whose queue the rest is.
+        is_left: The run drains: the rest waits for the next run.
     """
 
     part: FilePart
@@ -132,6 +135,7 @@ class FileSplit:
     worker_id: WorkerId
     attempt: AttemptNumber
     target: WorkerId
+    is_left: bool = False
 
     @property
     def file(self) -> SequenceFile:

@@ -105,7 +105,11 @@ def split(state: State, attempt: Attempt, cut: Cut, target: Worker, now: float) 
     attempt.asked_at = attempt.asked_for = None
     state.enqueue(given, target, now)
     state.came_back = True
-    state.facts.append(FileSplit(part, rest, attempt.worker.id, attempt.number, target.id))
+    state.facts.append(
+        FileSplit(
+            part, rest, attempt.worker.id, attempt.number, target.id, is_left=state.is_draining
+        )
+    )
 
 
 def complete_part(
@@ -155,7 +159,12 @@ def _queue_join(state: State, split: SplitFile, target: Worker, now: float) -> N
 
 
 def complete_join(
-    state: State, attempt: Attempt, split: SplitFile, outputs: tuple[str, ...], now: float
+    state: State,
+    attempt: Attempt,
+    split: SplitFile,
+    duration: float,
+    outputs: tuple[str, ...],
+    now: float,
 ) -> None:
     """The results of all parts were put together: that is the result of the file."""
     record, worker = attempt.record, attempt.worker
@@ -164,11 +173,11 @@ def complete_join(
     state.win(attempt, outputs, now)
     state.split_files -= 1
     attempts = sum(r.attempts for r in split.parts)
-    duration = sum(result.duration for result in split.in_order)
+    results, known = split.in_order, split.sequences
     state.finish_file(
-        split.file, attempt, attempts, duration, split.sequences, split.residues, outputs
+        split.file, attempt, attempts, duration, known, split.residues, outputs, len(results)
     )
-    for result in split.in_order:
+    for result in results:
         state.commands.append(DiscardOutputs(result.attempt))
 
 

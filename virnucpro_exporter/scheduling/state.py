@@ -883,6 +883,7 @@ class State:
         sequences: int | None,
         residues: int,
         outputs: tuple[str, ...],
+        parts: int = 0,
     ) -> None:
         """A whole file has its one result.
 
@@ -890,16 +891,19 @@ class State:
             file: The file.
             attempt: What gave the result; the join, where the file was done in parts.
             attempts: Attempts at it, or at its parts, so far.
-            duration: Seconds that the result took.
+            duration: Seconds that the attempt took.
             sequences: In the file, None where that is not known.
             residues: In the file.
             outputs: Names of its outputs.
+            parts: Of how many parts the results were joined, 0 where it was done whole.
         """
         worker_id, number = attempt.worker.id, attempt.number
         attempt.worker.counters.completed += 1
         self.completed_files += 1
         self.facts.append(
-            FileCompleted(file, worker_id, number, attempts, duration, sequences, residues, outputs)
+            FileCompleted(
+                file, worker_id, number, attempts, duration, sequences, residues, outputs, parts
+            )
         )
         if outputs:
             self.commands.append(KeepOutputs(file, number, outputs))

@@ -22,11 +22,13 @@ from virnucpro_exporter.sequences import (
     OpenPart,
     Part,
     Record,
+    copy_part,
     extent,
     parts,
     read_sequences,
     texts,
 )
+from virnucpro_exporter.sequences.texts import MAGIC_BYTES, is_bgzip, read_texts
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -129,6 +131,17 @@ def test_each_record_is_in_one_part(
         expected = list(read_sequences(path))
         assert outcome(path, [0, *cuts, None]) == expected
         assert outcome(path, [0, *cuts, end]) == expected
+        copy = Path(folder, "copy")
+        found = b""
+        for start, stop in itertools.pairwise([0, *cuts, None]):
+            part = Part(path, start or 0, stop)
+            assert copy_part(part, copy) == bool(list(read_sequences(part)))
+            assert extent(copy) is not None or not copy.stat().st_size
+            with copy.open("rb") as read:
+                assert is_bgzip(read.read(MAGIC_BYTES)) == pack.startswith("bgzip")
+                read.seek(0)
+                found += b"".join(piece.text for piece in read_texts(read))
+        assert found == text.lstrip()
 
 
 @given(text=sources(), pack=st.sampled_from(list(PACK)), data=st.data())

@@ -7,6 +7,7 @@ Faults of the content raise `SequenceFileError` (no other attempt could do bette
 machine, such as a vanished file or a failing disk, stay `OSError` (another attempt might work).
 """
 
+from virnucpro_exporter.sequences.copies import copy_part
 from virnucpro_exporter.sequences.names import (
     SUFFIXES,
     is_sequence_name,
@@ -29,6 +30,7 @@ __all__ = [
     "Part",
     "Record",
     "Shrunk",
+    "copy_part",
     "extent",
     "is_sequence_name",
     "read_sequences",

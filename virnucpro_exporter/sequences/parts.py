@@ -22,6 +22,7 @@ from typing import BinaryIO, NamedTuple
 
 from virnucpro_exporter.errors import EmptyFileError
 from virnucpro_exporter.sequences.records import (
+    Bounds,
     Record,
     detect_format,
     find_four_line_record,
@@ -97,6 +98,7 @@ class OpenPart:
         self._position = part.start
         self._stop = part.stop
         self._end: int | None = None  # of the file, once that was looked at
+        self._byte = 1  # so many places are one byte of the file
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -144,12 +146,10 @@ class OpenPart:
         Returns:
             The cut, or None where there is none.
         """
-        if self._end is None and self.can_shrink:
-            try:
-                self._end = extent(self.path)
-            except OSError:  # the reader says what is wrong
-                return None
-            self.can_shrink = self._end is not None
+        try:
+            self._look_at_end()
+        except OSError:  # the reader says what is wrong
+            return None
         with self._lock:
             end = self._end if self._stop is None else self._stop
             if not self.can_shrink or end is None:
@@ -160,6 +160,37 @@ class OpenPart:
                 return None
             self._stop = at
             return cut
+
+    def keep(self, share: float, most_bytes: int | None) -> Shrunk | None:
+        """Give the end away before anything is read.
+
+        Args:
+            share: What is kept at most, above 0 and up to 1.
+            most_bytes: So many bytes of the file, as it lies on the disk, are kept at most; what
+                is kept and what is given away can then be divided into parts of one size.
+
+        Returns:
+            The cut, or None where there is none.
+        """
+        try:
+            self._look_at_end()
+        except OSError:  # the reader says what is wrong
+            return None
+        end = self._end if self._stop is None else self._stop
+        if end is None:
+            return None
+        length = end - self.part.start
+        if most_bytes is not None:
+            pieces = -(-length // (most_bytes * self._byte))
+            share = min(share, 1 / max(pieces, 1))
+        return self.shrink(1.0 - share) if share < 1.0 else None
+
+    def _look_at_end(self) -> None:
+        if self._end is None and self.can_shrink:
+            self._end = extent(self.path)
+            self.can_shrink = self._end is not None
+            if self._end is not None:
+                self._byte = max(1, self._end // self.path.stat().st_size)
 
 
 def extent(path: Path) -> int | None:
@@ -193,32 +224,60 @@ def read_sequences(source: Path | Part | OpenPart) -> Iterator[Record]:
     """
     part = source if isinstance(source, OpenPart) else OpenPart(_as_part(source))
     with part.path.open("rb", buffering=0) as file:
-        if part.part.start <= 0:
-            marker, texts = detect_format(refuse_binary(read_texts(file)))
-            parse = parse_fasta if marker == b">" else parse_fastq
-            yield from parse(texts, part)
-        else:
-            yield from _read_from(file, part)
+        yield from parse(enter_part(file, part.part), part, part.part.start)
+
+
+class Entered(NamedTuple):
+    """The text from which the records of a part can be read.
+
+    Attributes:
+        marker: The first letter of a header; it tells the format.
+        texts: The text, from somewhere before the first record of the part, or from it on.
+        begins_line: Whether it begins a line.
+    """
+
+    marker: bytes
+    texts: Iterator[Text]
+    begins_line: bool = True
+
+
+def parse(entered: Entered, bounds: Bounds, start: int) -> Iterator[Record]:
+    """The records that begin at a place or later, as far as they are wanted.
+
+    Raises:
+        SequenceFileError: The content is at fault.
+    """
+    marker, texts, begins_line = entered
+    if marker == b">":
+        return parse_fasta(texts, bounds, start, begins_line=begins_line)
+    return parse_fastq(texts, bounds, start)
+
+
+def enter_part(file: BinaryIO, part: Part) -> Entered:
+    """Find where the records of a part can be read from.
+
+    Args:
+        file: The file, just opened.
+        part: The part; of one that begins where the file does, it need not be one that can seek.
+
+    Raises:
+        SequenceFileError: The content is at fault.
+    """
+    if part.start <= 0:
+        return Entered(*detect_format(refuse_binary(read_texts(file))))
+    try:
+        marker, _ = detect_format(refuse_binary(read_texts(file)))
+    except EmptyFileError:  # it is the first part of it that says so
+        return Entered(b">", iter(()))
+    if marker != b">":
+        return Entered(marker, _sure_fastq(file, part.start))
+    texts = refuse_binary(enter(file, part.start, 1))
+    first = next(texts, Text(0, b""))
+    return Entered(marker, itertools.chain([first], texts), begins_line=not first.place)
 
 
 def _as_part(source: Path | Part) -> Part:
     return source if isinstance(source, Part) else Part(source)
-
-
-def _read_from(file: BinaryIO, part: OpenPart) -> Iterator[Record]:
-    """The records of a part that does not begin where the file does."""
-    start = part.part.start
-    try:
-        marker, _ = detect_format(refuse_binary(read_texts(file)))
-    except EmptyFileError:  # it is the first part of it that says so
-        return
-    if marker == b">":
-        texts = refuse_binary(enter(file, start, 1))
-        first = next(texts, Text(0, b""))
-        texts = itertools.chain([first], texts)
-        yield from parse_fasta(texts, part, start, begins_line=not first.place)
-    else:
-        yield from parse_fastq(_sure_fastq(file, start), part, start)
 
 
 def _sure_fastq(file: BinaryIO, start: int) -> Iterator[Text]:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import BinaryIO, NamedTuple, Protocol
 
-from isal import igzip_lib
+from isal import igzip_lib, isal_zlib
 
 from virnucpro_exporter.errors import SequenceFileError
 
@@ -37,6 +37,7 @@ PLACE_BITS = 16  # of a text's offset; more than a block of bgzip holds
 BGZIP_START = b"\x1f\x8b\x08\x04"
 BGZIP_FIELD = b"\x06\0BC\x02\0"
 BGZIP_BLOCK_BYTES = 1 << 16  # the longest
+_PACK_LEVEL = 1
 
 
 class Text(NamedTuple):
@@ -73,6 +74,16 @@ class Decompressor(Protocol):
         """More text, at most `max_length` bytes of it."""
 
 
+class Compressor(Protocol):
+    """Makes one member of compressed data; the libraries agree on this, too."""
+
+    def compress(self, text: bytes, /) -> bytes:
+        """What can be written of it by now."""
+
+    def flush(self) -> bytes:
+        """The rest."""
+
+
 class Compression(NamedTuple):
     """A format of compressed data.
 
@@ -80,6 +91,7 @@ class Compression(NamedTuple):
         name: For error messages.
         magic: What the data starts with: one of these.
         start: Makes what reads one member; the checksum is verified.
+        pack: Makes what writes one, fast rather than small.
         error: What that raises where the data is damaged.
         is_fast: Throwing away the text before a part costs little.
     """
@@ -87,6 +99,7 @@ class Compression(NamedTuple):
     name: str
     magic: tuple[bytes, ...]
     start: Callable[[], Decompressor]
+    pack: Callable[[], Compressor]
     error: type[Exception]
     is_fast: bool
 
@@ -101,14 +114,23 @@ COMPRESSIONS = (
         "gzip",
         (b"\x1f\x8b",),
         partial(igzip_lib.IgzipDecompressor, flag=igzip_lib.DECOMP_GZIP),
+        partial(isal_zlib.compressobj, _PACK_LEVEL, wbits=31),  # with a header of gzip
         igzip_lib.IsalError,  # type: ignore[arg-type]  # its stub lacks type[...]
         is_fast=True,
     ),
-    Compression("bzip2", (b"BZh",), bz2.BZ2Decompressor, OSError, is_fast=False),
+    Compression(
+        "bzip2",
+        (b"BZh",),
+        bz2.BZ2Decompressor,
+        partial(bz2.BZ2Compressor, _PACK_LEVEL),
+        OSError,
+        is_fast=False,
+    ),
     Compression(
         "xz",
         (b"\xfd7zXZ\0",),
         partial(lzma.LZMADecompressor, lzma.FORMAT_XZ),
+        partial(lzma.LZMACompressor, preset=_PACK_LEVEL),
         lzma.LZMAError,
         is_fast=False,
     ),
@@ -117,6 +139,7 @@ COMPRESSIONS = (
         # A frame, or one that is to be skipped.
         (b"\x28\xb5\x2f\xfd", *(bytes([first, 0x2A, 0x4D, 0x18]) for first in range(0x50, 0x60))),
         _start_zstd,
+        partial(zstd.ZstdCompressor, level=_PACK_LEVEL),
         zstd.ZstdError,
         is_fast=True,
     ),
@@ -133,6 +156,11 @@ def compression_of(start: bytes) -> Compression | None:
     return next(known for known in COMPRESSIONS if start.startswith(known.magic))
 
 
+def is_bgzip(start: bytes) -> bool:
+    """Whether the data that starts with these bytes can be entered at each block."""
+    return _bgzip_block(start, 0) is not None
+
+
 def read_texts(file: Readable) -> Iterator[Text]:
     """Yield the text of an open file from its start; it need not be one that can seek.
 
@@ -145,7 +173,7 @@ def read_texts(file: Readable) -> Iterator[Text]:
     compression = compression_of(first)
     if compression is None:
         return _plain(blocks, 0)
-    return _decompress(blocks, compression, 0, is_bgzip=_bgzip_block(first, 0) is not None)
+    return _decompress(blocks, compression, 0, has_blocks=is_bgzip(first))
 
 
 def enter(file: BinaryIO, place: int, before: int) -> Iterator[Text]:
@@ -163,10 +191,10 @@ def enter(file: BinaryIO, place: int, before: int) -> Iterator[Text]:
         entry = max(0, place - before)
         file.seek(entry)
         return _plain(_whole_blocks(file), entry)
-    is_bgzip = _bgzip_block(head, 0) is not None
-    entry = _block_before(file, place >> PLACE_BITS, before) if is_bgzip else 0
+    has_blocks = is_bgzip(head)
+    entry = _block_before(file, place >> PLACE_BITS, before) if has_blocks else 0
     file.seek(entry)
-    return _decompress(_whole_blocks(file), compression, entry, is_bgzip=is_bgzip)
+    return _decompress(_whole_blocks(file), compression, entry, has_blocks=has_blocks)
 
 
 def last_place(head: bytes, size: int) -> int | None:
@@ -197,13 +225,13 @@ def _plain(blocks: Iterable[bytes], place: int) -> Iterator[Text]:
 
 
 def _decompress(
-    blocks: Iterable[bytes], compression: Compression, offset: int, *, is_bgzip: bool
+    blocks: Iterable[bytes], compression: Compression, offset: int, *, has_blocks: bool
 ) -> Iterator[Text]:
     """The text of compressed blocks, of which the first stands at this offset in the file."""
     member: Decompressor | None = None
     place = offset << PLACE_BITS
     for block in blocks:
-        if not is_bgzip:
+        if not has_blocks:
             place = offset << PLACE_BITS
         offset += len(block)
         data, has_more = block, False
@@ -213,7 +241,7 @@ def _decompress(
                 if not data:
                     break
                 member = compression.start()
-                if is_bgzip:
+                if has_blocks:
                     place = (offset - len(data)) << PLACE_BITS
             text = _more_text(member, data, compression)
             data, has_more = b"", len(text) == TEXT_BYTES

@@ -283,7 +283,7 @@ def long_commands() -> tuple[float, float, int, int]:
         processor=wanted, scheduling=Scheduling(stall_threshold=COMMAND_SECONDS / 2.0)
     )
     coordinator = WorkStealingCoordinator(WORKERS, settings=config.scheduler_settings())
-    seconds, seen = run(files, processor_spec(wanted), coordinator)
+    seconds, seen = run(files, processor_spec(wanted, Scheduling()), coordinator)
     started = sum(w.second_attempts_won + w.second_attempts_lost for w in seen.workers)
     least = COMMANDS / len(WORKERS) * COMMAND_SECONDS
     return seconds, least, sum(w.stalls for w in seen.workers), started

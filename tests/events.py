@@ -11,9 +11,9 @@ def loading(worker_id: str) -> ev.WorkerLoading:
     return ev.WorkerLoading(WorkerId(worker_id))
 
 
-def ready(worker_id: str, *, can_split: bool = False) -> ev.WorkerReady:
+def ready(worker_id: str, *, can_split: bool = False, cuts_first: bool = False) -> ev.WorkerReady:
     """It can take files."""
-    return ev.WorkerReady(WorkerId(worker_id), can_split)
+    return ev.WorkerReady(WorkerId(worker_id), can_split, cuts_first)
 
 
 def shrunk(

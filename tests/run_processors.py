@@ -179,3 +179,14 @@ class Pieces:
                 residues += len(record.sequence)
                 progress(number, residues)
         return Processed(number, residues)
+
+
+class SilentNames(Names):
+    """The same, without a word about how far it is."""
+
+    def process(
+        self, file: Path | OpenPart, output: Path, _progress: ProgressCallback
+    ) -> Processed:
+        """Write them, one a line."""
+        super().process(file, output, lambda *_: None)
+        return Processed()

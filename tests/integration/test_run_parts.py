@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
+import random
 import signal
 import sqlite3
+import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.compressed import bgzip
 from tests.run_program import processes_of, results, run, start, until
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 RECORDS = 600
 WORDS = ("--processor", "tests.run_processors:Names")
@@ -74,3 +84,116 @@ def test_a_run_goes_on_within_a_file(one_file: Path, tmp_path: Path, how: signal
     assert resumed.returncode == 0, resumed.stderr
     assert set(before) <= set(parts(output, "completed"))
     assert results(output) == {b"in.fa.out": expected()[b"in.fa.out"] * 3}
+
+
+def fasta(sequences: list[str]) -> bytes:
+    """With lines of 80 letters."""
+    wrapped = ("\n".join(s[i : i + 80] for i in range(0, len(s), 80)) for s in sequences)
+    return "".join(f">r{n} x\n{text}\n" for n, text in enumerate(wrapped)).encode()
+
+
+def fastq(sequences: list[str], width: int) -> bytes:
+    """With lines of so many letters, and qualities that look like headers."""
+    out = []
+    for n, sequence in enumerate(sequences):
+        quality = ("@I+" * len(sequence))[: len(sequence)]
+        for mark, text in ((f"@r{n} x", sequence), ("+", quality)):
+            out += [mark, *(text[i : i + width] for i in range(0, len(text), width))]
+    return "\n".join([*out, ""]).encode()
+
+
+KINDS: dict[str, Callable[[list[str]], bytes]] = {
+    "plain.fa": fasta,
+    "crlf.fq": lambda sequences: fastq(sequences, 3000).replace(b"\n", b"\r\n"),
+    "lines.fq": lambda sequences: fastq(sequences, 70),
+    "bgzip.fa.gz": lambda sequences: bgzip(fasta(sequences)),
+    "gzip.fq.gz": lambda sequences: gzip.compress(fastq(sequences, 3000), 1),
+    "zstd.fa.zst": lambda sequences: zstd.compress(fasta(sequences)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_every_kind_are_shared(kind: str, tmp_path: Path) -> None:
+    """Both workers do parts of it, and the result is that of one worker."""
+    rng = random.Random(4)
+    path = tmp_path / kind
+    path.write_bytes(KINDS[kind](["".join(rng.choices("ACGT", k=3000)) for _ in range(400)]))
+    output = tmp_path / "out"
+    done = run(path, *WORDS, output=output)
+    assert done.returncode == 0, done.stderr
+    assert results(output) == {f"{kind}.out".encode(): b"".join(b"r%d\n" % n for n in range(400))}
+    assert busy(output) == {"cpu0", "cpu1"}
+
+
+def busy(output: Path) -> set[str]:
+    """The workers that have done parts."""
+    with closing(sqlite3.connect(output / ".virnucpro" / "journal.sqlite")) as database:
+        return {gpu for (gpu,) in database.execute("SELECT gpu FROM parts")}
+
+
+def test_what_reports_no_progress_is_shared(one_file: Path, tmp_path: Path) -> None:
+    """Where nothing is known of a worker's speed, it sees itself what it can give away."""
+    output = tmp_path / "out"
+    done = run(one_file, "--processor", "tests.run_processors:SilentNames", output=output)
+    assert done.returncode == 0, done.stderr
+    assert results(output) == expected()
+    assert busy(output) == {"cpu0", "cpu1"}
+
+
+# Like `seqkit fx2tab -n -H`, a moment for each part and record.
+TABLE = """
+import sys, time
+with open(sys.argv[1]) as file, open(sys.argv[2], "w") as table:
+    table.write("name\\n")
+    for line in file:
+        if line.startswith(">"):
+            time.sleep(0.005)
+            table.write(line.split()[0][1:] + "\\n")
+"""
+COMMAND = ("--output-suffix", ".tsv", "--", sys.executable, "-c", TABLE, "{input}", "{output}")
+
+
+def test_a_command_does_parts_of_a_file(one_file: Path, tmp_path: Path) -> None:
+    """Parts are no larger than was asked for; the table is that of one worker, with one header."""
+    output = tmp_path / "out"
+    size = one_file.stat().st_size
+    done = run(one_file, "--split", f"{size // 5}", "--join", "header", *COMMAND, output=output)
+    assert done.returncode == 0, done.stderr
+    names = b"".join(b"r%d\n" % n for n in range(RECORDS))
+    assert results(output) == {b"in.fa.tsv": b"name\n" + names}
+    assert len(parts(output, "completed")) >= 5
+    assert busy(output) == {"cpu0", "cpu1"}
+    whole = run(one_file, *COMMAND, output=tmp_path / "whole")
+    assert "gives" not in whole.stderr
+    assert results(tmp_path / "whole") == results(output)
+
+
+def test_results_of_parts_stay_where_the_user_wants_that(one_file: Path, tmp_path: Path) -> None:
+    """They are numbered in the order of the file, and together hold all of it."""
+    output = tmp_path / "out"
+    size = one_file.stat().st_size
+    words = ("--split", f"{size // 2}", "--join", "none")
+    done = run(one_file, *words, "--", "cp", "{input}", "{output}", output=output, workers=1)
+    assert done.returncode == 0, done.stderr
+    found = results(output)
+    assert sorted(found) == [b"in.fa_1.out", b"in.fa_2.out"]
+    assert b"".join(found[name] for name in sorted(found)) == one_file.read_bytes()
+
+
+def test_a_killed_run_of_a_command_goes_on_within_the_file(one_file: Path, tmp_path: Path) -> None:
+    """Parts that a command has done are not done again, and no copy of a part stays."""
+    output = tmp_path / "out"
+    size = one_file.stat().st_size
+    words = ("--split", f"{size // 8}", "--join", "header", *COMMAND)
+    with start(one_file, *words, output=output) as process:
+        until(lambda: parts(output, "completed") and parts(output, "processing"))
+        process.kill()
+        process.communicate()
+        until(lambda: not processes_of(output))
+    before = parts(output, "completed")
+    resumed = run(one_file, *words, output=output)
+    assert resumed.returncode == 0, resumed.stderr
+    assert set(before) <= set(parts(output, "completed"))
+    names = b"".join(b"r%d\n" % n for n in range(RECORDS))
+    assert results(output) == {b"in.fa.tsv": b"name\n" + names}
+    assert not list((output / ".virnucpro" / "attempts").iterdir())

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from virnucpro_exporter.app.processor import processor_spec
+from virnucpro_exporter.app.processor import describe, processor_spec
 from virnucpro_exporter.config import run_config
-from virnucpro_exporter.errors import ProcessorError
+from virnucpro_exporter.errors import ProcessorError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -19,21 +19,64 @@ from virnucpro_exporter.errors import ProcessorError
         ),
         ({"model": "m"}, "a model was given, but the processor is 'translate', which takes none"),
         ({"processor": "esm2", "command": ("ls",)}, "a command was given, but the processor is"),
+        (
+            {"join": "none"},
+            "--join was given, but the processor is 'translate': it is for commands",
+        ),
+        ({"command": ("ls", "{input}"), "join": "none"}, "a command without {output} gets whole"),
+        (
+            {"command": ("ls", "{output}"), "join": "none", "split": "never"},
+            "--join and --split never: use one of them",
+        ),
+        (
+            {"command": ("ls", "{output}"), "join": "header", "output_suffix": ".tsv.gz"},
+            "--join header cannot tell the header of compressed results",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     """An option that the processor would ignore is an error, not a surprise."""
+    config = run_config(settings)
     with pytest.raises(ProcessorError, match=message):
-        processor_spec(run_config(settings).processor)
+        processor_spec(config.processor, config.scheduling)
 
 
 @pytest.mark.parametrize("processor", ["esm2", "dnabert"])
 def test_missing_packages_are_named(processor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra, one line says what to install."""
     monkeypatch.setattr(util, "find_spec", lambda _: None)
+    config = run_config({"processor": processor})
     with pytest.raises(ProcessorError) as refused:
-        processor_spec(run_config({"processor": processor}).processor)
+        processor_spec(config.processor, config.scheduling)
     assert refused.value.exit_code == 2
     assert str(refused.value).endswith(
         f"{processor} needs torch and transformers: in the checkout, pip install '.[models]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "spec"),
+    [
+        ({}, {}),
+        ({"split": "never"}, {}),
+        ({"split": "auto"}, {"joins": "concatenate"}),
+        ({"join": "header"}, {"joins": "header"}),
+        ({"split": "200M", "join": "none"}, {"joins": "number", "part_bytes": 200_000_000}),
+        ({"split": "512"}, {"joins": "concatenate", "part_bytes": 512}),
+    ],
+)
+def test_commands_do_parts_where_the_user_says_so(
+    settings: dict[str, Any], spec: dict[str, Any]
+) -> None:
+    """No program is known to do parts of files, so that one gets whole files by default."""
+    config = run_config({"command": ("ls", "{output}"), **settings})
+    found = processor_spec(config.processor, config.scheduling)
+    assert {key: found[key] for key in ("joins", "part_bytes") if key in found} == spec
+    assert describe(found) == describe({**found, "joins": None, "part_bytes": 1})
+
+
+@pytest.mark.parametrize("size", ["0", "12X", "-1M", "1.5G", "G", "always"])
+def test_sizes_of_parts_are_checked(size: str) -> None:
+    """A size is a whole number with K, M, G, T or nothing."""
+    with pytest.raises(UsageError, match="split: must be"):
+        run_config({"split": size})

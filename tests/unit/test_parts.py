@@ -5,10 +5,8 @@ from __future__ import annotations
 import gzip
 import itertools
 import random
-import struct
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
@@ -17,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.compressed import bgzip
 from virnucpro_exporter.errors import SequenceFileError
 from virnucpro_exporter.sequences import (
     OpenPart,
@@ -34,21 +33,6 @@ if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
-
-
-def bgzip(text: bytes, size: int) -> bytes:
-    """Blocks of bgzip with so many bytes of text each, and the empty one that ends a file."""
-    return b"".join(
-        bgzip_block(text[i : i + size]) for i in range(0, len(text), size)
-    ) + bgzip_block(b"")
-
-
-def bgzip_block(text: bytes) -> bytes:
-    """One block."""
-    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
-    data = packer.compress(text) + packer.flush()
-    head = struct.pack("<BBBBIBBH2sHH", 31, 139, 8, 4, 0, 0, 255, 6, b"BC", 2, len(data) + 25)
-    return head + data + struct.pack("<II", zlib.crc32(text), len(text))
 
 
 def members(text: bytes, size: int) -> bytes:

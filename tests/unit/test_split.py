@@ -25,8 +25,8 @@ from virnucpro_exporter.simulation.virtual_run import VirtualRun
 from virnucpro_exporter.simulation.workers import Outage, VirtualGpu, VirtualWorkers
 from virnucpro_exporter.snapshot import WHOLE, RunSnapshot
 
-SIZE = 10_000  # of every file, in its own coordinates and in residues
-SPEED = 100.0  # residues per second
+SIZE = 10_000_000  # of every file, in its own coordinates and in residues
+SPEED = 100_000.0  # residues per second
 
 
 class Attempt:
@@ -52,6 +52,7 @@ class Play:
     def __init__(self, seed: int) -> None:
         self.rng = rng = random.Random(seed)
         self.now = 0.0
+        self.cuts_first = rng.random() < 0.3
         self.gpus = [str(n) for n in range(rng.randint(1, 5))]
         self.scheduler = Scheduler(
             dict.fromkeys(self.gpus, 1.0),
@@ -64,10 +65,21 @@ class Play:
         self.held: dict[str, list[Attempt]] = {gpu: [] for gpu in self.gpus}
         self.done: dict[int, Attempt] = {}
         self.asked: list[tuple[str, co.ShrinkAttempt]] = []
+        self.given: list[ev.AttemptShrunk] = []  # before attempts began
+        self.depth = 0
         self.results: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
 
     def tell(self, event: ev.Event) -> None:
+        self.depth += 1
+        self.carry_out(event)
+        while self.given and self.depth == 1:
+            told = self.given.pop(0)
+            if told.attempt in [attempt.number for attempt in self.held[told.worker_id]]:
+                self.tell(told)
+        self.depth -= 1
+
+    def carry_out(self, event: ev.Event) -> None:
         for action in everything(self.scheduler.handle(event, self.now)):
             self.seen[type(action).__name__] += 1
             if isinstance(action, co.StartAttempt):
@@ -78,7 +90,7 @@ class Play:
                 self.die(action.worker_id, ev.LossCause.CANCELLED)
             elif isinstance(action, co.RestartWorker):
                 self.held[action.worker_id].clear()
-                self.tell(said.ready(action.worker_id, can_split=True))
+                self.come_up(action.worker_id)
             elif isinstance(action, co.RetireWorker):
                 self.held[action.worker_id].clear()
             elif isinstance(action, fa.PartCompleted):
@@ -89,9 +101,17 @@ class Play:
                 self.results[action.file.path] += 1
         check_invariants(self.scheduler)
 
+    def come_up(self, gpu: str) -> None:
+        self.tell(said.ready(gpu, can_split=not self.cuts_first, cuts_first=self.cuts_first))
+
     def start(self, action: co.StartAttempt) -> None:
         attempt = Attempt(action, self.now)
         self.held[action.worker_id].append(attempt)
+        if action.share < 1.0 and self.rng.random() < 0.8:  # a file may be one that cannot be cut
+            at = attempt.begin + max(1, int(action.share * (attempt.stop - attempt.begin)))
+            cut = (at, attempt.begin, attempt.stop)
+            attempt.stop = at
+            self.given.append(said.shrunk(action.worker_id, attempt.number, cut))
         if attempt.joins:
             parts = [self.done[number] for number in attempt.joins]
             ends = [0, *(part.stop for part in parts)]
@@ -160,7 +180,7 @@ def test_every_record_is_in_one_part(seed: int, files: int) -> None:
     names = [SequenceFile(f"/{n}.fa", SIZE // 10, SIZE) for n in range(files)]
     play.tell(ev.FilesSubmitted(tuple(names)))
     for gpu in play.gpus:
-        play.tell(said.ready(gpu, can_split=True))
+        play.come_up(gpu)
     for _ in range(150):
         play.step()
         snapshot = take_snapshot(play.scheduler, RunContext(), play.now)
@@ -200,15 +220,17 @@ def check_ranges(run: RunSnapshot) -> None:
 def test_random_plays_split_files() -> None:
     """The histories of the test above hold what it is about."""
     seen: Counter[str] = Counter()
-    for seed in range(30):
+    for seed in range(60):
         play = Play(seed)
         play.tell(ev.FilesSubmitted((SequenceFile("/a.fa", 1000, SIZE),)))
         for gpu in play.gpus:
-            play.tell(said.ready(gpu, can_split=True))
+            play.come_up(gpu)
         for _ in range(100):
             play.step()
         seen += play.seen
+        seen[f"cuts first: {play.cuts_first}"] += play.seen["FileSplit"]
     assert min(seen[name] for name in ("FileSplit", "PartCompleted", "FileQueued")) > 3
+    assert min(seen[f"cuts first: {answer}"] for answer in (True, False)) > 3
     assert seen["FileCompleted"] > 0
 
 
@@ -217,12 +239,15 @@ def virtual(
     speeds: dict[str, float],
     *,
     can_split: bool = True,
+    cuts_first: bool = False,
     overhead: float = 0.0,
     outage: tuple[str, Outage] | None = None,
 ) -> tuple[float, int]:
     """Makespan over the least possible, and how many parts were done."""
     gpus = {gpu: VirtualGpu(speed) for gpu, speed in speeds.items()}
-    workers = VirtualWorkers(gpus, 1.0, overhead=overhead, can_split=can_split)
+    workers = VirtualWorkers(
+        gpus, 1.0, overhead=overhead, can_split=can_split and not cuts_first, cuts_first=cuts_first
+    )
     if outage is not None:
         workers.plan(*outage)
     scheduler = Scheduler(speeds, settings=SchedulerSettings(on_stall=OnStall.RESTART))
@@ -243,6 +268,33 @@ def test_one_file_keeps_all_gpus_busy(overhead: float) -> None:
     ratio, parts = virtual({"/a": size}, EIGHT, overhead=overhead)
     assert ratio <= 1.005
     assert len(EIGHT) <= parts <= 8 * len(EIGHT)
+
+
+@pytest.mark.parametrize("overhead", [0.1, 10.0])
+def test_a_file_is_shared_by_workers_that_cannot_stop(overhead: float) -> None:
+    """Workers that give shares away only before they begin take smaller ones towards the end."""
+    size = int(3600 * sum(EIGHT.values()))
+    ratio, parts = virtual({"/a": size}, EIGHT, overhead=overhead, cuts_first=True)
+    assert ratio <= 1.1
+    assert parts <= 8 * len(EIGHT)
+    sizes = {f"/{n}": size // 1000 for n in range(1000)}
+    assert virtual(sizes, EIGHT, overhead=overhead, cuts_first=True)[1] <= 6 * len(EIGHT)
+
+
+def test_workers_that_report_nothing_share_a_file() -> None:
+    """A holder of unknown speed is asked all the same, once it has worked for a moment."""
+    play = next(play for play in map(Play, range(100)) if len(play.gpus) == 2)
+    play.cuts_first = False
+    play.tell(ev.FilesSubmitted((SequenceFile("/a.fa", 1000, SIZE),)))
+    play.come_up("0")
+    play.tell(said.started("0", 1))
+    play.come_up("1")
+    assert not play.asked
+    play.now = 3.0
+    play.tell(ev.TimePassed())
+    ((gpu, asked),) = play.asked
+    assert (gpu, asked.attempt, asked.share) == ("0", 1, 0.5)
+    assert asked.least_seconds > 0.0
 
 
 def test_whole_files_stay_whole_while_others_wait() -> None:

@@ -156,7 +156,8 @@ def test_a_processor_knows_the_files_that_its_worker_holds(tmp_path: Path) -> No
     with pool, channel, mmap.mmap(-1, mmap.PAGESIZE) as slot:
         worker = Worker(channel, slot, str(tmp_path))
         assert worker.set_up(lambda: reader, "cpu0")
-        pool.send(wire.encode([(wire.START, 4, b"in/a"), (wire.START, 5, b"in/bc", (7, 9), ())]))
+        part = wire.START, 5, b"in/bc", (7, 9), 1.0
+        pool.send(wire.encode([(wire.START, 4, b"in/a"), part]))
         pool.shutdown(socket.SHUT_WR)
         worker.serve()
         channel.shutdown(socket.SHUT_WR)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from virnucpro_exporter.config import Processor
+from virnucpro_exporter.config import Processor, Scheduling
 from virnucpro_exporter.errors import ProcessorError
 from virnucpro_exporter.files.digests import file_digest
 from virnucpro_exporter.processors.command import CommandProcessor
@@ -17,7 +17,11 @@ FACTORY = "virnucpro_exporter.processors:build"
 
 # A resumed run may change these: its results would differ in their rounding at most. What counts of
 # the classifier is its content.
-_FREE = {"tokens_per_batch", "trust_remote_code", "classifier"}
+_FREE = {"tokens_per_batch", "trust_remote_code", "classifier", "joins", "part_bytes"}
+
+# What `--join` says, in the words of `workers.joining`.
+_JOINS = {"concatenate": "concatenate", "header": "header", "none": "number"}
+_COMPRESSED = (".gz", ".bgz", ".bz2", ".xz", ".zst")
 
 VIRNUCPRO = "virnucpro"
 # VirNucPro calls its classifiers 300_model.pth and 500_model.pth.
@@ -28,11 +32,34 @@ _DEFAULTS = {"precision": "auto"}
 _NONE = object()
 
 
-def processor_spec(wanted: Processor) -> dict[str, Any]:
-    """What a worker needs to make its processor.
+def processor_spec(wanted: Processor, scheduling: Scheduling) -> dict[str, Any]:
+    """What a worker needs to make its processor, and to do parts of files with it.
 
     Raises:
         ProcessorError: There is no such processor, or what it needs is missing.
+    """
+    _refuse_unused(wanted)
+    name = wanted.name
+    spec: dict[str, Any]
+    if ":" in name:
+        spec = {"kind": "python", "target": name, "output_suffix": wanted.output_suffix}
+    elif name in _SPECS:
+        spec = {"kind": name, **_SPECS[name](wanted)}
+    else:
+        known = ", ".join(_SPECS)
+        raise ProcessorError(f"{name!r} is none: use {known} or package.module:name")
+    if name == "command":
+        spec |= _joins(wanted, scheduling)
+    if scheduling.part_bytes is not None:
+        spec["part_bytes"] = scheduling.part_bytes
+    return spec
+
+
+def _refuse_unused(wanted: Processor) -> None:
+    """Refuse options that the processor would ignore.
+
+    Raises:
+        ProcessorError: There is one.
     """
     name = wanted.name
     if wanted.command and name != "command":
@@ -47,12 +74,33 @@ def processor_spec(wanted: Processor) -> dict[str, Any]:
         raise ProcessorError(f"{VIRNUCPRO} has two models: use --dnabert-model and --esm2-model")
     if wanted.model and name not in DEFAULT_MODELS:
         raise ProcessorError(f"a model was given, but the processor is {name!r}, which takes none")
-    if ":" in name:
-        return {"kind": "python", "target": name, "output_suffix": wanted.output_suffix}
-    if name not in _SPECS:
-        known = ", ".join(_SPECS)
-        raise ProcessorError(f"{name!r} is none: use {known} or package.module:name")
-    return {"kind": name, **_SPECS[name](wanted)}
+    if wanted.join and name != "command":
+        raise ProcessorError(
+            f"--join was given, but the processor is {name!r}: it is for commands; others say "
+            "themselves how their results are joined"
+        )
+
+
+def _joins(wanted: Processor, scheduling: Scheduling) -> dict[str, Any]:
+    """How the results of parts are joined of a command; nothing where it gets whole files.
+
+    Raises:
+        ProcessorError: They cannot be joined in this way.
+    """
+    if wanted.join and not scheduling.may_split:
+        raise ProcessorError("--join and --split never: use one of them")
+    if not (wanted.join or scheduling.split) or not scheduling.may_split:
+        return {}
+    if not any("{output}" in argument for argument in wanted.command):
+        raise ProcessorError(
+            "a command without {output} gets whole files: leave --split and --join out"
+        )
+    if wanted.join == "header" and wanted.output_suffix.endswith(_COMPRESSED):
+        raise ProcessorError(
+            "--join header cannot tell the header of compressed results "
+            f"({wanted.output_suffix}): use --join concatenate"
+        )
+    return {"joins": _JOINS[wanted.join or "concatenate"]}
 
 
 def describe(spec: Mapping[str, Any]) -> str:

@@ -142,7 +142,7 @@ def plan(config: RunConfig) -> str:
     if config.cluster.is_used:
         raise UsageError("--dry-run asks no Dask cluster; leave one of the two out")
     config = config.model_copy(update={"inputs": with_sheet(config.inputs, config.processor)})
-    spec = processor_spec(config.processor)
+    spec = processor_spec(config.processor, config.scheduling)
     outputs = output_folder(config.inputs)
     inputs = _find(config.inputs, config.views, config.metrics, outputs, output_names(spec))
     with devices(config.devices) as (found, _):
@@ -171,7 +171,7 @@ def run(
     began = time.monotonic()
     halt = parse_halt(config.scheduling.halt)
     config = config.model_copy(update={"inputs": with_sheet(config.inputs, config.processor)})
-    spec = processor_spec(config.processor)
+    spec = processor_spec(config.processor, config.scheduling)
     outputs = output_folder(config.inputs)
     with contextlib.ExitStack() as views, contextlib.ExitStack() as stack:
         folder = registry_folder(config.metrics)

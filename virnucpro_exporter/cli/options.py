@@ -129,7 +129,7 @@ def _option(one: Declared, choices: Sequence[Any]) -> Callable[[F], F]:
         multiple=one.kind is Kind.TEXTS,
         metavar=one.option.metavar or None,
         help=one.option.about,
-        default=str(one.default) if values else one.default,
+        default=str(one.default) if values and one.default is not None else one.default,
         show_default=one.default is not None or one.option.unset or None,
     )
 

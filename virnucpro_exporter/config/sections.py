@@ -48,11 +48,23 @@ Balancer = Annotated[
     Literal["stealing", "static"],
     Option("How files are shared out; static: no stealing and no second attempts."),
 ]
+_SIZES = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_SIZE = re.compile(r"[1-9][0-9]{0,14}[KMGT]?")
+
+
+def _split(value: str) -> str:
+    if value not in {"auto", "never"} and not _SIZE.fullmatch(value):
+        raise ValueError("must be auto, never or the size of a part, such as 200M")
+    return value
+
+
 Split = Annotated[
-    Literal["auto", "never"],
+    Annotated[Text, AfterValidator(_split)] | None,
     Option(
-        "Whether idle workers take shares of a file that another has in process; auto: where the"
-        " processor and the file allow it."
+        "Whether workers share a file; auto: where the processor and the file allow it; SIZE, such"
+        " as 200M: likewise, and no part is larger (bytes of the file; K, M, G, T).",
+        "auto|never|SIZE",
+        unset="auto, and never for commands without --join",
     ),
 ]
 OnStall = Annotated[
@@ -172,6 +184,14 @@ class Processor(Section):
     output_suffix: Annotated[
         Text, Option("For commands and Python: result = name of the file + this.", "TEXT")
     ] = ".out"
+    join: Annotated[
+        Literal["concatenate", "header", "none"] | None,
+        Option(
+            "For commands: how the results of parts of a file become one; header: the first line"
+            " of all stands once; none: they stay, numbered.",
+            unset="concatenate, if --split is given",
+        ),
+    ] = None
 
     @property
     def reports_progress(self) -> bool:
@@ -206,7 +226,7 @@ class Scheduling(Section):
     """Scheduling, and what to do about trouble."""
 
     balancer: Balancer = "stealing"
-    split: Split = "auto"
+    split: Split = None
     stall_threshold: Annotated[
         Seconds,
         Option(
@@ -241,6 +261,19 @@ class Scheduling(Section):
             "SECONDS",
         ),
     ] = 60.0
+
+    @property
+    def may_split(self) -> bool:
+        """Whether workers may share a file."""
+        return self.split != "never"
+
+    @property
+    def part_bytes(self) -> int | None:
+        """The most bytes of a file that one part has; None where there is no limit."""
+        if self.split in {None, "auto", "never"}:
+            return None
+        unit = _SIZES.get(self.split[-1], 1)
+        return int(self.split.rstrip("KMGT")) * unit
 
 
 class Cluster(Section):

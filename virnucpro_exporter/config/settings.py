@@ -59,7 +59,7 @@ class RunConfig(BaseModel):
             setup_timeout=chosen.setup_timeout,
             reports_progress=self.processor.reports_progress,
             second_attempts=chosen.balancer == "stealing",
-            split=chosen.split == "auto",
+            split=chosen.may_split,
         )
         if self.cluster.is_used:
             return replace(settings, batch_seconds=_CLUSTER_BATCH_SECONDS)

@@ -24,13 +24,15 @@ def build(spec: Mapping[str, Any]) -> Processor:
     """Make a processor in a worker's process.
 
     Args:
-        spec: `kind`, one of `KINDS`, and the options of that kind.
+        spec: `kind`, one of `KINDS`, and the options of that kind; `part_bytes` may be among them,
+            which is for the worker.
 
     Raises:
         ProcessorError: It cannot be made.
     """
     options = dict(spec)
     kind = options.pop("kind")
+    options.pop("part_bytes", None)
     if kind not in KINDS:
         raise ProcessorError(f"there is no kind of processor called {kind!r}")
     module, _, name = KINDS[kind].partition(":")

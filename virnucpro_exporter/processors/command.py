@@ -19,11 +19,13 @@ from typing import IO
 from virnucpro_exporter.errors import ProcessorError, VirnucproError
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.progress_file import ProgressFile
+from virnucpro_exporter.sequences import OpenPart, copy_part
 from virnucpro_exporter.workers import orphans
 
 PLACEHOLDERS = ("input", "output", "gpu", "progress")
 PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
 PROGRESS_VARIABLE = "VIRNUCPRO_PROGRESS"
+PART_FOLDER = ".virnucpro_part"  # in the folder of an attempt, for the file made for it
 LOOK_SECONDS = 0.5  # between two looks at the progress of a command
 TAIL_BYTES = 4096
 LINE_CHARACTERS = 300
@@ -49,12 +51,23 @@ class CommandProcessor:
             `{progress}` stand for the file, the place of the result, the worker's id and the file
             into which the program may write how many sequences are done.
         output_suffix: Added to the name of the file, names the result.
+        joins: How the results of parts of a file become one (`workers.joining`); None where the
+            program needs whole files.
+
+    Attributes:
+        joins: The same; None too where there is no `{output}`, so that nothing can be joined.
+        shrinks: False: a program that runs cannot be told that its input ends sooner.
     """
 
-    def __init__(self, argv: Sequence[str], output_suffix: str = ".out") -> None:
+    shrinks = False
+
+    def __init__(
+        self, argv: Sequence[str], output_suffix: str = ".out", joins: str | None = None
+    ) -> None:
         self._argv = tuple(argv)
         self._suffix = output_suffix
         self._has_output = any("{output}" in argument for argument in argv)
+        self.joins = joins if self._has_output else None
         self._gpu = ""
         self._lock = threading.Lock()
         self._cancelled: set[Path | None] = set()
@@ -95,13 +108,31 @@ class CommandProcessor:
             if self._child is not None and folder in (None, self._child[0]):
                 _kill_group(self._child[1])
 
-    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
+    def process(self, file: Path | OpenPart, output: Path, progress: ProgressCallback) -> Processed:
         """Run the command, and pass on what it reports.
+
+        A part of a file is written as a file first; where it has no records, nothing is done.
 
         Raises:
             CommandError: It was cancelled, ended with another status than 0, or left no output.
+            SequenceFileError: The part cannot be read.
             FileNotFoundError: It failed, and its input is gone.
         """
+        if not isinstance(file, OpenPart):
+            return self._process(file, output, progress)
+        if file.is_whole:
+            return self._process(file.path, output, progress)
+        folder = output.parent / PART_FOLDER
+        folder.mkdir()
+        try:
+            copy = folder / file.name
+            if not copy_part(file.part, copy):
+                return Processed(0, 0)
+            return self._process(copy, output, progress)
+        finally:
+            shutil.rmtree(folder)
+
+    def _process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
         folder = output.parent
         if not self._has_output:
             folder.mkdir(exist_ok=True)

@@ -69,10 +69,10 @@ def _joins(inner: Any, target: str) -> str | None:
         ProcessorError: There is no such way.
     """
     found = getattr(inner, "joins", None)
-    if found not in (None, "concatenate", "number"):
+    if found not in (None, "concatenate", "header", "number"):
         raise ProcessorError(
-            f"{target!r}: its attribute 'joins' is {found!r}; use 'concatenate' or 'number', or "
-            "give it a method join(parts, output)"
+            f"{target!r}: its attribute 'joins' is {found!r}; use 'concatenate', 'header' or "
+            "'number', or give it a method join(parts, output)"
         )
     return None if found is None else str(found)
 

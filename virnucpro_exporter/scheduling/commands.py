@@ -17,12 +17,15 @@ class StartAttempt:
         file: The file, or the part of it.
         joins: The attempts that did the parts of the file, in order: their results are to be put
             together. Empty where the file or part is to be processed.
+        share: Where the worker gives shares away before it begins: what it is to do of the range
+            at most; `AttemptShrunk` follows. 1 where it may keep all.
     """
 
     worker_id: WorkerId
     attempt: AttemptNumber
     file: SequenceFile
     joins: tuple[AttemptNumber, ...] = ()
+    share: float = 1.0
 
 
 @message

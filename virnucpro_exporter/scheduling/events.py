@@ -46,10 +46,12 @@ class WorkerReady:
     Attributes:
         worker_id: The worker.
         can_split: Its processor does parts of files, and gives shares of them away meanwhile.
+        cuts_first: Its processor does parts of files, and gives shares away only before it begins.
     """
 
     worker_id: WorkerId
     can_split: bool = False
+    cuts_first: bool = False
 
 
 @message

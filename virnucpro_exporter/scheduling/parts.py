@@ -28,6 +28,16 @@ LEAST_PART_SECONDS = 0.5
 # A worker that has not answered for so long is passed over until it does, in seconds.
 ANSWER_SECONDS = 2.0
 
+# As long as nothing is known of how fast any worker is, an attempt is left alone for so long, in
+# seconds. Then its worker, which sees how far it is, decides whether a share is worth it.
+UNKNOWN_SECONDS = 1.0
+
+# A worker that cannot give anything away once it has begun takes this share of what it would do of
+# all that is left, but at least this share of what it would do of the file, and so many residues.
+FIRST_SHARE = 0.5
+_LEAST_SHARE = 0.0625
+_LEAST_RESIDUES = 1_000_000
+
 # To put results together takes about this share of the time of making them.
 JOIN_SHARE = 0.01
 
@@ -180,8 +190,9 @@ def choose_shares(idle: Sequence[Worker], workers: Sequence[Worker], now: float)
         now: The present time.
     """
     free = [worker for worker in idle if worker.can_split]
-    if not free or all(worker.learned.value is None for worker in workers):
+    if not free:
         return []
+    is_pace_known = any(worker.learned.value is not None for worker in workers)
     running = [
         (attempt.remaining(now), attempt)
         for worker in workers
@@ -199,6 +210,8 @@ def choose_shares(idle: Sequence[Worker], workers: Sequence[Worker], now: float)
             continue
         if attempt.asked_at is not None or attempt.started_at is None:
             break
+        if not is_pace_known and now - attempt.started_at < UNKNOWN_SECONDS:
+            continue
         thief = next((w for w in free if w.id not in attempt.record.avoid), None)
         share = None if thief is None else fair_share(attempt.worker, thief, remaining)
         if thief is None or share is None:
@@ -211,9 +224,11 @@ def choose_shares(idle: Sequence[Worker], workers: Sequence[Worker], now: float)
 def is_whole(attempt: Attempt) -> bool:
     """Whether all that an attempt has must be done by its worker, or anew by another.
 
-    Of any other an idle worker takes a share, so that there is no need to do anything twice.
+    Of any other an idle worker takes a share, so that there is no need to do anything twice, or
+    its worker is about to give the rest away before it begins.
     """
-    return not attempt.can_shrink and not attempt.record.is_join
+    is_asked = attempt.asked_at is not None
+    return not (attempt.can_shrink or attempt.record.is_join or is_asked)
 
 
 def _is_overdue(attempt: Attempt, now: float) -> bool:
@@ -235,3 +250,25 @@ def fair_share(holder: Worker, thief: Worker, remaining: float) -> float | None:
     share = (remaining - overhead) / (remaining * (1.0 + slower))
     seconds = share * remaining * slower
     return share if seconds >= max(overhead, LEAST_PART_SECONDS) else None
+
+
+def first_share(worker: Worker, record: FileRecord, workers: Sequence[Worker], left: int) -> float:
+    """What a worker is to do of a range that it cannot give away from once it has begun.
+
+    The parts become smaller as less is left, so that all workers end at about the same time.
+
+    Args:
+        worker: The worker.
+        record: The range.
+        workers: All that take files.
+        left: Residues of all that is not done.
+    """
+    residues = record.file.residues
+    whole = record.file if record.split is None else record.split.file
+    others = sum(other.speed for other in workers if other is not worker)
+    fair = worker.speed / (worker.speed + others)
+    seconds = 2.0 * max(worker.fixed.seconds, LEAST_PART_SECONDS)
+    known = _LEAST_RESIDUES if worker.learned.value is None else seconds * worker.speed
+    least = max(_LEAST_SHARE * fair * whole.residues, known)
+    kept = max(FIRST_SHARE * fair * left, least)
+    return kept / residues if kept + least <= residues else 1.0

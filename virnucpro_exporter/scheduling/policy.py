@@ -185,6 +185,8 @@ class EarliestFinish:
             for attempt in worker.inflight.values()
             if not attempt.is_cancelled
         ]
+        if any(a.asked_at is not None and a.worker.cuts_first for _, a in running):
+            return []  # there is about to be work for all of them
         running = [(end, a) for end, a in running if end == NEVER or is_whole(a)]
         ends = (end if len(a.record.holders) == 1 else _ends(a, now) for end, a in running)
         latest = max((end for end in ends if end < float("inf")), default=0.0)
@@ -311,7 +313,7 @@ def may_take(record: FileRecord, thief: Worker) -> bool:
 
 def _is_divisible(record: FileRecord, thief: Worker) -> bool:
     """Whether others can take shares of a part from the thief, so that it need not be sooner."""
-    return thief.can_split and isinstance(record.file, FilePart)
+    return (thief.can_split or thief.cuts_first) and isinstance(record.file, FilePart)
 
 
 def _first_allowed(victim: Worker, thief: Worker) -> int | None:

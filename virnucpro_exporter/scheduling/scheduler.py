@@ -233,7 +233,7 @@ class Scheduler:
 
     def _on_ready(self, event: ev.WorkerReady, now: float) -> None:
         worker = self.state.worker(event.worker_id)
-        self.state.come_up(worker, now, can_split=event.can_split)
+        self.state.come_up(worker, now, can_split=event.can_split, cuts_first=event.cuts_first)
         self._dispatcher.feed(worker, now)
 
     def _on_requested(self, event: ev.WorkRequested, now: float) -> None:

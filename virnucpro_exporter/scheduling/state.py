@@ -49,9 +49,7 @@ from virnucpro_exporter.scheduling.files import (
     Step,
 )
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
-from virnucpro_exporter.scheduling.parts import (
-    SplitFile,
-)
+from virnucpro_exporter.scheduling.parts import SplitFile, first_share
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.scheduling.speed import (
     DOUBT,
@@ -303,7 +301,9 @@ class State:
             worker.spawned_at = now
             self.look_by(now + self.settings.setup_timeout)
 
-    def come_up(self, worker: Worker, now: float, *, can_split: bool = False) -> None:
+    def come_up(
+        self, worker: Worker, now: float, *, can_split: bool = False, cuts_first: bool = False
+    ) -> None:
         """The worker's process is ready, and waits for files."""
         if not worker.is_ready:
             worker.startup = now - worker.spawned_at
@@ -313,6 +313,7 @@ class State:
                     other.startup = worker.startup
         worker.is_ready = True
         worker.can_split = can_split and self.settings.split
+        worker.cuts_first = cuts_first and self.settings.split
         worker.is_loading = False
         worker.slow_setups = 0
         worker.touched_at = now
@@ -615,7 +616,12 @@ class State:
             joins = tuple(result.attempt for result in split.in_order)
             self.commands.append(StartAttempt(worker.id, number, split.file, joins))
         else:
-            self.commands.append(StartAttempt(worker.id, number, record.file))
+            share = 1.0
+            if worker.cuts_first and not is_speculative:
+                left = self.residues_total - self.residues_done
+                share = first_share(worker, record, self.usable(), left)
+                attempt.asked_at = now if share < 1.0 else None
+            self.commands.append(StartAttempt(worker.id, number, record.file, share=share))
         self.facts.append(FileStarted(record.file, worker.id, number, is_speculative))
 
     def _count_waiting(self, record: FileRecord, change: int, now: float) -> None:

@@ -29,6 +29,7 @@ class Worker:
         is_loading: Its process is up and sets its processor up.
         is_ready: Its process is up and able to take files.
         can_split: Its processor reads a range that may end sooner while it reads.
+        cuts_first: Its processor does ranges that may end sooner before it begins.
         retired_at: Since when it is given up, or None.
         is_retired: It is given up, and has no process unless it joins again.
         spawned_at: When its process was last started.
@@ -65,6 +66,7 @@ class Worker:
         "busy_since",
         "can_split",
         "counters",
+        "cuts_first",
         "fixed",
         "has_reported",
         "id",
@@ -110,7 +112,7 @@ class Worker:
         self.counters = Counters()
         self.is_loading = False
         self.is_ready = False
-        self.can_split = False
+        self.can_split = self.cuts_first = False
         self.is_retired = False
         self.retired_at: float | None = None
         self.spawned_at = now

@@ -146,7 +146,8 @@ class VirtualWorkers:
         progress_every: Seconds between progress reports within a file.
         reports: What the processor reports.
         overhead: Seconds that each file takes before its first residue, on any GPU.
-        can_split: Whether they do parts of files.
+        can_split: Whether they do parts of files, and give shares of them away meanwhile.
+        cuts_first: Whether they do parts, and give shares away only before they begin.
         join_seconds: What it takes to join the parts of a file.
 
     Attributes:
@@ -161,9 +162,11 @@ class VirtualWorkers:
         overhead: float = 0.0,
         *,
         can_split: bool = False,
+        cuts_first: bool = False,
         join_seconds: float = 0.0,
     ) -> None:
         self._can_split = can_split
+        self._cuts_first = cuts_first
         self._join_seconds = join_seconds
         self.now = 0.0
         self._workers = {gpu: _Worker(spec) for gpu, spec in gpus.items()}
@@ -213,7 +216,8 @@ class VirtualWorkers:
         lost = [o.end for o in worker.outages if o.is_loss and o.begin <= self.now < o.end]
         worker.ready_at = max(lost, default=self.now) + worker.gpu.startup
         self._post(worker.ready_at - worker.gpu.startup, ev.WorkerLoading(worker_id), worker_id)
-        self._post(worker.ready_at, ev.WorkerReady(worker_id, self._can_split), worker_id)
+        up = ev.WorkerReady(worker_id, self._can_split, self._cuts_first)
+        self._post(worker.ready_at, up, worker_id)
         for outage in worker.outages:
             self._doom(worker_id, outage)
 
@@ -333,6 +337,10 @@ class VirtualWorkers:
         whole = self._work[path]
         begin, end = start_of(start.file), stop_of(start.file)
         end = whole if end is None else end
+        if start.share < 1.0:
+            cut = ev.Cut(begin + max(1, int(start.share * (end - begin))), begin, end)
+            self._post(self.now, ev.AttemptShrunk(worker_id, number, cut), worker_id)
+            end = cut.at
         worker.work = _Work(self.now, begin, end, speed, is_doomed=mishap is not None)
         works_from = next((now for now, share in worker.stretches(self.now) if share), self.now)
         self._post(works_from, ev.AttemptStarted(worker_id, number), worker_id)

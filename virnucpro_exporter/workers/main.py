@@ -212,12 +212,22 @@ class _Held(NamedTuple):
 
 
 class Worker:
-    """Runs the attempts that arrive on the channel until it ends."""
+    """Runs the attempts that arrive on the channel until it ends.
 
-    def __init__(self, channel: socket.socket, slot: mmap.mmap, attempts: str) -> None:
+    Args:
+        channel: To the pool.
+        slot: Shared memory for the number of the attempt in process.
+        attempts: The folder in which each attempt has its own.
+        part_bytes: The most bytes of a file that one part has, or None for no limit.
+    """
+
+    def __init__(
+        self, channel: socket.socket, slot: mmap.mmap, attempts: str, part_bytes: int | None = None
+    ) -> None:
         self._channel = channel
         self._slot = memoryview(slot).cast("q")
         self._attempts = attempts
+        self._part_bytes = part_bytes
         self._outbox = Outbox(channel)
         self._processor: Any = None
         self._can_split = False
@@ -236,7 +246,8 @@ class Worker:
             return False
         self._can_split = joining.can_split(self._processor)
         shrinks = joining.shrinks(self._processor)
-        self._outbox.add((wire.READY, hasattr(self._processor, "cancel"), shrinks))
+        cuts_first = joining.cuts_first(self._processor)
+        self._outbox.add((wire.READY, hasattr(self._processor, "cancel"), shrinks, cuts_first))
         self._outbox.flush()
         return True
 
@@ -328,11 +339,32 @@ class Worker:
         attempt: int,
         path: bytes,
         stretch: tuple[int, int | None] | None = None,
+        share: float = 1.0,
         joins: Sequence[int] = (),
     ) -> _Held:
         file = Path(os.fsdecode(path))
-        source = OpenPart(Part(file, *(stretch or ()))) if self._can_split else file
-        return _Held(attempt, file, source, joins)
+        if not self._can_split or joins:
+            return _Held(attempt, file, file, joins)
+        part = Part(file, *(stretch or ()))
+        return _Held(attempt, file, self._cut(attempt, part, share), joins)
+
+    def _cut(self, attempt: int, part: Part, share: float) -> OpenPart:
+        """Give away what of a part another attempt is to do, before anything of it is read.
+
+        Args:
+            attempt: The attempt at it.
+            part: The part.
+            share: What this attempt is to do of it at most.
+
+        Returns:
+            What is left for this attempt.
+        """
+        cut = OpenPart(part).keep(share, self._part_bytes)
+        if cut is not None or share < 1.0:
+            where = None if cut is None else tuple(cut)
+            self._outbox.add((wire.SHRUNK, attempt, where, cut is None))
+            self._outbox.flush()
+        return OpenPart(part if cut is None else Part(part.path, part.start, cut.at))
 
     def _process(self, held: _Held, output: Path, progress: Progress) -> Any:
         """Process a file, or the part of it that a processor is handed which can do parts."""
@@ -358,7 +390,8 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
             log_traceback()
             is_storage = is_storage_trouble(error, folder)
-            return wire.FAILED, attempt, f"joining: {describe(error)}", False, is_storage
+            is_permanent = isinstance(error, joining.JoinError)
+            return wire.FAILED, attempt, f"joining: {describe(error)}", is_permanent, is_storage
         return self._completed(attempt, None, None, time.perf_counter() - start, found)
 
     def _run(self, held: _Held) -> wire.Message:
@@ -451,6 +484,7 @@ def main() -> None:
     faulthandler.enable()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text file, always
     config = json.loads(sys.argv[1])
+    part_bytes = config["spec"].get("part_bytes")
     sys.path += [entry for entry in (*config["path"], "") if entry not in sys.path]
     for descriptor in (config["channel"], config["slot"]):
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - the standard library's signature
@@ -458,7 +492,7 @@ def main() -> None:
         socket.socket(fileno=config["channel"]) as channel,
         mmap.mmap(config["slot"], mmap.PAGESIZE) as slot,
     ):
-        worker = Worker(channel, slot, config["attempts"])
+        worker = Worker(channel, slot, config["attempts"], part_bytes)
         if worker.set_up(_builder(config["factory"], config["spec"]), config["gpu"]):
             worker.serve()
         sys.stdout.flush()

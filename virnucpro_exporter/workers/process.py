@@ -62,9 +62,10 @@ def start_message(action: StartAttempt) -> wire.Message:
     """How a worker is told to process a file or a part of one, or to join the parts of a file."""
     path, file = os.fsencode(action.file.path), action.file
     if action.joins:
-        return wire.START, action.attempt, path, None, action.joins
-    if isinstance(file, FilePart):
-        return wire.START, action.attempt, path, (file.start, file.stop), ()
+        return wire.START, action.attempt, path, None, 1.0, action.joins
+    stretch = (file.start, file.stop) if isinstance(file, FilePart) else None
+    if stretch is not None or action.share < 1.0:
+        return wire.START, action.attempt, path, stretch, action.share
     return wire.START, action.attempt, path
 
 
@@ -159,8 +160,8 @@ class Child:
             return _EVENTS[tag](self.worker_id, *values)
         if tag == wire.READY:
             self.ready = True
-            self.cancellable, can_split = values
-            return WorkerReady(self.worker_id, can_split)
+            self.cancellable, can_split, cuts_first = values
+            return WorkerReady(self.worker_id, can_split, cuts_first)
         (self.setup_error,) = values
         return None
 

@@ -1,4 +1,4 @@
-"""Random histories: whatever happens to its processes, a run loses nothing and leaves nothing."""
+"""Whatever happens to its processes, a run loses nothing and leaves nothing."""
 
 from __future__ import annotations
 
@@ -45,3 +45,16 @@ def test_random_histories(tmp_path: Path) -> None:
     assert splits, "no file was split"
     assert kept or lived < MANY, "no run went on with parts of a file"
     sys.stdout.write(f"{lived} histories, in which {splits} parts were given away, {kept} kept\n")
+
+
+def test_a_run_that_is_killed_at_any_change_of_a_file_goes_on(tmp_path: Path) -> None:
+    """Parts that are done are kept, and nothing is in its place before that is written down."""
+    step = 1 if HISTORIES >= MANY else 15
+    driver = [sys.executable, "-m", "tests.kills", str(tmp_path), str(step)]
+    done = subprocess.run(driver, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert not told["wrong"], told
+    assert told["places"] > 100
+    assert min(told["seen"][state] for state in ("processing", "committing", "completed")) > 0
+    assert told["seen"]["parts kept"] > 0

@@ -36,7 +36,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "safetensors": ("processors.weights",),
     "torch": (
         "processors.classifier",
-        "processors.packed_esm",
+        "processors.packed",
         "processors.transformer",
         "processors.vectors",
         "processors.weights",

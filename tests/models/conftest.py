@@ -32,3 +32,11 @@ def bert_with_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.models.tiny import save_bert_with_code  # noqa: PLC0415 - loads PyTorch
 
     return save_bert_with_code(tmp_path_factory.mktemp("bert_with_code"))
+
+
+@pytest.fixture(scope="session")
+def alibi_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny BERT with the layers of DNABERT-S, in code of its own."""
+    from tests.models.tiny import save_alibi_bert  # noqa: PLC0415 - loads PyTorch
+
+    return save_alibi_bert(tmp_path_factory.mktemp("alibi_bert"))

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.models.tiny import bert_means, esm2_means, write_fasta
+from tests.models.tiny import bert_means, esm2_means, save_alibi_bert, write_fasta
 from virnucpro_exporter.errors import ProcessorError, SequenceFileError
 from virnucpro_exporter.processors import build, embedding
 from virnucpro_exporter.processors.base import Processed
 from virnucpro_exporter.processors.embedding import EmbeddingProcessor, NotFiniteError
-from virnucpro_exporter.processors.packed_esm import PackedEsm
+from virnucpro_exporter.processors.packed import PackedBert, PackedEsm
+from virnucpro_exporter.processors.transformer import Padded
 from virnucpro_exporter.sequences import OpenPart, Part, Shrunk
 from virnucpro_exporter.workers import joining
 
@@ -85,6 +86,31 @@ def test_dnabert_equals_one_sequence_at_a_time(bert: Path, tmp_path: Path) -> No
     means = [entry["mean_representation"] for entry in result["data"]]
     assert all(type(value) is float for value in means[0])
     torch.testing.assert_close(torch.tensor(means), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 200, 100_000])
+def test_dnabert_s_computes_without_padding(
+    alibi_bert: Path, tmp_path: Path, tokens_per_batch: int
+) -> None:
+    """A model of its layers gives what its own code gives for one sequence at a time."""
+    sequences = random_sequences("ACGT")
+    made = processor("dnabert", alibi_bert, tokens_per_batch, trust_remote_code=True)
+    assert isinstance(made._model._network, PackedBert)
+    result = Run(made, tmp_path, sequences).result
+    expected = torch.stack(bert_means(alibi_bert, list(sequences.values())))
+    torch.testing.assert_close(vectors_of(result), expected, rtol=0, atol=1e-5)
+
+
+def test_code_that_computes_something_else_is_used(tmp_path: Path) -> None:
+    """Layers of the same names are not enough: the model's own code says what is computed."""
+    (tmp_path / "model").mkdir()
+    folder = save_alibi_bert(tmp_path / "model", shift=0.5)
+    made = processor("dnabert", folder, trust_remote_code=True)
+    assert isinstance(made._model._network, Padded)
+    sequences = random_sequences("ACGT")
+    result = Run(made, tmp_path, sequences).result
+    expected = torch.stack(bert_means(folder, list(sequences.values())))
+    torch.testing.assert_close(vectors_of(result), expected, rtol=0, atol=1e-5)
 
 
 def test_case_does_not_matter_and_odd_letters_count_one(esm2: Path, tmp_path: Path) -> None:
@@ -201,16 +227,24 @@ def test_own_code_of_a_model_runs(bert_with_code: Path, bert: Path, tmp_path: Pa
     torch.testing.assert_close(found, plain + 1, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["esm2", "dnabert"])
+@pytest.mark.parametrize(
+    ("kind", "model"), [("esm2", "esm2"), ("dnabert", "bert"), ("dnabert", "alibi_bert")]
+)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_is_near(
-    request: pytest.FixtureRequest, tmp_path: Path, kind: str, precision: str
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, model: str, precision: str
 ) -> None:
     """Numbers of two bytes change the vectors by little, and by something; the file has float32."""
-    folder = request.getfixturevalue({"esm2": "esm2", "dnabert": "bert"}[kind])
+    options: Any = {"trust_remote_code": True} if model == "alibi_bert" else {}
     sequences = random_sequences({"esm2": AMINO_ACIDS, "dnabert": "ACGT"}[kind])
     exact, rounded = (
-        vectors_of(Run(processor(kind, folder, precision=name), tmp_path, sequences).result)
+        vectors_of(
+            Run(
+                processor(kind, request.getfixturevalue(model), precision=name, **options),
+                tmp_path,
+                sequences,
+            ).result
+        )
         for name in ("fp32", precision)
     )
     assert rounded.dtype is torch.float32

@@ -36,14 +36,14 @@ def sheet() -> str:
 
 
 def test_tutorial_works(
-    tmp_path: Path, esm2: Path, bert_with_code: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, esm2: Path, alibi_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every command ends well, and the tables are there."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     cache(tmp_path / "hub", "facebook/esm2_t36_3B_UR50D", esm2)
-    cache(tmp_path / "hub", "zhihan1996/DNABERT-S", bert_with_code)
-    vanilla.save_classifier(tmp_path / "500_model.pth", vanilla.trained(esm2, bert_with_code))
+    cache(tmp_path / "hub", "zhihan1996/DNABERT-S", alibi_bert)
+    vanilla.save_classifier(tmp_path / "500_model.pth", vanilla.trained(esm2, alibi_bert))
     source = random.Random(9)
     for name in ("S001/final.contigs.fa", "S001/unassembled.fa", "S002/final.contigs.fa"):
         sequences = {f"{name[:8]}_{i}": "".join(source.choices("ACGGCT", k=700)) for i in range(6)}

@@ -33,13 +33,13 @@ def genomes(lengths: tuple[int, ...] = (1700, 499, 30, 2, 620, 500, 501, 90)) ->
 
 
 @pytest.fixture
-def make(esm2: Path, bert: Path, tmp_path: Path) -> Callable[..., Any]:
+def make(esm2: Path, alibi_bert: Path, tmp_path: Path) -> Callable[..., Any]:
     """Makes a processor that is set up on a CPU slot."""
-    path = vanilla.save_classifier(tmp_path / "model.pth", vanilla.trained(esm2, bert))
+    path = vanilla.save_classifier(tmp_path / "model.pth", vanilla.trained(esm2, alibi_bert))
 
     def made(**options: Any) -> Any:
-        models = {"dnabert": str(bert), "esm2": str(esm2)}
-        spec = {"classifier": str(path), "models": models, **options}
+        models = {"dnabert": str(alibi_bert), "esm2": str(esm2)}
+        spec = {"classifier": str(path), "models": models, "trust_remote_code": True, **options}
         processor = build({"kind": "virnucpro", **spec})
         processor.setup("cpu0")
         return processor
@@ -59,7 +59,7 @@ def rows_of(processor: Any, file: Path, folder: Path) -> list[list[str]]:
 def test_rows_are_those_of_the_steps(
     make: Callable[..., Any],
     esm2: Path,
-    bert: Path,
+    alibi_bert: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     size: int,
@@ -69,7 +69,8 @@ def test_rows_are_those_of_the_steps(
     monkeypatch.setattr(virnucpro, "WINDOW", window)
     file = write_fasta(tmp_path / "sample.fa", genomes())
     found = rows_of(make(chunk_size=size), file, tmp_path / "out")
-    expected = vanilla.predict(genomes(), size, esm2, bert, vanilla.trained(esm2, bert))
+    classifier = vanilla.trained(esm2, alibi_bert)
+    expected = vanilla.predict(genomes(), size, esm2, alibi_bert, classifier)
     assert len(expected) > 10
     assert {row[1] for row in expected} == {"virus", "others"}
     assert [row[:2] for row in found] == [list(row[:2]) for row in expected]
@@ -77,6 +78,42 @@ def test_rows_are_those_of_the_steps(
     wanted = torch.tensor([row[2:] for row in expected])
     torch.testing.assert_close(scores, wanted, rtol=0, atol=1e-5)
     assert all(max(len(a), len(b)) <= len("0.12345678e-01") for _, _, a, b in found)
+
+
+def test_small_files_go_through_the_models_together(
+    make: Callable[..., Any], esm2: Path, alibi_bert: Path, tmp_path: Path
+) -> None:
+    """Each has its own rows and vectors, in its own order; one that is at fault fails alone."""
+    processor, classifier = make(keep_vectors=True), vanilla.trained(esm2, alibi_bert)
+    batches: list[int] = []
+    means = processor._loaded.esm2._network.means
+
+    def counted(batch: Any, **options: Any) -> Any:
+        batches.append(len(batch))
+        return means(batch, **options)
+
+    processor._loaded.esm2._network.means = counted
+    texts = [genomes((480, 90)), genomes((700,)), {"closed": "TAGTTAGCTAACTAGTTAGCTAA" * 4}]
+    texts += [{"p": "MKVLEF"}, genomes((300, 40, 620))]
+    files = [write_fasta(tmp_path / f"{i}.fa", found) for i, found in enumerate(texts)]
+    processor.expect(files)
+    seconds = 0.0
+    for number, (file, text) in enumerate(zip(files, texts, strict=True)):
+        folder = tmp_path / f"out{number}"
+        if number == 3:
+            with pytest.raises(SequenceFileError, match="amino acid"):
+                rows_of(processor, file, folder)
+            continue
+        found = rows_of(processor, file, folder)
+        expected = vanilla.predict(text, 500, esm2, alibi_bert, classifier) if number != 2 else []
+        assert [row[:2] for row in found] == [list(row[:2]) for row in expected]
+        for row, wanted in zip(found, expected, strict=True):
+            assert [float(score) for score in row[2:]] == pytest.approx(wanted[2:], abs=1e-5)
+        merged = [torch.load(path)["ids"] for path in folder.glob("*_merged_*.pt")]
+        assert merged == ([[row[0] for row in expected]] if expected else [])
+        seconds += processor._windows.lent
+    assert len(batches) == 2  # the first three files, and the one after the fault
+    assert seconds == pytest.approx(0, abs=1e-9)
 
 
 def test_parts_put_together_are_the_whole(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,103 @@ class OwnBert(BertModel):
             flash_attn_qkvpacked_func(input_ids)
         hidden = super().forward(input_ids, attention_mask=attention_mask)[0]
         return hidden + 1, None
+"""
+
+# The layers of DNABERT-S, by the names that its own code gives them; written for these tests.
+ALIBI_CODE = """
+import math
+
+import torch
+from torch import nn
+from transformers import BertConfig, PreTrainedModel
+
+
+def flash_attn_qkvpacked_func(*_):
+    raise AssertionError("the kernel was used")
+
+
+def slopes(heads):
+    def series(number):
+        start = 2 ** (-(2 ** -(math.log2(number) - 3)))
+        return [start * start**i for i in range(number)]
+
+    power = 2 ** math.floor(math.log2(heads))
+    return series(power) + series(2 * power)[::2][: heads - power]
+
+
+class Layer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        size, inner = config.hidden_size, config.intermediate_size
+        self.heads = config.num_attention_heads
+        self.attention = nn.ModuleDict(
+            {
+                "self": nn.ModuleDict({"Wqkv": nn.Linear(size, 3 * size)}),
+                "output": nn.ModuleDict(
+                    {"dense": nn.Linear(size, size), "LayerNorm": norm(config)}
+                ),
+            }
+        )
+        self.mlp = nn.ModuleDict(
+            {
+                "gated_layers": nn.Linear(size, 2 * inner, bias=False),
+                "wo": nn.Linear(inner, size),
+                "layernorm": norm(config),
+            }
+        )
+
+    def forward(self, values, bias):
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.attention["self"]["Wqkv"](values).chunk(3, dim=-1)
+        )
+        scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias
+        attended = (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
+        output = self.attention["output"]
+        values = output["LayerNorm"](output["dense"](attended) + values)
+        gate, inner = self.mlp["gated_layers"](values).chunk(2, dim=-1)
+        inner = nn.functional.gelu(gate) * inner
+        return self.mlp["layernorm"](self.mlp["wo"](inner) + values)
+
+
+def norm(config):
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+class BertModel(PreTrainedModel):
+    config_class = BertConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embeddings = nn.ModuleDict(
+            {
+                "word_embeddings": nn.Embedding(config.vocab_size, config.hidden_size),
+                "token_type_embeddings": nn.Embedding(2, config.hidden_size),
+                "LayerNorm": norm(config),
+            }
+        )
+        layers = [Layer(config) for _ in range(config.num_hidden_layers)]
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
+        self.slopes = slopes(config.num_attention_heads)
+        self.post_init()
+
+    def _init_weights(self, module):
+        pass
+
+    def forward(self, input_ids, attention_mask=None):
+        if flash_attn_qkvpacked_func is not None:
+            flash_attn_qkvpacked_func(input_ids)
+        words = self.embeddings["word_embeddings"](input_ids)
+        values = words + self.embeddings["token_type_embeddings"](torch.zeros_like(input_ids))
+        values = self.embeddings["LayerNorm"](values)
+        places = torch.arange(input_ids.shape[1])
+        distance = (places[:, None] - places[None]).abs()
+        bias = -torch.tensor(self.slopes)[:, None, None] * distance
+        if attention_mask is not None:
+            bias = bias + (1 - attention_mask[:, None, None, :]) * -10000.0
+        for layer in self.encoder["layer"]:
+            values = layer(values, bias)
+        return values + SHIFT, None
 """
 
 
@@ -87,6 +185,28 @@ def save_bert_with_code(folder: Path) -> Path:
     return folder
 
 
+def save_alibi_bert(folder: Path, shift: float = 0.0, **shape: int) -> Path:
+    """A BERT with the layers of DNABERT-S and code of its own, which adds a number to all values.
+
+    Args:
+        folder: Where it goes.
+        shift: The number; 0 in DNABERT-S.
+        shape: What differs from `BERT_SHAPE`; by default the heads, which are no power of two.
+    """
+    save_bert(folder)
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    (folder / "bert_layers.py").write_text(f"SHIFT = {shift}\n" + ALIBI_CODE)
+    config = transformers.BertConfig(**{**BERT_SHAPE, "num_attention_heads": 6, **shape})
+    config.auto_map = {"AutoModel": "bert_layers.BertModel"}
+    config.save_pretrained(folder)
+    torch.manual_seed(3)
+    transformers.AutoModel.from_config(
+        transformers.AutoConfig.from_pretrained(folder), trust_remote_code=True
+    ).save_pretrained(folder)
+    return folder
+
+
 def esm2_means(folder: Path, sequences: list[str]) -> list[Any]:
     """The mean over the residues of each sequence, computed alone and the plain way."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -97,13 +217,17 @@ def esm2_means(folder: Path, sequences: list[str]) -> list[Any]:
 def bert_means(folder: Path, sequences: list[str]) -> list[Any]:
     """The mean over the tokens of each sequence, computed alone and the plain way."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.BertModel.from_pretrained(folder).eval()
+    if (folder / "bert_layers.py").exists():
+        model = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+        sys.modules[type(model).__module__].flash_attn_qkvpacked_func = None  # type: ignore[attr-defined]  # it is there
+    else:
+        model = transformers.BertModel.from_pretrained(folder).eval()
     return [_hidden(model, tokenizer, text).mean(dim=0) for text in sequences]
 
 
 def _hidden(model: Any, tokenizer: Any, text: str) -> Any:
     with torch.no_grad():
-        return model(**tokenizer(text, return_tensors="pt"))[0][0]
+        return model(tokenizer(text, return_tensors="pt")["input_ids"])[0][0]
 
 
 def write_fasta(path: Path, sequences: dict[str, str]) -> Path:

@@ -13,12 +13,14 @@ import transformers
 
 from virnucpro_exporter.errors import ProcessorError
 from virnucpro_exporter.processors.batching import Batcher, Tokens
-from virnucpro_exporter.processors.packed_esm import PackedEsm, can_pack
+from virnucpro_exporter.processors.packed import PackedEsm, can_pack, pack_bert
 from virnucpro_exporter.processors.weights import open_weights
 
 AMPERE = (8, 0)  # the first GPUs that compute in bfloat16
 UNUSED = ("pooler.", "contact_head.")
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# On which the two ways to compute a BERT are compared.
+SAMPLES = (b"GATTACA" * 9, b"ACGTTGCAAC" * 12, b"ACG", b"CCATGGTTAA" * 12)
 # On a CPU, what is in the caches counts; on a GPU, that all of its units are busy.
 TOKENS_ON_CPU, TOKENS_ON_GPU = 1024, 8192
 # Batches that wait on a GPU beside the one in process, so that it never waits for the next.
@@ -263,8 +265,10 @@ def load_dnabert(
         return tokens
 
     dtype = PRECISIONS["fp32" if precision == "auto" else precision]
-    network = Padded(module, device, dtype, padding=tokenizer.pad_token_id or 0, edges=0)
-    batcher = _batcher(tokens_per_batch, device, is_packed=False)
+    module.eval()
+    packed = pack_bert(module, encode(SAMPLES), device, dtype)
+    network = packed or Padded(module, device, dtype, padding=tokenizer.pad_token_id or 0, edges=0)
+    batcher = _batcher(tokens_per_batch, device, is_packed=packed is not None)
     return _padded_model(module, network, encode, device, batcher)
 
 

@@ -38,7 +38,9 @@ def until(condition: Callable[[], object]) -> None:
 
 def arguments(*words: str | Path, output: Path, workers: int = 2) -> list[str | Path]:
     """The command line of a run; what follows `--` stays last."""
-    return [*PROGRAM, "run", *QUIET, f"--gpus=cpu:{workers}", "--output", output, *words]
+    has_cluster = any(str(word).startswith("--dask") for word in words)
+    slots = [] if has_cluster else [f"--gpus=cpu:{workers}"]
+    return [*PROGRAM, "run", *QUIET, *slots, "--output", output, *words]
 
 
 def start(*words: str | Path, output: Path, workers: int = 2) -> subprocess.Popen[str]:

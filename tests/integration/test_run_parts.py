@@ -38,17 +38,21 @@ def expected() -> dict[bytes, bytes]:
     return {b"in.fa.out": b"".join(b"r%d\n" % n for n in range(RECORDS))}
 
 
-def parts(output: Path, state: str) -> list[int]:
-    """The attempts of the parts in a state, as the journal knows them."""
+def ask(output: Path, query: str) -> list[int]:
+    """What the journal answers."""
     path = output / ".virnucpro" / "journal.sqlite"
     if not path.exists():
         return []
     with closing(sqlite3.connect(path)) as database:
         try:
-            rows = database.execute("SELECT attempt FROM parts WHERE state = ?", (state,))
-            return [attempt for (attempt,) in rows]
+            return [value for (value,) in database.execute(query)]
         except sqlite3.OperationalError:  # it is just being made
             return []
+
+
+def parts(output: Path, state: str) -> list[int]:
+    """The attempts of the parts in a state, as the journal knows them."""
+    return ask(output, f"SELECT attempt FROM parts WHERE state = '{state}'")  # noqa: S608 - ours
 
 
 def test_one_file_is_shared_by_all_workers(one_file: Path, tmp_path: Path) -> None:
@@ -60,29 +64,52 @@ def test_one_file_is_shared_by_all_workers(one_file: Path, tmp_path: Path) -> No
     assert results(output) == expected()
     assert len(parts(output, "completed")) > 1
     assert not list((output / ".virnucpro" / "attempts").iterdir())
+    Path(f"{one_file}.go").touch()
     whole = run(one_file, *WORDS, "--split", "never", output=tmp_path / "whole")
     assert results(tmp_path / "whole") == expected()
     assert "gives" not in whole.stderr
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_goes_on_within_a_file(one_file: Path, tmp_path: Path, how: signal.Signals) -> None:
-    """After a kill or a drain, parts that are done are not done again."""
-    one_file.write_text(one_file.read_text() * 3)  # so that a drain does not await the end
+def test_a_killed_run_goes_on_within_a_file(one_file: Path, tmp_path: Path) -> None:
+    """Parts that are done are not done again."""
     output = tmp_path / "out"
     with start(one_file, *WORDS, output=output) as process:
-        until(lambda: parts(output, "processing") and parts(output, "queued") == [])
-        if how is signal.SIGKILL:
-            until(lambda: parts(output, "completed"))
-        process.send_signal(how)
+        until(lambda: parts(output, "completed"))
+        process.kill()
         process.communicate()
         until(lambda: not processes_of(output))
     before = parts(output, "completed")
-    assert before
-    assert results(output) == {}
+    Path(f"{one_file}.go").touch()
     resumed = run(one_file, *WORDS, output=output)
     assert resumed.returncode == 0, resumed.stderr
     assert set(before) <= set(parts(output, "completed"))
+    assert results(output) == expected()
+
+
+@pytest.mark.parametrize("where", [(), ("--dask-local=2",)])
+def test_a_drain_ends_parts_at_the_next_record(
+    one_file: Path, tmp_path: Path, where: tuple[str, ...]
+) -> None:
+    """What is done by then is kept, nothing is cut off, and the next run does the rest alone."""
+    one_file.write_text(one_file.read_text() * 3)
+    output = tmp_path / "out"
+    with start(one_file, *WORDS, *where, output=output) as process:
+        until(lambda: len(parts(output, "processing")) == 2 and parts(output, "queued") == [])
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, told
+    assert told.count("ends its part of") == told.count("to the next run") == 2
+    before = parts(output, "completed")
+    assert len(before) == 2
+    assert len(parts(output, "queued")) == 2
+    assert 2 <= sum(ask(output, "SELECT sequences FROM parts WHERE state = 'completed'")) < RECORDS
+    assert results(output) == {}
+    Path(f"{one_file}.go").touch()
+    resumed = run(one_file, *WORDS, output=output)  # on one machine, wherever it was begun
+    assert resumed.returncode == 0, resumed.stderr
+    assert set(before) <= set(parts(output, "completed"))
+    assert sum(ask(output, "SELECT sequences FROM parts")) == 3 * RECORDS
+    assert ask(output, "SELECT attempt FROM attempts") == []
     assert results(output) == {b"in.fa.out": expected()[b"in.fa.out"] * 3}
 
 

@@ -267,7 +267,32 @@ def test_one_file_keeps_all_gpus_busy(overhead: float) -> None:
     size = int(3600 * sum(EIGHT.values()))
     ratio, parts = virtual({"/a": size}, EIGHT, overhead=overhead)
     assert ratio <= 1.005
-    assert len(EIGHT) <= parts <= 8 * len(EIGHT)
+    assert 8 * len(EIGHT) <= parts <= 40 * len(EIGHT)
+
+
+def test_a_kill_costs_little_of_a_file() -> None:
+    """A part that would last longer ends after a small share of the run, and its worker goes on."""
+    play = Play(1)
+    play.cuts_first = False
+    play.tell(ev.FilesSubmitted((SequenceFile("/a.fa", 1000, SIZE),)))
+    for gpu in play.gpus:
+        play.come_up(gpu)
+    gpu = next(gpu for gpu in play.gpus if play.held[gpu])
+    play.tell(said.started(gpu, 1))
+    while not play.asked:
+        play.now += 0.1
+        position = play.held[gpu][0].position(play.now)
+        play.tell(said.progress(gpu, 1, position // 10, position))
+    seconds = SIZE / SPEED / len(play.gpus)
+    assert play.now == pytest.approx(seconds / 32, rel=0.5)
+    ((_, asked),) = play.asked
+    assert (asked.share, asked.least_seconds) == (1.0, 0.0)
+    attempt = play.held[gpu][0]
+    cut = (attempt.position(play.now) + 1, attempt.position(play.now), SIZE)
+    attempt.stop = cut[0]
+    play.tell(said.shrunk(gpu, 1, cut))
+    play.finish(gpu)
+    assert play.held[gpu][0].begin == cut[0]
 
 
 @pytest.mark.parametrize("overhead", [0.1, 10.0])

@@ -100,6 +100,9 @@ def _split(fact: fa.FileSplit) -> Line:
     if fact.is_left:
         left = giver, path, given
         return Line(INFO, "%s ends its part of %r and leaves %s of it to the next run", left)
+    if fact.target == fact.worker_id:
+        rest = giver, path, fact.rest.residues
+        return Line(DEBUG, "%s ends its part of %r and goes on with the rest (%d residues)", rest)
     where = "its part of " if fact.part.start or fact.rest.stop is not None else ""
     values = giver, given, where, path, _at(fact.target), fact.rest.residues
     return Line(INFO, "%s gives %s of %s%r to %s (%d residues)", values)

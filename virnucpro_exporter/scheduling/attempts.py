@@ -46,6 +46,8 @@ def shrink(state: State, attempt: Attempt, cut: Cut, now: float) -> None:
     wanted = attempt.asked_for
     if wanted is not None and wanted.is_ready and not wanted.has_work:
         target = wanted
+    elif wanted is None and attempt.started_at is not None:
+        target = attempt.worker  # it is about to be free
     else:
         left = max(1, attempt.record.file.residues // 2)
         target = _ends_first(state.usable() or [attempt.worker], left, now)

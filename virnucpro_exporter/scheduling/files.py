@@ -208,6 +208,7 @@ class Attempt:
             yet; or None.
         asked_for: The worker that is to have that share.
         keeps_all: Its worker cannot give anything away.
+        save_at: When it is next considered to end the part, so that a kill costs no more than that.
     """
 
     __slots__ = (
@@ -224,6 +225,7 @@ class Attempt:
         "recent",
         "record",
         "reported_at",
+        "save_at",
         "sequences",
         "start",
         "started_at",
@@ -256,6 +258,7 @@ class Attempt:
         self.asked_at: float | None = None
         self.asked_for: Worker | None = None
         self.keeps_all = False
+        self.save_at = 0.0
 
     @property
     def can_shrink(self) -> bool:

@@ -38,6 +38,12 @@ FIRST_SHARE = 0.5
 _LEAST_SHARE = 0.0625
 _LEAST_RESIDUES = 1_000_000
 
+# A part ends after this share of what the run takes, unless what it costs beside its residues
+# would then be more than this share of it, and not before so many seconds.
+PART_SHARE = 1 / 32
+PART_OVERHEAD = 1 / 300
+LEAST_SAVED_SECONDS = 1.0
+
 # To put results together takes about this share of the time of making them.
 JOIN_SHARE = 0.01
 
@@ -250,6 +256,18 @@ def fair_share(holder: Worker, thief: Worker, remaining: float) -> float | None:
     share = (remaining - overhead) / (remaining * (1.0 + slower))
     seconds = share * remaining * slower
     return share if seconds >= max(overhead, LEAST_PART_SECONDS) else None
+
+
+def part_seconds(workers: Sequence[Worker], residues: int, worker: Worker) -> float:
+    """How long a part takes at most, so that little has to be done again after a kill.
+
+    Args:
+        workers: All that take files.
+        residues: Of all files of the run.
+        worker: The worker of the part.
+    """
+    run = residues / sum(other.speed for other in workers)
+    return max(run * PART_SHARE, worker.fixed.likely() / PART_OVERHEAD, LEAST_SAVED_SECONDS)
 
 
 def first_share(worker: Worker, record: FileRecord, workers: Sequence[Worker], left: int) -> float:

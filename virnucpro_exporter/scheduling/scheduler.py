@@ -256,6 +256,7 @@ class Scheduler:
         if residues is None:
             residues = self.state.residues_of(attempt.record.file, event.sequences)
         self.state.report(attempt, event.sequences, residues, now)
+        splitting.end_part_in_time(self.state, attempt, now)
         self._rebalancing.news(now)
         if self.state.is_draining and attempt.asked_at is None:  # it may have been asked too early
             self._ask_to_end(attempt, now)

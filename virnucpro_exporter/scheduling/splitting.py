@@ -27,6 +27,7 @@ from virnucpro_exporter.scheduling.parts import (
     PartResult,
     SplitFile,
     cut_at,
+    part_seconds,
 )
 from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
@@ -79,6 +80,23 @@ def ask_for_share(
     attempt.asked_for = thief
     least = 0.0 if thief is None else max(thief.fixed.seconds, LEAST_PART_SECONDS)
     state.commands.append(ShrinkAttempt(attempt.worker.id, attempt.number, share, least))
+
+
+def end_part_in_time(state: State, attempt: Attempt, now: float) -> None:
+    """Ask the worker to end its part here if it is long enough; it goes on with the rest.
+
+    A part that is done is not done again by the next run, nor by another worker.
+    """
+    if now < attempt.save_at or attempt.started_at is None:
+        return
+    is_alone = attempt.asked_at is None and len(attempt.record.holders) == 1
+    if not (attempt.can_shrink and is_alone):
+        return
+    seconds = part_seconds(state.usable(), state.residues_total, attempt.worker)
+    attempt.save_at = attempt.started_at + seconds
+    if now >= attempt.save_at and attempt.remaining(now) >= seconds:
+        attempt.save_at = now + seconds
+        ask_for_share(state, attempt, 1.0, None, now)
 
 
 def keep_all(attempt: Attempt, *, for_good: bool) -> None:

@@ -84,7 +84,9 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     output = tmp_path / "out"
     done = run(READS, "--dry-run", output=output)
     assert done.returncode == 0
-    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    *told, shared = done.stdout.splitlines()
+    assert shared == "12 of 12 files can be shared by idle workers"
+    rows = [line.split() for line in told[1:]]
     assert [row[0] for row in rows] == ["cpu0", "cpu1"]
     assert sum(int(row[2]) for row in rows) == len(list(READS.iterdir()))
     assert not output.exists()

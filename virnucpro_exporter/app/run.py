@@ -33,6 +33,7 @@ from virnucpro_exporter.app.listing import Listing, looked_at
 from virnucpro_exporter.app.predictions import Predictions, predictions_of, with_sheet
 from virnucpro_exporter.app.processor import describe, processor_spec
 from virnucpro_exporter.app.record import Record
+from virnucpro_exporter.app.sharing import sharing_text
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.summary import failures_text, plan_text, summary_text
 from virnucpro_exporter.app.views import AGAIN, RESUMES, linger, reserve, show
@@ -148,7 +149,11 @@ def plan(config: RunConfig) -> str:
     with devices(config.devices) as (found, _):
         files = measure([Path(file.path) for file in inputs.files], config.inputs.count)
         by_id = assign_files_weighted(files, {d.gpu: d.weight for d in found})
-        return plan_text({device: by_id[device.gpu] for device in found})
+        plan = plan_text({device: by_id[device.gpu] for device in found})
+        if len(found) < 2:
+            return plan
+        paths = [file.path for file in inputs.files]
+        return f"{plan}\n{sharing_text(spec, config.scheduling, paths)}"
 
 
 def run(

@@ -1,0 +1,68 @@
+"""Which files of a run several workers could share, and why not the others: for `--dry-run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from virnucpro_exporter.config import Scheduling
+from virnucpro_exporter.files.looking import look_at
+from virnucpro_exporter.processors import build
+from virnucpro_exporter.scheduling.policy import NoStealing
+from virnucpro_exporter.sequences import extent
+from virnucpro_exporter.text import clean, counted
+from virnucpro_exporter.workers.joining import can_split
+
+_MOST_NAMED = 3
+
+
+def sharing_text(spec: Mapping[str, Any], scheduling: Scheduling, paths: Sequence[str]) -> str:
+    """What could be split, in one line.
+
+    Args:
+        spec: The processor.
+        scheduling: Whether files may be split.
+        paths: The files.
+    """
+    why = _why_whole(spec, scheduling)
+    if why:
+        return f"every file is done whole: {why}"
+    whole = [
+        path
+        for path, can_be in zip(paths, look_at(paths, _can_be_entered), strict=True)
+        if not can_be
+    ]
+    shared = f"{len(paths) - len(whole):,} of {counted(len(paths), 'file')}"
+    if spec["kind"] == "python":
+        said = f"if {spec['target']} says how results are joined, which its workers find out"
+        line = f"{shared} can be shared by idle workers, {said}"
+    else:
+        line = f"{shared} can be shared by idle workers"
+    if not whole:
+        return line
+    named = ", ".join(repr(clean(path)) for path in whole[:_MOST_NAMED])
+    more = len(whole) - _MOST_NAMED
+    named += f" and {more:,} more" if more > 0 else ""
+    return f"{line}; not {named}: empty ones, bzip2 and xz have no middle to begin in"
+
+
+def _why_whole(spec: Mapping[str, Any], scheduling: Scheduling) -> str:
+    """Why no file is split; empty where files are."""
+    if not scheduling.may_split:
+        return "--split never"
+    if scheduling.balancer == NoStealing.name:
+        return f"--balancer {NoStealing.name}"
+    if spec["kind"] == "python" or can_split(build(spec)):
+        return ""
+    if spec["kind"] == "command":
+        return "a command gets parts of files with --split SIZE or --join"
+    return f"{spec['kind']} does not do parts of files"
+
+
+def _can_be_entered(path: str) -> bool:
+    """Whether a reader can begin in the middle; what cannot be opened says so when it is done."""
+    try:
+        return extent(Path(path)) is not None
+    except OSError:
+        return False

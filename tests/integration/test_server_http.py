@@ -123,6 +123,34 @@ def test_the_client_chooses_format_compression_and_metrics(server: MetricsServer
     assert body.count(b"# HELP") == 1
 
 
+OPEN_METRICS = "application/openmetrics-text;version"
+ACCEPTED = {
+    "Prometheus 2.42": (f"{OPEN_METRICS}=1.0.0", f"{OPEN_METRICS}=0.0.1;q=0.75", "*/*;q=0.1"),
+    "Prometheus 3": (
+        f"{OPEN_METRICS}=1.0.0;escaping=allow-utf-8;q=0.6",
+        f"{OPEN_METRICS}=0.0.1;q=0.5",
+        "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4",
+        "text/plain;version=0.0.4;q=0.3",
+        "*/*;q=0.2",
+    ),
+    # With scrape_protocols: [PrometheusProto, PrometheusText1.0.0, PrometheusText0.0.4].
+    "Prometheus 3 without OpenMetrics": (
+        "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;q=0.5",
+        "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4",
+        "text/plain;version=0.0.4;q=0.3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_each_prometheus_gets_a_format_that_it_names(server: MetricsServer, name: str) -> None:
+    """Prometheus 3 refuses an answer whose type it does not know."""
+    response, _ = ask(server, Accept=",".join(ACCEPTED[name]))
+    text, open_metrics = "text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0"
+    wanted = text if "without" in name else open_metrics
+    assert response.getheader("Content-Type") == f"{wanted}; charset=utf-8"
+
+
 def test_the_live_page_may_do_nothing_but_load_itself_again(server: MetricsServer) -> None:
     """Its policy allows its own style and script by their hashes, and no other host or frame."""
     response, page = ask(server, "/", Accept_Encoding="gzip")

@@ -28,6 +28,8 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "deploy.md").read_te
 def mounted(service: str, folder: Path, profile: str) -> Path:
     """Where the files of a service lie after they were copied as its container would see them."""
     for volume in SERVICES[service]["volumes"]:
+        if isinstance(volume, dict):
+            volume = f"{volume['source']}:{volume['target']}"  # noqa: PLW2901 - the short form
         source, target, *_ = volume.replace("${COMPOSE_PROFILES:-.}", profile).split(":")
         if source.startswith("."):
             place = folder / target.lstrip("/")
@@ -37,7 +39,7 @@ def mounted(service: str, folder: Path, profile: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("profile", [".", "gpu"])
+@pytest.mark.parametrize("profile", [".", "gpu", "demo"])
 def test_prometheus_reads_what_is_mounted(tmp_path: Path, profile: str) -> None:
     """Its configuration, the rules and the files of targets fit together in the container."""
     folder = mounted("prometheus", tmp_path, profile)
@@ -51,9 +53,14 @@ def test_prometheus_reads_what_is_mounted(tmp_path: Path, profile: str) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "alerts.yml" in checked.stdout
     names = {path.name for path in (folder / "etc/prometheus/targets").glob("*.yml")}
-    assert names == {"runs.yml", "nodes.yml", "nodes-here.yml", "alertmanagers.yml"}
-    here = yaml.safe_load((folder / "etc/prometheus/targets/nodes-here.yml").read_text())
-    assert here == [{"targets": ["node:9877"] if profile == "gpu" else []}]
+    assert names == {
+        *("runs.yml", "runs-here.yml", "nodes.yml", "nodes-here.yml"),
+        "alertmanagers.yml",
+    }
+    for name, target in (("nodes", "node"), ("runs", "simulation")):
+        here = yaml.safe_load((folder / f"etc/prometheus/targets/{name}-here.yml").read_text())
+        is_here = profile == {"nodes": "gpu", "runs": "demo"}[name]
+        assert here == [{"targets": [f"{target}:9877"] if is_here else []}]
 
 
 def exit_status(command: list[str]) -> int:
@@ -96,17 +103,3 @@ def test_the_shell_accepts_what_the_page_shows(script: str) -> None:
     options = re.findall(r"(?<=[ \n])--[a-z-]+", script)
     known = {name for p in cli.commands["run"].params for name in (*p.opts, *p.secondary_opts)}
     assert set(options) <= known
-
-
-def test_kubernetes_objects_are_yaml() -> None:
-    """Each is of one kind, and its probes and monitor name a port that it has."""
-    objects = [yaml.safe_load(b) for k, b in BLOCKS if k == "yaml" and "apiVersion" in b]
-    daemon, monitor = objects
-    (container,) = daemon["spec"]["template"]["spec"]["containers"]
-    ports = {port["name"] for port in container["ports"]}
-    used = {container[probe]["httpGet"]["port"] for probe in ("livenessProbe", "readinessProbe")}
-    used |= {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
-    assert used == ports
-    labels = daemon["spec"]["template"]["metadata"]["labels"]
-    assert monitor["spec"]["selector"]["matchLabels"] == labels
-    assert daemon["spec"]["selector"]["matchLabels"] == labels

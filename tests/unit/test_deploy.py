@@ -24,7 +24,8 @@ COMPOSE = ROOT / "docker-compose.yml"
 KUBERNETES = ROOT / "deploy" / "kubernetes" / "run.yaml"
 UNIT = ROOT / "deploy" / "virnucpro-exporter.service"
 SETTINGS = dict(re.findall(r"^#(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
-PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+(?:-[\w.-]+)?")
+# By version for people, by digest for machines; what is built here has no digest yet.
+PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+(?:-[\w.-]+)?(?P<digest>@sha256:[0-9a-f]{64})?")
 
 
 def filled(text: str, settings: Mapping[str, str]) -> str:
@@ -72,7 +73,10 @@ def test_compose_file_is_of_the_specification() -> None:
 def test_a_service_is_confined(name: str) -> None:
     """No root, no rights, nothing writable but what it needs; an image that never changes."""
     service = SERVICES[name]
-    assert PINNED.fullmatch(service["image"])
+    pinned = PINNED.fullmatch(service["image"])
+    assert pinned
+    assert pinned["digest"] or "build" in service
+    assert {"cpus", "memory", "pids"} == set(service["deploy"]["resources"]["limits"])
     assert int(service["user"].partition(":")[0]) > 0
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -88,20 +92,42 @@ def test_our_image_is_this_version() -> None:
     assert ours == {f"virnucpro-exporter:{__version__}"}
 
 
-@pytest.mark.parametrize("profiles", ["", "gpu"])
-def test_everything_mounted_exists(profiles: str) -> None:
+@pytest.mark.parametrize("profile", ["", "gpu", "demo"])
+def test_everything_mounted_exists(profile: str) -> None:
     """A path that is missing would become an empty folder. All of ours are read-only."""
-    content = compose({"COMPOSE_PROFILES": profiles})
+    content = compose({"COMPOSE_PROFILES": profile})
     for service in content["services"].values():
         for volume in service.get("volumes", ()):
+            if isinstance(volume, dict):
+                assert (ROOT / volume["source"]).exists(), volume
+                assert volume["read_only"]
+                assert volume["bind"] == {"create_host_path": False}
+                continue
             source, _, rest = volume.partition(":")
             if source.startswith("."):
                 assert (ROOT / source).exists(), source
                 assert rest.endswith(":ro"), volume
             else:
                 assert source in content["volumes"]
-    nodes = yaml.safe_load((ROOT / "deploy/targets" / profiles / "nodes-here.yml").read_text())
-    assert nodes == [{"targets": ["node:9877"] if profiles else []}]
+
+
+@pytest.mark.parametrize(
+    ("profile", "started"), [("", set()), ("gpu", {"node:9877"}), ("demo", {"simulation:9877"})]
+)
+def test_what_is_scraped_is_what_is_started(profile: str, started: set[str]) -> None:
+    """The simulation is never beside real GPUs, and without a profile neither is there."""
+    services = {
+        f"{name}:9877"
+        for name, service in SERVICES.items()
+        if service.get("profiles") == [profile] and profile
+    }
+    assert services == started
+    folder = ROOT / "deploy/targets" / profile
+    here = [yaml.safe_load((folder / f"{what}-here.yml").read_text()) for what in ("runs", "nodes")]
+    assert {
+        target for content in here for group in content for target in group["targets"]
+    } == started
+    assert all("profiles" in service for service in SERVICES.values() if "build" in service)
 
 
 def test_targets_are_services_that_listen_there() -> None:
@@ -113,7 +139,7 @@ def test_targets_are_services_that_listen_there() -> None:
         for address in group["targets"]
     }
     assert addresses == {
-        "exporter:9877",
+        "simulation:9877",
         "node:9877",
         "alertmanager:9093",
         "host.docker.internal:9877",
@@ -168,19 +194,21 @@ def test_dockerfile_is_pinned_and_without_rights() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     bases = [line.split()[1] for line in lines if line.startswith("FROM")]
     assert len(set(bases)) == 1
-    assert PINNED.fullmatch(bases[0])
+    pinned = PINNED.fullmatch(bases[0])
+    assert pinned
+    assert pinned["digest"]
     assert "USER 10001:10001" in lines
     assert any("/-/healthy" in line for line in lines)
-    assert SERVICES["exporter"]["user"] == SERVICES["node"]["user"] == "10001:10001"
+    assert SERVICES["simulation"]["user"] == SERVICES["node"]["user"] == "10001:10001"
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        *(SERVICES[name]["command"] for name in ("exporter", "node")),
+        *(SERVICES[name]["command"] for name in ("simulation", "node")),
         shlex.split(re.findall(r'OPTIONS=(--[^"\n]*)', UNIT.read_text())[0]),
     ],
-    ids=["exporter", "node", "unit"],
+    ids=["simulation", "node", "unit"],
 )
 def test_commands_are_those_of_the_program(command: list[str]) -> None:
     """Every option exists."""

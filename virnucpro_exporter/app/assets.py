@@ -1,7 +1,8 @@
-"""What comes with the program for Prometheus, Alertmanager, Grafana and Docker, as files."""
+"""What comes with the program for Prometheus, Grafana, Docker and Kubernetes, as files."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -140,6 +141,8 @@ def _sources() -> Iterator[tuple[Path, Path]]:
 
 
 def _files(path: Path) -> list[Path]:
+    """A file, or those of a folder; folders that are links, as in the Helm chart, are followed."""
     if path.is_dir():
-        return sorted(found for found in path.rglob("*") if found.is_file())
+        tree = os.walk(path, followlinks=True)
+        return sorted(Path(folder) / name for folder, _, names in tree for name in names)
     return [path]

@@ -28,8 +28,9 @@ def assets(
 ) -> int:
     """Write dashboards, alert rules and the files for Docker Compose into a folder.
 
-    With Docker, `docker compose up` in that folder starts them all, with a simulated run to look
-    at. docs/deploy.md and docs/alerting.md, which are written too, tell what else there is.
+    With Docker, `COMPOSE_PROFILES=demo docker compose up` in that folder starts them all, with a
+    simulated run to look at. docs/deploy.md and docs/alerting.md, which are written too, say what
+    else there is.
     """
     links = app.Links(runbook_base, grafana_url)
     written, same = app.write(Path(folder), force=force, links=links)

@@ -170,3 +170,20 @@ def test_the_log_says_who_gives_what_to_whom(part: FilePart, line: str, *, is_le
     assert text % values == line
     _, text, values = log_line(facts.completed("0", 5, A, 2.0, parts=2))
     assert text % values == "GPU 0 has joined 2 parts of 'in/a.fa' in 2.0 s"
+
+
+def test_what_was_given_is_told_as_it_was_then(journal: Journal, outputs: Outputs) -> None:
+    """Later cuts do not change it, and a worker that goes on with a new part gives nothing."""
+    folder = str(outputs.folder)
+    journal.record([facts.started("1", 4, REST)], 71.0)
+    second, third = (
+        FilePart(A.path, None, 29, None, 510, 800),
+        FilePart(A.path, None, 20, None, 800, None),
+    )
+    journal.record([facts.split("1", 4, second, third, "1"), facts.started("1", 5, third)], 80.0)
+    told = explain_text(folder, ["a.fa"])
+    assert "GPU 0 gave 51-100% of it to GPU 1" in told
+    assert "GPU 1 began 51-80%" in told
+    assert "GPU 1 began 80-100%" in told
+    assert "to GPU 1\n" in told
+    assert told.count(" gave ") == 1

@@ -113,6 +113,7 @@ class Listing:
         self._is_complete = self._is_closed = False
         self._error: BaseException | None = None
         self._to_do = self._done = 0
+        self._begun: list[int] = []  # how many parts are done, of each file that was begun
         self._thread: threading.Thread | None = None
         self.has_work = False
         self.awaited = total
@@ -185,6 +186,7 @@ class Listing:
         files = tuple(file.file for file in to_do if file.file.path not in begun)
         parts = tuple(BegunFile(f.file, begun[f.file.path]) for f in to_do if f.file.path in begun)
         skipped = tuple(file.file for file in known if file.is_done)
+        self._begun += [sum(done is not None for _, done in begun[p]) for p in begun]
         self._tell(len(to_do), len(skipped))
         return FilesSubmitted(files, skipped, self.awaited, parts)
 
@@ -203,4 +205,8 @@ class Listing:
         self._journal.end_plan()
         if self._done:
             log.info("finished by an earlier run and skipped: %s", counted(self._done, "file"))
+        if self._begun:
+            parts = counted(sum(self._begun), "part")
+            files = counted(len(self._begun), "file")
+            log.info("begun by an earlier run: %s, of which %s are not done again", files, parts)
         log.info("%s to do %s", counted(self._to_do, "file"), self._aim)

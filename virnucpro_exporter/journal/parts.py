@@ -24,9 +24,9 @@ Standing = tuple[FilePart, PartResult | None]
 _OF_FILE = "real = (SELECT coalesce(real, path) FROM files WHERE path = ?) AND start = ?"
 # What a worker keeps of a file is in process since the file is.
 SPLIT = """INSERT INTO parts
-    (real, start, stop, state, attempt, gpu, started, residues, given, giver, taker)
+    (real, start, stop, state, attempt, gpu, started, residues, given, giver, taker, given_stop)
     SELECT coalesce(real, path), ?1, ?2, ?3, ?4, ?5, CASE WHEN ?3 = 'processing' THEN started END,
-    ?6, ?7, ?8, ?9 FROM files WHERE path = ?10
+    ?6, ?7, ?8, ?9, ?10 FROM files WHERE path = ?11
     ON CONFLICT (real, start) DO UPDATE SET stop = excluded.stop, residues = excluded.residues"""
 START = f"UPDATE parts SET state = 'processing', attempt = ?, gpu = ?, started = ? WHERE {_OF_FILE}"  # noqa: S608 - words of our own
 QUEUE = f"UPDATE parts SET state = 'queued', attempts = ?, error = ? WHERE {_OF_FILE}"  # noqa: S608 - likewise
@@ -56,7 +56,8 @@ def split_rows(change: fa.FileSplit, now: float) -> list[tuple[Any, ...]]:
     taker = None if change.is_left else change.target
     held = (part.start, part.stop, "processing", change.attempt, change.worker_id, part.residues)
     given = (rest.start, rest.stop, "queued", None, None, rest.residues)
-    return [(*held, None, None, None, path), (*given, now, change.worker_id, taker, path)]
+    why = now, change.worker_id, taker, rest.stop
+    return [(*held, None, None, None, None, path), (*given, *why, path)]
 
 
 def key(part: FilePart) -> tuple[bytes, int]:

@@ -11,7 +11,9 @@ from typing import Any
 from virnucpro_exporter.journal.reader import rows
 from virnucpro_exporter.text import format_range
 
-_COLUMNS = "real, start, stop, residues, state, gpu, started, duration, given, giver, taker"
+_COLUMNS = (
+    "real, start, stop, residues, state, gpu, started, duration, given, giver, taker, given_stop"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Range:
         given: When a worker gave it away, or None where none did.
         giver: Which one, or empty.
         taker: For which worker; empty where the run ended and left it.
+        given_stop: Where it ended then, as `stop` tells it.
     """
 
     start: int
@@ -41,6 +44,7 @@ class Range:
     given: float | None
     giver: str
     taker: str
+    given_stop: int | None
 
     @property
     def words(self) -> str:
@@ -69,12 +73,22 @@ def all_ranges(database: sqlite3.Connection) -> Iterator[tuple[bytes, tuple[Rang
 def _ranges(found: Sequence[Any]) -> Iterator[Range]:
     total = sum(row[3] or 0 for row in found)
     before = 0
-    for _, start, stop, residues, state, gpu, started, duration, given, giver, taker in found:
+    for row in found:
+        _, start, stop, residues, state, gpu, started, duration, given, giver, taker, end = row
         after = before + (residues or 0)
-        begin, end = (before / total, after / total) if total else (0.0, 1.0)
         yield Range(
-            *(start, stop, begin, end, state, gpu or ""),
-            *(started, duration, given, giver or "", taker or ""),
+            start,
+            stop,
+            before / total if total else 0.0,
+            after / total if total else 1.0,
+            state,
+            gpu or "",
+            started,
+            duration,
+            given,
+            giver or "",
+            taker or "",
+            end,
         )
         before = after
 

@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS parts (
     real BLOB, start INTEGER, stop INTEGER, state TEXT, attempt INTEGER,
     attempts INTEGER DEFAULT 0, gpu TEXT, started REAL, duration REAL, sequences INTEGER,
     residues INTEGER, error TEXT, outputs TEXT DEFAULT '[]', given REAL, giver TEXT, taker TEXT,
-    PRIMARY KEY (real, start)) WITHOUT ROWID;
+    given_stop INTEGER, PRIMARY KEY (real, start)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS moves (time REAL, path BLOB, source TEXT, target TEXT);
 CREATE TABLE IF NOT EXISTS stalls (gpu TEXT, started REAL, ended REAL);
 CREATE TABLE IF NOT EXISTS workers (
@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS workers (
 ADDED = {
     "attempts": {"charged": "INTEGER", "start": "INTEGER", "stop": "INTEGER"},
     "files": {"real": "BLOB"},
-    "parts": {"given": "REAL", "giver": "TEXT", "taker": "TEXT"},
+    "parts": {"given": "REAL", "giver": "TEXT", "taker": "TEXT", "given_stop": "INTEGER"},
 }
 
 # Tables that `fresh` empties.

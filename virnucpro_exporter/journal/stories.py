@@ -228,10 +228,11 @@ def _row(database: sqlite3.Connection, path: bytes) -> tuple[str, float, float, 
 
 
 def _given(parts: Sequence[Range]) -> Iterator[Moment]:
-    """When workers gave parts away."""
+    """When workers gave parts away, as they were then; not when they only began new ones."""
     for part in parts:
-        if part.given is not None:
-            giver, words = device_words(part.giver), part.words
+        if part.given is not None and part.taker != part.giver:
+            giver = device_words(part.giver)
+            words = words_of(parts, part.start, part.given_stop) or part.words
             if part.taker:
                 yield Moment(
                     part.given, f"{giver} gave {words} of it to {device_words(part.taker)}"

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODELS_VENV := .venv-models
 
-.PHONY: bench-models run test test-chaos test-models lint bench dashboards kubernetes release clean
+.PHONY: bench-models run test test-chaos test-models lint bench dashboards docs kubernetes release clean
 
 run: $(VENV)/run.stamp ## Translate the sample sequences on every CPU core or GPU
 	$(BIN)/virnucpro-exporter run examples --output results --linger 0
@@ -49,6 +49,9 @@ bench-models: $(MODELS_VENV)/stamp ## Measure ESM-2 on a CPU against VirNucPro's
 dashboards: $(VENV)/dev.stamp ## Write grafana/dashboards anew; needs Python 3.11
 	$(BIN)/python -m grafana.build
 
+docs: $(VENV)/docs.stamp ## Build the documentation as a site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 kubernetes: $(VENV)/test.stamp ## Write deploy/kubernetes/exporter.yaml anew
 	sh tests/install_programs.sh
 	sed '/^---$$/Q' deploy/kubernetes/exporter.yaml > build.tmp
@@ -66,7 +69,7 @@ release: $(VENV)/test.stamp ## Make the files of a release: package, Helm chart,
 	    docs/alerting.md docs/runbook.md LICENSE
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) $(MODELS_VENV) results dist
+	rm -rf $(VENV) $(MODELS_VENV) results dist site
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -8,14 +8,14 @@ from pathlib import Path
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana import exporter, gpu, run
+from grafana import exporter, fleet, gpu, run
 
 FOLDER = Path(__file__).parent / "dashboards"
 
 
 def files() -> dict[str, str]:
     """The content of every file, by its name."""
-    built = (run.build(), gpu.build(), exporter.build())
+    built = (fleet.build(), run.build(), gpu.build(), exporter.build())
     return {f"{dashboard.uid}.json": _text(dashboard) for dashboard in built}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana.frame import Shelf, assemble
-from grafana.panels import Column, chart, stat, table, timeline
+from grafana.limits import limit
+from grafana.panels import COUNT, Column, Label, chart, stat, table, timeline
 from grafana.queries import INSTANCE, Query
 from grafana.style import BAD, GOOD, NEUTRAL, SUCCEEDS, UP, WARNING, thresholds
 
@@ -55,7 +56,7 @@ def _answers() -> Shelf:
                 "longest. Values older than this are not shown anywhere.",
                 Query("max(time() - virnucpro_collector_last_success_timestamp_seconds)"),
                 unit="s",
-                colours=thresholds(GOOD, (60, WARNING), (300, BAD)),
+                colours=thresholds(GOOD, (limit("CollectorStale"), WARNING), (300, BAD)),
                 missing="no pass has succeeded",
             ),
             stat(
@@ -104,7 +105,7 @@ def _collectors() -> Shelf:
                 "that hangs or fails.",
                 Query("time() - virnucpro_collector_last_success_timestamp_seconds", _COLLECTOR),
                 unit="s",
-                colours=thresholds(NEUTRAL, (60, WARNING)),
+                colours=thresholds(NEUTRAL, (limit("CollectorStale"), WARNING)),
                 missing="no pass has succeeded",
             ),
             chart(
@@ -150,6 +151,7 @@ def _scrapes() -> Shelf:
                 "Samples per scrape",
                 "It changes with the number of GPUs. A fall is a GPU or a source that has gone.",
                 Query("scrape_samples_scraped"),
+                unit=COUNT,
                 missing=_NO_EXPORTER,
             ),
             chart(
@@ -194,12 +196,11 @@ def _versions() -> Shelf:
                     ),
                 ],
                 {
-                    "instance": "Instance",
-                    "version": "Version",
-                    "python_version": "Python",
-                    "nvitop_version": "nvitop",
-                    "backend": "GPU values from",
-                    "job": "",
+                    "instance": Label("Instance"),
+                    "version": Label("Version"),
+                    "python_version": Label("Python"),
+                    "nvitop_version": Label("nvitop"),
+                    "backend": Label("GPU values from"),
                 },
                 missing=_NO_EXPORTER,
             ),

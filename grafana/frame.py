@@ -26,7 +26,7 @@ from grafana_foundation_sdk.models.dashboard import Panel as PanelModel
 from grafana_foundation_sdk.models.prometheus import Dataquery as QueryModel
 
 from grafana.panels import DATASOURCE, Panel
-from grafana.queries import scoped
+from grafana.queries import BY_RUN, RUN, WORKER, scoped
 from grafana.style import BAD, GOOD, WARNING
 
 TAG = "virnucpro"
@@ -63,7 +63,7 @@ class Shelf:
 
 
 def assemble(
-    uid: str, title: str, text: str, shelves: Sequence[Shelf], *, per_gpu: bool = False
+    uid: str, title: str, text: str, shelves: Sequence[Shelf], *, variables: Sequence[str] = ()
 ) -> Dashboard:
     """A dashboard of these panels.
 
@@ -72,7 +72,7 @@ def assemble(
         title: As users see it.
         text: What it is for.
         shelves: From top to bottom.
-        per_gpu: Whether it can be limited to some GPUs.
+        variables: By which it can be limited besides job and instance: `run`, `gpu`.
 
     Raises:
         ValueError: The panels of a shelf do not fill the grid.
@@ -81,10 +81,12 @@ def assemble(
     builder = Builder(title).uid(uid).description(text).tags([TAG]).readonly()
     builder.time("now-1h", "now").refresh("30s").timezone("browser")
     builder.tooltip(DashboardCursorSync.CROSSHAIR)
-    _add_variables(builder, per_gpu=per_gpu)
-    links = DashboardLink("VirNucPro").type(DashboardLinkType.DASHBOARDS).tags([TAG])
+    _add_variables(builder, variables)
+    links = (
+        DashboardLink("VirNucPro").type(DashboardLinkType.DASHBOARDS).tags([TAG]).as_dropdown(False)
+    )
     builder.link(links.include_vars(True).keep_time(True))
-    for annotation in _annotations(per_gpu=per_gpu):
+    for annotation in _annotations(variables):
         builder.annotation(annotation)
     number = 0
     for shelf in shelves:
@@ -95,27 +97,30 @@ def assemble(
             number += 1
             builder.with_panel(panel.id(number).span(width).height(shelf.height))
     dashboard = builder.build()
-    _limit(dashboard, per_gpu=per_gpu)
+    _limit(dashboard, variables)
     return dashboard
 
 
-def _limit(dashboard: Dashboard, *, per_gpu: bool) -> None:
+def _limit(dashboard: Dashboard, variables: Sequence[str]) -> None:
     """Put the variables into every query of every panel."""
     for panel in dashboard.panels or ():
         if isinstance(panel, PanelModel):
             for target in panel.targets or ():
                 assert isinstance(target, QueryModel)  # noqa: S101 - panels.py makes no others
-                target.expr = scoped(target.expr, per_gpu=per_gpu)
+                target.expr = scoped(target.expr, variables)
 
 
-def _add_variables(builder: Builder, *, per_gpu: bool) -> None:
+def _add_variables(builder: Builder, variables: Sequence[str]) -> None:
     builder.with_variable(DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
     # The jobs are listed when All is chosen, or targets of other programs would count as ours.
     job = _variable("job", "Job", "label_values(virnucpro_build_info, job)")
     builder.with_variable(job)
     instances = 'label_values(up{job=~"$job"}, instance)'
     builder.with_variable(_variable("instance", "Instance", instances).all_value(".*"))
-    if per_gpu:
+    if "run" in variables:
+        runs = 'label_values(virnucpro_run_info{job=~"$job", instance=~"$instance"}, run)'
+        builder.with_variable(_variable("run", "Run", runs).all_value(".*"))
+    if "gpu" in variables:
         both = '{__name__=~"virnucpro_(gpu|worker)_up", job=~"$job", instance=~"$instance"}'
         gpus = _variable("gpu", "GPU", f"label_values({both}, gpu)")
         builder.with_variable(gpus.all_value(".*").sort(VariableSort.NATURAL_ASC))
@@ -136,26 +141,28 @@ def _variable(name: str, label: str, query: str) -> QueryVariable:
     )
 
 
-def _annotations(*, per_gpu: bool) -> list[AnnotationQuery]:
-    start = "virnucpro_run_start_timestamp_seconds * 1000"
-    end = 'virnucpro_run_state{state=~"completed|failed"} == 1'
+def _annotations(variables: Sequence[str]) -> list[AnnotationQuery]:
+    # Over the whole time between two points: an end is to be seen for a minute or less.
+    start = "last_over_time(virnucpro_run_start_timestamp_seconds[$__interval]) * 1000"
+    end = (
+        "1000 * last_over_time(virnucpro_run_end_timestamp_seconds[$__interval])"
+        f" * on ({BY_RUN}) group_right ()"
+        " (last_over_time(virnucpro_run_result[$__interval]) == 1)"
+    )
+    stall = "max_over_time(virnucpro_worker_stalled[$__interval]) == 1"
     return [
-        _annotation("Run starts", start, "{{instance}}", GOOD, per_gpu=per_gpu).use_value_for_time(
-            True
-        ),
-        _annotation("Run ended", end, "{{state}}, {{instance}}", WARNING, per_gpu=per_gpu),
+        _annotation("Run starts", start, RUN, GOOD, variables).use_value_for_time(True),
         _annotation(
-            "Stall",
-            "virnucpro_worker_stalled == 1",
-            "GPU {{gpu}} @ {{instance}}",
-            BAD,
-            per_gpu=per_gpu,
-        ),
+            "Run ended", end, f"{{{{result}}}}, {RUN}", WARNING, variables
+        ).use_value_for_time(True),
+        _annotation("Stall", stall, WORKER, BAD, variables),
     ]
 
 
-def _annotation(name: str, expr: str, text: str, colour: str, *, per_gpu: bool) -> AnnotationQuery:
-    target = Dataquery().ref_id("Anno").expr(scoped(expr, per_gpu=per_gpu)).range()
+def _annotation(
+    name: str, expr: str, text: str, colour: str, variables: Sequence[str]
+) -> AnnotationQuery:
+    target = Dataquery().ref_id("Anno").expr(scoped(expr, variables)).range()
     annotation = AnnotationQuery().name(name).datasource(DATASOURCE).enable(True)
     annotation.hide(False).icon_color(colour).target(target.datasource(DATASOURCE))
     return annotation.title_format(name).text_format(text)

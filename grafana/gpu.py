@@ -4,15 +4,36 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana.common import SINCE_PROGRESS, WORKER_STATE
+from grafana.common import (
+    GPU_STATE,
+    GPUS_ONCE,
+    HELD_DOWN,
+    LOST_OR_NONE,
+    RELATIVE_SPEED,
+    SINCE_PROGRESS,
+    WORKER_STATE,
+)
 from grafana.frame import Shelf, assemble
-from grafana.panels import Column, chart, dashed, durations, matrix, named, stat, table, timeline
-from grafana.queries import GPU, Query
+from grafana.limits import limit
+from grafana.panels import (
+    COUNT,
+    Column,
+    Label,
+    chart,
+    dashed,
+    durations,
+    matrix,
+    named,
+    stat,
+    table,
+    timeline,
+)
+from grafana.queries import BY_WORKER, GPU, WORKER, Query
 from grafana.style import (
-    ANSWERS,
     BAD,
     CLEAR,
     GOOD,
+    GPU_STATES,
     NEUTRAL,
     PENDING,
     RECOVERY,
@@ -35,6 +56,7 @@ def build() -> Dashboard:
         "VirNucPro / GPUs and balance",
         "What each GPU does, what slows it, and how work moves between them.",
         [
+            _answers(),
             _states(),
             _progress(),
             _queues(),
@@ -48,24 +70,99 @@ def build() -> Dashboard:
             _files(),
             _identity(),
         ],
-        per_gpu=True,
+        variables=["run", "gpu"],
+    )
+
+
+def _answers() -> Shelf:
+    none_wanted = thresholds(GOOD, (1, BAD))
+    uncorrected = 'virnucpro_gpu_ecc_errors_total{type="uncorrected"}'
+    return Shelf(
+        4,
+        [
+            stat(
+                "GPUs",
+                "GPUs that are known; one that a run and `serve` both see counts once.",
+                Query(GPUS_ONCE),
+                missing=_NO_GPU,
+            ),
+            stat(
+                "Lost",
+                "GPUs that do not answer, each counted once. Where the sampler knows nothing of "
+                "any GPU, none is lost: they are not known. Wanted: 0.",
+                Query(LOST_OR_NONE),
+                colours=none_wanted,
+                missing="no GPU is known",
+            ),
+            stat(
+                "Held down",
+                "GPUs whose clocks are held down by heat or the power brake. A power cap is normal "
+                "under load and does not count.",
+                Query(f"sum(max by (job, instance, gpu) ({HELD_DOWN}))"),
+                colours=thresholds(GOOD, (1, WARNING)),
+                missing="not known",
+            ),
+            stat(
+                "Hottest",
+                "The highest temperature of a die.",
+                Query("max(virnucpro_gpu_temperature_celsius)"),
+                unit="celsius",
+                missing="not known",
+            ),
+            stat(
+                "Slowest of its like",
+                "Learned speed of the slowest GPU over the median of the GPUs of its model in the "
+                "same run. Below one half VirnucproGpuStraggler will fire.",
+                Query(f"min({RELATIVE_SPEED})"),
+                unit="percentunit",
+                colours=thresholds(WARNING, (limit("GpuStraggler"), GOOD)),
+                missing="nothing learned yet",
+                decimals=0,
+            ),
+            stat(
+                "XID errors",
+                "That the driver reported in the time shown. The table below has them by GPU.",
+                Query("sum(increase(virnucpro_gpu_xid_errors_total[$__range]))"),
+                colours=thresholds(GOOD, (0.5, WARNING)),
+                missing="none since the start",
+                decimals=0,
+            ),
+            stat(
+                "Uncorrected memory errors",
+                "That ECC found in the time shown.",
+                Query(f"sum(increase({uncorrected}[$__range]))"),
+                colours=thresholds(GOOD, (0.5, BAD)),
+                missing="no GPU has ECC",
+                decimals=0,
+            ),
+        ],
+        widths=(3, 3, 3, 3, 4, 4, 4),
     )
 
 
 def _states() -> Shelf:
     return Shelf(
-        7,
+        9,
         [
             timeline(
                 "Worker state",
-                "Busy: a file in process. Idle: nothing to do. Stalled: has files and makes "
-                "no progress. GPU lost: the driver no longer answers for it. A gap is a time "
-                "without data.",
-                Query(WORKER_STATE, GPU),
+                "Busy: a file in process. Idle: nothing to do. Slow: less than half as fast as the "
+                "GPUs of its model. Stalled: has files and makes no progress. GPU lost: the driver "
+                "no longer answers for it. A gap is a time without data.",
+                Query(WORKER_STATE, WORKER),
                 WORKER_STATES,
                 _NO_WORKER,
             ),
+            timeline(
+                "GPU state",
+                "Whether the driver answers for each GPU. Not known: the sampler has heard of none "
+                "for too long.",
+                Query(GPU_STATE, GPU),
+                GPU_STATES,
+                _NO_GPU,
+            ),
         ],
+        widths=(14, 10),
     )
 
 
@@ -80,7 +177,7 @@ def _progress() -> Shelf:
                     "files. Above the dashed threshold a worker counts as stalled; one that never "
                     "reports progress may be silent for longer. Workers without files are not "
                     "shown.",
-                    Query(SINCE_PROGRESS, GPU),
+                    Query(SINCE_PROGRESS, WORKER),
                     Query("max(virnucpro_worker_stall_threshold_seconds)", "stall threshold"),
                     Query(
                         "max(virnucpro_worker_stall_deadline_timestamp_seconds"
@@ -113,13 +210,14 @@ def _queues() -> Shelf:
                 "Waiting files",
                 "Files in the queue of each GPU, without the one in process. Queues that end "
                 "at the same time are balanced, not queues of the same length.",
-                Query("virnucpro_queue_depth_files", GPU),
+                Query("virnucpro_queue_depth_files", WORKER),
+                unit=COUNT,
                 missing=_NO_WORKER,
             ),
             chart(
                 "Waiting residues",
                 "Bases or amino acids of the waiting files: the estimate of the work left.",
-                Query("virnucpro_queue_depth_residues", GPU),
+                Query("virnucpro_queue_depth_residues", WORKER),
                 missing=_NO_WORKER,
             ),
             chart(
@@ -262,7 +360,7 @@ def _health() -> Shelf:
                     ),
                     Column("Asks for", f"max by (job, instance, gpu) ({actions})", states=RECOVERY),
                 ],
-                {"instance": "Instance", "gpu": "GPU", "job": ""},
+                {"gpu": Label("GPU", 60), "instance": Label("Instance", 150)},
                 missing=_NO_GPU,
             ),
         ],
@@ -372,14 +470,20 @@ def _links() -> Shelf:
             table(
                 "Processes",
                 "The compute processes on the GPUs with their memory and owner.",
-                [Column("Memory", "virnucpro_gpu_process_memory_bytes", unit="bytes")],
+                [
+                    Column(
+                        "Memory",
+                        "sum by (job, instance, gpu, pid, process, user)"
+                        " (virnucpro_gpu_process_memory_bytes)",
+                        unit="bytes",
+                    )
+                ],
                 {
-                    "instance": "Instance",
-                    "gpu": "GPU",
-                    "pid": "PID",
-                    "process": "Program",
-                    "user": "User",
-                    "job": "",
+                    "gpu": Label("GPU", 60),
+                    "process": Label("Program"),
+                    "user": Label("User", 90),
+                    "pid": Label("PID", 80),
+                    "instance": Label("Instance", 140),
                 },
                 missing="asked for with --gpu-processes",
             ),
@@ -390,7 +494,7 @@ def _links() -> Shelf:
 
 def _stealing() -> Shelf:
     gained = 'label_replace(virnucpro_stolen_residues_total, "gpu", "$1", "thief", "(.+)")'
-    by = "sum by (job, instance, gpu)"
+    by = f"sum by ({BY_WORKER})"
     return Shelf(
         8,
         [
@@ -407,7 +511,7 @@ def _stealing() -> Shelf:
                 "Net residues moved",
                 "Residues that a GPU took, less those taken from it, since the run began. "
                 "Rising lines take work over, falling ones give it away.",
-                Query(f"{by} ({gained}) - {by} (virnucpro_residues_stolen_from_total)", GPU),
+                Query(f"{by} ({gained}) - {by} (virnucpro_residues_stolen_from_total)", WORKER),
                 missing="no steals seen",
                 limits=(None, None),
             ),
@@ -420,7 +524,8 @@ def _stealing() -> Shelf:
                     Query(
                         f"1 - {by} (rate(virnucpro_steal_failures_total[$__rate_interval]))"
                         f" / ({by} (rate(virnucpro_steal_attempts_total[$__rate_interval])) > 0)",
-                        GPU,
+                        WORKER,
+                        least=True,
                     ),
                     Query(
                         "sum by (reason)"
@@ -438,20 +543,27 @@ def _stealing() -> Shelf:
             chart(
                 "Time left",
                 "Expected time until a GPU has done what it holds and what is queued for it.",
-                Query("sum by (job, instance, gpu) (virnucpro_worker_left_seconds)", GPU),
+                Query(f"sum by ({BY_WORKER}) (virnucpro_worker_left_seconds)", WORKER),
                 unit="s",
+                missing="nothing learned yet",
+            ),
+            chart(
+                "Speed of its like",
+                "Learned speed over the median of the GPUs of its model in the same run. Below one "
+                "half for long, VirnucproGpuStraggler fires.",
+                Query(RELATIVE_SPEED, WORKER, least=True),
+                unit="percentunit",
+                colours=thresholds(WARNING, (limit("GpuStraggler"), NEUTRAL)),
                 missing="nothing learned yet",
             ),
             chart(
                 "Learned speed",
                 "Residues per second, as seen so far: files are given out by it.",
-                Query(
-                    "sum by (job, instance, gpu) (virnucpro_worker_speed_residues_per_second)", GPU
-                ),
+                Query(f"sum by ({BY_WORKER}) (virnucpro_worker_speed_residues_per_second)", WORKER),
                 missing="nothing learned yet",
             ),
         ],
-        widths=(6, 6, 4, 4, 4),
+        widths=(5, 4, 4, 4, 4, 3),
         title="Work stealing",
     )
 
@@ -491,10 +603,11 @@ def _moves() -> Shelf:
                 "Files that others stole from the queue of a GPU, over the time between two "
                 "points. One that keeps giving is slower than was believed, or stalled.",
                 Query(
-                    "sum by (job, instance, gpu)"
+                    f"sum by ({BY_WORKER})"
                     " (increase(virnucpro_files_stolen_from_total[$__rate_interval]))",
-                    GPU,
+                    WORKER,
                 ),
+                unit=COUNT,
                 missing=_NO_WORKER,
             ),
             chart(
@@ -502,6 +615,7 @@ def _moves() -> Shelf:
                 "Compute processes on a GPU that the run did not start. They slow it down and "
                 "take memory; nvidia-smi names them.",
                 Query("virnucpro_gpu_foreign_processes", GPU),
+                unit=COUNT,
                 colours=thresholds(NEUTRAL, (1, WARNING)),
                 missing="not known",
             ),
@@ -522,7 +636,10 @@ def _moves() -> Shelf:
 
 def _files() -> Shelf:
     bucket = "rate(virnucpro_file_duration_seconds_bucket[$__rate_interval])"
-    by = "sum by (job, instance, gpu, le)"
+    by = f"sum by ({BY_WORKER}, le)"
+    spent = (
+        f"sum by ({BY_WORKER}) (increase(virnucpro_file_duration_seconds_sum[$__range] @ end()))"
+    )
     return Shelf(
         9,
         [
@@ -531,8 +648,18 @@ def _files() -> Shelf:
                     "Time per file",
                     "Median, and dashed the 95th percentile, of the files that ended. Different "
                     "sizes of files and speeds of GPUs both show here.",
-                    Query(f"histogram_quantile(0.5, {by} ({bucket}))", f"{GPU}, p50", _LONG),
-                    Query(f"histogram_quantile(0.95, {by} ({bucket}))", f"{GPU}, p95", _LONG),
+                    Query(
+                        f"histogram_quantile(0.5, {by} ({bucket}))",
+                        f"{WORKER}, p50",
+                        _LONG,
+                        rank=spent,
+                    ),
+                    Query(
+                        f"histogram_quantile(0.95, {by} ({bucket}))",
+                        f"{WORKER}, p95",
+                        _LONG,
+                        rank=spent,
+                    ),
                     unit="s",
                     missing="no file has ended",
                 ),
@@ -567,10 +694,9 @@ def _identity() -> Shelf:
         "mig_profile": "MIG profile",
         "persistence": "Persistence",
         "ecc": "ECC",
-        "job": "",
     }
-    known = f"sum by ({', '.join(labels)}) (virnucpro_gpu_info)"
-    answers = f"{known} * on (job, instance, gpu) group_left () virnucpro_gpu_up"
+    known = f"sum by (job, {', '.join(labels)}) (virnucpro_gpu_info)"
+    answers = f"{known} * on (job, instance, gpu) group_left () {GPU_STATE}"
     return Shelf(
         7,
         [
@@ -578,8 +704,8 @@ def _identity() -> Shelf:
                 "Identity",
                 "Which GPU is which: the id is the one of nvidia-smi, for a slice of a GPU the "
                 "slice follows the colon, and in a run on many machines the node stands before it.",
-                [Column("Answers", answers, states=ANSWERS)],
-                labels,
+                [Column("State", answers, states=GPU_STATES)],
+                {name: Label(title) for name, title in labels.items()},
                 missing=_NO_GPU,
             ),
         ],

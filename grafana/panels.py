@@ -7,11 +7,13 @@ not look like health.
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from grafana_foundation_sdk.builders import common as common_builders
 from grafana_foundation_sdk.builders import heatmap as heatmaps
 from grafana_foundation_sdk.builders import stat as stats
 from grafana_foundation_sdk.builders import statetimeline as timelines
@@ -41,7 +43,11 @@ from grafana.style import GPU_COLOURS, NEUTRAL, States, fixed, mapping, threshol
 
 DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 PLAIN = thresholds(NEUTRAL)
+COUNT = "locale"  # 2,000 and not 2 K
+RATE = "sishort"  # 1.5 M
 NO_DATA = "no data"
+
+_BY = re.compile(r"\b(?:by|group_left|group_right) \(([\w, ]+)\)")
 
 Panel = stats.Panel | charts.Panel | tables.Panel | timelines.Panel | heatmaps.Panel
 P = TypeVar("P", stats.Panel, charts.Panel, tables.Panel, timelines.Panel, heatmaps.Panel)
@@ -58,14 +64,33 @@ class Column:
         colours: Of its cells by value; None leaves them plain.
         states: Texts in place of values.
         hidden: Whether only the labels of this query are shown.
+        width: In pixels; 0 shares what is left.
+        decimals: How many; None as Grafana thinks fit.
     """
 
     title: str
     expr: str
-    unit: str = "short"
+    unit: str = COUNT
     colours: ThresholdsConfig | None = None
     states: States | None = None
     hidden: bool = False
+    width: int = 0
+    decimals: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A column of texts in a table.
+
+    Attributes:
+        title: Its heading.
+        width: In pixels; 0 shares what is left.
+        link: The words of a link and where it leads.
+    """
+
+    title: str
+    width: int = 0
+    link: tuple[str, str] | None = None
 
 
 def stat(
@@ -73,12 +98,19 @@ def stat(
     text: str,
     query: Query,
     *,
-    unit: str = "short",
+    unit: str = COUNT,
     colours: ThresholdsConfig = PLAIN,
     missing: str = NO_DATA,
     decimals: int | None = None,
+    states: States | None = None,
 ) -> stats.Panel:
-    """One large number: the present one."""
+    """One large number, the present one; or a word for it."""
+    if states is not None:
+        panel = stats.Panel().color_mode(common.BigValueColorMode.BACKGROUND_SOLID)
+        panel.graph_mode(common.BigValueGraphMode.NONE).mappings([mapping(states)])
+        panel.reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
+        panel.with_target(_target(query, "A").instant())
+        return _described(panel, title, text, unit, colours, missing)
     panel = (
         stats.Panel().color_mode(_stat_colour(colours)).graph_mode(common.BigValueGraphMode.NONE)
     )
@@ -89,22 +121,11 @@ def stat(
     return _described(panel, title, text, unit, colours, missing)
 
 
-def word(title: str, text: str, expr: str, label: str, states: States, missing: str) -> stats.Panel:
-    """One large word: the value of a label, with a colour for each."""
-    panel = stats.Panel().color_mode(common.BigValueColorMode.BACKGROUND_SOLID)
-    panel.graph_mode(common.BigValueGraphMode.NONE).mappings([mapping(states)])
-    panel.reduce_options(
-        ReduceDataOptions().values(True).calcs(["lastNotNull"]).fields(f"/^{label}$/")
-    )
-    panel.with_target(_target(Query(expr), "A").format(PromQueryFormat.TABLE).instant())
-    return _described(panel, title, text, "string", PLAIN, missing)
-
-
 def chart(
     title: str,
     text: str,
     *queries: Query,
-    unit: str = "short",
+    unit: str = RATE,
     colours: ThresholdsConfig = PLAIN,
     missing: str = NO_DATA,
     limits: tuple[float | None, float | None] = (0, None),
@@ -126,7 +147,8 @@ def chart(
     tooltip = VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI)
     panel.tooltip(tooltip.sort(common.SortOrder.DESCENDING))
     for ref, query in zip(string.ascii_uppercase, queries, strict=False):
-        panel.with_target(_target(query, ref).range())
+        bounded = replace(query, expr=query.bounded())
+        panel.with_target(_target(bounded, ref).range())
     least, most = limits
     if least is not None:
         panel.min(least)
@@ -167,7 +189,8 @@ def timeline(
     panel = timelines.Panel().mappings([mapping(states)]).fill_opacity(80).line_width(0)
     panel.merge_values(True).show_value(common.VisibilityMode.AUTO).row_height(0.8)
     panel.legend(VizLegendOptions().display_mode(common.LegendDisplayMode.LIST).show_legend(True))
-    panel.with_target(_target(query, "A").range())
+    bounded = replace(query, expr=replace(query, least=True).bounded())
+    panel.with_target(_target(bounded, "A").range())
     return _described(panel, title, text, "short", PLAIN, missing)
 
 
@@ -184,50 +207,76 @@ def durations(title: str, text: str, query: Query, missing: str = NO_DATA) -> he
     return _described(panel, title, text, "short", PLAIN, missing)
 
 
-def table(
+def table(  # noqa: PLR0913 - what a table is made of, most with a default
     title: str,
     text: str,
     columns: Sequence[Column],
-    labels: Mapping[str, str],
+    labels: Mapping[str, Label],
     *,
     missing: str = NO_DATA,
-    links: Mapping[str, tuple[str, str]] | None = None,
+    first: str = "",
+    sort: str = "",
+    falling: bool = False,
+    time_from: str = "",
 ) -> tables.Panel:
-    """Present values, one row for each set of labels.
+    """Values, one row for each set of labels.
 
     Args:
         title: Of the panel.
         text: What it shows.
-        columns: The numbers.
-        labels: The labels shown, in this order before the numbers, with their headings; an empty
-            heading hides the label.
+        columns: The numbers; all have the same labels, or fewer.
+        labels: The labels shown before the numbers, in this order; the others are hidden.
         missing: What stands there without data.
-        links: By heading, the words of a link and where it leads.
+        first: The heading of a column of numbers that stands first.
+        sort: The heading of a column of numbers by which rows are sorted; empty: the first.
+        falling: Whether its largest value is on top.
+        time_from: The time that it is about, before now; empty: the one that the dashboard shows.
     """
     panel = tables.Panel().cell_height(common.TableCellHeight.SM)
-    panel.cell_options(common.TableAutoCellOptions())
+    panel.cell_options(common.TableAutoCellOptions()).min_width(50)
     refs = string.ascii_uppercase[: len(columns)]
     for ref, column in zip(refs, columns, strict=True):
         panel.with_target(_target(Query(column.expr), ref).format(PromQueryFormat.TABLE).instant())
     values = [f"Value #{ref}" for ref in refs] if len(columns) > 1 else ["Value"]
-    shown = [name for name, heading in labels.items() if heading]
-    hidden = [name for name, heading in labels.items() if not heading]
-    hidden += [value for value, column in zip(values, columns, strict=True) if column.hidden]
     headings = {value: column.title for value, column in zip(values, columns, strict=True)}
+    hidden = [value for value, column in zip(values, columns, strict=True) if column.hidden]
+    order = sorted((*labels, *values), key=lambda name: headings.get(name) != first)
+    shown = {name: label.title for name, label in labels.items()}
     organize = {
-        "excludeByName": dict.fromkeys(("Time", "__name__", *hidden), True),
-        "indexByName": {name: index for index, name in enumerate((*shown, *values))},
-        "renameByName": {**{name: labels[name] for name in shown}, **headings},
+        "excludeByName": dict.fromkeys(
+            ("Time", "__name__", *_unseen(columns, labels), *hidden), True
+        ),
+        "indexByName": {name: index for index, name in enumerate(order)},
+        "renameByName": {**shown, **headings},
     }
     panel.with_transformation(DataTransformerConfig("merge", options={}))
     panel.with_transformation(DataTransformerConfig("organize", options=organize))
+    # The words for a table without rows would stand in every cell without a value, too.
+    panel.override_by_regexp("/.*/", [DynamicConfigValue("noValue", "")])
     for column in columns:
         if not column.hidden:
             panel.override_by_name(column.title, _column_style(column))
-    for heading, (words, url) in (links or {}).items():
-        link = [{"title": words, "url": url}]
-        panel.override_by_name(heading, [DynamicConfigValue("links", link)])
+    for label in labels.values():
+        style = _label_style(label)
+        if style:
+            panel.override_by_name(label.title, style)
+    by = sort or first
+    if by:
+        panel.sort_by([common_builders.TableSortByFieldState().display_name(by).desc(falling)])
+    if time_from:
+        panel.time_from(time_from)
     return _described(panel, title, text, "short", PLAIN, missing)
+
+
+def _unseen(columns: Sequence[Column], labels: Mapping[str, Label]) -> list[str]:
+    """The labels by which rows are told apart, but which are not shown."""
+    found = {
+        name.strip()
+        for column in columns
+        for by in _BY.findall(column.expr)
+        for name in by.split(",")
+    }
+    return sorted(found - {*labels})
 
 
 def matrix(
@@ -241,8 +290,9 @@ def matrix(
     panel.color_scheme(FieldColor().mode(FieldColorModeId.CONTINUOUS_BLUES))
     panel.cell_options(_background())
     plain = DynamicConfigValue("custom.cellOptions", common.TableAutoCellOptions())
+    panel.override_by_regexp("/.*/", [DynamicConfigValue("noValue", "")])
     panel.override_by_name(f"{row}\\{column}", [plain])
-    return _described(panel, title, text, "short", PLAIN, missing)
+    return _described(panel, title, text, COUNT, PLAIN, missing)
 
 
 def _described(
@@ -294,10 +344,22 @@ def _background() -> common.TableColoredBackgroundCellOptions:
 
 def _column_style(column: Column) -> list[DynamicConfigValue]:
     style = [DynamicConfigValue("unit", column.unit)]
+    if column.width:
+        style.append(DynamicConfigValue("custom.width", column.width))
+    if column.decimals is not None:
+        style.append(DynamicConfigValue("decimals", column.decimals))
     if column.colours is not None:
         style.append(DynamicConfigValue("thresholds", column.colours.build()))
     if column.states is not None:
         style.append(DynamicConfigValue("mappings", [mapping(column.states)]))
     if column.colours is not None or column.states is not None:
         style.append(DynamicConfigValue("custom.cellOptions", _background()))
+    return style
+
+
+def _label_style(label: Label) -> list[DynamicConfigValue]:
+    style = [DynamicConfigValue("custom.width", label.width)] if label.width else []
+    if label.link is not None:
+        words, url = label.link
+        style.append(DynamicConfigValue("links", [{"title": words, "url": url}]))
     return style

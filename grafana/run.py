@@ -1,19 +1,42 @@
-"""Run overview: is the run healthy, when will it end, and which GPU is the problem."""
+"""Run overview: does it go well, when does it end, which GPU is the problem, and which file."""
 
 from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana.common import SINCE_PROGRESS, WORKER_STATE
+from grafana.common import (
+    LOST_OR_NONE,
+    OF_SILENCE_ALLOWED,
+    RELATIVE_SPEED,
+    RUN_STATE,
+    SINCE_PROGRESS,
+    STARVED,
+    WORKER_STATE,
+    verdict,
+)
 from grafana.frame import Shelf, assemble
-from grafana.panels import PLAIN, Column, chart, dashed, named, stacked, stat, table, word
-from grafana.queries import GPU, RUNNING, Query
+from grafana.limits import limit
+from grafana.panels import (
+    COUNT,
+    RATE,
+    Column,
+    Label,
+    Panel,
+    chart,
+    dashed,
+    named,
+    stacked,
+    stat,
+    table,
+)
+from grafana.queries import BY_RUN, BY_WORKER, RUNNING, WORKER, Query
 from grafana.style import (
     BAD,
     CLEAR,
     GOOD,
     NEUTRAL,
     RUN_STATES,
+    VERDICTS,
     WARNING,
     WORKER_STATES,
     thresholds,
@@ -25,6 +48,14 @@ _GPU_URL = (
     "/d/virnucpro-gpu?${datasource:queryparam}&${job:queryparam}"
     "&var-instance=${__data.fields.Instance}&var-gpu=${__data.fields.GPU}&${__url_time_range}"
 )
+_RUN_URL = (
+    "/d/virnucpro-run?${datasource:queryparam}&${job:queryparam}"
+    "&var-instance=${__data.fields.Instance}&var-run=${__data.fields.Run}&${__url_time_range}"
+)
+# What was known of runs that can no longer be seen is looked for at these steps, in seconds. An end
+# is seen from one scrape to the next at least, and those are so far apart in our configuration.
+_STEP = 15
+_REMEMBERED = "24h"
 
 
 def build() -> Dashboard:
@@ -32,33 +63,33 @@ def build() -> Dashboard:
     return assemble(
         "virnucpro-run",
         "VirNucPro / Run overview",
-        "Is the run healthy, when will it end, and which GPU is the problem.",
+        "Does the run go well, when does it end, which GPU is the problem, and which file.",
         [
             _answers(),
             _problems(),
+            _alerts(),
             _progress(),
             _shares(),
             _efficiency(),
             _work(),
-            _identity(),
-            _ended(),
         ],
+        variables=["run"],
     )
 
 
 def _answers() -> Shelf:
-    left = "max((virnucpro_run_estimated_completion_timestamp_seconds - time())"
+    ends = f"max(virnucpro_run_estimated_completion_timestamp_seconds and {RUNNING})"
     return Shelf(
         4,
         [
-            word(
-                "State",
-                "The state of the run. Draining: it ends the files in process and starts no "
-                "more. After the end it is shown for as long as the exporter lingers.",
-                "sum by (job, instance, state) (virnucpro_run_state == 1)",
-                "state",
-                RUN_STATES,
-                _NO_RUN,
+            stat(
+                "Does it go well",
+                "The worst that can be said of the runs chosen: one failed, is held by a full "
+                "disk, has a GPU that is gone, stalls or starves, or files that failed. The tables "
+                "below say where.",
+                Query(verdict()),
+                states=VERDICTS,
+                missing=_NO_RUN,
             ),
             stat(
                 "Progress",
@@ -73,31 +104,21 @@ def _answers() -> Shelf:
                 "Time left",
                 "Expected time to the end; of several runs, the longest. It is known after "
                 "the first progress, and grows when a GPU stalls.",
-                Query(f"clamp_min({left} and {RUNNING}), 0)"),
+                Query(f"clamp_min({ends} - time(), 0)"),
                 unit="s",
                 missing="not known",
             ),
             stat(
                 "Ends at",
                 "When the run is expected to end; of several runs, the last.",
-                Query(
-                    "max(virnucpro_run_estimated_completion_timestamp_seconds"
-                    f" and {RUNNING}) * 1000"
-                ),
+                Query(f"{ends} * 1000"),
                 unit="dateTimeAsLocalNoDateIfToday",
                 missing="not known",
             ),
             stat(
-                "Running for",
-                "Time since the start; of several runs, the longest.",
-                Query(f"max((time() - virnucpro_run_start_timestamp_seconds) and {RUNNING})"),
-                unit="s",
-                missing="nothing runs",
-            ),
-            stat(
                 "Stalled GPUs",
-                "Workers that have files and have made no progress for too long. Those of lost "
-                "GPUs are not counted. Wanted: 0. The table below names them.",
+                "Workers that have files and have made no progress for longer than their run "
+                "allows. Those of lost GPUs are not counted. Wanted: 0.",
                 Query(
                     "sum(virnucpro_worker_stalled"
                     " unless on (job, instance, gpu) virnucpro_gpu_up == 0)"
@@ -107,11 +128,11 @@ def _answers() -> Shelf:
             ),
             stat(
                 "GPUs lost",
-                "GPUs that do not answer. Wanted: 0. Look at nvidia-smi and the kernel log of "
-                "that machine.",
-                Query("sum(1 - virnucpro_gpu_up)"),
+                "GPUs that do not answer; one that two exporters see counts once. Wanted: 0. Look "
+                "at nvidia-smi and the kernel log of that machine.",
+                Query(LOST_OR_NONE),
                 colours=_NONE_WANTED,
-                missing="no GPU seen",
+                missing="no GPU is known",
             ),
             stat(
                 "Failed files",
@@ -122,78 +143,202 @@ def _answers() -> Shelf:
                 missing=_NO_RUN,
             ),
         ],
+        widths=(5, 3, 3, 4, 3, 3, 3),
     )
 
 
 def _problems() -> Shelf:
-    by = "sum by (job, instance, gpu)"
+    by = f"sum by ({BY_WORKER})"
+    info = "virnucpro_gpu_info"
     columns = [
-        Column("Series", "sum by (job, instance, gpu, name) (virnucpro_gpu_info)", hidden=True),
-        Column("State", WORKER_STATE, states=WORKER_STATES),
+        Column("State", WORKER_STATE, states=WORKER_STATES, width=110),
         Column(
-            "Since progress", SINCE_PROGRESS, "s", thresholds(CLEAR, (120, WARNING), (300, BAD))
+            "Model",
+            f"sum by ({BY_WORKER}, name) ({by} (virnucpro_worker_up)"
+            f" * on (job, instance, gpu) group_left (name)"
+            f" max by (job, instance, gpu, name) ({info}))",
+            hidden=True,
         ),
+        Column("File", f"{by[:-1]}, file) (virnucpro_worker_file_info)", hidden=True),
+        Column("In it for", f"{by} (virnucpro_worker_file_seconds)", "s", width=85),
+        Column("Silent for", SINCE_PROGRESS, "s", width=85),
+        Column(
+            "Of what is allowed",
+            OF_SILENCE_ALLOWED,
+            "percentunit",
+            thresholds(CLEAR, (0.5, WARNING), (1, BAD)),
+            width=130,
+            decimals=0,
+        ),
+        Column("Done in", f"{by} (virnucpro_worker_left_seconds)", "s", width=85),
         Column(
             "Busy",
             f"{by} (rate(virnucpro_worker_busy_seconds_total[$__rate_interval]))",
             "percentunit",
+            width=70,
+            decimals=0,
         ),
         Column(
             "Starved",
-            f"{by} (rate(virnucpro_worker_starved_seconds_total[$__rate_interval]))",
+            f"{by} ({STARVED})",
             "percentunit",
-            thresholds(CLEAR, (0.25, WARNING)),
+            thresholds(CLEAR, (limit("LoadImbalance"), WARNING)),
+            width=75,
+            decimals=0,
         ),
-        Column("Sequences/s", f"{by} (virnucpro_throughput_sequences_per_second)"),
-        Column("Residues/s", f"{by} (virnucpro_throughput_residues_per_second)"),
-        Column("Waiting", f"{by} (virnucpro_queue_depth_files)"),
-        Column("Done", f"{by} (virnucpro_files_completed_total)"),
-        Column("Parts done", f"{by} (virnucpro_parts_completed_total)"),
+        Column("Residues/s", f"{by} (virnucpro_throughput_residues_per_second)", RATE, width=95),
+        Column(
+            "Of its like",
+            RELATIVE_SPEED,
+            "percentunit",
+            thresholds(WARNING, (limit("GpuStraggler"), CLEAR)),
+            width=90,
+            decimals=0,
+        ),
+        Column("Waiting", f"{by} (virnucpro_queue_depth_files)", width=70),
+        Column("Done", f"{by} (virnucpro_files_completed_total)", width=65),
+        Column("Parts", f"{by} (virnucpro_parts_completed_total)", width=60),
         Column(
             "Failed attempts",
             f"{by} (virnucpro_file_failures_total)",
             colours=thresholds(CLEAR, (1, WARNING)),
+            width=115,
         ),
         Column(
             "Restarts",
             f"{by} (virnucpro_worker_restarts_total)",
             colours=thresholds(CLEAR, (1, WARNING)),
+            width=75,
         ),
     ]
-    alerts = (
-        "sum by (job, instance, alertname, severity, gpu)"
-        ' (ALERTS{alertname=~"Virnucpro.+", alertstate="firing"})'
-    )
     return Shelf(
-        8,
+        11,
         [
             table(
                 "Which GPU is the problem",
-                "One row for each GPU. Look for a state that is not busy, a long time since "
-                "progress while it has work (300 s is the default stall threshold), and "
-                "time starved. Values are those of the last minutes; an empty cell is not "
-                "known. A click on a GPU shows it in detail.",
+                "One row for each GPU of a run, the problems on top. Slow: its learned speed is "
+                "less than half the median of the GPUs of its model in the run. The file is named "
+                "once it takes long. Of what is allowed: the time without progress over the "
+                "longest that the run allows it; at 100 % it has stalled. Done in: when it will be "
+                "done with what it holds and what waits for it. An empty cell is not known. A "
+                "click on a GPU shows it in detail.",
                 columns,
-                {"instance": "Instance", "gpu": "GPU", "name": "Model", "job": ""},
+                {
+                    "gpu": Label("GPU", 60, ("This GPU in detail", _GPU_URL)),
+                    "file": Label("File"),
+                    "name": Label("Model", 190),
+                    "run": Label("Run", 100),
+                    "instance": Label("Instance", 140),
+                },
                 missing="no worker seen",
-                links={"GPU": ("This GPU in detail", _GPU_URL)},
+                first="State",
             ),
+        ],
+    )
+
+
+def _alerts() -> Shelf:
+    alerts = (
+        "sum by (job, instance, run, alertname, severity, gpu)"
+        ' (ALERTS{alertname=~"Virnucpro.+", alertstate="firing"})'
+    )
+    return Shelf(
+        7,
+        [
+            _runs(),
             table(
                 "Firing alerts",
                 "Alerts of the rules in prometheus/rules that fire now. An empty table says "
                 "that all is well only if Prometheus has these rules loaded.",
                 [Column("Series", alerts, hidden=True)],
                 {
-                    "severity": "Severity",
-                    "alertname": "Alert",
-                    "gpu": "GPU",
-                    "instance": "Instance",
-                    "job": "",
+                    "severity": Label("Severity", 80),
+                    "alertname": Label("Alert"),
+                    "gpu": Label("GPU", 60),
+                    "run": Label("Run", 80),
+                    "instance": Label("Instance", 140),
                 },
                 missing="none fires, or the rules are not loaded",
             ),
         ],
-        widths=(17, 7),
+        widths=(16, 8),
+    )
+
+
+def _of_run(expr: str) -> str:
+    run = f"max by ({BY_RUN}, run_id, processor) (virnucpro_run_info)"
+    return f"({expr}) * on ({BY_RUN}) group_left (run_id, processor) {run}"
+
+
+def _before(expr: str, over: str = "last") -> str:
+    """Of each run by its id, those that are no longer seen too."""
+    return f"{over}_over_time(({_of_run(expr)})[$__range:{_STEP}s])"
+
+
+def _known(expr: str) -> str:
+    """What is known of each run, or was last known."""
+    return f"{_of_run(expr)} or {_before(expr)}"
+
+
+def _runs() -> Panel:
+    by = f"sum by ({BY_RUN})"
+    start = "virnucpro_run_start_timestamp_seconds"
+    lasted = (
+        f"({by} (virnucpro_run_end_timestamp_seconds)"
+        f" or {by} (timestamp({start}))) - {by} ({start})"
+    )
+    unseen = f"{RUN_STATE} * 0 + 8"
+    power = (
+        f"{by} (virnucpro_worker_up * 0 + on (job, instance, gpu) group_left ()"
+        f" max by (job, instance, gpu) (virnucpro_gpu_power_watts) and {RUNNING})"
+    )
+    joules = _before(power, "sum")
+    return table(
+        "Runs of the last day",
+        "Those that have ended, too, as far as Prometheus has seen them: how each ended and what "
+        "it had done. Not seen any more: no end of it was seen, for its exporter or its machine "
+        "was gone, or did not wait for a last scrape. Energy: power drawn by its GPUs while it "
+        "ran, looked at every 15 s. Files done before are those of earlier runs. A click on a run "
+        "shows it alone.",
+        [
+            Column(
+                "State",
+                f"{_of_run(RUN_STATE)} or {_before(f'{RUN_STATE} < 5')} or {_before(unseen)}",
+                states=RUN_STATES,
+                width=130,
+            ),
+            Column(
+                "Started", f"1000 * ({_known(f'{by} ({start})')})", "dateTimeAsLocal", width=150
+            ),
+            Column("Took", _known(lasted), "s", width=85),
+            Column("Files", _known(f"{by} (virnucpro_run_files)"), width=70),
+            Column("Done", _known(f'{by} (virnucpro_run_files{{state="completed"}})'), width=70),
+            Column(
+                "Failed",
+                _known(f'{by} (virnucpro_run_files{{state="failed"}})'),
+                colours=thresholds(CLEAR, (1, WARNING)),
+                width=65,
+            ),
+            Column("Done before", _known(f"{by} (virnucpro_run_files_skipped)"), width=100),
+            Column(
+                "Residues/s",
+                _known(f"{by} (virnucpro_residues_processed_total) / ({lasted} > 0)"),
+                RATE,
+                width=95,
+            ),
+            Column("Energy", f"{joules} * {_STEP}", "joule", width=85),
+        ],
+        {
+            "run": Label("Run", 110, ("This run alone", _RUN_URL)),
+            "instance": Label("Instance", 140),
+            "processor": Label("Processor"),
+            "run_id": Label("Run id", 120),
+        },
+        missing="none was seen",
+        first="State",
+        sort="Started",
+        falling=True,
+        time_from=_REMEMBERED,
     )
 
 
@@ -207,8 +352,11 @@ def _progress() -> Shelf:
                     "Sequences per second",
                     "By GPU, and in total. A line at zero while others are high is a GPU that "
                     "stalls or starves.",
-                    Query(f"sum by (job, instance) ({rate})", "total @ {{instance}}"),
-                    Query(f"sum by (job, instance, gpu) ({rate})", GPU),
+                    Query(f"sum by (job, instance, run) ({rate})", "total @ {{instance}} {{run}}"),
+                    Query(
+                        f"sum by ({BY_WORKER}) (virnucpro_throughput_sequences_per_second)",
+                        WORKER,
+                    ),
                     missing=_NO_RUN,
                 ),
                 "/^total/",
@@ -220,6 +368,7 @@ def _progress() -> Shelf:
                         "All input files. Completed grows, queued shrinks; a flat stretch is a run "
                         "that does not advance.",
                         Query("sum by (state) (virnucpro_run_files)", "{{state}}"),
+                        unit=COUNT,
                         missing=_NO_RUN,
                     ),
                     {
@@ -237,7 +386,7 @@ def _progress() -> Shelf:
 
 def _shares() -> Shelf:
     waiting = (
-        "(virnucpro_queue_depth_residues and on (job, instance, gpu) virnucpro_worker_up == 1)"
+        "(virnucpro_queue_depth_residues and on (job, instance, run, gpu) virnucpro_worker_up == 1)"
     )
     return Shelf(
         8,
@@ -246,7 +395,7 @@ def _shares() -> Shelf:
                 "Share of time busy",
                 "1 is a file in progress all the time. It says nothing about how hard the "
                 "GPU works: see its utilisation.",
-                Query("rate(virnucpro_worker_busy_seconds_total[$__rate_interval])", GPU),
+                Query("rate(virnucpro_worker_busy_seconds_total[$__rate_interval])", WORKER),
                 unit="percentunit",
                 limits=(0, 1),
                 missing=_NO_RUN,
@@ -255,9 +404,9 @@ def _shares() -> Shelf:
                 "Share of time starved",
                 "Idle while files waited in another queue. Above a quarter for minutes, work "
                 "stealing does not keep up.",
-                Query("rate(virnucpro_worker_starved_seconds_total[$__rate_interval])", GPU),
+                Query("rate(virnucpro_worker_starved_seconds_total[$__rate_interval])", WORKER),
                 unit="percentunit",
-                colours=thresholds(NEUTRAL, (0.25, WARNING)),
+                colours=thresholds(NEUTRAL, (limit("LoadImbalance"), WARNING)),
                 limits=(0, 1),
                 missing=_NO_RUN,
             ),
@@ -269,19 +418,19 @@ def _shares() -> Shelf:
                     "depths in files, or the times at which the GPUs would end, count as "
                     "imbalanced.",
                     Query(
-                        f"max by (job, instance) ({waiting})"
-                        f" / (avg by (job, instance) ({waiting}) > 0)",
-                        "fullest / mean @ {{instance}}",
+                        f"max by (job, instance, run) ({waiting})"
+                        f" / (avg by (job, instance, run) ({waiting}) > 0)",
+                        "fullest / mean @ {{instance}} {{run}}",
                     ),
                     Query(
-                        "max by (job, instance) (virnucpro_load_imbalanced)",
-                        "flag, files @ {{instance}}",
+                        "max by (job, instance, run) (virnucpro_load_imbalanced)",
+                        "flag, files @ {{instance}} {{run}}",
                     ),
                     Query(
-                        "max by (job, instance) (virnucpro_work_imbalanced)",
-                        "flag, time @ {{instance}}",
+                        "max by (job, instance, run) (virnucpro_work_imbalanced)",
+                        "flag, time @ {{instance}} {{run}}",
                     ),
-                    colours=thresholds(NEUTRAL, (2, WARNING)),
+                    colours=thresholds(NEUTRAL, (limit("QueueSkew"), WARNING)),
                     missing=_NO_RUN,
                 ),
                 "/^flag/",
@@ -295,9 +444,7 @@ def _efficiency() -> Shelf:
     energy = (
         "sum by (job, instance, gpu) (rate(virnucpro_gpu_energy_joules_total[$__rate_interval]))"
     )
-    residues = (
-        "sum by (job, instance, gpu) (rate(virnucpro_residues_processed_total[$__rate_interval]))"
-    )
+    residues = f"sum by ({BY_WORKER}) (rate(virnucpro_residues_processed_total[$__rate_interval]))"
     return Shelf(
         8,
         [
@@ -307,12 +454,13 @@ def _efficiency() -> Shelf:
                     "Files taken from another queue, and of those the ones that had been taken "
                     "before. Many of the latter are files that move to and fro.",
                     Query(
-                        "sum by (job, instance) (rate(virnucpro_steals_total[$__rate_interval]))",
-                        "steals @ {{instance}}",
+                        "sum by (job, instance, run) "
+                        "(rate(virnucpro_steals_total[$__rate_interval]))",
+                        "steals @ {{instance}} {{run}}",
                     ),
                     Query(
                         "rate(virnucpro_file_resteals_total[$__rate_interval])",
-                        "stolen again @ {{instance}}",
+                        "stolen again @ {{instance}} {{run}}",
                     ),
                     missing=_NO_RUN,
                 ),
@@ -322,7 +470,11 @@ def _efficiency() -> Shelf:
                 "Residues per joule",
                 "Work done for the energy drawn. Compare GPUs of one model: a low one is "
                 "throttled, shared, or waits for its input.",
-                Query(f"{residues} / ({energy} > 0)", GPU),
+                Query(
+                    f"{residues} / on (job, instance, gpu) group_left () ({energy} > 0)",
+                    WORKER,
+                    least=True,
+                ),
                 missing="no energy counter seen",
             ),
             dashed(
@@ -331,14 +483,14 @@ def _efficiency() -> Shelf:
                     "Attempts that ended in an error, and workers that had to be replaced, over "
                     "the time between two points.",
                     Query(
-                        "sum by (job, instance, gpu)"
+                        "sum by (job, instance, run, gpu)"
                         " (increase(virnucpro_file_failures_total[$__rate_interval]))",
-                        GPU,
+                        WORKER,
                     ),
                     Query(
-                        "sum by (job, instance, gpu)"
+                        "sum by (job, instance, run, gpu)"
                         " (increase(virnucpro_worker_restarts_total[$__rate_interval]))",
-                        f"{GPU}, restarts",
+                        f"{WORKER}, restarts",
                     ),
                     missing=_NO_RUN,
                 ),
@@ -365,11 +517,21 @@ def _work() -> Shelf:
                     {"left": NEUTRAL, "done": GOOD},
                 )
             ),
+            stacked(
+                chart(
+                    "Parts of shared files",
+                    "Parts of files that several workers do together, and the joins of their "
+                    "results. Queued ones that stay are joins that wait for a slow part.",
+                    Query("sum by (state) (virnucpro_run_parts)", "{{state}}"),
+                    unit=COUNT,
+                    missing=_NO_RUN,
+                )
+            ),
             chart(
                 "Age of the file in process",
                 "How long each GPU has been at its present file. A line that rises for much "
                 "longer than files take is a file that does not end.",
-                Query("sum by (job, instance, gpu) (virnucpro_worker_file_seconds)", GPU),
+                Query("sum by (job, instance, run, gpu) (virnucpro_worker_file_seconds)", WORKER),
                 unit="s",
                 missing="no file in process",
             ),
@@ -379,17 +541,17 @@ def _work() -> Shelf:
                     "Share of time that GPUs were stalled, attempts that followed a failure, and "
                     "a flag that is 1 while a disk that is full or fails holds all work.",
                     Query(
-                        "sum by (job, instance, gpu)"
+                        "sum by (job, instance, run, gpu)"
                         " (rate(virnucpro_worker_stalled_seconds_total[$__rate_interval]))",
-                        GPU,
+                        WORKER,
                     ),
                     Query(
                         "increase(virnucpro_file_retries_total[$__rate_interval])",
-                        "retries @ {{instance}}",
+                        "retries @ {{instance}} {{run}}",
                     ),
                     Query(
-                        "max by (job, instance) (virnucpro_run_held)",
-                        "held @ {{instance}}",
+                        "max by (job, instance, run) (virnucpro_run_held)",
+                        "held @ {{instance}} {{run}}",
                     ),
                     missing=_NO_RUN,
                 ),
@@ -397,86 +559,4 @@ def _work() -> Shelf:
             ),
         ],
         title="Work",
-    )
-
-
-def _ended() -> Shelf:
-    by = "sum by (job, instance, run)"
-    return Shelf(
-        6,
-        [
-            table(
-                "Runs that ended",
-                "How each of them ended, and what it had done. Vanished: it was killed, or its "
-                "machine was. The exporter of a machine shows them for a day.",
-                [
-                    Column(
-                        "Series",
-                        "sum by (job, instance, run, result) (virnucpro_run_result == 1)",
-                        hidden=True,
-                    ),
-                    Column(
-                        "Ended",
-                        f"{by} (virnucpro_run_end_timestamp_seconds) * 1000",
-                        "dateTimeAsLocal",
-                    ),
-                    Column(
-                        "Done by earlier runs",
-                        f"{by} (virnucpro_run_files_skipped and on (job, instance, run)"
-                        " virnucpro_run_end_timestamp_seconds)",
-                    ),
-                    Column(
-                        "Failed files",
-                        f'{by} (virnucpro_run_files{{state="failed"}} and on (job, instance, run)'
-                        " virnucpro_run_end_timestamp_seconds)",
-                        colours=thresholds(CLEAR, (1, WARNING)),
-                    ),
-                ],
-                {"instance": "Instance", "run": "Run", "result": "Result", "job": ""},
-                missing="none is remembered",
-            ),
-        ],
-    )
-
-
-def _identity() -> Shelf:
-    by = "sum by (job, instance)"
-    return Shelf(
-        6,
-        [
-            table(
-                "Runs",
-                "Which runs these are, one row each, and how far each of them is.",
-                [
-                    Column(
-                        "Series",
-                        "sum by (job, instance, run_id, processor, balancer) (virnucpro_run_info)",
-                        hidden=True,
-                    ),
-                    Column(
-                        "Started",
-                        f"{by} (virnucpro_run_start_timestamp_seconds) * 1000",
-                        "dateTimeAsLocal",
-                    ),
-                    Column("Files", f"{by} (virnucpro_run_files)"),
-                    Column("Parts of shared files", f"{by} (virnucpro_run_parts)"),
-                    Column("Progress", f"{by} (virnucpro_run_progress_ratio)", "percentunit"),
-                    Column(
-                        "Time left",
-                        f"{by} ((virnucpro_run_estimated_completion_timestamp_seconds"
-                        f" - time()) and {RUNNING})",
-                        "s",
-                        PLAIN,
-                    ),
-                ],
-                {
-                    "instance": "Instance",
-                    "run_id": "Run",
-                    "processor": "Processor",
-                    "balancer": "Balancer",
-                    "job": "",
-                },
-                missing=_NO_RUN,
-            ),
-        ],
     )

@@ -38,20 +38,50 @@ GPU_COLOURS = (
 
 States = Mapping[str, tuple[str, str]]
 
+# By rising codes from the worst to the best, so that a table sorted by them has problems on top.
 WORKER_STATES = {
     "0": ("GPU lost", BAD),
     "1": ("worker down", BAD),
-    "2": ("stalled", WARNING),
-    "3": ("idle", NEUTRAL),
-    "4": ("busy", GOOD),
-    "5": ("loading", NEUTRAL),
+    "2": ("stalled", BAD),
+    "3": ("slow", WARNING),
+    "4": ("starved", WARNING),
+    "5": ("idle", NEUTRAL),
+    "6": ("loading", NEUTRAL),
+    "7": ("busy", GOOD),
+}
+# By rising codes from the best to the worst.
+VERDICTS = {
+    "0": ("it is done", GOOD),
+    "1": ("yes", GOOD),
+    "2": ("files failed", WARNING),
+    "3": ("a GPU starves", WARNING),
+    "4": ("a GPU stalls", BAD),
+    "5": ("a GPU is gone", BAD),
+    "6": ("held: the disk", BAD),
+    "7": ("no, it failed", BAD),
 }
 RUN_STATES = {
-    "starting": ("starting", NEUTRAL),
-    "running": ("running", GOOD),
-    "draining": ("draining", WARNING),
-    "completed": ("completed", GOOD),
-    "failed": ("failed", BAD),
+    "1": ("failed", BAD),
+    "2": ("vanished", BAD),
+    "3": ("interrupted", WARNING),
+    "4": ("completed", GOOD),
+    "5": ("starting", NEUTRAL),
+    "6": ("running", GOOD),
+    "7": ("draining", WARNING),
+    "8": ("not seen any more", BAD),
+}
+MACHINE_STATES = {
+    "0": ("does not answer", BAD),
+    "1": ("GPU lost", BAD),
+    "2": ("GPUs not known", BAD),
+    "3": ("run failed", BAD),
+    "4": ("stalled", BAD),
+    "5": ("worker down", BAD),
+    "6": ("GPU errors", BAD),
+    "7": ("throttled", WARNING),
+    "8": ("starved", WARNING),
+    "9": ("works", GOOD),
+    "10": ("idle", NEUTRAL),
 }
 THROTTLING = {
     "0": ("none", NEUTRAL),
@@ -76,7 +106,7 @@ RECOVERY = {
     "7": ("a reboot of the system", BAD),
 }
 UP = {"0": ("down", BAD), "1": ("up", GOOD)}
-ANSWERS = {"0": ("lost", BAD), "1": ("answers", GOOD)}
+GPU_STATES = {"0": ("lost", BAD), "1": ("not known", WARNING), "2": ("answers", GOOD)}
 SUCCEEDS = {"0": ("failing", BAD), "1": ("succeeds", GOOD)}
 
 

@@ -64,13 +64,13 @@ def targets() -> Iterator[Target]:
         named = [(p["title"], target) for p in panels(dashboard) for target in p["targets"]]
         named += [(a["name"], a["target"]) for a in dashboard["annotations"]["list"]]
         for name, target in named:
-            yield Target(
-                dashboard["uid"],
-                name,
-                target["expr"],
-                bool(target.get("instant")),
-                target.get("interval", ""),
-            )
+            yield target_of(dashboard["uid"], name, target)
+
+
+def target_of(dashboard: str, panel: str, target: Mapping[str, Any]) -> Target:
+    """A query as a dashboard has it."""
+    is_instant, interval = bool(target.get("instant")), target.get("interval", "")
+    return Target(dashboard, panel, target["expr"], is_instant, interval)
 
 
 def seconds(duration: str) -> float:

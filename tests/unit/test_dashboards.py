@@ -22,7 +22,11 @@ from tests.monitoring.rules import FOLDER as PROMETHEUS
 from virnucpro_exporter.metrics.catalog import CATALOG, PROCESS_METRICS
 
 SCHEMA_VERSION = 42  # of Grafana 12.4, which docker-compose.yml starts
-UIDS = {"virnucpro-run", "virnucpro-gpu", "virnucpro-exporter"}
+UIDS = {"virnucpro-fleet", "virnucpro-run", "virnucpro-gpu", "virnucpro-exporter"}
+# Ranges that follow the scrape interval, the distance of two points, or the time that is shown.
+RANGES = {"$__rate_interval", "$__interval", "$__range", "$__range:$__interval", "$__range:15s"}
+OF_RUNS = {"Run", "Work by GPU", "Workers", "Work stealing"}  # sections of the catalogue
+BUILD_INFO = "virnucpro_build_info"
 SCREEN = 22  # rows of the grid that a usual screen shows
 # What Prometheus adds to what it scrapes, and what it says of alerts.
 OF_PROMETHEUS = {"up", "scrape_duration_seconds", "scrape_samples_scraped", "ALERTS"}
@@ -137,8 +141,8 @@ def test_panels_fill_the_grid_without_overlap(dashboard: dict[str, Any]) -> None
 @every_dashboard
 def test_every_selector_is_limited_by_the_variables(dashboard: dict[str, Any]) -> None:
     """No job or instance is written down, and none slips through."""
-    per_gpu = any(v["name"] == "gpu" for v in dashboard["templating"]["list"])
-    labels = {metric.name: metric.labels for metric in CATALOG}
+    variables = {variable["name"] for variable in dashboard["templating"]["list"]}
+    catalogue = {metric.name: metric for metric in CATALOG}
     for target in targets():
         if target.dashboard != dashboard["uid"]:
             continue
@@ -146,24 +150,28 @@ def test_every_selector_is_limited_by_the_variables(dashboard: dict[str, Any]) -
             assert 'job=~"$job"' in matchers, target
             assert 'instance=~"$instance"' in matchers, target
             assert len(re.findall(r"\b(?:job|instance)\s*[=!]", matchers)) == 2, target
-            has_gpu = "gpu" in labels.get(name.removesuffix("_bucket"), ())
-            assert ('gpu=~"$gpu"' in matchers) == (per_gpu and has_gpu), target
+            metric = catalogue.get(re.sub("_(bucket|sum)$", "", name))
+            has_gpu = metric is not None and "gpu" in metric.labels and "gpu" in variables
+            assert ('gpu=~"$gpu"' in matchers) == has_gpu, target
+            # Those of a run have its name, wherever one target shows several.
+            of_run = metric is not None and metric.section in OF_RUNS and name != BUILD_INFO
+            assert ('run=~"$run"' in matchers) == (of_run and "run" in variables), target
 
 
 def test_every_metric_is_in_the_catalogue() -> None:
     """A panel cannot ask for what nobody exports."""
     known = {m.name for m in CATALOG if m.kind != "histogram"} | {*PROCESS_METRICS} | OF_PROMETHEUS
-    known |= {m.name + s for m in CATALOG if m.kind == "histogram" for s in ("_bucket", "_count")}
+    known |= {m.name + s for m in CATALOG if m.kind == "histogram" for s in ("_bucket", "_sum")}
     asked = {name for target in targets() for name, _ in selectors(target.expr)}
     assert asked <= known
-    assert {m.name for m in CATALOG} <= {name.removesuffix("_bucket") for name in asked}
+    assert {m.name for m in CATALOG} <= {re.sub("_(bucket|sum)$", "", name) for name in asked}
 
 
 def test_ranges_follow_the_scrape_interval() -> None:
     """No range is written down, but that of counters over the time shown."""
     for target in targets():
         for found in re.findall(r"\[([^\]]*)\]", target.expr):
-            assert found in ("$__rate_interval", "$__range"), target
+            assert found in RANGES, target
 
 
 def test_absence_is_never_made_zero() -> None:

@@ -16,7 +16,6 @@ from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.scheduler import Decisions
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.simulation import SCENARIOS, Simulation, VirtualPool, VirtualWorkers
-from virnucpro_exporter.snapshot import RunSnapshot
 
 
 class FakeTime:
@@ -54,7 +53,6 @@ class Played:
     Args:
         name: Which scenario.
         time: Its pace; as fast as possible when None.
-        batches: Runs' worth of files.
         settings: Of the plan.
     """
 
@@ -63,7 +61,6 @@ class Played:
         name: str,
         time: FakeTime | None = None,
         *,
-        batches: int = 1,
         balancer: str = "stealing",
         **settings: int,
     ) -> None:
@@ -82,11 +79,7 @@ class Played:
         )
         coordinator.decisions = []
         runner = Runner(coordinator, pool, list(plan.names), NoResults(), None)
-        self.ends: list[RunSnapshot] = []
-        for number in range(batches):
-            runner.run(begin(plan, number, self.workers))
-            self.ends.append(coordinator.snapshot())
-            pool.rest(1.0)
+        runner.run(begin(plan, 0, self.workers))
         self.decisions = coordinator.decisions
 
 
@@ -101,18 +94,6 @@ def test_a_slow_machine_decides_the_same(name: str) -> None:
 def test_another_seed_is_another_run() -> None:
     """The seed decides about files and chances."""
     assert Played("balanced", seed=1).decisions != Played("balanced", seed=2).decisions
-
-
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_counters_of_endless_simulations_never_go_down(name: str) -> None:
-    """All files of each batch get their end, and the next batch adds to the counters."""
-    first, second = Played(name, batches=2).ends
-    assert first.files_completed + first.files_failed == 80
-    assert second.files_completed + second.files_failed == 160
-    for before, after in zip(first.workers, second.workers, strict=True):
-        assert after.files_completed >= before.files_completed
-        assert after.busy_seconds > before.busy_seconds
-        assert after.starved_seconds >= before.starved_seconds
 
 
 def test_a_signal_ends_waiting() -> None:

@@ -16,11 +16,10 @@ from virnucpro_exporter.app.target_file import target_file, target_of
 from virnucpro_exporter.config import Metrics, Views
 from virnucpro_exporter.config.options import FOREVER
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.metrics.push import GatewayAccess, GatewayPusher, Periodic, TextfileWriter
 from virnucpro_exporter.metrics.registry import build_registry
-from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, Latest
+from virnucpro_exporter.snapshot import CollectorHealth, GpuSnapshot, Latest, RunSnapshot
 from virnucpro_exporter.terminal.dashboard import LoadBalancingDashboard
 from virnucpro_exporter.web.addresses import bind, bind_near
 from virnucpro_exporter.web.discovery import NodeDiscovery
@@ -115,7 +114,7 @@ def show(
     metrics: Metrics,
     reserved: Reserved,
     stack: contextlib.ExitStack,
-    coordinator: WorkStealingCoordinator,
+    coordinator: Published[RunSnapshot],
     monitor: Published[GpuSnapshot] | None,
     folder: Path,
     nodes: NodeDiscovery | None = None,

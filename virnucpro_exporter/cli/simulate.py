@@ -29,5 +29,7 @@ def simulate(**options: Any) -> int:
     """
     config = simulate_config(given(options))
     streams.start_logging(config.views.log_level)
+    if config.simulated.machines > 1:
+        return app.simulate_machines(config)
     app.simulate(config, print_end)
     return 0

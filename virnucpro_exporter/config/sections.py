@@ -476,13 +476,17 @@ class Metrics(Endpoint):
 class Simulated(Section):
     """What is simulated."""
 
-    gpus: Annotated[Annotated[int, Field(ge=1, le=64)], Option("Virtual GPUs.", "N")] = 8
+    gpus: Annotated[Annotated[int, Field(ge=1, le=1024)], Option("Virtual GPUs.", "N")] = 8
     files: Annotated[Annotated[int, Field(ge=1, le=100_000)], Option("Made-up files.", "N")] = 500
     speed: Annotated[
         Annotated[float, Field(gt=0, le=1000)], Option("Times as fast as real ones.", "X")
     ] = 60.0
     scenario: Annotated[Text, Option("What goes wrong; see below.", "SCENARIO")] = "balanced"
-    forever: Annotated[bool, Option("New files when all are done.", flags="--forever")] = False
+    forever: Annotated[bool, Option("Run after run.", flags="--forever")] = False
+    machines: Annotated[
+        Annotated[int, Field(ge=1, le=64)],
+        Option("Machines with so many GPUs, each on a port of its own.", "N"),
+    ] = 1
     seed: Annotated[int, Option("Another seed, another run.", "N")] = 1
 
 

@@ -60,7 +60,7 @@ class SimulatedSource:
     Args:
         names: The model name of each GPU.
         activity: What a GPU, by its id, does at this moment; called from any thread.
-        seed: Another seed gives another noise.
+        seed: Another seed gives other UUIDs and another noise.
         clock: Monotonic seconds.
     """
 
@@ -77,11 +77,9 @@ class SimulatedSource:
         self._activity = activity
         self._clock = clock
         self._gpus = {
-            f"GPU-simulated-{i}": _Gpu(
-                Found(str(i), f"GPU-simulated-{i}", name, f"00000000:{i + 1:02X}:00.0", _DRIVER),
-                f"{seed}/{i}",
-            )
+            uuid: _Gpu(Found(str(i), uuid, name, f"00000000:{i + 1:02X}:00.0", _DRIVER), uuid)
             for i, name in enumerate(names)
+            for uuid in [f"GPU-simulated-{seed}-{i}"]
         }
 
     def open(self) -> tuple[Found, ...]:

@@ -240,6 +240,12 @@ WORKER_RANGE_DONE = _worker.gauge(
     "Share of the file or part in process that is done; absent before a report of progress.",
     "gpu",
 )
+WORKER_FILE = _worker.gauge(
+    "worker_file_info",
+    "Constant 1; the file in process, once that takes long: a minute, or a fifth of the threshold.",
+    "gpu",
+    "file",
+)
 WORKER_BUSY = _worker.counter("worker_busy_seconds_total", "Time with a file in progress.", "gpu")
 WORKER_STARVED = _worker.counter(
     "worker_starved_seconds_total", "Time idle while files waited in another queue.", "gpu"

@@ -27,7 +27,8 @@ from virnucpro_exporter.snapshot import (
     WorkerState,
 )
 
-_EXEMPLAR_CHARACTERS = 100  # OpenMetrics allows 128 for the name and the value of all labels
+_FILE_CHARACTERS = 100  # OpenMetrics allows 128 for the name and the value of all labels
+_LONG_SECONDS = 60.0  # from then on a file in process is named
 
 _Read = Callable[[WorkerSnapshot], Value]
 _Values = Iterable[Value]
@@ -110,6 +111,7 @@ _STEAL_METRICS = (c.STEALS, c.STOLEN_RESIDUES, c.RESTEALS, c.PLAN_CHANGES, c.LAT
 _METRICS = (
     *_RUN_METRICS,
     *(metric for metric, _ in _WORKER_VALUES),
+    c.WORKER_FILE,
     c.FILE_DURATION,
     *(metric for metric, _, _ in _WORKER_ENUMS),
     *_STEAL_METRICS,
@@ -167,6 +169,7 @@ def _families(runs: Sequence[_Labelled], present: Sequence[_Labelled]) -> Iterat
     for metric, read in _WORKER_VALUES:
         those = workers if metric.kind == "counter" else now
         yield family(metric, [(of_gpu, read(w)) for of_gpu, w in those])
+    yield family(c.WORKER_FILE, _long_files(present))
     yield _durations(runs)
     for metric, label, values in _WORKER_ENUMS:
         yield _enumerated(metric, label, values, runs if metric.kind == "counter" else present)
@@ -270,6 +273,21 @@ def _no_steals(run: RunSnapshot) -> dict[tuple[str, str], int]:
     )
 
 
+def _long_files(runs: Sequence[_Labelled]) -> Iterator[tuple[Labels, Value]]:
+    """The files that take long, one for each worker at most.
+
+    Only those, for each name is a series of its own: so there is at most one more in a minute for
+    each worker, however many small files it does.
+    """
+    for pairs, run in runs:
+        least = min(_LONG_SECONDS, run.stall_threshold / 5)
+        for worker in run.workers:
+            if worker.current_file and (worker.current_seconds or 0.0) >= least:
+                file = _file_label(worker.current_file.rpartition("/")[2])
+                # Not kept as other label sets are: files come and go.
+                yield Labels({"gpu": worker.gpu, "file": file, **pairs}), 1
+
+
 def _durations(runs: Sequence[_Labelled]) -> Family:
     """The histogram of file durations; file names appear only as exemplars."""
     name, made = c.FILE_DURATION.name, empty(c.FILE_DURATION)
@@ -294,5 +312,8 @@ def _exemplar(latest: tuple[str, float, float] | None) -> Exemplar | None:
         return None
     name, seconds, timestamp = latest
     # Some parsers (prometheus_client 0.26) lose count of escaped quotes in an exemplar.
-    shown = name.encode("utf-8", "backslashreplace").decode().replace('"', "'")
-    return Exemplar({"file": shown[-_EXEMPLAR_CHARACTERS:]}, seconds, timestamp)
+    return Exemplar({"file": _file_label(name).replace('"', "'")}, seconds, timestamp)
+
+
+def _file_label(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()[-_FILE_CHARACTERS:]

@@ -1,0 +1,349 @@
+"""Fleet: which of many machines and which run needs a person."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from grafana.common import (
+    GPUS_ONCE,
+    HELD_DOWN,
+    LOST,
+    LOST_OR_NONE,
+    RELATIVE_SPEED,
+    SINCE_PROGRESS,
+    STARVED,
+    UNKNOWN,
+    verdict,
+)
+from grafana.frame import Shelf, assemble
+from grafana.limits import limit
+from grafana.panels import COUNT, RATE, Column, Label, Panel, chart, stat, table
+from grafana.queries import BY_RUN, GPU, RUN, RUNNING, WORKER, Query
+from grafana.style import (
+    BAD,
+    CLEAR,
+    GOOD,
+    MACHINE_STATES,
+    NEUTRAL,
+    VERDICTS,
+    WARNING,
+    thresholds,
+)
+
+_NO_MACHINE = "no machine seen"
+_NO_RUN = "no run seen"
+_TO = "?${datasource:queryparam}&${job:queryparam}&var-instance=${__data.fields.Instance}"
+_GPU_URL = f"/d/virnucpro-gpu{_TO}&${{__url_time_range}}"
+_RUN_URL = f"/d/virnucpro-run{_TO}&var-run=${{__data.fields.Run}}&${{__url_time_range}}"
+_ONE_WANTED = thresholds(CLEAR, (1, BAD))
+
+
+def build() -> Dashboard:
+    """The dashboard."""
+    return assemble(
+        "virnucpro-fleet",
+        "VirNucPro / Fleet",
+        "Which of many machines and which run needs a person.",
+        [_answers(), Shelf(10, [_machines()]), Shelf(9, [_runs()]), _work(), _worst(), _alerts()],
+        variables=["run"],
+    )
+
+
+def _answers() -> Shelf:
+    none_wanted = thresholds(GOOD, (1, BAD))
+    return Shelf(
+        4,
+        [
+            stat(
+                "Exporters that answer",
+                "Machines and runs whose latest scrape succeeded.",
+                Query("sum(up)"),
+                missing=_NO_MACHINE,
+            ),
+            stat(
+                "Do not answer",
+                "Machines and runs that Prometheus should scrape and cannot. A run that has ended "
+                "takes its exporter with it: Firing alerts tells what should be there.",
+                Query("sum(1 - up)"),
+                colours=thresholds(GOOD, (1, WARNING)),
+                missing=_NO_MACHINE,
+            ),
+            stat(
+                "Runs at work",
+                "Runs that have begun and not ended.",
+                Query('sum(virnucpro_run_state{state=~"starting|running|draining"})'),
+                missing=_NO_RUN,
+            ),
+            stat(
+                "Worst run",
+                "The worst that can be said of a run that is shown.",
+                Query(verdict()),
+                states=VERDICTS,
+                missing=_NO_RUN,
+            ),
+            stat(
+                "GPUs",
+                "GPUs that are known; one that a run and `serve` both see counts once.",
+                Query(GPUS_ONCE),
+                missing="no GPU seen",
+            ),
+            stat(
+                "GPUs lost",
+                "GPUs that do not answer, each counted once. Wanted: 0.",
+                Query(LOST_OR_NONE),
+                colours=none_wanted,
+                missing="no GPU is known",
+            ),
+            stat(
+                "Stalled GPUs",
+                "Workers that have files and have made no progress for too long. Wanted: 0.",
+                Query("sum(virnucpro_worker_stalled)"),
+                colours=none_wanted,
+                missing=_NO_RUN,
+            ),
+        ],
+        widths=(4, 3, 3, 5, 3, 3, 3),
+    )
+
+
+def _state() -> str:
+    """A code for MACHINE_STATES: the worst of what holds."""
+    found = (
+        "up == 0",
+        f"{LOST} + 1",
+        f"{UNKNOWN} * 0 + 2",
+        '(virnucpro_run_state{state="failed"} == 1) * 3',
+        "(virnucpro_worker_stalled == 1) * 4",
+        f"(virnucpro_worker_up == 0) + 5 and {RUNNING}",
+        "(virnucpro_gpu_row_remap_failed == 1) * 6",
+        '(increase(virnucpro_gpu_ecc_errors_total{type="uncorrected"}[$__range]) > 0) * 0 + 6',
+        f"({HELD_DOWN} == 1) * 7",
+        f"({STARVED} > {limit('LoadImbalance'):g}) * 0 + 8",
+        "(virnucpro_worker_inflight_files > 0) * 0 + 9",
+        "(up == 1) * 10",
+    )
+    return f"min by (job, instance) ({' or '.join(found)})"
+
+
+def _machines() -> Panel:
+    by = "by (job, instance)"
+    unknown = f"unless on (job, instance) {UNKNOWN}"
+    lost = (
+        f"count {by} (count by (job, instance, uuid)"
+        f" (virnucpro_gpu_info and on (job, instance, gpu) {LOST}))"
+        f" or 0 * count {by} (virnucpro_gpu_up {unknown})"
+    )
+    return table(
+        "Which machine needs a person",
+        "One row for each exporter, the problems on top. Its state is the worst that holds there. "
+        "An empty cell is not known; of XID errors and alerts it is none. A click on an instance "
+        "shows its GPUs.",
+        [
+            Column("State", _state(), states=MACHINE_STATES, width=130),
+            Column("GPUs", f"count {by} (virnucpro_gpu_up)", width=65),
+            Column("Lost", lost, colours=_ONE_WANTED, width=60),
+            Column(
+                "Stalled", f"sum {by} (virnucpro_worker_stalled)", colours=_ONE_WANTED, width=75
+            ),
+            Column(
+                "Runs at work",
+                f'sum {by} (virnucpro_run_state{{state=~"starting|running|draining"}})',
+                width=105,
+            ),
+            Column(
+                "Busy",
+                f"avg {by} (rate(virnucpro_worker_busy_seconds_total[$__rate_interval]))",
+                "percentunit",
+                width=70,
+                decimals=0,
+            ),
+            Column(
+                "Utilisation",
+                f"avg {by} (virnucpro_gpu_utilization_ratio)",
+                "percentunit",
+                width=90,
+                decimals=0,
+            ),
+            Column(
+                "Slowest of its like",
+                f"min {by} ({RELATIVE_SPEED})",
+                "percentunit",
+                thresholds(WARNING, (limit("GpuStraggler"), CLEAR)),
+                width=130,
+                decimals=0,
+            ),
+            Column("Hottest", f"max {by} (virnucpro_gpu_temperature_celsius)", "celsius", width=85),
+            Column(
+                "Held down",
+                f"sum {by} (max by (job, instance, gpu) ({HELD_DOWN}))",
+                colours=thresholds(CLEAR, (1, WARNING)),
+                width=90,
+            ),
+            Column("Power", f"sum {by} (virnucpro_gpu_power_watts)", "watt", width=85),
+            Column(
+                "XID errors",
+                f"sum {by} (virnucpro_gpu_xid_errors_total)",
+                colours=thresholds(CLEAR, (1, WARNING)),
+                width=90,
+            ),
+            Column(
+                "Of others",
+                f"sum {by} (virnucpro_gpu_foreign_processes)",
+                colours=thresholds(CLEAR, (1, WARNING)),
+                width=85,
+            ),
+            Column(
+                "GPUs read",
+                f"max {by} (time()"
+                ' - virnucpro_collector_last_success_timestamp_seconds{collector="gpu"})',
+                "s",
+                thresholds(CLEAR, (limit("CollectorStale"), WARNING)),
+                width=115,
+                decimals=0,
+            ),
+            Column(
+                "Alerts",
+                f'count {by} (ALERTS{{alertname=~"Virnucpro.+", alertstate="firing"}})',
+                colours=thresholds(CLEAR, (1, WARNING)),
+                width=65,
+            ),
+        ],
+        {
+            "instance": Label("Instance", link=("The GPUs of this machine", _GPU_URL)),
+            "job": Label("Job", 140),
+        },
+        missing=_NO_MACHINE,
+        first="State",
+    )
+
+
+def _runs() -> Panel:
+    by = f"sum by ({BY_RUN})"
+    completion = "virnucpro_run_estimated_completion_timestamp_seconds"
+    return table(
+        "Which run needs a person",
+        "One row for each run that is shown, the problems on top. A click on a run opens it. Runs "
+        "that are no longer seen are in the run overview.",
+        [
+            Column("Does it go well", verdict(BY_RUN), states=VERDICTS, width=130),
+            Column(
+                "Series",
+                f"sum by ({BY_RUN}, processor, run_id) (virnucpro_run_info)",
+                hidden=True,
+            ),
+            Column("Progress", f"{by} (virnucpro_run_progress_ratio)", "percentunit", width=90),
+            Column("Time left", f"clamp_min({by} (({completion} - time()) and {RUNNING}), 0)", "s"),
+            Column("Ends at", f"{by} ({completion} and {RUNNING}) * 1000", "dateTimeAsLocal"),
+            Column("GPUs", f"{by} (virnucpro_worker_up)", width=70),
+            Column("Stalled", f"{by} (virnucpro_worker_stalled)", colours=_ONE_WANTED, width=80),
+            Column("Files", f"{by} (virnucpro_run_files)", width=80),
+            Column(
+                "Failed",
+                f'{by} (virnucpro_run_files{{state="failed"}})',
+                colours=thresholds(CLEAR, (1, WARNING)),
+                width=80,
+            ),
+            Column(
+                "Residues/s", f"{by} (virnucpro_throughput_residues_per_second)", RATE, width=100
+            ),
+        ],
+        {
+            "run": Label("Run", 130, ("This run", _RUN_URL)),
+            "instance": Label("Instance", link=("This run", _RUN_URL)),
+            "processor": Label("Processor"),
+            "run_id": Label("Run id", 130),
+        },
+        missing=_NO_RUN,
+        first="Does it go well",
+        falling=True,
+    )
+
+
+def _work() -> Shelf:
+    residues = "rate(virnucpro_residues_processed_total[$__rate_interval])"
+    return Shelf(
+        8,
+        [
+            chart(
+                "Residues per second",
+                "Of each run; of many, of the sixteen that did most.",
+                Query(f"sum by ({BY_RUN}) ({residues})", RUN, is_many=True),
+                missing=_NO_RUN,
+            ),
+            chart(
+                "Power",
+                "Of each machine; of many, of the sixteen that draw most.",
+                Query("sum by (job, instance) (virnucpro_gpu_power_watts)", is_many=True),
+                unit="watt",
+                missing="not known",
+            ),
+            chart(
+                "GPUs at work",
+                "GPUs with a file in process, and GPUs in all runs. What lies between is idle.",
+                Query("sum(virnucpro_worker_inflight_files > bool 0)", "with a file"),
+                Query(f"sum(virnucpro_worker_up and {RUNNING})", "of runs"),
+                unit=COUNT,
+                missing=_NO_RUN,
+            ),
+        ],
+        title="Work",
+    )
+
+
+def _worst() -> Shelf:
+    return Shelf(
+        8,
+        [
+            chart(
+                "Longest without progress",
+                "Of workers that have files; of many, the sixteen that were silent for longest.",
+                Query(SINCE_PROGRESS, WORKER),
+                unit="s",
+                missing="no worker has files",
+            ),
+            chart(
+                "Slowest of their like",
+                "Learned speed over the median of the GPUs of the model in the same run; of many, "
+                "the sixteen slowest.",
+                Query(RELATIVE_SPEED, WORKER, least=True),
+                unit="percentunit",
+                colours=thresholds(WARNING, (limit("GpuStraggler"), NEUTRAL)),
+                missing="nothing learned yet",
+            ),
+            chart(
+                "Hottest",
+                "Of the dies; of many, the sixteen hottest.",
+                Query("virnucpro_gpu_temperature_celsius", GPU),
+                unit="celsius",
+                colours=thresholds(NEUTRAL, (80, WARNING), (90, BAD)),
+                missing="not known",
+            ),
+        ],
+        title="The worst",
+    )
+
+
+def _alerts() -> Shelf:
+    alerts = (
+        "sum by (job, instance, run, alertname, severity, gpu)"
+        ' (ALERTS{alertname=~"Virnucpro.+", alertstate="firing"})'
+    )
+    return Shelf(
+        9,
+        [
+            table(
+                "Firing alerts",
+                "Alerts of the rules in prometheus/rules that fire now. An empty table says "
+                "that all is well only if Prometheus has these rules loaded.",
+                [Column("Series", alerts, hidden=True)],
+                {
+                    "severity": Label("Severity", 100),
+                    "alertname": Label("Alert"),
+                    "instance": Label("Instance"),
+                    "run": Label("Run"),
+                    "gpu": Label("GPU", 80),
+                },
+                missing="none fires, or the rules are not loaded",
+            ),
+        ],
+    )

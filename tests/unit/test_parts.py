@@ -181,6 +181,36 @@ def test_a_part_of_regular_fastq_reads_little_before_it(
     assert outcome(path, [*cuts, None]) == list(read_sequences(path))
 
 
+@pytest.mark.parametrize("pack", ["gzip", "zstd"])
+def test_a_reader_goes_on_where_the_one_before_has_stopped(tmp_path: Path, pack: str) -> None:
+    """A worker that does part after part of a file decompresses it once; other files do not mix."""
+    rng = random.Random(FASTQ_SEED)
+    first, other = tmp_path / "x", tmp_path / "y"
+    for path in (first, other):
+        records = [(n, rng.randbytes(500).translate(b"ACGT" * 64)) for n in range(4000)]
+        path.write_bytes(PACK[pack](b"".join(b">r%d\n%s\n" % pair for pair in records), 0))
+    whole = list(read_sequences(first))
+    end = extent(first)
+    assert end is not None
+    cuts = [end * share // 20 for share in range(20)]
+    blocks = -(-first.stat().st_size // texts.BLOCK_BYTES)
+    with patch.object(texts, "_more_text", side_effect=texts._more_text) as decompressed:
+        assert outcome(first, [*cuts, None]) == whole
+        assert decompressed.call_count < 6 * blocks  # not 10: once all, and each part its format
+        decompressed.reset_mock()
+        assert outcome(first, [cuts[5], cuts[6]]) == outcome(first, [cuts[5], cuts[6]])
+        assert decompressed.call_count < 2 * blocks
+    half = read_sequences(first)
+    found = [next(half)]
+    assert list(read_sequences(other)) != whole
+    first.write_bytes(first.read_bytes()[: end >> 17])  # a file that changes is read anew
+    with pytest.raises(SequenceFileError):
+        list(read_sequences(Part(first, cuts[1])))
+    with pytest.raises(SequenceFileError):
+        list(read_sequences(Part(first, cuts[1])))
+    assert found == whole[:1]
+
+
 def test_what_cannot_be_split(tmp_path: Path) -> None:
     """Text that costs much to throw away, and a pipe, belong to one part; an empty file as well."""
     import bz2  # noqa: PLC0415 - here alone

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from virnucpro_exporter.errors import EmptyFileError
+from virnucpro_exporter.sequences.reading_on import read_on
 from virnucpro_exporter.sequences.records import (
     Bounds,
     Record,
@@ -35,6 +36,7 @@ from virnucpro_exporter.sequences.texts import (
     Text,
     enter,
     last_place,
+    must_begin,
     read_texts,
 )
 
@@ -264,16 +266,32 @@ def enter_part(file: BinaryIO, part: Part) -> Entered:
         SequenceFileError: The content is at fault.
     """
     if part.start <= 0:
-        return Entered(*detect_format(refuse_binary(read_texts(file))))
+        return Entered(*detect_format(refuse_binary(_read_first(file))))
     try:
         marker, _ = detect_format(refuse_binary(read_texts(file)))
     except EmptyFileError:  # it is the first part of it that says so
         return Entered(b">", iter(()))
     if marker != b">":
         return Entered(marker, _sure_fastq(file, part.start))
-    texts = refuse_binary(enter(file, part.start, 1))
+    texts = refuse_binary(_enter(file, part.start, 1))
     first = next(texts, Text(0, b""))
     return Entered(marker, itertools.chain([first], texts), begins_line=not first.place)
+
+
+def _enter(file: BinaryIO, place: int, before: int) -> Iterator[Text]:
+    """The text from somewhere before a place on, from where it costs least."""
+    file.seek(0)
+    if must_begin(file.read(MAGIC_BYTES)):
+        return read_on(file, place, before, read_texts)
+    return enter(file, place, before)
+
+
+def _read_first(file: BinaryIO) -> Iterator[Text]:
+    """The text of a file from its start, which the next part may be read on from."""
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return read_texts(file)
+    is_to_begin = must_begin(os.pread(file.fileno(), MAGIC_BYTES, 0))
+    return read_on(file, 0, 0, read_texts) if is_to_begin else read_texts(file)
 
 
 def _as_part(source: Path | Part) -> Part:
@@ -283,7 +301,7 @@ def _as_part(source: Path | Part) -> Part:
 def _sure_fastq(file: BinaryIO, start: int) -> Iterator[Text]:
     """The text from the header of a record on, which lies before a place, or at it."""
     for length in REGULAR_BYTES:
-        texts = refuse_binary(enter(file, start, length))
+        texts = refuse_binary(_enter(file, start, length))
         window, texts = _window(texts, start, length)
         if not window or not window[0].place:
             break

@@ -177,7 +177,7 @@ def read_texts(file: Readable) -> Iterator[Text]:
 
 
 def enter(file: BinaryIO, place: int, before: int) -> Iterator[Text]:
-    """Yield the text of an open file from a place that can be entered cheaply.
+    """Yield the text of an open file from a place that can be entered.
 
     Args:
         file: A regular file.
@@ -191,10 +191,14 @@ def enter(file: BinaryIO, place: int, before: int) -> Iterator[Text]:
         entry = max(0, place - before)
         file.seek(entry)
         return _plain(_whole_blocks(file), entry)
-    has_blocks = is_bgzip(head)
-    entry = _block_before(file, place >> PLACE_BITS, before) if has_blocks else 0
+    entry = _block_before(file, place >> PLACE_BITS, before) if is_bgzip(head) else 0
     file.seek(entry)
-    return _decompress(_whole_blocks(file), compression, entry, has_blocks=has_blocks)
+    return _decompress(_whole_blocks(file), compression, entry, has_blocks=is_bgzip(head))
+
+
+def must_begin(start: bytes) -> bool:
+    """Whether the data that starts with these bytes can be entered at its beginning alone."""
+    return compression_of(start) is not None and not is_bgzip(start)
 
 
 def last_place(head: bytes, size: int) -> int | None:

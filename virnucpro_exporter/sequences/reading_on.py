@@ -1,0 +1,87 @@
+"""Compressed text that is read on where the last reader in this process has stopped.
+
+Plain gzip and zstd can be entered at their beginning alone. A worker that does one part of a file
+after the other would decompress all that is before each of them anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+from virnucpro_exporter.sequences.texts import Text
+
+KEPT_BYTES = 1 << 22  # of the text that was read last: the next part begins somewhere in it
+
+_Key = tuple[str, int, int, int, int]
+
+_stopped: dict[_Key, _Stopped] = {}  # one at most
+
+
+class _Stopped:
+    """The text of a file from somewhere on, of which the beginning was read already.
+
+    Args:
+        file: Where it is read from; nothing else reads it.
+        texts: All of it.
+    """
+
+    def __init__(self, file: BinaryIO, texts: Iterable[Text]) -> None:
+        self.close = file.close
+        self._texts = iter(texts)
+        self._recent: deque[Text] = deque()
+        self._held = 0
+
+    def reaches(self, place: int, before: int) -> bool:
+        """Whether so many bytes before a place can still be had."""
+        held = 0
+        for text in self._recent:
+            held += max(0, min(len(text.text), place - text.place))
+        is_all = not self._recent or not self._recent[0].place
+        return held >= before or is_all
+
+    def read(self) -> Iterator[Text]:
+        """What was read last, and all that comes after it."""
+        yield from tuple(self._recent)
+        for text in self._texts:
+            self._recent.append(text)
+            self._held += len(text.text)
+            while self._held - len(self._recent[0].text) >= KEPT_BYTES:
+                self._held -= len(self._recent.popleft().text)
+            yield text
+
+
+def read_on(
+    file: BinaryIO, place: int, before: int, texts: Callable[[BinaryIO], Iterable[Text]]
+) -> Iterator[Text]:
+    """Yield the text of a file from somewhere before a place on.
+
+    Args:
+        file: A regular file that can be entered at its beginning alone.
+        place: The place.
+        before: So many bytes before it are wanted at least, if there are as many.
+        texts: Makes the whole text of the file, open at its beginning.
+    """
+    own = open(file.name, "rb", buffering=0)  # noqa: PTH123, SIM115 - any path; it stays open
+    status = os.fstat(own.fileno())
+    key = (os.fsdecode(file.name), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    stopped = _stopped.pop(key, None)
+    if stopped is not None and stopped.reaches(place, before):
+        own.close()
+    else:
+        if stopped is not None:
+            stopped.close()
+        stopped = _Stopped(own, texts(own))
+    try:
+        yield from stopped.read()
+    except GeneratorExit:
+        while _stopped:
+            _stopped.popitem()[1].close()
+        _stopped[key] = stopped
+        raise
+    except BaseException:
+        stopped.close()
+        raise
+    stopped.close()  # it has ended: there is nothing to read on

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import random
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.compressed import bgzip
+from tests.compressed import PACK
+from tests.sequence_texts import sources
 from virnucpro_exporter.errors import SequenceFileError
 from virnucpro_exporter.sequences import (
     OpenPart,
@@ -30,51 +29,9 @@ from virnucpro_exporter.sequences import (
 from virnucpro_exporter.sequences.texts import MAGIC_BYTES, is_bgzip, read_texts
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    pass
 else:
-    from backports import zstd
-
-
-def members(text: bytes, size: int) -> bytes:
-    """Members of gzip with so many bytes of text each."""
-    return b"".join(gzip.compress(text[i : i + size]) for i in range(0, len(text), size))
-
-
-PACK: dict[str, Callable[[bytes, int], bytes]] = {
-    "plain": lambda text, _: text,
-    "bgzip": bgzip,
-    "gzip": lambda text, _: gzip.compress(text),
-    "members": members,
-    "bgzip and gzip": lambda text, size: (
-        bgzip(text[: len(text) // 2], size) + gzip.compress(text[len(text) // 2 :])
-    ),
-    "zstd": lambda text, _: zstd.compress(text),
-}
-
-names = st.from_regex(rb"[!-~]{1,8}", fullmatch=True)
-bases = st.lists(st.sampled_from(b"ACGTNacgtn"), max_size=40).map(bytes)
-qualities = st.sampled_from([b"@", b"+", b">", b"I", b"@A", b"+I@"])
-
-
-@st.composite
-def sources(draw: st.DrawFn) -> bytes:
-    """The text of FASTA or FASTQ, with what could be taken for a header wherever that is valid."""
-    newline = draw(st.sampled_from([b"\n", b"\r\n", b"\r"]))
-    width = draw(st.sampled_from([1, 7, 100]))
-    is_fastq = draw(st.booleans())
-    out = [draw(st.sampled_from([b"", b"\n", b"\r\n\n"]))]
-    for name, sequence in draw(st.lists(st.tuples(names, bases), min_size=1, max_size=12)):
-        quality = (draw(qualities) * len(sequence))[: len(sequence)]
-        lines = [(b"@" if is_fastq else b">") + name + b" x >y @z", *wrapped(sequence, width)]
-        lines += [b"+", *wrapped(quality, width)] if is_fastq else []
-        out += [line + newline for line in lines]
-    text = b"".join(out)
-    return text.rstrip() if draw(st.booleans()) else text
-
-
-def wrapped(text: bytes, width: int) -> list[bytes]:
-    """The text in lines."""
-    return [text[i : i + width] for i in range(0, len(text), width)] or [b""]
+    pass
 
 
 def outcome(path: Path, cuts: list[int | None]) -> list[Record]:

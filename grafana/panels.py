@@ -265,7 +265,8 @@ def table(  # noqa: PLR0913 - what a table is made of, most with a default
         panel.sort_by([common_builders.TableSortByFieldState().display_name(by).desc(falling)])
     if time_from:
         panel.time_from(time_from)
-    return _described(panel, title, text, "short", PLAIN, missing)
+    # Or labels that look like numbers (a PID, the id of a run) would be shown as such.
+    return _described(panel, title, text, "string", PLAIN, missing)
 
 
 def _unseen(columns: Sequence[Column], labels: Mapping[str, Label]) -> list[str]:

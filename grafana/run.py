@@ -94,8 +94,11 @@ def _answers() -> Shelf:
             stat(
                 "Progress",
                 "Share of the work that is done, in the seconds that it is expected to take; of "
-                "several runs, the mean.",
-                Query("avg(virnucpro_run_progress_ratio)"),
+                "several runs, the mean of those that go on.",
+                Query(
+                    f"avg(virnucpro_run_progress_ratio and {RUNNING})"
+                    " or avg(virnucpro_run_progress_ratio)"
+                ),
                 unit="percentunit",
                 missing=_NO_RUN,
                 decimals=1,
@@ -149,6 +152,8 @@ def _answers() -> Shelf:
 
 def _problems() -> Shelf:
     by = f"sum by ({BY_WORKER})"
+    # Counters outlive their run where `serve` shows how it ended.
+    there = f"and on ({BY_WORKER}) virnucpro_worker_up"
     info = "virnucpro_gpu_info"
     columns = [
         Column("State", WORKER_STATE, states=WORKER_STATES, width=110),
@@ -173,14 +178,14 @@ def _problems() -> Shelf:
         Column("Done in", f"{by} (virnucpro_worker_left_seconds)", "s", width=85),
         Column(
             "Busy",
-            f"{by} (rate(virnucpro_worker_busy_seconds_total[$__rate_interval]))",
+            f"{by} (rate(virnucpro_worker_busy_seconds_total[$__rate_interval]) {there})",
             "percentunit",
             width=70,
             decimals=0,
         ),
         Column(
             "Starved",
-            f"{by} ({STARVED})",
+            f"{by} ({STARVED} {there})",
             "percentunit",
             thresholds(CLEAR, (limit("LoadImbalance"), WARNING)),
             width=75,
@@ -196,17 +201,17 @@ def _problems() -> Shelf:
             decimals=0,
         ),
         Column("Waiting", f"{by} (virnucpro_queue_depth_files)", width=70),
-        Column("Done", f"{by} (virnucpro_files_completed_total)", width=65),
-        Column("Parts", f"{by} (virnucpro_parts_completed_total)", width=60),
+        Column("Done", f"{by} (virnucpro_files_completed_total {there})", width=65),
+        Column("Parts", f"{by} (virnucpro_parts_completed_total {there})", width=60),
         Column(
             "Failed attempts",
-            f"{by} (virnucpro_file_failures_total)",
+            f"{by} (virnucpro_file_failures_total {there})",
             colours=thresholds(CLEAR, (1, WARNING)),
             width=115,
         ),
         Column(
             "Restarts",
-            f"{by} (virnucpro_worker_restarts_total)",
+            f"{by} (virnucpro_worker_restarts_total {there})",
             colours=thresholds(CLEAR, (1, WARNING)),
             width=75,
         ),

@@ -1,7 +1,7 @@
 // Reads tables and large numbers as a person would: `node read.cjs < questions > texts`.
 //
-// The questions are a list of {panel, results}: a panel of a dashboard, and what Prometheus answered
-// to each of its queries. The answers are a list of lists of lines; a colour of a cell stands in brackets.
+// The questions are a list of {panel, results, at}: a panel of a dashboard, what Prometheus answered to
+// each of its queries, and when, in Unix seconds. The answers are a list of lists of lines; a colour of a cell stands in brackets.
 require("./browser.cjs");
 const {
   createTheme,
@@ -74,6 +74,7 @@ function columns(rows) {
 async function main() {
   setTimeZoneResolver(() => "utc");
   const questions = JSON.parse(require("fs").readFileSync(0, "utf8"));
+  Date.now = () => questions[0].at * 1000; // for times that are told as "a minute ago"
   const answers = [];
   for (const question of questions) {
     answers.push(await read(question));

@@ -48,7 +48,7 @@ def question(
             times = {"start": str(at - shown), "end": str(at), "step": str(step)}
             answer = prometheus.get("query_range", query=expr, **times)
         results[target["refId"]] = answer["result"]
-    return {"panel": panel, "results": results}
+    return {"panel": panel, "results": results, "at": at}
 
 
 def read(questions: Sequence[Question]) -> list[list[str]]:

@@ -172,7 +172,7 @@ class Play:
         self.tell(said.shrunk(gpu, attempt.number, cut))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 1_000_000), files=st.integers(1, 4))
 def test_every_record_is_in_one_part(seed: int, files: int) -> None:
     """Random thefts, failures and deaths: each file has one result, of all its records in order."""

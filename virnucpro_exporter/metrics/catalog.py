@@ -226,7 +226,7 @@ WORKER_INFLIGHT = _worker.gauge(
 )
 WORKER_FILE_AGE = _worker.gauge(
     "worker_file_seconds",
-    "How long the file in process has been in process; absent without one.",
+    "How long the file or part in process has been in process; absent without one.",
     "gpu",
 )
 WORKER_RANGE = _worker.gauge(
@@ -246,7 +246,9 @@ WORKER_FILE = _worker.gauge(
     "gpu",
     "file",
 )
-WORKER_BUSY = _worker.counter("worker_busy_seconds_total", "Time with a file in progress.", "gpu")
+WORKER_BUSY = _worker.counter(
+    "worker_busy_seconds_total", "Time with a file or part in progress.", "gpu"
+)
 WORKER_STARVED = _worker.counter(
     "worker_starved_seconds_total", "Time idle while files waited in another queue.", "gpu"
 )
@@ -278,19 +280,19 @@ WORKER_RESTARTS = _worker.counter(
 
 _steals = _Section("Work stealing")
 STEALS = _steals.counter(
-    "steals_total", "Files stolen; the victim is empty beyond 16 GPUs.", "victim", "thief"
+    "steals_total", "Files and parts stolen; the victim is empty beyond 16 GPUs.", "victim", "thief"
 )
 STOLEN_RESIDUES = _steals.counter(
     "stolen_residues_total",
-    "Residues of the files stolen; the victim is empty beyond 16 GPUs.",
+    "Residues of what was stolen; the victim is empty beyond 16 GPUs.",
     "victim",
     "thief",
 )
 FILES_STOLEN_FROM = _steals.counter(
-    "files_stolen_from_total", "Files that others stole from the queue of the GPU.", "gpu"
+    "files_stolen_from_total", "Files and parts that others stole from the queue of the GPU.", "gpu"
 )
 RESIDUES_STOLEN_FROM = _steals.counter(
-    "residues_stolen_from_total", "Residues of the files that others stole from its queue.", "gpu"
+    "residues_stolen_from_total", "Residues of what others stole from its queue.", "gpu"
 )
 STEAL_ATTEMPTS = _steals.counter(
     "steal_attempts_total", "Times work was asked for with an empty queue.", "gpu"

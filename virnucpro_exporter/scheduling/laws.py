@@ -64,6 +64,9 @@ def _check_counts(state: State) -> None:
     _law(states[FileState.COMPLETED] == state.completed_files, "completed files add up")
     _law(states[FileState.FAILED] == state.failed_files, "failed files add up")
     _law(sum(states.values()) == len(state.files), "every file is in one state")
+    joins = (split.join for split in state.splits.values())
+    going = {j for j in joins if j and j.state in (FileState.QUEUED, FileState.PROCESSING)}
+    _law(going == state.open_joins, "joins add up")
     counters = [worker.counters for worker in state.fleet]
     steals = sum(state.steals.values())
     _law(sum(c.completed for c in counters) == state.completed_files, "completions add up")

@@ -62,7 +62,7 @@ def take_snapshot(
     done = state.residues_done + inflight
     total = state.residues_total + state.skipped_residues
     ranges = _ranges(state)
-    joins = Counter(s.join.state for s in state.splits.values() if s.join is not None)
+    joins = Counter(record.state for record in state.open_joins)
     return RunSnapshot(
         timestamp=now + context.wall_offset,
         heartbeat_age=None if beat_at is None else now - beat_at,

@@ -171,6 +171,7 @@ def _queue_join(state: State, split: SplitFile, target: Worker, now: float) -> N
     cost = max(1, round(JOIN_SHARE * split.file.residues))
     split.join = record = FileRecord(SequenceFile(split.file.path, None, cost))
     record.split = split
+    state.open_joins.add(record)
     state.residues_total += cost
     state.enqueue(record, target, now)
     state.came_back = True
@@ -189,6 +190,7 @@ def complete_join(
     state.residues_total -= record.file.residues
     state.got_further(worker, now)
     state.win(attempt, outputs, now)
+    state.open_joins.discard(record)
     state.split_files -= 1
     attempts = sum(r.attempts for r in split.parts)
     results, known = split.in_order, split.sequences
@@ -216,6 +218,7 @@ def drop_siblings(
     unknown = [r for r in (*split.parts, split.join) if r is not None and r is not record]
     state.residues_total -= sum(r.file.residues for r in unknown)
     state.residues_done -= split.residues
+    state.open_joins.discard(record)
     state.split_files -= 1
 
 

@@ -103,6 +103,7 @@ class State:
         parts_processing: Parts and joins that at least one worker holds.
         parts_completed: Parts that are done, of all files.
         split_files: Files that are done in parts and have neither a result nor failed.
+        open_joins: Joins that wait or are in process.
         waiting: Counts the files and parts that wait, and for how long there were some.
         urgent: Attempts whose files want a speculative attempt at once.
         processing: Files, parts and joins that at least one worker holds.
@@ -146,6 +147,7 @@ class State:
         self.abandoned: dict[tuple[WorkerId, str], AttemptNumber] = {}
         self.splits: dict[str, SplitFile] = {}
         self.parts_queued = self.parts_processing = self.parts_completed = self.split_files = 0
+        self.open_joins: set[FileRecord] = set()
         self.waiting = WaitingClock()
         self.urgent: list[Attempt] = []
         self.processing = 0

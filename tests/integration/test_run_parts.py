@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
 import signal
 import sqlite3
@@ -15,6 +16,7 @@ import pytest
 
 from tests.compressed import bgzip
 from tests.run_program import processes_of, results, run, start, until
+from tests.slow_translation import slow_results
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -224,3 +226,25 @@ def test_a_killed_run_of_a_command_goes_on_within_the_file(one_file: Path, tmp_p
     names = b"".join(b"r%d\n" % n for n in range(RECORDS))
     assert results(output) == {b"in.fa.tsv": b"name\n" + names}
     assert not list((output / ".virnucpro" / "attempts").iterdir())
+
+
+@pytest.mark.parametrize("size", [300, 500])
+def test_parts_of_all_kinds_are_translated_as_virnucpro_does(size: int, tmp_path: Path) -> None:
+    """Of each kind of file two workers do several parts, and the bytes are those of the slow way."""
+    rng = random.Random(size)
+    lengths = [*range(40), *(rng.randrange(100, 1500) for _ in range(300))]
+    sequences = [
+        "".join(rng.choices("ACGTNacgt", [9, 9, 9, 9, 1, 1, 1, 1, 1], k=n)) for n in lengths
+    ]
+    names = [f"{kind.partition('.')[0]}" for kind in KINDS]
+    for kind, text in KINDS.items():
+        (tmp_path / kind).write_bytes(text(sequences))
+    output = tmp_path / "out"
+    words = ("--chunk-size", f"{size}", "--split", "60K")
+    done = run(*(tmp_path / kind for kind in KINDS), *words, output=output)
+    assert done.returncode == 0, done.stderr
+    expected = slow_results(((f"r{n}", text) for n, text in enumerate(sequences)), size)
+    found = {os.fsdecode(name): text.decode() for name, text in results(output).items()}
+    assert found == {f"{name}_{end}": text for name in names for end, text in expected.items()}
+    assert len(parts(output, "completed")) >= 2 * len(KINDS)
+    assert busy(output) == {"cpu0", "cpu1"}

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.slow_translation import slow_frames, slow_starts
 from virnucpro_exporter.errors import ProcessorError, SequenceFileError
 from virnucpro_exporter.processors.base import Processed
 from virnucpro_exporter.processors.translate import (
@@ -28,44 +29,6 @@ PHAGE_DIGESTS = {
         "cc3cc053546e27bf2164c1a0a1b3d577afdc5d577ac0be2370b384d281344195"
     ),
 }
-
-# The standard code as a table of amino acids and their codons, unlike the packed one under test.
-CODONS = {
-    "F": "TTT TTC", "L": "TTA TTG CTT CTC CTA CTG", "I": "ATT ATC ATA", "M": "ATG",
-    "V": "GTT GTC GTA GTG", "S": "TCT TCC TCA TCG AGT AGC", "P": "CCT CCC CCA CCG",
-    "T": "ACT ACC ACA ACG", "A": "GCT GCC GCA GCG", "Y": "TAT TAC", "*": "TAA TAG TGA",
-    "H": "CAT CAC", "Q": "CAA CAG", "N": "AAT AAC", "K": "AAA AAG", "D": "GAT GAC",
-    "E": "GAA GAG", "C": "TGT TGC", "W": "TGG", "R": "CGT CGC CGA CGG AGA AGG",
-    "G": "GGT GGC GGA GGG",
-}  # fmt: skip
-AMINO_ACIDS = {codon: letter for letter, codons in CODONS.items() for codon in codons.split()}
-PAIRS = {"A": "T", "C": "G", "G": "C", "T": "A"}
-
-
-def slow_frames(chunk: str) -> list[tuple[str, str, str]]:
-    """Six frames the obvious way."""
-    found = []
-    reverse = "".join(PAIRS.get(base, base) for base in reversed(chunk))
-    for letter, strand in (("F", chunk), ("R", reverse)):
-        for frame in range(3):
-            codons = [strand[i : i + 3] for i in range(frame, len(strand) - 2, 3)]
-            protein = "".join(AMINO_ACIDS.get(codon, "") for codon in codons)
-            if protein and "*" not in protein:
-                end = frame + 1 + 3 * len(protein)
-                found.append((f"{letter}{frame + 1}", strand[frame:end], protein))
-    return found
-
-
-def slow_starts(length: int, size: int) -> list[int]:
-    """Where chunks start, by the list of shifts as VirNucPro defines it."""
-    number = -(-length // size)
-    if not number:
-        return []
-    overlap = number * size - length
-    shift = overlap // number
-    need = overlap - shift * (number - 1)
-    shifts = [shift + 1] * need + [shift] * max(0, number - need - 1) + [0]
-    return [k * size - sum(shifts[:k]) for k in range(number)]
 
 
 def run(content: bytes, folder: Path, size: int = 500) -> tuple[Processed, list[bytes]]:

@@ -31,6 +31,7 @@ bench: $(VENV)/bench.stamp ## Measure, beside the peers
 	$(BIN)/python benchmarks/balance.py
 	$(BIN)/python benchmarks/parts.py
 	$(BIN)/python -m benchmarks.one_file
+	$(BIN)/python -m benchmarks.range_reading
 	$(BIN)/python -m benchmarks.eta
 	$(BIN)/python -m benchmarks.dispatch
 	$(BIN)/python -m benchmarks.start

@@ -230,7 +230,7 @@ def test_a_killed_run_of_a_command_goes_on_within_the_file(one_file: Path, tmp_p
 
 @pytest.mark.parametrize("size", [300, 500])
 def test_parts_of_all_kinds_are_translated_as_virnucpro_does(size: int, tmp_path: Path) -> None:
-    """Of each kind of file two workers do several parts, and the bytes are those of the slow way."""
+    """Two workers do several parts of each kind of file, and write the bytes of the slow way."""
     rng = random.Random(size)
     lengths = [*range(40), *(rng.randrange(100, 1500) for _ in range(300))]
     sequences = [

@@ -6,6 +6,7 @@ after the other would decompress all that is before each of them anew.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -36,15 +37,22 @@ class _Stopped:
 
     def reaches(self, place: int, before: int) -> bool:
         """Whether so many bytes before a place can still be had."""
-        held = 0
-        for text in self._recent:
-            held += max(0, min(len(text.text), place - text.place))
-        is_all = not self._recent or not self._recent[0].place
-        return held >= before or is_all
+        begins = not self._recent or not self._recent[0].place
+        return begins or self._entry(place, before) is not None
 
-    def read(self) -> Iterator[Text]:
-        """What was read last, and all that comes after it."""
-        yield from tuple(self._recent)
+    def _entry(self, place: int, before: int) -> int | None:
+        """The index of the last text from which on there are so many bytes before a place."""
+        held = 0
+        for index in reversed(range(len(self._recent))):
+            text = self._recent[index]
+            held += max(0, min(len(text.text), place - text.place))
+            if held >= before and text.place <= place:
+                return index
+        return None
+
+    def read(self, place: int, before: int) -> Iterator[Text]:
+        """The text from so many bytes before a place on, if there are as many."""
+        yield from itertools.islice(tuple(self._recent), self._entry(place, before) or 0, None)
         for text in self._texts:
             self._recent.append(text)
             self._held += len(text.text)
@@ -75,7 +83,7 @@ def read_on(
             stopped.close()
         stopped = _Stopped(own, texts(own))
     try:
-        yield from stopped.read()
+        yield from stopped.read(place, before)
     except GeneratorExit:
         while _stopped:
             _stopped.popitem()[1].close()

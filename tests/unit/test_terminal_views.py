@@ -8,7 +8,7 @@ import pytest
 from rich.color import Color
 from rich.console import Console, RenderableType
 
-from tests import builders
+from tests import builders, example_table
 from virnucpro_exporter.overview.findings import draining, warnings
 from virnucpro_exporter.overview.rows import worker_rows
 from virnucpro_exporter.snapshot import GpuSnapshot, RunSnapshot, RunState, WorkerState
@@ -61,6 +61,13 @@ def test_the_dashboard_looks_as_agreed(scene: str, width: int) -> None:
     run, gpus = SCENES[scene]
     drawn = draw(run_view(run, gpus, builders.NOW, Size(width, 24), ENDPOINT), width)
     builders.check_golden(GOLDEN / f"terminal_{scene}_{width}.txt", drawn)
+
+
+def test_the_picture_in_the_readme_is_the_table() -> None:
+    """`python -m tests.example_table > docs/table.svg` draws it anew."""
+    picture = (GOLDEN.parents[1] / "docs" / "table.svg").read_text()
+    assert example_table.words(picture) == example_table.words(example_table.example())
+    assert "STALLED:" in example_table.words(picture)
 
 
 @pytest.mark.parametrize("size", [Size(40, 10), Size(80, 24), Size(120, 40), Size(200, 60)])

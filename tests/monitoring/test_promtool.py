@@ -44,6 +44,7 @@ def test_the_rules_pass_their_tests(path: Path) -> None:
     assert tested.returncode == 0, tested.stdout
 
 
+@pytest.mark.campaign
 def test_the_rules_pass_their_tests_with_the_gpus_of_many_machines(tmp_path: Path) -> None:
     """All of them: the rules are the same where a GPU is `node/index` and tells its node."""
     shutil.copytree(FOLDER / "rules", tmp_path / "rules")
@@ -59,6 +60,7 @@ def test_the_rules_pass_their_tests_with_the_gpus_of_many_machines(tmp_path: Pat
     assert tested.returncode == 0, tested.stdout
 
 
+@pytest.mark.campaign
 def test_the_rules_pass_their_tests_with_the_ranges_of_prometheus_3(tmp_path: Path) -> None:
     """There a range leaves its left end out: with samples at whole seconds, a millisecond less.
 
@@ -82,6 +84,7 @@ def _left_open(found: re.Match[str]) -> str:
     return f"[{int(found[1]) * seconds * 1000 - 1}ms"
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", [*ALERTS, *RECORDS])
 def test_the_tests_notice_every_mistake_in_a_rule(name: str, tmp_path: Path) -> None:
     """No rule can be changed without a test that fails, and fails because of what the rule says."""

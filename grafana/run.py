@@ -215,6 +215,11 @@ def _problems() -> Shelf:
             colours=thresholds(CLEAR, (1, WARNING)),
             width=75,
         ),
+        Column(
+            "Short of memory",
+            f"{by} (virnucpro_worker_memory_shortages_total)",
+            colours=thresholds(CLEAR, (1, WARNING)),
+        ),
     ]
     return Shelf(
         11,

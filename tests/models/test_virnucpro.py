@@ -210,6 +210,7 @@ def test_lack_of_memory_changes_nothing(make: Callable[..., Any], tmp_path: Path
         model._network = limits[-1]
     found = rows_of(short, file, tmp_path / "out")
     assert all(limit.failures for limit in limits)
+    assert short.shortages == sum(limit.failures for limit in limits)
     assert [row[:2] for row in found] == [row[:2] for row in expected]
     for row, wanted in zip(found, expected, strict=True):
         assert float(row[3]) == pytest.approx(float(wanted[3]), abs=1e-5)

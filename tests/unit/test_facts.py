@@ -244,3 +244,20 @@ def test_two_modules_change_the_state_of_the_run() -> None:
         if isinstance(part, ast.Attribute) and not ast.unparse(part).startswith("self.")
     ]
     assert foreign == []
+
+
+def test_a_lack_of_memory_is_counted_and_logged() -> None:
+    """It is no failure of a file: the worker goes on with smaller batches."""
+    scheduler, worker_id = Scheduler({"0": 1.0, "1": 1.0}), facts.worker("1")
+    found = [
+        fact
+        for times in (1, 2)
+        for fact in scheduler.handle(ev.MemoryShort(worker_id, times), 1.0).facts
+    ]
+    assert found == [fa.MemoryRanShort(worker_id, 1), fa.MemoryRanShort(worker_id, 3)]
+    assert [w.counters.shortages for w in scheduler.state.fleet] == [0, 3]
+    line = log_line(found[-1])
+    assert line.level == logging.WARNING
+    assert line.text % line.values == (
+        "GPU 1 has not enough memory for its batches (3 times so far): it makes smaller ones"
+    )

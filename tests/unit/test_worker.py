@@ -121,9 +121,10 @@ def test_output_names_stay_within_the_folder_of_the_attempt(wrong: Any) -> None:
 
 
 class Reader:
-    """A processor that is told which files the worker holds."""
+    """A processor that is told which files the worker holds, and lacks memory for each."""
 
     joins = "concatenate"
+    shortages = 0
 
     def __init__(self) -> None:
         self.expected: list[list[Any]] = []
@@ -146,6 +147,7 @@ class Reader:
     def process(self, file: Any, *_: Any) -> Processed:
         """Say that it took a second for each letter of its name."""
         self.processed.append(file)
+        self.shortages += 2
         return Processed(1, 2, float(len(file.name)))
 
 
@@ -168,6 +170,7 @@ def test_a_processor_knows_the_files_that_its_worker_holds(tmp_path: Path) -> No
     (expected,) = reader.expected
     assert [file.part for file in expected] == [Part(Path("in/a")), Part(Path("in/bc"), 7, 9)]
     assert all(map(operator.is_, reader.processed, expected))
+    assert [message[1] for message in said if message[0] == wire.MEMORY_SHORT] == [2, 2]
     assert [message for message in said if message[0] == wire.COMPLETED] == [
         (wire.COMPLETED, 4, 1, 2, 1.0, ()),
         (wire.COMPLETED, 5, 1, 2, 2.0, ()),

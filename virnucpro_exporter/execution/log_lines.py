@@ -86,6 +86,9 @@ def log_line(fact: fa.Fact) -> Line:  # noqa: C901, PLR0911, PLR0912, RET503 - o
             return Line(WARNING, "%s gets a new worker: %s", (_at(worker_id), reason))
         case fa.WorkerRetired(worker_id, reason):
             return Line(ERROR, "%s is given up: %s", (_at(worker_id), reason))
+        case fa.MemoryRanShort(worker_id, times):
+            text = "%s has not enough memory for its batches (%s so far): it makes smaller ones"
+            return Line(WARNING, text, (_at(worker_id), counted(times, "time")))
         case fa.RunFinished():
             return Line(DEBUG, "no file is left to do")
         case _:

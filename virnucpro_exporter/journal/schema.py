@@ -157,7 +157,7 @@ def writing(change: Change, now: float, offset: float) -> Writing | None:  # noq
             return _STALL, [(worker_id, now)]
         case fa.StallEnded(worker_id):
             return _END_STALL, [(now, worker_id)]
-        case fa.WorkerRestarted() | fa.WorkerRetired() | fa.RunFinished():
+        case fa.WorkerRestarted() | fa.WorkerRetired() | fa.MemoryRanShort() | fa.RunFinished():
             return None  # what becomes of the files says it all
         case _:
             assert_never(change)

@@ -277,6 +277,11 @@ STALL_THRESHOLD = _worker.gauge(
 WORKER_RESTARTS = _worker.counter(
     "worker_restarts_total", "Times the worker process was replaced.", "gpu"
 )
+MEMORY_SHORTAGES = _worker.counter(
+    "worker_memory_shortages_total",
+    "Batches of the built-in models that did not fit into the memory of the GPU.",
+    "gpu",
+)
 
 _steals = _Section("Work stealing")
 STEALS = _steals.counter(

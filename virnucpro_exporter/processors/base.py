@@ -40,7 +40,8 @@ class Processor(Protocol):
 
     A processor that gains by it may have a method `expect(files)`: it is called with the files, or
     parts of files, that the worker holds, the very objects that `process` is given one by one after
-    that; it may read ahead in them. Results stay those of each file.
+    that; it may read ahead in them. Results stay those of each file. An attribute `shortages` may
+    count the batches that did not fit into the memory of the device.
 
     Whatever `process` leaves in the folder of `output` is the result: the files are moved to the
     output folder of the run by rename once the attempt has won, and thrown away otherwise.

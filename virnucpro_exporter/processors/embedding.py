@@ -100,6 +100,11 @@ class EmbeddingProcessor(ABC):
         """Read ahead in these files where there is room for small ones."""
         self._windows.expect(files)
 
+    @property
+    def shortages(self) -> int:
+        """How often a batch did not fit into the memory."""
+        return 0 if self._model is None else self._model.shortages
+
     def process(self, file: Source, output: Path, progress: ProgressCallback) -> Processed:
         """Embed every sequence of a file, or of a part of it.
 

@@ -70,6 +70,11 @@ class Model:
         self._network = network
         self._batcher = batcher
 
+    @property
+    def shortages(self) -> int:
+        """How often a batch did not fit into the memory."""
+        return self._batcher.shortages
+
     def vectors(self, sequences: Sequence[Tokens], report: Callable[[Sequence[int]], None]) -> Any:
         """Make the mean of the last hidden layer over each sequence.
 

@@ -190,6 +190,12 @@ class VirnucproProcessor:
         """Read ahead in these files where there is room for small ones."""
         self._windows.expect(files)
 
+    @property
+    def shortages(self) -> int:
+        """How often a batch did not fit into the memory."""
+        loaded = self._loaded
+        return 0 if loaded is None else loaded.dnabert.shortages + loaded.esm2.shortages
+
     def process(self, file: Source, output: Path, progress: ProgressCallback) -> Processed:
         """Write a row for every open frame, in the order of the file, or of a part of it.
 

@@ -45,6 +45,7 @@ class Counters:
         residues: Residues done.
         moved: Its attempts that were taken back, because another worker does the file sooner.
         restarts: New processes that it got.
+        shortages: Batches that did not fit into the memory of its device.
         stalls: How often it stalled.
         stolen_from: Files that others stole from its queue.
         stolen_to: Files that it stole.
@@ -68,6 +69,7 @@ class Counters:
     residues: int = 0
     moved: int = 0
     restarts: int = 0
+    shortages: int = 0
     stalls: int = 0
     stolen_from: int = 0
     stolen_to: int = 0

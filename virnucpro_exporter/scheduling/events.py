@@ -132,6 +132,19 @@ class SignOfLife:
 
 
 @message
+class MemoryShort:
+    """Batches of a worker did not fit into the memory of its device; it made them smaller.
+
+    Attributes:
+        worker_id: The worker.
+        times: How often, since it said so last.
+    """
+
+    worker_id: WorkerId
+    times: int
+
+
+@message
 class AttemptCompleted:
     """The worker finished the file.
 
@@ -252,6 +265,7 @@ WorkerEvent = (
     | Progress
     | AttemptShrunk
     | SignOfLife
+    | MemoryShort
     | AttemptCompleted
     | AttemptFailed
     | WorkerLost

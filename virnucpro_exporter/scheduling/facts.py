@@ -259,6 +259,19 @@ class WorkerRetired:
 
 
 @message
+class MemoryRanShort:
+    """Batches did not fit into the memory of a worker's device, and were made smaller.
+
+    Attributes:
+        worker_id: The worker.
+        times: How often since the run began.
+    """
+
+    worker_id: WorkerId
+    times: int
+
+
+@message
 class RunFinished:
     """No file is left to do (or, after a drain, none is in process)."""
 
@@ -277,5 +290,6 @@ Fact = (
     | StallEnded
     | WorkerRestarted
     | WorkerRetired
+    | MemoryRanShort
     | RunFinished
 )

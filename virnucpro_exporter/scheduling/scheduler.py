@@ -170,6 +170,8 @@ class Scheduler:
                 self._on_shrunk(event, now)
             case ev.SignOfLife():
                 self._on_sign_of_life(event, now)
+            case ev.MemoryShort(worker_id, times):
+                self.state.note_shortage(self.state.worker(worker_id), times)
             case ev.AttemptStarted():
                 self._on_started(event, now)
             case ev.AttemptFailed():

@@ -231,6 +231,7 @@ def _worker(
         + max(0.0, _since(w.retired_at, _now_or_end(state, now))),
         stalled_seconds=counters.stalled_seconds + _since(w.stalled_since, _now_or_end(state, now)),
         restarts=counters.restarts,
+        memory_shortages=counters.shortages,
         work_stolen_from=counters.stolen_from,
         work_stolen_to=counters.stolen_to,
         residues_stolen_from=counters.stolen_residues,

@@ -31,6 +31,7 @@ from virnucpro_exporter.scheduling.facts import (
     FileQueued,
     FileStarted,
     FileStolen,
+    MemoryRanShort,
     Moved,
     Outcome,
     PlanChanged,
@@ -344,6 +345,11 @@ class State:
         worker.counters.restarts += 1
         self.commands.append(RestartWorker(worker.id))
         self.facts.append(WorkerRestarted(worker.id, reason))
+
+    def note_shortage(self, worker: Worker, times: int) -> None:
+        """So many batches of the worker did not fit into the memory of its device."""
+        worker.counters.shortages += times
+        self.facts.append(MemoryRanShort(worker.id, worker.counters.shortages))
 
     def retire(self, worker: Worker, reason: str, now: float) -> None:
         """The worker is given up; it holds nothing, and its queue is open to the others."""

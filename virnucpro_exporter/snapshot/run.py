@@ -151,6 +151,7 @@ class WorkerSnapshot:
         stalled_seconds: Time spent stalled.
         lost_seconds: Time given up: its node or GPU was gone, or its process of no use.
         restarts: How often its process was replaced.
+        memory_shortages: Batches that did not fit into the memory of its device.
         work_stolen_from: Files that others stole from its queue.
         work_stolen_to: Files it stole from others.
         residues_stolen_from: Residues of the files that others stole from its queue.
@@ -196,6 +197,7 @@ class WorkerSnapshot:
     stalled_seconds: float = 0.0
     lost_seconds: float = 0.0
     restarts: int = 0
+    memory_shortages: int = 0
     work_stolen_from: int = 0
     work_stolen_to: int = 0
     residues_stolen_from: int = 0

@@ -163,10 +163,17 @@ def make_empty(folder: str) -> None:
 class Progress:
     """The progress callback of one attempt."""
 
-    __slots__ = ("_attempt", "_held", "_next", "_outbox")
+    __slots__ = ("_attempt", "_beside", "_held", "_next", "_outbox")
 
-    def __init__(self, outbox: Outbox, attempt: int, now: float) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        attempt: int,
+        now: float,
+        beside: Callable[[], None] = lambda: None,
+    ) -> None:
         self._outbox = outbox
+        self._beside = beside  # puts what else there is to say into the same packet
         self._attempt = attempt
         self._next = now + PROGRESS_SECONDS
         self._held: tuple[int, int | None] | None = None  # said, and not passed on yet
@@ -186,6 +193,7 @@ class Progress:
         if now >= self._next:
             self._next = now + PROGRESS_SECONDS
             self.pass_on()
+            self._beside()
             self._outbox.flush()
 
     def pass_on(self) -> None:
@@ -231,6 +239,7 @@ class Worker:
         self._outbox = Outbox(channel)
         self._processor: Any = None
         self._can_split = False
+        self._shortages = 0  # that the pool knows of
         self._lock = threading.Lock()  # guards the part in process
         self._part: tuple[int, OpenPart, float] | None = None  # of which attempt, and since when
 
@@ -265,6 +274,7 @@ class Worker:
                 self._slot[0] = file.attempt + 1  # first: who hears of the start finds it there
                 self._outbox.begin(file.attempt, alone=alone)
                 self._outbox.add(self._run(file))
+                self._tell_shortages()
                 self._slot[0] = 0
             self._outbox.rest()
         try:
@@ -333,6 +343,13 @@ class Worker:
     def _place(self, attempt: int) -> str:
         # As text, since path objects cost more than all else that is done for a short file.
         return f"{self._attempts}/{attempt}"
+
+    def _tell_shortages(self) -> None:
+        """Say how often the processor has lacked memory since this was said last."""
+        shortages = getattr(self._processor, "shortages", 0)
+        if shortages > self._shortages:
+            self._outbox.add((wire.MEMORY_SHORT, shortages - self._shortages))
+            self._shortages = shortages
 
     def _held(
         self,
@@ -406,7 +423,7 @@ class Worker:
             if names:
                 make_empty(folder)
             output = Path(f"{folder}/{names[0] if names else 'output'}")
-            progress = Progress(self._outbox, attempt, start)
+            progress = Progress(self._outbox, attempt, start, self._tell_shortages)
             done = self._process(held, output, progress)
             sequences, residues = (
                 None if found is None else whole(found, what)

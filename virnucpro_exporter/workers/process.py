@@ -19,6 +19,7 @@ from virnucpro_exporter.scheduling.events import (
     AttemptStarted,
     Cut,
     LossCause,
+    MemoryShort,
     Progress,
     WorkerEvent,
     WorkerLost,
@@ -73,6 +74,7 @@ _EVENTS: Mapping[int, Callable[..., WorkerEvent]] = {
     wire.STARTED: AttemptStarted,
     wire.PROGRESS: Progress,
     wire.FAILED: AttemptFailed,
+    wire.MEMORY_SHORT: MemoryShort,
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 START, CANCEL, SHRINK = 0, 1, 2
 # Towards the pool.
 READY, SETUP_FAILED, STARTED, PROGRESS, COMPLETED, FAILED, OUTPUTS = 10, 11, 12, 13, 14, 15, 16
-SHRUNK = 17
+SHRUNK, MEMORY_SHORT = 17, 18
 
 Message = tuple[Any, ...]
 

@@ -88,6 +88,7 @@ _WORKER_VALUES: Sequence[tuple[c.Metric, _Read]] = (
     (c.WORKER_STALLED_SECONDS, attrgetter("stalled_seconds")),
     (c.WORKER_STALLS, attrgetter("stalls")),
     (c.WORKER_RESTARTS, attrgetter("restarts")),
+    (c.MEMORY_SHORTAGES, attrgetter("memory_shortages")),
     (c.FILES_STOLEN_FROM, attrgetter("work_stolen_from")),
     (c.RESIDUES_STOLEN_FROM, attrgetter("residues_stolen_from")),
     (c.STEAL_ATTEMPTS, attrgetter("steal_attempts")),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from tests import events as said
 from tests.facts import everything
 from virnucpro_exporter.scheduling import commands as co
@@ -15,7 +17,7 @@ from virnucpro_exporter.scheduling.laws import check_invariants
 from virnucpro_exporter.scheduling.rebalancing import MOST_MOVES, slow_workers
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
-from virnucpro_exporter.scheduling.speed import FixedCost
+from virnucpro_exporter.scheduling.speed import Errors, FixedCost
 from virnucpro_exporter.scheduling.workers import Worker
 
 LARGE = "/large"
@@ -190,19 +192,31 @@ def test_content_that_is_slow_is_no_reason_to_take_a_file_back() -> None:
     assert run.taken_back() == []
 
 
+def slow(*speeds: float, content: Sequence[float] = ()) -> list[int]:
+    """Which workers are slow, where consecutive files took so many times as long as each other."""
+    errors = Errors()
+    for ratio in content:
+        errors.observe(100, 100, ratio, 1.0)
+    workers = []
+    for index, speed in enumerate(speeds):
+        worker = Worker(WorkerId(str(index)), "", 2.0, index, 0.0, FixedCost(), errors)
+        worker.learned.observe(speed, 1.0, 1.0)
+        workers.append(worker)
+    return sorted(worker.index for worker in slow_workers(workers))
+
+
+def test_how_much_the_content_of_files_varies_is_learned() -> None:
+    """One file says all where contents are alike, and little where they are not."""
+    assert slow(65.0, 100.0, 100.0) == []
+    assert slow(65.0, 100.0, 100.0, content=[1.0] * 10) == [0]
+    assert slow(45.0, 100.0, 100.0) == [0]
+    assert slow(45.0, 100.0, 100.0, content=[0.6, 1.7] * 5) == []
+
+
 def test_the_slow_ones_are_found_beside_the_median_of_the_others() -> None:
     """One slow worker of three is found, one of two, and none where most are as slow."""
-
-    def slow(*speeds: float) -> list[int]:
-        workers = []
-        for index, speed in enumerate(speeds):
-            worker = Worker(WorkerId(str(index)), "", 2.0, index, 0.0, FixedCost())
-            worker.learned.observe(speed, 1.0, 1.0)
-            workers.append(worker)
-        return sorted(worker.index for worker in slow_workers(workers))
-
     assert slow(100.0, 30.0, 105.0) == [1]
-    assert slow(50.0, 100.0) == [0]
+    assert slow(45.0, 100.0) == [0]
     assert slow(60.0, 100.0) == []  # it may be the content of the one file that was seen
     assert slow(100.0, 70.0, 105.0) == []
     assert slow(50.0, 50.0, 50.0, 100.0) == []
@@ -223,3 +237,27 @@ def test_a_file_never_goes_back_to_the_worker_it_was_taken_from() -> None:
     run.tell(said.ready("0"))
     starts = [a for a in run.actions if isinstance(a, co.StartAttempt)]
     assert [a.worker_id for a in starts if a.file is record.file][1:] in ([], ["1"])
+
+
+@pytest.mark.parametrize("is_content", [True, False])
+def test_a_second_attempt_shows_whether_the_worker_is_slow_or_the_file(is_content: bool) -> None:
+    """The attempt that will end later is stopped, as long as files wait."""
+    files = [(LARGE, 60_000), *((f"/{i}", 20_000) for i in range(20))]
+    run = Run(files)
+    run.now = 100.0
+    run.progress(620, 1000, 1000)
+    assert run.taken_back() == []  # one file alone is no evidence
+    first = run.attempts["0"]
+    run.now = 2000.0
+    run.tell(said.completed("1", run.attempts["1"], 1, 20_000, 2000.0))
+    run.tell(said.completed("2", run.attempts["2"], 1, 20_000, 2000.0))
+    assert run.starts_of_large() == ["0", "1"]
+    second = run.attempts["1"]
+    for step in range(1, 5):
+        run.now = 2000.0 + 50.0 * step
+        pace = 6.2 if is_content else 10.0
+        run.tell(said.progress("0", first, 0, round(12_400 + 6.2 * 50.0 * step)))
+        run.tell(said.progress("1", second, 0, round(pace * 50.0 * step)))
+        run.tell(ev.TimePassed())
+    stopped = [a.attempt for a in run.actions if isinstance(a, co.CancelAttempt)]
+    assert stopped == [second if is_content else first]

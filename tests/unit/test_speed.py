@@ -10,7 +10,7 @@ from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.ids import WorkerId
 from virnucpro_exporter.scheduling.policy import EarliestFinish
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
-from virnucpro_exporter.scheduling.speed import DoneBefore, FixedCost
+from virnucpro_exporter.scheduling.speed import DoneBefore, Errors, FixedCost
 from virnucpro_exporter.scheduling.state import State
 
 
@@ -167,3 +167,28 @@ def test_files_without_residues_have_no_slope() -> None:
     for residues in (100, 900, 400):
         cost.observe("1", 1.0, residues, 2.0 + residues / 100.0)
     assert 1.5 < cost.likely() <= 2.0
+
+
+@pytest.mark.parametrize(("startup", "repeated"), [(0.0, ["/0"]), (400.0, [])])
+def test_a_file_is_not_repeated_for_less_than_a_new_process_takes(
+    startup: float, repeated: list[str]
+) -> None:
+    """The attempt that loses may cost its worker the process."""
+    state = State(SchedulerSettings(), 1)
+    idle, holder = (state.add_worker(WorkerId(gpu), "", 1.0, 0.0) for gpu in ("0", "1"))
+    idle.startup, idle.speed = startup, 2.0
+    state.submit(holder, [SequenceFile("/0", 1, 700)], 0.0)
+    state.start(holder, state.take(holder), 0.0)
+    chosen = EarliestFinish().repeats([idle], state.fleet, 0.0)
+    assert [attempt.record.file.path for _, attempt in chosen] == repeated
+
+
+def test_what_may_go_wrong_is_learned_from_completed_files() -> None:
+    """Exact estimates make the risk small, wrong ones do not make it larger than a bound."""
+    exact, wrong = Errors(), Errors()
+    for _ in range(50):
+        exact.observe(1000, 1000, 10.0, 10.0)
+        wrong.observe(1000, 3000, 10.0, 30.0)
+    assert exact.risk < 0.2 < wrong.risk < 0.5
+    assert exact.risk_of_size < exact.risk
+    assert wrong.content.value > 0.5

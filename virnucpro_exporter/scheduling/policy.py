@@ -9,7 +9,9 @@
   it would clearly end sooner;
 - a running file that may outlast the rest of the run gets a speculative attempt at once, from
   the worker that would end it first: that is a large file on a GPU that turned out to be slow.
-  While little of it is done, it is taken back instead (see `rebalancing`).
+  While little of it is done, it is taken back instead (see `rebalancing`). Where it may be the
+  content of the file that is slow, and not the GPU, the speculative attempt shows which; the loser
+  is stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from typing import Protocol
 from virnucpro_exporter.scheduling.files import Attempt, FilePart, FileRecord
 from virnucpro_exporter.scheduling.parts import Share, choose_shares, is_whole
 from virnucpro_exporter.scheduling.rebalancing import (
-    ESTIMATE_TRUST,
     Move,
     Outlook,
     better_plan,
@@ -87,6 +88,9 @@ class StealPolicy(Protocol):
     ) -> bool:
         """Whether the worker should make the speculative attempt at a critical file."""
 
+    def needless(self, outlook: Outlook, now: float) -> list[Attempt]:
+        """Choose attempts at files in process twice that are not worth going on with."""
+
 
 class NoStealing:
     """The control: every worker does what it was assigned at the start."""
@@ -131,6 +135,11 @@ class NoStealing:
         """Whether it has not failed on the file; asked only for stalled workers' files."""
         del workers, now
         return worker.id not in attempt.record.avoid
+
+    def needless(self, outlook: Outlook, now: float) -> list[Attempt]:
+        """None."""
+        del outlook, now
+        return []
 
 
 class EarliestFinish:
@@ -193,16 +202,16 @@ class EarliestFinish:
         late = [
             (remaining, attempt)
             for remaining, attempt in running
-            if remaining >= ESTIMATE_TRUST * latest
+            if remaining * (1.0 + fastest.errors.risk_of_size) >= latest
             and len(attempt.record.holders) == 1
-            and _is_clearly_sooner(fastest.seconds(attempt.record.file.residues), remaining)
+            and _is_worth_a_process(attempt, fastest, remaining)
         ]
         free, chosen = list(idle), []
         for remaining, attempt in sorted(late, key=lambda pair: -pair[0]):
             record = attempt.record
             # What the fastest would not end clearly sooner, none of the others would.
             thief = next((w for w in free if w.id not in record.avoid), None)
-            if thief and _is_clearly_sooner(thief.seconds(record.file.residues), remaining):
+            if thief and _is_worth_a_process(attempt, thief, remaining):
                 free.remove(thief)
                 chosen.append((thief, attempt))
         return chosen
@@ -218,12 +227,12 @@ class EarliestFinish:
         content is slow is so on every GPU, and a speculative attempt takes a worker from files
         that wait.
         """
-        limit = ESTIMATE_TRUST * outlook.seconds
+        limit = outlook.seconds / (1.0 + outlook.risk)
         return [
             attempt
             for worker in outlook.workers
             for attempt in worker.running
-            if (worker in outlook.slow or attempt.is_quiet(now))
+            if (worker in outlook.slow or attempt.is_quiet(now) or _is_doubtful(attempt, outlook))
             and (is_whole(attempt) or attempt.is_quiet(now))
             and attempt.remaining(now) > limit
             and attempt.record.holders == (attempt,)
@@ -244,10 +253,50 @@ class EarliestFinish:
             if other is not worker and other is not attempt.worker and other.id not in record.avoid
         )
 
+    def needless(self, outlook: Outlook, now: float) -> list[Attempt]:
+        """Of two attempts, choose the one that has shown to end later, while files wait.
+
+        Where the speculative one is no faster, the content of the file is slow, and not the first
+        worker.
+        """
+        if not any(worker.queue for worker in outlook.workers):
+            return []
+        pairs = (
+            (attempt.record.holders[0], attempt)
+            for worker in outlook.workers
+            for attempt in worker.running
+            if attempt.is_speculative and len(attempt.record.holders) > 1
+        )
+        losers = (_loser(first, second, now) for first, second in pairs)
+        return [loser for loser in losers if loser is not None]
+
+
+def _loser(first: Attempt, second: Attempt, now: float) -> Attempt | None:
+    """Which attempt will end later than the other; None while that is not known."""
+    if not all(a.recent is not None and a.recent.seconds_per_residue for a in (first, second)):
+        return None
+    left, other = first.remaining(now), second.remaining(now)
+    if NEVER in (left, other) or min(left, other) < second.worker.startup:
+        return None
+    if other >= left:
+        return second
+    return first if _is_clearly_sooner(other, left) else None
+
+
+def _is_worth_a_process(attempt: Attempt, thief: Worker, remaining: float) -> bool:
+    """Whether a speculative attempt gains more than a new process for the one that loses takes."""
+    seconds = thief.seconds(attempt.record.file.residues)
+    return _is_clearly_sooner(seconds, remaining) and remaining - seconds >= thief.startup
+
 
 def _ends(attempt: Attempt, now: float) -> float:
     """Seconds until the first of the attempts at its file ends."""
     return min(other.remaining(now) for other in attempt.record.holders)
+
+
+def _is_doubtful(attempt: Attempt, outlook: Outlook) -> bool:
+    """Whether a speculative attempt may show whether the worker is slow, or the file."""
+    return attempt.worker in outlook.doubtful and attempt.record.attempts == 1
 
 
 def _ends_sooner_elsewhere(attempt: Attempt, workers: Sequence[Worker], now: float) -> bool:

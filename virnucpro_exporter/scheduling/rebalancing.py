@@ -7,9 +7,10 @@ ways: only waiting files may move; also the running files that would outlast the
 running files. A file in process may move while little of it is done: its attempt is then taken back
 and lost, and so is the time in which its worker gets a new process.
 
-Costs are estimates, so that a file may take longer than expected; a layout is worth what it takes
-when any one of its files does. It must promise to end the run clearly sooner than what would happen
-anyway, and to move running files must promise more than to leave them where they are.
+Costs are estimates, so that a file may take longer than expected, by as much as this run has shown;
+a layout is worth what it takes when any one of its files does. It must promise to end the run
+clearly sooner than what would happen anyway, and to move running files must promise more than to
+leave them where they are.
 
 `Rebalancing` looks at this now and then, and follows the plan that the policy makes of it.
 """
@@ -19,14 +20,16 @@ from __future__ import annotations
 import bisect
 import heapq
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from virnucpro_exporter.scheduling.attempts import take_back
+from virnucpro_exporter.scheduling.facts import Outcome
 from virnucpro_exporter.scheduling.files import Attempt, FileRecord
 from virnucpro_exporter.scheduling.parts import is_whole
-from virnucpro_exporter.scheduling.speed import NEVER
+from virnucpro_exporter.scheduling.speed import CERTAIN, NEVER
 from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
 
@@ -38,10 +41,6 @@ if TYPE_CHECKING:
 _RETHINK_SHARE = 0.02
 _RETHINK_AT_LEAST = 0.02
 _RETHINK_AT_MOST = 1.0
-
-# A cost may be estimated so much too low: a file holds up to 1 / 0.7 of what was believed.
-ESTIMATE_TRUST = 0.7
-_RISK = 1.0 / ESTIMATE_TRUST - 1.0
 
 # So many waiting and so many running files are laid out; those that are smaller hardly matter.
 _LARGEST = 64
@@ -64,11 +63,8 @@ MOST_MOVES = 2
 
 # Running work is taken back only where a worker does at most this share of what the others do for
 # their declared speeds. Content that takes 40 % longer makes a worker look 0.71 times as fast.
-# As the content of one file may take longer still beside that of others, what was seen in little
-# more than one file must say more.
+# Where the content of files varies, what was seen in few of them must say more.
 _SLOW = 2.0 / 3.0
-_SLOW_IN_ONE_FILE = 0.5
-_FILES = 1.5
 
 # Where a worker that was watched for long does at most this share, the others may change the files
 # that they have begun, too. Two pauses in a row must not look like that.
@@ -90,7 +86,9 @@ class Outlook:
         lost: Attempts that are not expected to end, at files that are done nowhere else, though
             their workers reported progress before.
         seconds: How long it takes at least: all work on all of them, or the largest file.
+        risk: By which share a file may take longer than believed, as learned in this run.
         slow: Those that have shown to be far slower than declared, beside the others.
+        doubtful: These, and those that look like it, though it may be the content of their files.
         is_lopsided: One of them is so slow that others may change the file that they have begun.
     """
 
@@ -98,7 +96,9 @@ class Outlook:
     stranded: tuple[Worker, ...]
     lost: tuple[Attempt, ...]
     seconds: float
+    risk: float
     slow: frozenset[Worker]
+    doubtful: frozenset[Worker]
     is_lopsided: bool
 
 
@@ -146,25 +146,31 @@ def look_ahead(workers: Sequence[Worker], now: float) -> Outlook | None:
     slow = slow_workers(going)
     far_slower = slow_workers(going, _LOPSIDED) if slow else slow
     is_lopsided = any(w.learned.seconds >= _WATCHED_AT_MOST for w in far_slower)
-    return Outlook(going, stranded, lost, least, slow, is_lopsided)
+    doubtful = slow_workers(going, is_certain=False)
+    return Outlook(going, stranded, lost, least, going[0].errors.risk, slow, doubtful, is_lopsided)
 
 
-def slow_workers(workers: Sequence[Worker], share_at_most: float = _SLOW) -> frozenset[Worker]:
+def slow_workers(
+    workers: Sequence[Worker], share_at_most: float = _SLOW, *, is_certain: bool = True
+) -> frozenset[Worker]:
     """The workers that do far less for their declared speed than the median of the others.
 
     Args:
         workers: Those that make progress.
         share_at_most: Of what the median of the others does.
+        is_certain: The content of the files that were seen cannot be what makes it slow.
     """
     shown = [(w.learned.value / w.weight, w) for w in workers if w.learned.value is not None]
     shown.sort(key=lambda pair: pair[0])
     slow = []
+    unsure = CERTAIN * shown[0][1].errors.content.value if shown else 0.0
     for index, (share, worker) in enumerate(shown[:-1]):
         middle = (len(shown) - 2) // 2  # of the others, which are all but this one
         median, _ = shown[middle + (index <= middle)]
         if share > share_at_most * median:
             break
-        if share <= _SLOW_IN_ONE_FILE * median or worker.learned.files >= _FILES:
+        clear = 1.0 - unsure / math.sqrt(max(worker.learned.files, 1.0))
+        if not is_certain or share <= clear * median:
             slow.append(worker)
     return frozenset(slow)
 
@@ -221,7 +227,7 @@ def _ways(outlook: Outlook, now: float) -> Iterator[tuple[list[Attempt], float]]
     loose = [a for a in movable if outlook.is_lopsided or a.worker in outlook.slow]
     loose = heapq.nlargest(_LARGEST, loose, key=lambda a: a.record.file.residues)
     yield (
-        [a for a in loose if a.remaining(now) * (1.0 + _RISK) > outlook.seconds],
+        [a for a in loose if a.remaining(now) * (1.0 + outlook.risk) > outlook.seconds],
         _CLEARLY_SOONER,
     )
     yield loose, _CLEARLY_SOONER
@@ -238,11 +244,11 @@ def _is_at_risk(outlook: Outlook, now: float) -> bool:
     limit = outlook.seconds * _CLEARLY_SOONER
     for worker in outlook.workers:
         until_free = worker.free_at(now) - now
-        if until_free * (1.0 + _RISK) > limit:
+        if until_free * (1.0 + outlook.risk) > limit:
             return True
         if worker.queue:
             head = worker.seconds(worker.queue[0].file.residues)
-            if until_free + head * (1.0 + _RISK) > limit:
+            if until_free + head * (1.0 + outlook.risk) > limit:
                 return True
     return False
 
@@ -258,18 +264,18 @@ def _as_it_is(outlook: Outlook, paths: set[str], now: float) -> float:
         takes = ((w.free_at(now) - now + w.seconds(cost), w.seconds(cost)) for w in able)
         ends, seconds = min(takes, default=(NEVER, NEVER))
         if ends < NEVER:
-            latest = max(latest, ends + _RISK * seconds)
+            latest = max(latest, ends + outlook.risk * seconds)
     for worker in outlook.workers:
         ends = worker.free_at(now) - now
         if ends == NEVER:  # others will have to do what it holds
             continue
-        latest = max(latest, ends * (1.0 + _RISK))
+        latest = max(latest, ends * (1.0 + outlook.risk))
         for record in worker.queue:
             if record.file.path not in paths:
                 break
             seconds = worker.seconds(record.file.residues)
             ends += seconds
-            latest = max(latest, ends + _RISK * seconds)
+            latest = max(latest, ends + outlook.risk * seconds)
     return latest
 
 
@@ -287,7 +293,7 @@ def _lay_out(outlook: Outlook, items: list[Move], now: float) -> tuple[float, li
     if not free:
         return NEVER, []
     fastest = max((worker for *_, worker in free), key=lambda w: w.speed)
-    latest = free[-1][0] * (1.0 + _RISK)
+    latest = free[-1][0] * (1.0 + outlook.risk)
     moves = []
     for item in sorted(items, key=lambda item: -item.record.file.residues):
         cost, source = item.record.file.residues, item.source
@@ -312,7 +318,7 @@ def _lay_out(outlook: Outlook, items: list[Move], now: float) -> tuple[float, li
         held.discard(target)
         free.pop(bisect.bisect_left(free, (begins, target.index)))
         bisect.insort(free, (ends, target.index, target))
-        latest = max(latest, ends + _RISK * seconds)
+        latest = max(latest, ends + outlook.risk * seconds)
         is_moved = target is not source or item.attempt is not None
         if is_moved and not goes_on and item.attempt not in lost:
             moves.append(Move(item.record, item.attempt, source, target))
@@ -359,6 +365,8 @@ class Rebalancing:
         if moves:
             self._follow(moves, now)
         self._relieve(outlook, now, may_move=not moves)
+        for attempt in self._policy.needless(outlook, now):
+            state.stop(attempt, Outcome.SUPERSEDED, "the other attempt will end sooner", now)
 
     def _follow(self, moves: list[Move], now: float) -> None:
         state = self._state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import NamedTuple
 
@@ -23,6 +24,18 @@ RECENT_SECONDS = 60.0
 # believed when it is so many times as large as its standard error.
 _RELATIVE_ERROR = 0.2
 _CLEAR_ERRORS = 3.0
+
+# The seconds per residue of files, and their sizes, are believed to be off by these shares before
+# any file is done. Both beliefs count as much as so many files.
+_CONTENT_ERROR = 0.2
+_SIZE_ERROR = 0.17
+_PRIOR_DEVIATIONS = 4.0
+_HALF_OF_BOTH = 0.5**0.5
+
+# What is off by less than so many standard deviations is no surprise; but nothing is believed to
+# take more than this share longer than expected.
+CERTAIN = 2.5
+_MOST_RISK = 1.0 / 0.7 - 1.0
 
 # A worker that stalled is believed to be this many times slower than it was.
 DOUBT = 4.0
@@ -280,6 +293,68 @@ class FixedCost:
         error = squares / count / sums[1]
         spread = max(found, guess) ** 2
         return guess + (found - guess) * spread / (spread + error) if spread else 0.0
+
+
+class Spread:
+    """How far single files lie off what was expected of them, as a share: a standard deviation.
+
+    Args:
+        prior: What is believed before anything is seen; it counts as much as a few files.
+
+    Attributes:
+        value: What is believed now.
+    """
+
+    __slots__ = ("_count", "_squares", "value")
+
+    def __init__(self, prior: float) -> None:
+        self.value = prior
+        self._count = _PRIOR_DEVIATIONS
+        self._squares = prior * prior * _PRIOR_DEVIATIONS
+
+    def add(self, deviation: float) -> None:
+        """A file was off by this share; single ones that are far off say no more than others."""
+        self._count += 1.0
+        self._squares += min(deviation * deviation, 1.0)
+        self.value = math.sqrt(self._squares / self._count)
+
+
+class Errors:
+    """How wrong estimates are in this run, learned from completed files.
+
+    Attributes:
+        content: Of the seconds per residue of files on one worker: some content takes longer.
+        sizes: Of the residues of files.
+    """
+
+    __slots__ = ("content", "sizes")
+
+    def __init__(self) -> None:
+        self.content = Spread(_CONTENT_ERROR)
+        self.sizes = Spread(_SIZE_ERROR)
+
+    def observe(self, believed: int, residues: int, pace: float, pace_before: float | None) -> None:
+        """Learn from a completed file.
+
+        Args:
+            believed: How many residues it was believed to have.
+            residues: How many it has.
+            pace: Residues per second, beside the fixed cost.
+            pace_before: Of the file before on the same worker, where there was one.
+        """
+        self.sizes.add(residues / max(believed, 1) - 1.0)
+        if pace_before is not None:  # both are off, so their ratio is by sqrt(2) times as much
+            self.content.add(math.log(pace / pace_before) * _HALF_OF_BOTH)
+
+    @property
+    def risk(self) -> float:
+        """By which share a file that has not begun may take longer than believed."""
+        return min(CERTAIN * math.hypot(self.content.value, self.sizes.value), _MOST_RISK)
+
+    @property
+    def risk_of_size(self) -> float:
+        """By which share a file in process, of known pace, may take longer than believed."""
+        return min(CERTAIN * self.sizes.value, _MOST_RISK)
 
 
 def _add(line: _Line, residues: float, seconds: float, keep: float) -> _Line:

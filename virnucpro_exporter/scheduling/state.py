@@ -57,6 +57,7 @@ from virnucpro_exporter.scheduling.speed import (
     NEVER,
     SLOWEST,
     DoneBefore,
+    Errors,
     FixedCost,
     RecentSpeed,
 )
@@ -135,6 +136,7 @@ class State:
         next_rethink: When to look again at the workers that wait.
         next_review: When to look at the files in process that will end late.
         fixed: What every file costs beside its residues.
+        errors: How wrong estimates are.
     """
 
     def __init__(self, settings: SchedulerSettings, first_attempt: int) -> None:
@@ -173,6 +175,7 @@ class State:
         self.next_rethink = NEVER
         self.next_review = NEVER
         self.fixed = FixedCost()
+        self.errors = Errors()
         self._startup: float | None = None  # seconds until the first worker was ready
         # Of the completed files of which both are known
         self._sequences = self._residues = 0
@@ -290,7 +293,7 @@ class State:
 
     def add_worker(self, worker_id: WorkerId, name: str, weight: float, now: float) -> Worker:
         """A worker that was not there before."""
-        worker = Worker(worker_id, name, weight, len(self.fleet), now, self.fixed)
+        worker = Worker(worker_id, name, weight, len(self.fleet), now, self.fixed, self.errors)
         worker.startup = self._startup or 0.0
         self.workers[worker_id] = worker
         self.fleet.append(worker)
@@ -720,10 +723,20 @@ class State:
             self._learn(attempt, done, work, seconds)
         if self.completed_files < _FIRST_FILES or not self.completed_files % _EACH:
             self.fixed.observe(worker.id, worker.weight, residues, seconds)
+            self._compare(attempt, residues, seconds)
         self._sequences += sequences
         if sequences:
             self._residues += residues
         self.got_further(worker, now)
+
+    def _compare(self, attempt: Attempt, residues: int, seconds: float) -> None:
+        """Learn from what a file took how wrong estimates are."""
+        if residues <= 0 or seconds <= 0.0:
+            return
+        worker = attempt.worker
+        pace = residues / self._work_seconds(seconds)
+        self.errors.observe(attempt.record.file.residues, residues, pace, worker.pace)
+        worker.pace = pace
 
     def advance(self, attempt: Attempt, sequences: int, residues: int | None, now: float) -> int:
         """Count what an attempt has done since its last report.

@@ -10,7 +10,7 @@ from collections import deque
 from virnucpro_exporter.scheduling.counters import Counters
 from virnucpro_exporter.scheduling.files import Attempt, FileRecord
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
-from virnucpro_exporter.scheduling.speed import NEVER, FixedCost, LearnedSpeed, Throughput
+from virnucpro_exporter.scheduling.speed import NEVER, Errors, FixedCost, LearnedSpeed, Throughput
 
 # A worker that has done nothing yet counts as having done a file of so many seconds: it gets files
 # one by one until some twenty of them were short.
@@ -46,6 +46,8 @@ class Worker:
             before that, its weight.
         learned: What it has shown.
         fixed: What every file costs beside its residues; one for all workers.
+        errors: How wrong estimates are; one for all workers.
+        pace: Residues per second in its last completed file, or None.
         longest_gap: The longest time in seconds between two reports within a file; 0 for one that
             never reported.
         is_doubted: It fell silent, and has shown nothing since.
@@ -67,6 +69,7 @@ class Worker:
         "can_split",
         "counters",
         "cuts_first",
+        "errors",
         "fixed",
         "has_reported",
         "id",
@@ -82,6 +85,7 @@ class Worker:
         "longest_gap",
         "longest_recent",
         "name",
+        "pace",
         "queue",
         "queued_residues",
         "retired_at",
@@ -104,6 +108,7 @@ class Worker:
         index: int,
         now: float,
         fixed: FixedCost,
+        errors: Errors,
     ) -> None:
         self.id = worker_id
         self.name = name
@@ -126,6 +131,8 @@ class Worker:
         self.speed = weight
         self.learned = LearnedSpeed()
         self.fixed = fixed
+        self.errors = errors
+        self.pace: float | None = None
         self.longest_gap = 0.0
         self.is_doubted = False
         self.throughput = Throughput()

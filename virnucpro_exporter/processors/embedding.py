@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from virnucpro_exporter.errors import ProcessorError, SequenceFileError, VirnucproError
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.batching import Tokens
+from virnucpro_exporter.processors.loading import bytes_to_load, turn_to_load
 from virnucpro_exporter.processors.steps import read_step
 from virnucpro_exporter.processors.windows import Piece, Report, Source, Windows
 from virnucpro_exporter.sequences import OpenPart, Record, stem
@@ -42,6 +43,7 @@ class EmbeddingProcessor(ABC):
     """
 
     suffix: ClassVar[str]
+    is_direct: ClassVar[bool] = False  # its weights may go from the file to the GPU
 
     def __init__(
         self,
@@ -89,8 +91,10 @@ class EmbeddingProcessor(ABC):
         return (stem(file.name) + self.suffix,)
 
     def setup(self, gpu: str) -> None:
-        """Load the model."""
-        self._model = self.load(gpu)
+        """Load the model, when there is memory for it."""
+        is_direct = self.is_direct and not gpu.startswith("cpu")
+        with turn_to_load(bytes_to_load({self.folder: is_direct})):
+            self._model = self.load(gpu)
 
     def close(self) -> None:
         """Let the model go."""

@@ -23,6 +23,7 @@ class Esm2Processor(EmbeddingProcessor):
     """Embeds proteins: the mean of the last hidden layer over residues, at most the first 1,024."""
 
     suffix = "_ESM.pt"
+    is_direct = True
 
     def load(self, gpu: str) -> Model:
         """An ESM-2."""

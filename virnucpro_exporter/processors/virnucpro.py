@@ -25,6 +25,7 @@ from virnucpro_exporter.errors import EmptyFileError, ProcessorError, SequenceFi
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.batching import Tokens
 from virnucpro_exporter.processors.embedding import check_finite, check_lengths
+from virnucpro_exporter.processors.loading import bytes_to_load, turn_to_load
 from virnucpro_exporter.processors.models import width_of
 from virnucpro_exporter.processors.translate import (
     TranslateProcessor,
@@ -140,7 +141,7 @@ class VirnucproProcessor:
         return (rows_name(file),)
 
     def setup(self, gpu: str) -> None:
-        """Load the classifier and both models.
+        """Load the classifier, and both models when there is memory for them.
 
         Raises:
             ProcessorError: One of them cannot be used, or they do not fit together.
@@ -161,8 +162,10 @@ class VirnucproProcessor:
             "precision": self._precision,
         }
         trust = self._trust_remote_code
-        model = load_dnabert(dnabert, gpu, trust_remote_code=trust, **options)
-        self._loaded = _Loaded(model, load_esm2(esm2, gpu, **options), classifier.to(model.device))
+        with turn_to_load(bytes_to_load({dnabert: False, esm2: not gpu.startswith("cpu")})):
+            model = load_dnabert(dnabert, gpu, trust_remote_code=trust, **options)
+            esm = load_esm2(esm2, gpu, **options)
+        self._loaded = _Loaded(model, esm, classifier.to(model.device))
 
     def close(self) -> None:
         """Let the models go."""

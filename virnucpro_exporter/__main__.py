@@ -34,18 +34,21 @@ def _status() -> int:
     try:
         # Loading takes a moment, in which Ctrl-C must not show a traceback either.
         from virnucpro_exporter.cli import cli  # noqa: PLC0415
+        from virnucpro_exporter.cli.completion import VARIABLE, complete  # noqa: PLC0415
 
+        if asked := os.environ.get(VARIABLE):
+            return complete(cli, asked)
         status: int = cli.main(standalone_mode=False)
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        hint = f" (see {context.command_path} --help)" if context is not None else ""
-        what = " ".join(error.format_message().split())
-        streams.say(f"{UsageError(what)}{hint}")
+        from virnucpro_exporter.cli.faults import line_of  # noqa: PLC0415
+
+        streams.say(str(UsageError(line_of(error))))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
     except VirnucproError as error:
-        streams.say(str(error))
+        for line in error.lines:
+            streams.say(line)
         return error.exit_code
     except SystemExit:  # what click makes of any broken pipe
         if not streams.is_output_lost():

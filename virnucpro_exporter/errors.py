@@ -9,16 +9,21 @@ class VirnucproError(Exception):
     """The run could not go on.
 
     Args:
-        detail: What exactly is wrong and what to do about it, in one line. It follows the first
-            line of the class docstring in the message.
+        details: What exactly is wrong and what to do about it, in one line for each fault. It
+            follows the first line of the class docstring in the message.
+
+    Attributes:
+        lines: The message as lines, one for each fault.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, detail: str = "") -> None:
-        self.detail = detail
+    def __init__(self, *details: str) -> None:
+        self.detail = "; ".join(details)
         summary = (type(self).__doc__ or "").strip().splitlines()[0].rstrip(".")
-        super().__init__(f"{summary}: {detail}" if detail else summary)
+        found = [detail for detail in details if detail]
+        self.lines = tuple(f"{summary}: {detail}" for detail in found) or (summary,)
+        super().__init__(f"{summary}: {self.detail}" if found else summary)
 
 
 class UsageError(VirnucproError):

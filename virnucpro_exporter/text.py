@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+
+_LONGEST_WORD = 100  # longer ones are like nothing that is known
 
 COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what Python makes of LC_CTYPE where the locale is C
 
@@ -52,6 +55,18 @@ def format_rate(sequences: float | None, residues: float | None) -> str:
 def counted(number: int, noun: str, nouns: str = "") -> str:
     """A number with its noun, `1 file` or `1,200 files`; `nouns` where an `s` does not do."""
     return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """What to append to a line about an unknown word: `; did you mean output?`, or nothing.
+
+    Args:
+        word: What was written; its case does not matter.
+        words: What is known.
+    """
+    known = {one.lower(): one for one in words}
+    near = difflib.get_close_matches(word[:_LONGEST_WORD].lower(), known, n=1, cutoff=0.65)
+    return f"; did you mean {known[near[0]]}?" if near else ""
 
 
 def is_cpu_slot(gpu: str) -> bool:

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
+from tests.builders import check_golden
 from virnucpro_exporter import __version__
 from virnucpro_exporter.cli import cli
+from virnucpro_exporter.cli.completion import VARIABLE, complete
+from virnucpro_exporter.cli.faults import line_of
+from virnucpro_exporter.cli.help import Command, Group
 from virnucpro_exporter.config import RunConfig, SimulateConfig, declared
 from virnucpro_exporter.config.options import Place
 from virnucpro_exporter.errors import UsageError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        ("run x --linger soon", "'soon' is not a valid float"),
+        ("run x --linger soon", "--linger: must be a number (given: 'soon')"),
         ("run x --linger nan", "--linger: must be greater than or equal to 0"),
-        ("run x --no-such-option", "No such option"),
+        ("run x --no-such-option", "--no-such-option: there is no such option"),
+        ("rum x", "rum: there is no such command; did you mean run?"),
+        (
+            "run x -o out --gpus cpu:1 --no-web --target-file .",
+            "--target-file and --no-web: use one",
+        ),
+        ("config check s3://bucket/run.yaml", "not a URL"),
+        ("config show --max-attempts 0", "--max-attempts: must be greater than or equal to 1"),
+        ("completion tcsh", "must be one of: bash, zsh, fish (given: 'tcsh')"),
         ("run x --output ''", "--output: is empty"),
         ("run '' --output out", "INPUT...: is empty"),
         ("run x --output s3://bucket/out", "--output: must be a path on this machine, not a URL"),
@@ -32,15 +49,15 @@ from virnucpro_exporter.errors import UsageError
         ("run x -o out --no-web --web-listen-address :1", "--web-listen-address and --no-web"),
         ("simulate --no-web --web-config-file x.yml", "--web-config-file and --no-web"),
         ("run x -o out -q --log-level info", "--quiet and more output"),
-        ("run x --config ''", "it is empty (is a variable not set?)"),
+        ("run x --config ''", "is empty: give a value, or leave it out (is a variable not set?)"),
         ("gpus --interval nan", "must be seconds, 1 at least"),
-        ("watch ''", "it is empty"),
+        ("watch ''", "is empty"),
         ("watch localhost --interval x", "must be seconds"),
-        ("watch localhost --cacert ''", "it is empty"),
-        ("status ''", "it is empty"),
-        ("report ''", "it is empty"),
+        ("watch localhost --cacert ''", "is empty"),
+        ("status ''", "is empty"),
+        ("report ''", "is empty"),
         ("report . --html https://host/x.html", "not a URL"),
-        ("assets ''", "it is empty"),
+        ("assets ''", "is empty"),
         ("assets s3://bucket/x", "not a URL"),
         ("serve --web-listen-address ''", "--web-listen-address: is empty"),
         ("serve --web-config-file ''", "--web-config-file: is empty"),
@@ -56,7 +73,7 @@ def test_command_line_that_cannot_be_meant(
     with pytest.raises((click.ClickException, UsageError)) as refused:
         cli.main(shlex.split(words), standalone_mode=False)
     error: Exception = refused.value
-    text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    text = line_of(error) if isinstance(error, click.ClickException) else str(error)
     assert what in text
     assert getattr(error, "exit_code", None) == 2
     assert not list(tmp_path.iterdir())
@@ -78,3 +95,101 @@ def test_help_shows_defaults_in_groups(name: str, model: type[RunConfig | Simula
             assert f"\n{one.section}:\n" in text
             assert one.option.about in text
             assert one.default in (None, False) or f"{one.option.about}  [default: " in text
+
+
+@pytest.mark.parametrize("name", [(), *((command,) for command in cli.commands)])
+def test_help_reads_as_the_golden_files_show(name: tuple[str, ...]) -> None:
+    """Commands and options in groups, with examples, at 80 columns."""
+    command: click.Command = cli
+    context = click.Context(cli, info_name="virnucpro-exporter", terminal_width=80)
+    for word in name:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+        context = click.Context(command, info_name=word, parent=context, terminal_width=80)
+    context.help_option_names = ["-h", "--help"]
+    check_golden(
+        GOLDEN / f"help{''.join(f'_{word}' for word in name)}.txt", command.get_help(context) + "\n"
+    )
+
+
+def _commands(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    if isinstance(command, click.Group):
+        for one in command.commands.values():
+            yield from _commands(one)
+
+
+def test_every_command_has_examples_that_can_be_typed() -> None:
+    """Their commands, options and arguments are there; nothing is run."""
+    for command in _commands(cli):
+        assert isinstance(command, Command | Group)
+        assert command.examples, command.name
+        for _, line in command.examples:
+            words = shlex.split(line.partition(" > ")[0])
+            context = click.Context(cli, resilient_parsing=False)
+            found: click.Command = cli
+            while isinstance(found, click.Group):
+                _, inner, words = found.resolve_command(context, words)
+                assert inner is not None
+                found, context = inner, click.Context(inner, parent=context)
+            found.parse_args(context, words)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "expected"),
+    [
+        ("virnucpro-exporter ", "plain", "status"),
+        ("virnucpro-exporter run --out", "plain", "--output"),
+        ("virnucpro-exporter run --on-stall re", "plain", "restart"),
+        ("virnucpro-exporter run -o ", "dir", ""),
+        ("virnucpro-exporter run rea", "file", "rea"),
+        ("virnucpro-exporter run x -o y -- ", "file", ""),
+        ("virnucpro-exporter run --fresh --resume rea", "file", "rea"),
+        ("virnucpro-exporter report --html ", "file", ""),
+        ("virnucpro-exporter status ", "dir", ""),
+        ("virnucpro-exporter config check ", "file", ""),
+    ],
+)
+def test_shells_complete_commands_options_choices_and_paths(
+    words: str,
+    kind: str,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As bash asks."""
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    assert complete(cli, "bash_complete") == 0
+    assert f"{kind},{expected}" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("shell", "reader"), [("bash", ".bashrc"), ("zsh", ".zshrc"), ("fish", "")]
+)
+def test_completion_is_installed_once_by_one_command(
+    shell: str,
+    reader: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The user's own lines stay; a second installation adds nothing."""
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "ZDOTDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
+    if reader:
+        (tmp_path / reader).write_text("alias ll='ls -l'")
+    for _ in range(2):
+        cli.main(["completion", "--install"], standalone_mode=False)
+    assert f"from the next start of {shell} on" in capsys.readouterr().out
+    (script,) = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != reader]
+    assert VARIABLE in script.read_text()
+    if reader:
+        mine, ours = (tmp_path / reader).read_text().splitlines()
+        assert mine == "alias ll='ls -l'"
+        assert str(script) in ours
+        syntax = shutil.which(shell)
+        for file in (script, tmp_path / reader) if syntax else ():
+            subprocess.run([str(syntax), "-n", file], check=True)

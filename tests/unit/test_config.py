@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import json
 import math
 import re
 from pathlib import Path
@@ -10,7 +12,17 @@ from typing import Any
 
 import pytest
 
-from virnucpro_exporter.config import RunConfig, load_config, run_config, simulate_config
+from virnucpro_exporter.config import (
+    RunConfig,
+    as_json,
+    as_yaml,
+    check_file,
+    in_force,
+    load_config,
+    run_config,
+    serve_config,
+    simulate_config,
+)
 from virnucpro_exporter.config.options import FOREVER, Place, declared
 from virnucpro_exporter.config.reference import page
 from virnucpro_exporter.errors import ConfigError, UsageError
@@ -85,7 +97,7 @@ def test_texts_that_look_like_something_else(load: Any) -> None:
     [
         ("linger: 1\nweb: true\nlinger: 2\n", "linger is written twice, in lines 1 and 3"),
         ("gpu_weights: {A: 1.0, A: 2.0}", "A is written twice"),
-        ("inputs: " + "[" * 5000 + "]" * 5000, "line 1: it is nested too deeply"),
+        ("inputs: " + "[" * 5000 + "]" * 5000, ":1: it is nested too deeply"),
         ("a: " + "{a: " * 5000 + "}" * 5000, "nested too deeply"),
         ("x: &x [*x]\n", "nested too deeply|no such option"),
         (
@@ -93,15 +105,15 @@ def test_texts_that_look_like_something_else(load: Any) -> None:
             + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 8)),
             "more than 250,000 values",
         ),
-        ("max_attempts: 010", "max_attempts: 010 is another number in YAML"),
-        ("file_timeout: 1:30", "file_timeout: 1:30 is another number in YAML"),
+        ("max_attempts: 010", "max_attempts: 010 is another number in YAML, 8; write"),
+        ("file_timeout: 1:30", "file_timeout: 1:30 is another number in YAML, 90; write"),
         ("output:\n", "output: is empty"),
         ("output: ''\n", "output: is empty"),
         ("gpus: ' '\n", "gpus: is empty"),
         ("inputs: ['']\n", "inputs.0: is empty"),
         ("inputs: a.fa\n", r"inputs: must be a list, such as \[a, b\] \(given: 'a.fa'\)"),
         ("output: no\n", "output: must be text.*in quotes.*given: False"),
-        ("max_attemps: 2\n", "max_attemps: there is no such option; max_attempts is meant"),
+        ("max_attemps: 2\n", "max_attemps: there is no such option; did you mean max_attempts\\?"),
         ("on_stall: explode\n", "on_stall: must be one of: auto, report, retry, restart .*explode"),
         ("chunk_size: 400\n", "chunk_size: must be one of: 300, 500"),
         ("max_attempts: two\n", "max_attempts: must be a whole number"),
@@ -124,6 +136,87 @@ def test_file_that_cannot_be_meant_is_refused_in_one_line(
         load(text)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 500
+
+
+def test_all_faults_of_a_file_are_shown_at_once(load: Any, tmp_path: Path) -> None:
+    """A line for each, with the file and the line; the first twenty of very many."""
+    with pytest.raises(ConfigError) as refused:
+        load("outptu: x\nlinger:\nmax_attempts: two\non_stall: retyr\n")
+    path = tmp_path / "run.yaml"
+    choice = "must be one of: auto, report, retry, restart (given: 'retyr'); did you mean retry?"
+    faults = [
+        "1: outptu: there is no such option; did you mean output?",
+        "2: linger: is empty; write a value, null for the default, or no such line",
+        "3: max_attempts: must be a whole number (given: 'two')",
+        f"4: on_stall: {choice}",
+    ]
+    start = f"The configuration file cannot be used: {path}:"
+    assert list(refused.value.lines) == [start + fault for fault in faults]
+    with pytest.raises(ConfigError) as refused:
+        load("".join(f"x{number}: 1\n" for number in range(100)))
+    assert len(refused.value.lines) == 21
+    assert refused.value.lines[-1].endswith("and 80 more")
+
+
+def test_environment_wins_over_the_file_and_flags_over_both(tmp_path: Path) -> None:
+    """Each option in force is shown with its place, as a file that says the same."""
+    path = tmp_path / "run.yaml"
+    path.write_text("gpus: 0\nlinger: 1\nmax_attempts: 2\ncommand: [ls, '{input}']\n")
+    environment = {
+        "VIRNUCPRO_EXPORTER_LINGER": "2",
+        "VIRNUCPRO_EXPORTER_MAX_ATTEMPTS": "5",
+        "VIRNUCPRO_EXPORTER_WEB": "No",
+        "VIRNUCPRO_EXPORTER_INPUTS": "reads '*.fa'",
+        "VIRNUCPRO_EXPORTER_PORT_9877_TCP": "tcp://10.0.0.1:9877",  # as Kubernetes makes it
+    }
+    options = {"max_attempts": "7"}
+    found = in_force(str(path), options, environment)
+    places = {one.option.key: (one.value, one.place) for one in found}
+    assert places["gpus"] == ("0", f"{path}:1")
+    assert places["linger"] == (2.0, "VIRNUCPRO_EXPORTER_LINGER")
+    assert places["max_attempts"] == (7, "--max-attempts")
+    assert places["web"] == (False, "VIRNUCPRO_EXPORTER_WEB")
+    assert places["inputs"] == (["reads", "*.fa"], "VIRNUCPRO_EXPORTER_INPUTS")
+    assert places["processor"] == ("command", f"{path}:4")
+    assert places["halt"] == ("same", "default")
+    config = load_config(str(path), options, environment)
+    again = tmp_path / "again.yaml"
+    again.write_text(as_yaml(found))
+    assert load_config(str(again), {}) == config
+    assert json.loads(as_json(found))["linger"] == {"value": 2.0, "from": places["linger"][1]}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("LINGER", "soon", "VIRNUCPRO_EXPORTER_LINGER: must be a number .given: 'soon'"),
+        ("OUTPUT", "", "VIRNUCPRO_EXPORTER_OUTPUT: is empty"),
+        ("WEB", "perhaps", "VIRNUCPRO_EXPORTER_WEB: must be true or false"),
+        ("INPUTS", "'a", "VIRNUCPRO_EXPORTER_INPUTS: No closing quotation"),
+        ("OUTPTU", "x", "OUTPTU: there is no such option; did you mean OUTPUT?"),
+        ("CHUNK_SIZE", "400", "VIRNUCPRO_EXPORTER_CHUNK_SIZE: must be one of: 300, 500"),
+    ],
+)
+def test_variables_are_checked_like_options(name: str, value: str, message: str) -> None:
+    """The line names the variable, in every command that reads them."""
+    environment = {f"VIRNUCPRO_EXPORTER_{name}": value}
+    with pytest.raises(UsageError, match=message):
+        load_config(None, {}, environment)
+    with contextlib.suppress(UsageError):
+        simulate_config({}, environment)
+    simulate = {"VIRNUCPRO_EXPORTER_SIMULATE_GPUS": "3", "VIRNUCPRO_EXPORTER_GPUS": "0,1"}
+    assert simulate_config({}, simulate).simulated.gpus == 3
+    assert serve_config({}, {"VIRNUCPRO_EXPORTER_KEEP_RUNS": "2h"}).keep_seconds == 7200
+
+
+def test_a_file_is_checked_by_itself(tmp_path: Path) -> None:
+    """The number of its options, or what is wrong."""
+    path = tmp_path / "run.yaml"
+    path.write_text("gpus: [0, 1]\nlinger: 1\n")
+    assert check_file(str(path)) == 2
+    path.write_text("dask: tcp://x:1\ndask_local: 2\n")
+    with pytest.raises(UsageError, match="use one of them"):
+        check_file(str(path))
 
 
 @pytest.mark.parametrize("key", [one.key for one in declared(RunConfig)])

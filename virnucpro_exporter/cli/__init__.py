@@ -6,8 +6,11 @@ import click
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.cli.assets import assets
+from virnucpro_exporter.cli.completion import completion
+from virnucpro_exporter.cli.config import config
 from virnucpro_exporter.cli.explain import explain
 from virnucpro_exporter.cli.gpus import gpus
+from virnucpro_exporter.cli.help import PROGRAM, Group
 from virnucpro_exporter.cli.report import report
 from virnucpro_exporter.cli.run import run
 from virnucpro_exporter.cli.serve import serve
@@ -18,8 +21,26 @@ from virnucpro_exporter.cli.watch import watch
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=_SETTINGS, invoke_without_command=True)
-@click.version_option(__version__, "-V", "--version", prog_name="virnucpro-exporter")
+_COMMANDS = {
+    "Work": (run, config),
+    "Look": (status, explain, report, watch, gpus),
+    "Serve metrics": (serve, assets),
+    "Try": (simulate, completion),
+}
+
+
+@click.group(
+    cls=Group,
+    context_settings=_SETTINGS,
+    invoke_without_command=True,
+    sections={title: [str(one.name) for one in group] for title, group in _COMMANDS.items()},
+    examples=[
+        ("all files of a folder, on all GPUs", "run READS/ --output RESULTS"),
+        ("how far it is, also after its end", "status RESULTS"),
+        ("what it would look like, without a GPU or a file", "simulate"),
+    ],
+)
+@click.version_option(__version__, "-V", "--version", prog_name=PROGRAM)
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Run sequence files across GPUs with work stealing, and show what every GPU really does."""
@@ -28,5 +49,6 @@ def cli(context: click.Context) -> None:
         context.exit(2)
 
 
-for _command in (run, status, explain, report, gpus, serve, watch, simulate, assets):
-    cli.add_command(_command)
+for _group in _COMMANDS.values():
+    for _command in _group:
+        cli.add_command(_command)

@@ -7,12 +7,22 @@ from pathlib import Path
 import click
 
 from virnucpro_exporter.app import assets as app
-from virnucpro_exporter.cli.options import path
+from virnucpro_exporter.cli.help import Command
+from virnucpro_exporter.cli.options import folder as paths
 from virnucpro_exporter.text import counted
 
 
-@click.command()
-@click.argument("folder", metavar="DIR", type=path)
+@click.command(
+    cls=Command,
+    examples=[
+        ("Prometheus, Grafana and a simulated run, in containers", "assets monitoring"),
+        (
+            "alerts that link to your own pages",
+            "assets rules --runbook-base https://wiki.example/runbook",
+        ),
+    ],
+)
+@click.argument("folder", metavar="DIR", type=paths)
 @click.option("--force", is_flag=True, help="Replace files that are there and differ.")
 @click.option(
     "--runbook-base", metavar="URL", help="Where you keep the runbook: alerts link to its sections."

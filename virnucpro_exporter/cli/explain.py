@@ -5,11 +5,15 @@ from __future__ import annotations
 import click
 
 from virnucpro_exporter.app.explain import explain_text
-from virnucpro_exporter.cli.options import path
+from virnucpro_exporter.cli.help import Command
+from virnucpro_exporter.cli.options import folder as paths
 
 
-@click.command()
-@click.argument("folder", type=path, metavar="DIR")
+@click.command(
+    cls=Command,
+    examples=[("all that happened to a file", "explain RESULTS reads_07.fa")],
+)
+@click.argument("folder", type=paths, metavar="DIR")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def explain(folder: str, files: tuple[str, ...]) -> int:
     """Tell why files wait, moved or failed, from the journal of an output folder.

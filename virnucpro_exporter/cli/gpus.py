@@ -6,10 +6,18 @@ import click
 
 from virnucpro_exporter import streams
 from virnucpro_exporter.app.gpus import show_gpus
+from virnucpro_exporter.cli.help import Command
 from virnucpro_exporter.cli.options import seconds, simulated_gpus
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=[
+        ("what they do now", "gpus"),
+        ("again and again, the one in trouble first", "gpus --watch --interval 5"),
+        ("for programs, one JSON object a line", "gpus --json"),
+    ],
+)
 @click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per GPU and line.")
 @click.option(

@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
+from virnucpro_exporter.cli.help import Command
 from virnucpro_exporter.config.options import FOREVER, Declared, Kind, Place, local_path
 from virnucpro_exporter.errors import UsageError
+from virnucpro_exporter.text import did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,19 +31,73 @@ simulated_gpus = click.option(
 )
 
 
+_EMPTY = "is empty: give a value, or leave it out (is a variable not set?)"
+
+
 def text(value: str) -> str:
     """A text; an empty one is refused, for it comes from a variable that is not set."""
     if not value.strip():
-        raise click.BadParameter("it is empty (is a variable not set?)")
+        raise click.BadParameter(_EMPTY)
     return value
 
 
-def path(value: str) -> str:
-    """A path on this machine, with the home folder for `~`."""
-    try:
-        return local_path(text(value))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} {error}") from None
+class PathType(click.ParamType):  # type: ignore[type-arg] # generic from click 8.2 on
+    """A path on this machine, with the home folder for `~`; shells complete it.
+
+    Args:
+        kind: `file`, or `dir` where only folders make sense.
+        is_checked: Whether it is checked here, and not with the other options of the table.
+    """
+
+    name = "path"
+
+    def __init__(self, kind: str = "file", *, is_checked: bool = True) -> None:
+        self._kind = kind
+        self._is_checked = is_checked
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check the path, if it is not checked later."""
+        if not self._is_checked:
+            return value
+        try:
+            return local_path(text(value))
+        except ValueError as error:
+            raise click.BadParameter(f"{error} (given: {value!r})", ctx, param) from None
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Have the shell complete it as a path."""
+        del ctx, param
+        return [CompletionItem(incomplete, type=self._kind)]
+
+
+path = PathType()
+folder = PathType("dir")
+
+
+class Choice(click.Choice):  # type: ignore[type-arg] # likewise
+    """Values that are listed in help and completed; what is wrong is said as in a file.
+
+    Args:
+        choices: The values.
+        is_checked: Whether they are checked here, and not with the other options of the table.
+    """
+
+    def __init__(self, choices: Sequence[str], *, is_checked: bool = True) -> None:
+        super().__init__(choices)
+        self._is_checked = is_checked
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Take one of the values."""
+        if value in self.choices or not self._is_checked:
+            return value
+        meant = did_you_mean(str(value), map(str, self.choices))
+        raise click.BadParameter(
+            f"must be one of: {', '.join(map(str, self.choices))} (given: {value!r}){meant}",
+            ctx,
+            param,
+        )
 
 
 def seconds(least: float) -> Callable[[str | float], float]:
@@ -52,7 +109,7 @@ def seconds(least: float) -> Callable[[str | float], float]:
         except ValueError:
             number = math.nan
         if not number >= least:
-            raise click.BadParameter(f"{value!r} must be seconds, {least:g} at least")
+            raise click.BadParameter(f"must be seconds, {least:g} at least (given: {value!r})")
         return min(number, FOREVER)
 
     return read
@@ -66,7 +123,7 @@ class TableOption(click.Option):
         self.section = section
 
 
-class TableCommand(click.Command):
+class TableCommand(Command):
     """Its help shows options by section, and it refuses two answers to one question."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -75,7 +132,7 @@ class TableCommand(click.Command):
         Where a switch has a default, the last one wins, so that scripts can add to what they got.
         """
         for param in self.get_params(ctx):
-            if param.default is not None:
+            if param.default is not None or ctx.resilient_parsing:
                 continue
             on = next((flag for flag in param.opts if flag in args), None)
             off = next((flag for flag in param.secondary_opts if flag in args), None)
@@ -115,23 +172,28 @@ def with_table(
 
 
 def _option(one: Declared, choices: Sequence[Any]) -> Callable[[F], F]:
-    kinds: dict[Kind, Any] = {Kind.WHOLE: click.INT, Kind.NUMBER: click.FLOAT}
-    # The choices of click are texts, and numbers from version 8.2 on.
-    values = {str(choice): choice for choice in choices}
     return click.option(
         *one.flags,
         one.key,
         cls=TableOption,
         section=one.section,
-        type=click.Choice(list(values)) if values else kinds.get(one.kind),
-        callback=lambda _context, _option, value: values.get(value, value) if values else value,
+        type=_type(one, choices),
         is_flag=one.kind is Kind.SWITCH,
         multiple=one.kind is Kind.TEXTS,
         metavar=one.option.metavar or None,
         help=one.option.about,
-        default=str(one.default) if values and one.default is not None else one.default,
+        default=str(one.default) if choices and one.default is not None else one.default,
         show_default=one.default is not None or one.option.unset or None,
     )
+
+
+def _type(one: Declared, choices: Sequence[Any]) -> Any:
+    """How an option is written and completed; the table checks its value, wherever it stands."""
+    if choices:
+        return Choice([str(choice) for choice in choices], is_checked=not one.choices)
+    if one.is_path:
+        return PathType("dir" if one.option.metavar == "DIR" else "file", is_checked=False)
+    return None if one.kind is Kind.SWITCH else click.STRING
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:

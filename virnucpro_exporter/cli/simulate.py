@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -15,7 +16,14 @@ from virnucpro_exporter.config import SimulateConfig, declared, simulate_config
 _SCENARIOS = "\n".join(f"  {name:<10} {scenario.about}" for name, scenario in app.SCENARIOS.items())
 
 
-@click.command(cls=TableCommand, epilog=f"\b\nScenarios:\n{_SCENARIOS}")
+@click.command(
+    cls=TableCommand,
+    epilog=f"\b\nScenarios:\n{_SCENARIOS}",
+    examples=[
+        ("a GPU that stalls", "simulate --scenario stall"),
+        ("for dashboards, until Ctrl-C", "simulate --forever --no-dashboard"),
+    ],
+)
 @with_table(declared(SimulateConfig), {"scenario": tuple(app.SCENARIOS)})
 def simulate(**options: Any) -> int:
     """Run made-up files on virtual GPUs, to try the metrics, dashboards and alerts.
@@ -27,7 +35,7 @@ def simulate(**options: Any) -> int:
     The exit status is 0, also when simulated files fail and after Ctrl-C or SIGTERM, which end the
     simulation at once.
     """
-    config = simulate_config(given(options))
+    config = simulate_config(given(options), os.environ)
     streams.start_logging(config.views.log_level)
     if config.simulated.machines > 1:
         return app.simulate_machines(config)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import click
 
 from virnucpro_exporter.app.status import status_json, status_text
-from virnucpro_exporter.cli.options import path
+from virnucpro_exporter.cli.help import Command
+from virnucpro_exporter.cli.options import folder as paths
 
 
-@click.command()
-@click.argument("folder", type=path, metavar="DIR")
+@click.command(
+    cls=Command,
+    examples=[
+        ("how far it is", "status RESULTS"),
+        ("for programs", "status RESULTS --json"),
+    ],
+)
+@click.argument("folder", type=paths, metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(folder: str, as_json: bool) -> int:  # noqa: FBT001 - click passes options by name
     """Tell how far the run in an output folder is, from its journal."""

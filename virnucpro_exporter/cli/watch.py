@@ -8,10 +8,21 @@ import click
 
 from virnucpro_exporter import streams
 from virnucpro_exporter.app import watch as app
+from virnucpro_exporter.cli.help import Command
 from virnucpro_exporter.cli.options import path, seconds, text
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=[
+        ("a run, or the service of a machine", "watch gpu7"),
+        ("several machines on one screen", "watch gpu7 gpu8 gpu9"),
+        (
+            "with TLS and a password, which is asked for",
+            "watch https://gpu7:9877 --cacert ca.crt --user prometheus",
+        ),
+    ],
+)
 @click.argument("urls", type=text, nargs=-1, required=True, metavar="HOST[:PORT]|URL...")
 @click.option(
     "--interval",

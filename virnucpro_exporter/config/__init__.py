@@ -3,7 +3,7 @@
 The command line, the YAML file and docs/configuration.md are made from that table.
 """
 
-from virnucpro_exporter.config.options import declared
+from virnucpro_exporter.config.options import CONFIG_VARIABLE, declared
 from virnucpro_exporter.config.sections import (
     DEFAULT_LOG,
     Cluster,
@@ -18,13 +18,17 @@ from virnucpro_exporter.config.sections import (
 from virnucpro_exporter.config.settings import (
     RunConfig,
     SimulateConfig,
+    check_file,
+    in_force,
     load_config,
     run_config,
     serve_config,
     simulate_config,
 )
+from virnucpro_exporter.config.shown import as_json, as_yaml
 
 __all__ = [
+    "CONFIG_VARIABLE",
     "DEFAULT_LOG",
     "Cluster",
     "Devices",
@@ -36,7 +40,11 @@ __all__ = [
     "Serve",
     "SimulateConfig",
     "Views",
+    "as_json",
+    "as_yaml",
+    "check_file",
     "declared",
+    "in_force",
     "load_config",
     "run_config",
     "serve_config",

@@ -15,14 +15,20 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 # Seconds that mean "for ever": 31 years. Longer waits, and `inf`, overflow in the calls that wait.
 FOREVER = 1e9
+
+# What the names of the environment variables of options begin with.
+VARIABLE_PREFIX = "VIRNUCPRO_EXPORTER_"
+
+# The one of `--config`, which is no option of the table.
+CONFIG_VARIABLE = f"{VARIABLE_PREFIX}CONFIG"
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -64,6 +70,9 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    # Keeps the environment variables of options apart that two commands call alike.
+    variables: ClassVar[str] = ""
+
 
 class Kind(enum.Enum):
     """What the value of an option is."""
@@ -87,7 +96,9 @@ class Declared:
         kind: What its value is.
         choices: The values to choose from, where there are some.
         takes_none: None is a value of its own; elsewhere it means the default.
+        is_path: It is a path on this machine.
         default: Its value where nothing is given.
+        variables: What the name of its environment variable has in it beside its key.
         option: What users read about it.
     """
 
@@ -96,13 +107,22 @@ class Declared:
     kind: Kind
     choices: tuple[Any, ...]
     takes_none: bool
+    is_path: bool
     default: Any
+    variables: str
     option: Option
 
     @property
     def key(self) -> str:
         """Its name in the YAML file, and as an argument in Python."""
         return self.option.key or self.path[-1]
+
+    @property
+    def variable(self) -> str | None:
+        """The environment variable that holds its value; None where it is in the file alone."""
+        if self.option.place is Place.FILE:
+            return None
+        return f"{VARIABLE_PREFIX}{self.variables}{self.key.upper()}"
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -136,7 +156,27 @@ def declared(model: type[BaseModel]) -> Iterator[Declared]:
         choices = typing.get_args(base) if typing.get_origin(base) is Literal else ()
         heading = (model.__doc__ or "").splitlines()[0].rstrip(".")
         default = info.get_default()
-        yield Declared((name,), heading, _kind(base), choices, takes_none, default, options[0])
+        yield Declared(
+            (name,),
+            heading,
+            _kind(base),
+            choices,
+            takes_none,
+            _is_path(found, info.metadata),
+            default,
+            model.variables if issubclass(model, Section) else "",
+            options[0],
+        )
+
+
+def _is_path(annotation: Any, metadata: Sequence[Any]) -> bool:
+    """Whether a type, or what it is made of, is checked as a path."""
+    if any(getattr(item, "func", None) is local_path for item in metadata):
+        return True
+    if typing.get_origin(annotation) is Annotated:
+        inner, *about = typing.get_args(annotation)
+        return _is_path(inner, about)
+    return any(_is_path(part, ()) for part in typing.get_args(annotation))
 
 
 def _base(annotation: Any) -> tuple[Any, bool]:

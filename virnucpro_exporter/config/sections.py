@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -475,6 +475,8 @@ class Metrics(Endpoint):
 
 class Simulated(Section):
     """What is simulated."""
+
+    variables: ClassVar[str] = "SIMULATE_"
 
     gpus: Annotated[Annotated[int, Field(ge=1, le=1024)], Option("Virtual GPUs.", "N")] = 8
     files: Annotated[Annotated[int, Field(ge=1, le=100_000)], Option("Made-up files.", "N")] = 500

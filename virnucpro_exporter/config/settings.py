@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import reprlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from virnucpro_exporter.config.layers import (
+    Fault,
+    Layer,
+    from_command_line,
+    from_environment,
+    from_python,
+    misspelt_variables,
+)
 from virnucpro_exporter.config.options import Declared, Kind, declared
 from virnucpro_exporter.config.sections import (
     Cluster,
@@ -27,10 +34,14 @@ from virnucpro_exporter.config.sections import (
 from virnucpro_exporter.config.yaml_file import read_yaml
 from virnucpro_exporter.errors import ConfigError, UsageError
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+from virnucpro_exporter.text import did_you_mean
 
 # Over a network it takes some milliseconds until a worker that has ended a file gets the next one,
 # so it holds another already where files are as short as that matters.
 _CLUSTER_BATCH_SECONDS = 0.25
+
+_LONGEST_KEY = 100  # of a key that is no option
+_MOST_FAULTS = 20  # that are shown at once
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -94,41 +105,70 @@ class SimulateConfig(BaseModel):
         )
 
 
-class _Fault(Exception):  # noqa: N818 - it never leaves this module
-    """An option that cannot be used.
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """An option with the value that a command would use.
 
-    Args:
-        names: Where its value is: its key, and within a list or a table the place.
-        what: What is wrong, and what is right.
+    Attributes:
+        option: The option.
+        value: Its value, as JSON has it.
+        place: Where it is written: `run.yaml:3`, an environment variable, a flag; or `default`.
     """
 
-    def __init__(self, names: tuple[str, ...], what: str) -> None:
-        self.names = names
-        self.what = what
-        super().__init__(what)
+    option: Declared
+    value: Any
+    place: str
 
 
-def load_config(file: str | None, options: Mapping[str, Any]) -> RunConfig:
+def load_config(
+    file: str | None, options: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> RunConfig:
     """Read the settings of a run.
 
     Args:
         file: A YAML file, or None.
-        options: What was given on the command line, by key; it wins over the file.
+        options: What was given on the command line, by key; it wins over all others.
+        environment: Environment variables; those of options win over the file.
 
     Raises:
         ConfigError: The file cannot be read, or has an unknown key or a wrong value; the message
-            names the key.
+            has a line for each, with the key.
         UsageError: An option has a wrong value, or options do not fit together.
     """
-    from_file: dict[str, Any] = {}
-    if file is not None:
-        from_file = read_yaml(file, {one.key: one.kind for one in declared(RunConfig)})
-        try:
-            _build(RunConfig, _meant(from_file))
-        except _Fault as fault:
-            raise ConfigError(f"{file}: {'.'.join(fault.names)}: {fault.what}") from None
-    config = _from_command_line(RunConfig, {**_meant(from_file), **_meant(options)})
+    config = _build(RunConfig, _run_layers(file, options, environment or {}))
     return _checked(config, options)
+
+
+def in_force(
+    file: str | None, options: Mapping[str, Any], environment: Mapping[str, str]
+) -> list[InForce]:
+    """The options of a run and where each is written; arguments and errors as of `load_config`."""
+    layers = _run_layers(file, options, environment)
+    values = _checked(_build(RunConfig, layers), options).flat()
+    table = {one.key: one for one in declared(RunConfig)}
+    places = {
+        key: layer.place(key)
+        for layer in layers
+        for key, value in layer.values.items()
+        if value is not None or table[key].takes_none
+    }
+    return [InForce(one, values[key], places.get(key, "default")) for key, one in table.items()]
+
+
+def check_file(file: str) -> int:
+    """Check a file of options by itself.
+
+    Returns:
+        How many options it sets.
+
+    Raises:
+        ConfigError: It has faults; the message has a line for each.
+        UsageError: Its options do not fit together.
+    """
+    layers = _run_layers(file, {}, {})
+    config = _build(RunConfig, layers)
+    _checked(config, {})
+    return len(layers[0].values)
 
 
 def run_config(options: Mapping[str, Any]) -> RunConfig:
@@ -140,35 +180,61 @@ def run_config(options: Mapping[str, Any]) -> RunConfig:
     Raises:
         UsageError: An option has a wrong value, or options do not fit together.
     """
-    try:
-        return _checked(_build(RunConfig, _meant(options)), options)
-    except _Fault as fault:
-        raise UsageError(f"{'.'.join(fault.names)}: {fault.what}") from None
+    return _checked(_build(RunConfig, [_meant(from_python(options))]), options)
 
 
-def simulate_config(options: Mapping[str, Any]) -> SimulateConfig:
-    """The settings of a simulation.
+def simulate_config(
+    options: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> SimulateConfig:
+    """The settings of a simulation; arguments as of `load_config`.
 
     Raises:
         UsageError: An option has a wrong value.
     """
-    config = _from_command_line(SimulateConfig, options)
+    config = _build(SimulateConfig, _layers(SimulateConfig, options, environment or {}))
     _check_endpoint(config.metrics, options)
     return config
 
 
-def serve_config(options: Mapping[str, Any]) -> Serve:
-    """Where `serve` listens, and which runs it shows.
+def serve_config(options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Serve:
+    """Where `serve` listens, and which runs it shows; arguments as of `load_config`.
 
     Raises:
         UsageError: An option has a wrong value.
     """
-    return _from_command_line(Serve, options)
+    return _build(Serve, _layers(Serve, options, environment or {}))
 
 
-def _meant(options: Mapping[str, Any]) -> dict[str, Any]:
+def _run_layers(
+    file: str | None, options: Mapping[str, Any], environment: Mapping[str, str]
+) -> list[Layer]:
+    """Where the options of a run are written; the last layer wins."""
+    layers = _layers(RunConfig, options, environment)
+    if file is not None:
+        layers.insert(0, read_yaml(file, {one.key: one.kind for one in declared(RunConfig)}))
+    return [_meant(layer) for layer in layers]
+
+
+def _layers(
+    model: type[BaseModel], options: Mapping[str, Any], environment: Mapping[str, str]
+) -> list[Layer]:
+    variables = from_environment(model, environment)
+    misspelt = misspelt_variables((RunConfig, SimulateConfig, Serve), environment)
+    return [
+        replace(variables, faults=(*variables.faults, *misspelt)),
+        from_command_line(model, options),
+    ]
+
+
+def _meant(layer: Layer) -> Layer:
     """A command without the name of a processor means the processor `command`."""
-    return {**({"processor": "command"} if options.get("command") else {}), **options}
+    if not layer.values.get("command") or layer.values.get("processor"):
+        return layer
+
+    def place(key: str) -> str:
+        return layer.place("command" if key == "processor" else key)
+
+    return replace(layer, values={"processor": "command", **layer.values}, place=place)
 
 
 def _checked(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
@@ -190,45 +256,70 @@ def _checked(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
 def _check_endpoint(metrics: Metrics, options: Mapping[str, Any]) -> None:
     """Where metrics are served is no use without serving; a file may hold it all the same."""
     for name in (
-        () if metrics.web else ("web_listen_address", "web_telemetry_path", "web_config_file")
+        ()
+        if metrics.web
+        else ("web_listen_address", "web_telemetry_path", "web_config_file", "target_file")
     ):
         if options.get(name):
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} and --no-web: use one of them")
 
 
-def _from_command_line(model: type[M], options: Mapping[str, Any]) -> M:
-    try:
-        return _build(model, options)
-    except _Fault as fault:
-        flags = {one.key: one.flags[0].split("/")[0] for one in declared(model) if one.flags}
-        flag = flags.get(fault.names[0], "--" + fault.names[0].replace("_", "-"))
-        raise UsageError(f"{flag}: {fault.what}") from None
+def _build(model: type[M], layers: Sequence[Layer]) -> M:
+    """Check each layer by itself, and put them together.
 
-
-def _build(model: type[M], options: Mapping[str, Any]) -> M:
-    """Put options into their sections, and check their values."""
+    Raises:
+        ConfigError: A file has faults, and nothing else.
+        UsageError: There are others; the message has a line for each.
+    """
     table = {one.key: one for one in declared(model)}
+    faults: dict[str, Layer] = {}
+    for layer in layers:
+        found = sorted([*layer.faults, *_faults(model, layer, table)])
+        faults |= {fault.text: layer for fault in found}
+    if faults:
+        is_file = all(layer.is_file for layer in faults.values())
+        shown = list(faults)[:_MOST_FAULTS]
+        if len(faults) > len(shown):
+            shown.append(f"and {len(faults) - len(shown):,} more")
+        raise (ConfigError if is_file else UsageError)(*shown)
+    merged = {key: value for layer in layers for key, value in _set(layer, table)}
+    return model.model_validate(_nested(merged, table))
+
+
+def _set(layer: Layer, table: Mapping[str, Declared]) -> Iterator[tuple[str, Any]]:
+    """The options that a layer sets: None may mean the default."""
+    for key, value in layer.values.items():
+        if key in table and (value is not None or table[key].takes_none):
+            yield key, value
+
+
+def _nested(options: Mapping[str, Any], table: Mapping[str, Declared]) -> dict[str, Any]:
+    """Options in their sections."""
     nested: dict[str, Any] = {}
     for key, value in options.items():
-        if key not in table:
-            near = difflib.get_close_matches(key[:100], table, n=1)
-            hint = f"; {near[0]} is meant?" if near else ""
-            raise _Fault((key[:100],), f"there is no such option{hint}")
-        if value is None and not table[key].takes_none:
-            continue
         *sections, name = table[key].path
         place = nested
         for section in sections:
             place = place.setdefault(section, {})
         place[name] = value
+    return nested
+
+
+def _faults(model: type[BaseModel], layer: Layer, table: Mapping[str, Declared]) -> Iterator[Fault]:
+    """What is wrong with the options of a layer."""
+    for key in layer.values:
+        if key not in table:
+            hint = did_you_mean(key, table)
+            yield layer.fault(key[:_LONGEST_KEY], (), f"there is no such option{hint}")
     try:
-        return model.model_validate(nested)
+        model.model_validate(_nested(dict(_set(layer, table)), table))
     except ValidationError as error:
-        raise _fault(error.errors(include_url=False)[0], table) from None
+        for found in error.errors(include_url=False):
+            yield _fault(found, layer, table)
 
 
-def _fault(found: Any, table: Mapping[str, Declared]) -> _Fault:
+def _fault(found: Any, layer: Layer, table: Mapping[str, Declared]) -> Fault:
     key = next(key for key, one in table.items() if one.path == found["loc"][: len(one.path)])
     one = table[key]
     within = tuple(str(part) for part in found["loc"][len(one.path) :])
@@ -236,11 +327,13 @@ def _fault(found: Any, table: Mapping[str, Declared]) -> _Fault:
     if not what:
         what = found["msg"].removeprefix("Value error, ").removeprefix("Input ")
         what = what.replace("should be", "must be")
+    meant = ""
     if one.kind is Kind.CHOICE:
         what = f"must be one of: {', '.join(map(str, one.choices))}"
+        meant = did_you_mean(str(found["input"]), map(str, one.choices))
     is_empty = isinstance(found["input"], str) and not found["input"].strip()
     given = "" if is_empty else f" (given: {_shortened(found['input'])})"
-    return _Fault((key, *within), f"{what}{given}")
+    return layer.fault(key, within, f"{what}{given}{meant}")
 
 
 _RIGHT = {

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from virnucpro_exporter.config.layers import Fault, Layer
 from virnucpro_exporter.config.options import Kind
 from virnucpro_exporter.errors import ConfigError
 
@@ -29,7 +30,20 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class _Refused(Exception):  # noqa: N818 - it never leaves this module
-    """The file is YAML, but not of options."""
+    """The file is YAML, but not of options.
+
+    Args:
+        what: What is wrong, and what is right.
+        line: Where; None where the whole file is at fault.
+    """
+
+    def __init__(self, what: str, line: int | None = None) -> None:
+        self.line = line
+        super().__init__(what)
+
+
+class _Hopeless(_Refused):
+    """What else is in the file does not matter."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,6 +51,8 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str, kinds: Mapping[str, Kind]) -> None:
         super().__init__(text)
+        self.lines: dict[str, int] = {}
+        self.refused: list[_Refused] = []
         self._kinds = kinds
         self._depth = 0
         self._values_left = _MOST_VALUES
@@ -47,33 +63,50 @@ class _Loader(yaml.SafeLoader):
             return super().compose_node(parent, index)
 
     def options(self) -> dict[str, Any]:
-        """The options of the file, by key."""
+        """The options of the file, by key; those that cannot be read are in `refused`."""
         root = self.get_single_node()
         if root is None or root.tag == _TAG + "null":
             return {}
         if not isinstance(root, yaml.MappingNode):
-            raise _Refused("write one `option: value` a line")
-        return self._table(root, None)
-
-    def _table(self, node: yaml.MappingNode, kind: Kind | None) -> dict[str, Any]:
-        """A mapping; values of the whole file have the kinds of their keys, others its own."""
+            raise _Refused("write one `option: value` a line", _line(root))
         found: dict[str, Any] = {}
-        lines: dict[str, int] = {}
-        for name, value in node.value:
-            line = _line(name)
-            if not isinstance(name, yaml.ScalarNode):
-                raise _Refused(f"line {line}: write one `option: value` a line")
-            key = name.value
-            if key in lines:
-                raise _Refused(f"{key} is written twice, in lines {lines[key]} and {line}")
-            lines[key] = line
-            found[key] = self._value(key, value, kind or self._kinds.get(key, Kind.TEXT))
+        for name, value in root.value:
+            with self._noting():
+                key = self._key(name, self.lines)
+                found[key] = self._value(key, value, self._kinds.get(key, Kind.TEXT))
         return found
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Go on after a fault, so that all are found at once."""
+        try:
+            yield
+        except _Hopeless:
+            raise
+        except _Refused as refused:
+            self.refused.append(refused)
+
+    def _key(self, name: yaml.Node, lines: dict[str, int]) -> str:
+        line = _line(name)
+        if not isinstance(name, yaml.ScalarNode):
+            raise _Refused("write one `option: value` a line", line)
+        key = str(name.value)
+        if key in lines:
+            raise _Refused(f"{key} is written twice, in lines {lines[key]} and {line}", line)
+        lines[key] = line
+        return key
+
+    def _table(self, node: yaml.MappingNode, kind: Kind) -> dict[str, Any]:
+        lines: dict[str, int] = {}
+        return {
+            (key := self._key(name, lines)): self._value(key, value, kind)
+            for name, value in node.value
+        }
 
     def _value(self, key: str, node: yaml.Node, kind: Kind) -> Any:
         self._values_left -= 1
         if not self._values_left:
-            raise _Refused(f"{key}: more than {_MOST_VALUES:,} values")
+            raise _Hopeless(f"{key}: more than {_MOST_VALUES:,} values", _line(node))
         with self._deeper(node):
             if isinstance(node, yaml.MappingNode):
                 return self._table(node, kind)
@@ -84,23 +117,27 @@ class _Loader(yaml.SafeLoader):
     def _scalar(self, key: str, node: yaml.Node, kind: Kind) -> Any:
         text, type_ = str(node.value), node.tag.removeprefix(_TAG)
         if not text and type_ == "null":
-            raise _Refused(f"{key}: is empty; write a value, null for the default, or no such line")
+            what = "is empty; write a value, null for the default, or no such line"
+            raise _Refused(f"{key}: {what}", _line(node))
         if kind in (Kind.TEXT, Kind.TEXTS, Kind.CHOICE) and type_ in ("int", "float", "timestamp"):
             return int(text) if kind is Kind.CHOICE and text.isdecimal() else text
         if kind in (Kind.NUMBER, Kind.TABLE) and type_ == "str":
             with contextlib.suppress(ValueError):
                 return float(text)
         if type_ == "int" and (":" in text or text.lstrip("+-0") != text.lstrip("+-") != "0"):
-            raise _Refused(f"{key}: {text} is another number in YAML; write it in decimal digits")
+            what = f"{text} is another number in YAML, {self.construct_object(node)}"
+            raise _Refused(f"{key}: {what}; write the one you mean in decimal digits", _line(node))
         return self.construct_object(node, deep=True)
 
     @contextlib.contextmanager
     def _deeper(self, at: yaml.Event | yaml.Node) -> Iterator[None]:
         if self._depth == _DEEPEST:
-            raise _Refused(f"line {_line(at)}: it is nested too deeply")
+            raise _Hopeless("it is nested too deeply", _line(at))
         self._depth += 1
-        yield
-        self._depth -= 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
 
 
 def _line(at: yaml.Event | yaml.Node) -> int:
@@ -115,8 +152,8 @@ def _read(file: str) -> str:
     return text
 
 
-def read_yaml(file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    """The options that a YAML file holds, by key.
+def read_yaml(file: str, kinds: Mapping[str, Kind]) -> Layer:
+    """The options that a YAML file holds.
 
     Args:
         file: Its path.
@@ -128,7 +165,7 @@ def read_yaml(file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]:
     try:
         loader = _Loader(_read(file), kinds)
         try:
-            return loader.options()
+            values = loader.options()
         finally:
             loader.dispose()
     except OSError as error:
@@ -138,4 +175,17 @@ def read_yaml(file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
     except _Refused as refused:
-        raise ConfigError(f"{file}: {refused}") from None
+        raise ConfigError(_at(file, refused).text) from None
+    return Layer(
+        values,
+        lambda key: f"{file}:{loader.lines[key]}",
+        shows_key=True,
+        is_file=True,
+        faults=[_at(file, refused) for refused in loader.refused],
+        lines=loader.lines,
+    )
+
+
+def _at(file: str, refused: _Refused) -> Fault:
+    place = file if refused.line is None else f"{file}:{refused.line}"
+    return Fault(refused.line or 0, f"{place}: {refused}")

@@ -1,0 +1,65 @@
+"""`config`: what is in force, and whether a file can be used."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from virnucpro_exporter.cli.help import Command, Group
+from virnucpro_exporter.cli.options import path
+from virnucpro_exporter.cli.run import RunCommand, run_options, settings_of
+from virnucpro_exporter.config import as_json, as_yaml, check_file, in_force
+from virnucpro_exporter.text import counted
+
+EXAMPLES = [
+    ("what a run would use, and where it is written", "config show --config run.yaml --gpus 0,1"),
+    ("a file with all options, to start from", "config show > run.yaml"),
+    ("all that is wrong with a file", "config check run.yaml"),
+]
+
+
+@click.group(cls=Group, sections={"Commands": ("show", "check")}, examples=EXAMPLES)
+def config() -> None:
+    """Show the options of a run and where each comes from, or check a file of options."""
+
+
+@click.command(cls=RunCommand, examples=EXAMPLES[:2])
+@run_options
+@click.option("--json", "is_json", is_flag=True, help="One JSON object.")
+@click.option("--changed", is_flag=True, help="Only what is no default.")
+@click.pass_context
+def show(
+    context: click.Context,
+    /,
+    config_file: str | None,
+    is_json: bool,  # noqa: FBT001 - click passes options by name
+    changed: bool,  # noqa: FBT001 - likewise
+    **options: Any,
+) -> int:
+    """Show what a run with the same options would use, and from where.
+
+    An option comes from a default, a file, an environment variable or the command line. What is
+    printed can be used as a file of options.
+    """
+    found = in_force(config_file, settings_of(context, options), os.environ)
+    if changed:
+        found = [one for one in found if one.place != "default"]
+    click.echo(as_json(found) if is_json else as_yaml(found))
+    return 0
+
+
+@click.command(cls=Command, examples=EXAMPLES[2:])
+@click.argument("file", type=path, metavar="FILE.yaml")
+def check(file: str) -> int:
+    """Check a file of options: one line for each fault, and exit status 2 if there is one.
+
+    Nothing is run, and no folder that the file names is looked at.
+    """
+    click.echo(f"{file}: {counted(check_file(file), 'option')}, no fault")
+    return 0
+
+
+for _command in (show, check):
+    config.add_command(_command)

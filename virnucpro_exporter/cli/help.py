@@ -1,0 +1,94 @@
+"""How help is laid out: commands and options in groups, then examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from virnucpro_exporter.errors import UsageError
+from virnucpro_exporter.text import did_you_mean
+
+PROGRAM = "virnucpro-exporter"
+
+_LONGEST = 200  # of a first sentence, in characters: it is wrapped, never cut
+
+
+class Command(click.Command):
+    """A command with examples.
+
+    Args:
+        examples: Command lines without the name of the program, each with what it does.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what follows the options, and the examples last."""
+        super().format_epilog(ctx, formatter)
+        write_examples(formatter, self.examples)
+
+
+class Group(click.Group):
+    """Commands in sections.
+
+    Args:
+        sections: The names of the commands of each section.
+        examples: As of a command.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        sections: Mapping[str, Sequence[str]],
+        examples: Sequence[tuple[str, str]] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections = sections
+        self.examples = examples
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, section by section."""
+        del ctx
+        width = max(len(name) for name in self.commands)
+        for section, names in self.sections.items():
+            with formatter.section(section):
+                formatter.write_dl(
+                    [
+                        (f"{name:<{width}}", self.commands[name].get_short_help_str(_LONGEST))
+                        for name in names
+                    ]
+                )
+        write_examples(formatter, self.examples)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which one is like it.
+
+        Raises:
+            UsageError: There is none of this name.
+        """
+        name = args[0]
+        if not ctx.resilient_parsing and self.get_command(ctx, name) is None:
+            if name.startswith("-"):
+                ctx.fail(f"{name}: there is no such option; options follow the command")
+            meant = did_you_mean(name, self.list_commands(ctx))
+            raise UsageError(
+                f"{name}: there is no such command{meant} (see {ctx.command_path} --help)"
+            )
+        return super().resolve_command(ctx, args)
+
+
+def write_examples(formatter: click.HelpFormatter, examples: Sequence[tuple[str, str]]) -> None:
+    """Write command lines, each below what it does."""
+    if not examples:
+        return
+    with formatter.section("Examples"):
+        for what, words in examples:
+            formatter.write(f"{'':>{formatter.current_indent}}# {what}\n")
+            formatter.write(f"{'':>{formatter.current_indent}}{PROGRAM} {words}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import sys
@@ -220,8 +221,13 @@ def test_a_killed_run_of_a_command_goes_on_within_the_file(one_file: Path, tmp_p
         process.communicate()
         until(lambda: not processes_of(output))
     before = parts(output, "completed")
+    shutil.copytree(output, tmp_path / "anew")
+    anew = run(one_file, *COMMAND, output=tmp_path / "anew")  # of whole files: what is done goes
+    assert anew.returncode == 0, anew.stderr
+    assert not parts(tmp_path / "anew", "completed")
     resumed = run(one_file, *words, output=output)
     assert resumed.returncode == 0, resumed.stderr
+    assert results(output) == results(tmp_path / "anew")
     assert set(before) <= set(parts(output, "completed"))
     names = b"".join(b"r%d\n" % n for n in range(RECORDS))
     assert results(output) == {b"in.fa.tsv": b"name\n" + names}

@@ -123,7 +123,7 @@ def test_output_names_stay_within_the_folder_of_the_attempt(wrong: Any) -> None:
 class Reader:
     """A processor that is told which files the worker holds, and lacks memory for each."""
 
-    joins = "concatenate"
+    joins: str | None = "concatenate"
     shortages = 0
 
     def __init__(self) -> None:
@@ -175,3 +175,29 @@ def test_a_processor_knows_the_files_that_its_worker_holds(tmp_path: Path) -> No
         (wire.COMPLETED, 4, 1, 2, 1.0, ()),
         (wire.COMPLETED, 5, 1, 2, 2.0, ()),
     ]
+
+
+def test_a_part_for_a_processor_that_takes_whole_files_fails(tmp_path: Path) -> None:
+    """A class that no longer says how results are joined does not do a whole file for each part."""
+    reader = Reader()
+    reader.joins = None
+    pool, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with pool, channel, mmap.mmap(-1, mmap.PAGESIZE) as slot:
+        worker = Worker(channel, slot, str(tmp_path))
+        assert worker.set_up(lambda: reader, "cpu0")
+        part = wire.START, 4, b"in/a", (0, 9), 1.0
+        join = wire.START, 5, b"in/a", None, 1.0, (1, 2)
+        pool.send(wire.encode([part, join]))
+        pool.shutdown(socket.SHUT_WR)
+        worker.serve()
+        channel.shutdown(socket.SHUT_WR)
+        said = []
+        while packet := pool.recv(wire.RECEIVE_BYTES):
+            said += wire.decode(packet)
+        del worker  # it holds the slot
+    assert not reader.processed
+    failed = [message for message in said if message[0] == wire.FAILED]
+    assert [message[1] for message in failed] == [4, 5]
+    for *_, error, is_permanent, _ in failed:
+        assert "takes whole files" in error
+        assert is_permanent

@@ -33,7 +33,7 @@ from virnucpro_exporter.app.listing import Listing, looked_at
 from virnucpro_exporter.app.predictions import Predictions, predictions_of, with_sheet
 from virnucpro_exporter.app.processor import describe, processor_spec
 from virnucpro_exporter.app.record import Record
-from virnucpro_exporter.app.sharing import sharing_text
+from virnucpro_exporter.app.sharing import may_do_parts, sharing_text
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.summary import failures_text, plan_text, summary_text
 from virnucpro_exporter.app.views import AGAIN, RESUMES, linger, reserve, show
@@ -209,7 +209,9 @@ def run(
             scheduled=scheduled,
         )
         journal = stack.enter_context(
-            contextlib.closing(Journal(outputs, fresh=bool(config.inputs.fresh)))
+            contextlib.closing(
+                Journal(outputs, fresh=bool(config.inputs.fresh), does_parts=may_do_parts(spec))
+            )
         )
         journal.agree(describe(spec), keep=config.inputs.fresh is False)
         gpus = [device.gpu for device in work.devices]

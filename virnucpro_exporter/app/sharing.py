@@ -47,13 +47,18 @@ def sharing_text(spec: Mapping[str, Any], scheduling: Scheduling, paths: Sequenc
     return f"{line}; not {named}: empty ones, bzip2 and xz have no middle to begin in"
 
 
+def may_do_parts(spec: Mapping[str, Any]) -> bool:
+    """Whether a processor does parts of files; of Python's only its workers know."""
+    return spec["kind"] == "python" or can_split(build(spec))
+
+
 def _why_whole(spec: Mapping[str, Any], scheduling: Scheduling) -> str:
     """Why no file is split; empty where files are."""
     if not scheduling.may_split:
         return "--split never"
     if scheduling.balancer == NoStealing.name:
         return f"--balancer {NoStealing.name}"
-    if spec["kind"] == "python" or can_split(build(spec)):
+    if may_do_parts(spec):
         return ""
     if spec["kind"] == "command":
         return "a command gets parts of files with --split SIZE or --join"

@@ -151,14 +151,16 @@ class Journal:
     Args:
         outputs: The folder, prepared.
         fresh: Forget the files of earlier runs; their outputs stay until they are replaced.
+        does_parts: Whether the processor may go on with parts; else their files are done anew.
 
     Raises:
         OutputError: What is there is not a journal, or a newer version wrote it.
         JournalError: It cannot be written.
     """
 
-    def __init__(self, outputs: Outputs, *, fresh: bool = False) -> None:
+    def __init__(self, outputs: Outputs, *, fresh: bool = False, does_parts: bool = True) -> None:
         self._outputs = outputs
+        self._does_parts = does_parts
         self._run_id = ""
         self._has_results = False  # of other inputs, in earlier runs
         self._is_same_processor = False  # as that of earlier runs
@@ -418,7 +420,7 @@ class Journal:
             file = by_real[real]
             found: tuple[parts.Standing, ...] = ()
             with self._transaction() as database:
-                if self._earlier.is_unchanged(file):
+                if self._does_parts and self._earlier.is_unchanged(file):
                     found = parts.read(database, real, file.path, self._outputs.attempts)
                 unwanted = parts.rewrite(database, real, found)
             for attempt in unwanted:

@@ -211,12 +211,18 @@ class _Held(NamedTuple):
         path: The file.
         source: What the processor is given of it.
         joins: The attempts that made its parts, where these are to be joined.
+        is_misfit: It is a part, or is to be joined of some, and the processor takes whole files.
     """
 
     attempt: int
     path: Path
     source: Path | OpenPart
     joins: Sequence[int]
+    is_misfit: bool = False
+
+
+class PartsRefusedError(VirnucproError):
+    """The processor takes whole files, and an earlier run has done parts of this one."""
 
 
 class Worker:
@@ -361,7 +367,8 @@ class Worker:
     ) -> _Held:
         file = Path(os.fsdecode(path))
         if not self._can_split or joins:
-            return _Held(attempt, file, file, joins)
+            is_misfit = not self._can_split and (stretch is not None or bool(joins))
+            return _Held(attempt, file, file, joins, is_misfit)
         part = Part(file, *(stretch or ()))
         return _Held(attempt, file, self._cut(attempt, part, share), joins)
 
@@ -414,6 +421,9 @@ class Worker:
     def _run(self, held: _Held) -> wire.Message:
         """Process one file or a part of it, or join the parts of it, and say how it went."""
         attempt, file = held.attempt, held.path
+        if held.is_misfit:
+            refused = PartsRefusedError("say how its results are joined, or use --fresh")
+            return wire.FAILED, attempt, str(refused), True, False
         if held.joins:
             return self._join(attempt, file, held.joins)
         start = time.perf_counter()

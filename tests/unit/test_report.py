@@ -276,6 +276,7 @@ def test_a_file_that_was_done_in_parts_is_one_file() -> None:
     assert longest.count("big.fa") == 1
     assert "the join of big.fa" in told
     assert "a part of big.fa" in told
+    assert "file, part or join</span>" in told
 
 
 def test_the_page_needs_nothing_else_and_trusts_no_name() -> None:

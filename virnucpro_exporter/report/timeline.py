@@ -178,6 +178,9 @@ def _steals(summary: Summary, axis: Axis, lanes: Sequence[str], lane: float) -> 
 def _legend(summary: Summary, made: Sequence[Block]) -> str:
     """What each colour is; only what the picture has."""
     found = {block.outcome: fate(block.outcome) for block in made}
+    if Outcome.COMPLETED in found and any(attempt.is_part for attempt in summary.attempts):
+        done = found[Outcome.COMPLETED]
+        found[Outcome.COMPLETED] = done._replace(name=f"{done.name}, part or join")
     keys = [found[outcome] for outcome in Outcome if outcome in found]
     if any(summary.stalls_of(gpu.gpu) for gpu in summary.gpus):
         keys.append(Fate("stalled", "stalled"))

@@ -44,8 +44,9 @@ from benchmarks.processes import (
 )
 from benchmarks.warm import WarmPool
 from virnucpro_exporter.app.processor import FACTORY
-from virnucpro_exporter.cluster.agent import Job, Place
+from virnucpro_exporter.cluster.agent import Job
 from virnucpro_exporter.cluster.connect import existing
+from virnucpro_exporter.cluster.letters import Place
 from virnucpro_exporter.cluster.nodes import NodeGpus
 from virnucpro_exporter.cluster.pool import DaskPool
 from virnucpro_exporter.config import run_config

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 import dask
 from distributed import Worker
 
-from virnucpro_exporter.cluster.agent import NODE_VARIABLE
+from virnucpro_exporter.cluster.post import NODE_VARIABLE
 
 
 async def serve(scheduler: str, name: str, gpus: int) -> None:

@@ -17,8 +17,9 @@ import psutil
 from distributed import Client
 
 from tests.run_program import DEADLINE, ROOT, until
-from virnucpro_exporter.cluster.agent import Job, Place
+from virnucpro_exporter.cluster.agent import Job
 from virnucpro_exporter.cluster.connect import existing
+from virnucpro_exporter.cluster.letters import Place
 from virnucpro_exporter.cluster.pool import DaskPool
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
 

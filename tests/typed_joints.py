@@ -6,9 +6,10 @@ mistakes would pass.
 
 from __future__ import annotations
 
-from virnucpro_exporter.cluster.agent import Agent
 from virnucpro_exporter.cluster.commands import Cancel, Command, Kill, Start
-from virnucpro_exporter.cluster.link import RemoteAgent
+from virnucpro_exporter.cluster.letters import Down, Up, sealed
+from virnucpro_exporter.cluster.link import Link
+from virnucpro_exporter.cluster.post import Hub, Post
 from virnucpro_exporter.errors import assert_never
 from virnucpro_exporter.scheduling.commands import CancelAttempt, StartAttempt
 from virnucpro_exporter.scheduling.events import AttemptStarted, Progress, WorkerReady
@@ -19,14 +20,13 @@ from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.workers.pool import WorkerPool
 
 
-async def calls_of_an_agent(agent: RemoteAgent) -> None:
-    """Methods that there are not, and arguments that they do not take."""
-    await agent.wait(Agent.tel, [])  # type: ignore[attr-defined]
-    await agent.wait(Agent.tell, [], 1)  # type: ignore[call-arg]
-    await agent.wait(Agent.tell)  # type: ignore[call-arg]
-    await agent.wait(Agent.tell, [Kill()])  # type: ignore[list-item]
-    await agent.ask(Agent.begin, "0", 1)  # type: ignore[arg-type]
-    await agent.ask(Agent.about, "0")  # type: ignore[call-arg]
+def letters_of_an_agent(link: Link, hub: Hub) -> None:
+    """What is no order, and letters in the wrong direction."""
+    link.send("kill")  # type: ignore[arg-type]
+    link.send(Kill)  # type: ignore[arg-type]
+    link.take(Down(1))  # type: ignore[arg-type]
+    Post.take(hub, Down(1))  # type: ignore[arg-type]
+    sealed({1: Up()})  # type: ignore[dict-item]
 
 
 def commands_of_an_agent(worker: WorkerId) -> None:

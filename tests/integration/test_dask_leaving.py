@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from distributed import Client
 
 from tests.dask_cluster import DaskCluster, are_dead, family
 from tests.dask_runs import WAITING, begun, fault, start, whole
@@ -18,7 +19,7 @@ def finish(going: subprocess.Popen[str], inputs: Path, output: Path) -> str:
     """Let all files end, see that each was done once, and return what was told on the way."""
     (inputs / "go").touch()
     out, errors = going.communicate(timeout=DEADLINE)
-    assert (going.returncode, "4 files done, 0 failed" in out) == (0, True), out + errors
+    assert (going.returncode, "4 files done, 0 failed" in out) == (0, True), (out, errors)
     assert results(output) == whole(inputs)
     return errors
 
@@ -94,16 +95,45 @@ def test_a_dask_worker_that_is_told_to_leave_takes_no_file_along(
 ) -> None:
     """`dask worker` ends by SIGTERM, with our process; another one that joins does the file."""
     leaving = cluster.add_worker("one", nanny=nanny)
-    going = start(cluster, inputs, *WAITING, "--max-attempts=1", output=tmp_path / "out")
+    words = [*WAITING, "--max-attempts=1", "--dask-timeout=4"]
+    going = start(cluster, inputs, *words, output=tmp_path / "out")
     until(lambda: len(begun(inputs)) == 1)
     members = family(leaving.pid)
     leaving.terminate()
+    cluster.add_worker("two")
     until(lambda: are_dead(members))
     assert leaving.wait() == 0
-    cluster.add_worker("two")
     assert "one/cpu0 is given up: its Dask worker has left" in finish(
         going, inputs, tmp_path / "out"
     )
+
+
+@pytest.mark.parametrize("how", ["retired", "ended"])
+def test_a_dask_worker_that_leaves_ends_what_it_does(
+    cluster: DaskCluster, inputs: Path, tmp_path: Path, how: str
+) -> None:
+    """`retire_workers` or SIGTERM: it gets no more files, and the one in process is not lost."""
+    leaving = cluster.add_worker("one")
+    log = tmp_path / "log"
+    words = [*WAITING, "--max-attempts=1"]
+    with log.open("w") as errors:
+        going = start(cluster, inputs, *words, output=tmp_path / "out", errors=errors)
+    until(lambda: len(begun(inputs)) == 1)
+    (name,) = begun(inputs)
+    with Client(cluster.address) as client:
+        (address,) = client.ncores()
+        cluster.add_worker("two")
+        until(lambda: len(begun(inputs)) == 2)
+        if how == "ended":
+            leaving.terminate()
+        else:
+            client.retire_workers([address])
+    until(lambda: "one/cpu0 leaves: its Dask worker is about to leave" in log.read_text())
+    (inputs / f"{name}.go").touch()
+    assert leaving.wait(DEADLINE) == 0
+    assert begun(inputs)[name] == 1
+    finish(going, inputs, tmp_path / "out")
+    assert set(begun(inputs).values()) == {1}
 
 
 def test_a_run_that_is_told_to_end_waits_for_no_other_worker(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.dask_cluster import DaskCluster, family
-from tests.dask_runs import WAITING, Word, begun, command, fault, start, whole
+from tests.dask_runs import WAITING, Word, begun, command, fault, inputs_of, start, whole
 from tests.run_program import DEADLINE, READS, call, results, until
 from virnucpro_exporter.scheduling.events import LossCause, WorkerLost
 
@@ -109,20 +109,35 @@ def test_a_node_that_can_start_no_process_is_told(cluster: DaskCluster, tmp_path
         pool.close()
 
 
-def test_two_runs_do_not_share_a_dask_worker(
-    cluster: DaskCluster, inputs: Path, tmp_path: Path
-) -> None:
-    """The second one is told that it is taken, and the first goes on unharmed."""
+def test_two_runs_share_a_cluster(cluster: DaskCluster, inputs: Path, tmp_path: Path) -> None:
+    """A second run gets half of the Dask workers, one by one, and the rest when the first is over.
+
+    The first one ends what the worker has in process, and no file of either is done twice.
+    """
+    others = tmp_path / "others"
+    others.mkdir()
+    second_inputs = inputs_of(others, 6)
     cluster.add_worker("one")
-    going = start(cluster, inputs, *WAITING, "--dask-timeout=12", output=tmp_path / "out")
-    until(lambda: begun(inputs))
-    second = call(command(cluster, READS, output=tmp_path / "other"))
-    assert second.returncode == 1
-    assert "node one: another run works with its Dask worker" in fault(second.stderr)
+    cluster.add_worker("two")
+    log = tmp_path / "log"
+    words = [*WAITING, "--dask-timeout=20"]
+    with log.open("w") as file:
+        going = start(cluster, inputs, *words, output=tmp_path / "out", errors=file)
+    until(lambda: len(begun(inputs)) == 2)
+    second = start(cluster, second_inputs, *WAITING, output=tmp_path / "other")
+    until(lambda: "leaves: another run gets its Dask worker" in log.read_text())
+    for name in begun(inputs):
+        (inputs / f"{name}.go").touch()
+    until(lambda: len(begun(second_inputs)) == 1)
     (inputs / "go").touch()
-    out, errors = going.communicate(timeout=DEADLINE)
-    assert "4 files done, 0 failed, 0 skipped, 0 left; 0 retries" in out, errors
-    assert set(begun(inputs).values()) == {1}
+    out, _ = going.communicate(timeout=DEADLINE)
+    assert "4 files done, 0 failed, 0 skipped, 0 left; 0 retries" in out, log.read_text()
+    until(lambda: len(begun(second_inputs)) == 2)
+    (second_inputs / "go").touch()
+    out, errors = second.communicate(timeout=DEADLINE)
+    assert "6 files done, 0 failed, 0 skipped, 0 left; 0 retries" in out, errors
+    assert "another run works with Dask workers of node" in errors
+    assert set(begun(inputs).values()) == set(begun(second_inputs).values()) == {1}
 
 
 def test_a_run_that_was_stopped_for_long_goes_on(

@@ -22,7 +22,7 @@ def local() -> Iterator[LocalCluster]:
         threads_per_worker=1,
         host="tls://127.0.0.1",
         security=True,
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         memory_limit=0,
     ) as cluster:
         yield cluster

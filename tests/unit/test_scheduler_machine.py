@@ -14,6 +14,7 @@ from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling import facts as fa
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.ids import WorkerId
 from virnucpro_exporter.scheduling.laws import check_invariants, check_nobody_idles
 from virnucpro_exporter.scheduling.policy import EarliestFinish, NoStealing
 from virnucpro_exporter.scheduling.scheduler import Scheduler
@@ -220,6 +221,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         is_charged = cause.is_charged
         assert self.failures() - before <= is_charged, "a loss is charged to one file, or to none"
 
+    @precondition(lambda self: not self.is_pull)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        gpu = data.draw(st.sampled_from(sorted(self.held)))
+        self.tell(ev.WorkerLeaving(WorkerId(gpu), "its node goes"))
+
+    def leaving(self) -> list[str]:
+        return [worker.id for worker in self.scheduler.state.fleet if worker.is_leaving]
+
+    @precondition(lambda self: self.leaving())
+    @rule(data=st.data())
+    def left(self, data: st.DataObject) -> None:
+        self.go(data.draw(st.sampled_from(self.leaving())))
+
+    def go(self, gpu: str) -> None:
+        self.up.discard(gpu)
+        self.startable.discard(gpu)
+        self.held[gpu].clear()
+        self.tell(said.lost(gpu, "it has left", ev.LossCause.LEFT_CLUSTER))
+
     def failures(self) -> int:
         return sum(record.failures for record in self.scheduler.state.files.values())
 
@@ -271,6 +292,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.submitted += self.awaited
         self.awaited = 0
         self.tell(ev.FilesSubmitted(last))
+        for gpu in self.leaving():
+            self.go(gpu)
         for _ in range(300):
             if self.scheduler.is_finished or not self.submitted:
                 return

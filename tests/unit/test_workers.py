@@ -336,3 +336,39 @@ def test_no_worker_is_replaced_while_draining() -> None:
     assert not only(fa.WorkerRestarted, actions)
     run.complete("1", 1.0)
     assert run.scheduler.is_finished
+
+
+def test_a_worker_that_leaves_ends_what_it_holds_and_gets_nothing_more() -> None:
+    """Its queue is open to the others, and it is retired when its hands are empty."""
+    run = Run({"0": 1.0, "1": 1.0}, 500, 400, 300, 200)
+    run.ready("0", "1")
+    held = run.current("0")
+    asked = run.tell(ev.WorkerLeaving(facts.worker("0"), "its node goes"))
+    assert not only(co.RetireWorker, asked)
+    assert run.current("0") == held
+    ended = run.complete("0", 10.0)
+    assert only(co.RetireWorker, ended) == [co.RetireWorker(facts.worker("0"))]
+    assert not [start for start in only(co.StartAttempt, ended) if start.worker_id == "0"]
+    run.tell(said.lost("0", "gone", ev.LossCause.LEFT_CLUSTER))
+    for _ in range(3):
+        run.complete("1", 10.0)
+    assert run.state.is_finished
+    assert run.state.completed_files == 4
+    assert run.state.retries == 0
+
+
+def test_a_lone_worker_that_leaves_keeps_the_files_for_the_next_one() -> None:
+    """The run goes on with whoever joins; a process that ends meanwhile is not started again."""
+    run = Run({"0": 1.0}, 500, 400)
+    run.ready("0")
+    run.tell(ev.WorkerLeaving(facts.worker("0"), "its node goes"))
+    died = run.tell(said.lost("0", "killed"))
+    assert not only(co.RestartWorker, died)
+    assert len(only(co.RetireWorker, died)) == 1
+    run.tell(ev.WorkerJoined(facts.worker("1")))
+    run.tell(said.lost("0", "gone", ev.LossCause.LEFT_CLUSTER))
+    run.ready("1")
+    run.complete("1", 10.0)
+    run.complete("1", 10.0)
+    assert run.state.is_finished
+    assert run.state.completed_files == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from virnucpro_exporter.cluster.agent import Place
+from virnucpro_exporter.cluster.letters import Place
 from virnucpro_exporter.gpu.describe import why_no_gpus
 from virnucpro_exporter.gpu.identity import (
     CUDA_VARIABLE,

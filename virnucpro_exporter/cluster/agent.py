@@ -2,40 +2,43 @@
 
 A task of Dask cannot be stopped from within Python, and a file that kills its process would take
 the Dask worker along. So the agent lets the same child process do the files as on one machine, and
-passes commands and events on. It is a Dask actor: the coordinator calls it, and it never calls.
+passes commands and events on. To Dask it is one long task (`hold`), and `post.py` is where the run
+is heard.
 
-An agent that hears nothing of its coordinator for a while kills its process and ends.
+An agent that hears nothing of its run for a while kills its process and ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from distributed import Worker, get_worker
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.cluster.commands import (
+    Begin,
     Cancel,
     CloseIdle,
     Command,
+    End,
     Kill,
     Order,
     Shrink,
     Spawn,
     Start,
 )
-from virnucpro_exporter.cluster.mailbox import Mailbox, Told
+from virnucpro_exporter.cluster.letters import About, Place
+from virnucpro_exporter.cluster.post import Post, node_name, post_of
 from virnucpro_exporter.errors import VirnucproError, assert_never
 from virnucpro_exporter.scheduling.events import LossCause, WorkerEvent, WorkerLost
 from virnucpro_exporter.scheduling.ids import WorkerId
@@ -45,17 +48,17 @@ from virnucpro_exporter.workers.local_pool import LocalPool
 # What a coordinator asks for before anything else.
 VERSION = __version__
 
-# An agent answers at least this often, in seconds, and several times within its lease, so that its
-# silence means something.
-_ANSWER_SECONDS = 5.0
-_ANSWERS_PER_LEASE = 4
+# A run is told something at least this often, in seconds, and several times within the lease, so
+# that silence means something.
+_QUIET_SECONDS = 5.0
+_SIGNS_PER_LEASE = 4
 
-# How far a file has got is told this often, in seconds, when there is nothing else to tell: a
-# cluster has many workers, and one process hears them all.
-_PROGRESS_SECONDS = 2.0
+# How far a file has got is told this often, in seconds: a cluster has many workers, and one process
+# hears them all.
+_BEAT_SECONDS = 2.0
 
-# The environment variable that names the node where its host name does not (in Kubernetes).
-NODE_VARIABLE = "VIRNUCPRO_NODE_NAME"
+# An agent looks this often, in seconds, whether it is to end.
+_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,27 +90,6 @@ class Job:
     look_seconds: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The device of a Dask worker.
-
-    Attributes:
-        device: Number of its GPU on the node, or None for a CPU slot.
-        name: Model name of the GPU, or `CPU`.
-        pin: The CUDA_VISIBLE_DEVICES of its worker process.
-        trouble: Why it cannot be used, in one line, or empty.
-        sees: Numbers of the node's GPUs that it sees, its own and others.
-        shown: Numbers of those that its CUDA_VISIBLE_DEVICES names, its own first.
-    """
-
-    device: str | None
-    name: str
-    pin: str
-    trouble: str = ""
-    sees: tuple[str, ...] = ()
-    shown: tuple[str, ...] = ()
-
-
 class Node(Protocol):
     """What a Dask worker knows of the devices of its node."""
 
@@ -121,86 +103,125 @@ class Node(Protocol):
         """Watch them no longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class About:
-    """What an agent tells of itself.
+def quiet(lease: float) -> float:
+    """Seconds after which nothing at all is told, in both directions."""
+    return min(_QUIET_SECONDS, lease / _SIGNS_PER_LEASE)
 
-    Attributes:
-        node: Name of the node.
-        place: Its device.
+
+def beat(lease: float) -> float:
+    """What can wait is told every so many seconds."""
+    return min(_BEAT_SECONDS, quiet(lease))
+
+
+def hold(job: Job) -> None:
+    """Work for a run until it is over: the one task of the run on a Dask worker.
+
+    It keeps the thread of the Dask worker, so that Dask, its dashboard and `adapt` see who is busy,
+    and so that the task of another run waits.
+
+    Args:
+        job: What for.
     """
+    worker = get_worker()
+    post = post_of(worker, job.token)
+    with _turn(worker, post, job.lease) as is_ours:
+        if is_ours:
+            Agent(job, worker, post).live()
 
-    node: str
-    place: Place
+
+_LOCKS: WeakKeyDictionary[Worker, threading.Lock] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
 
 
-class AgentEndedError(Exception):
-    """Told to a coordinator that comes back after its lease, or after another one."""
+@contextlib.contextmanager
+def _turn(worker: Worker, post: Post, lease: float) -> Iterator[bool]:
+    """Wait for the runs before, where the Dask worker has several threads."""
+    with _LOCKS_LOCK:
+        lock = _LOCKS.setdefault(worker, threading.Lock())
+    while not lock.acquire(timeout=_LOOK_SECONDS):
+        if post.is_over.is_set() or time.monotonic() - post.heard_at > lease:
+            yield False
+            return
+    try:
+        yield time.monotonic() - post.heard_at <= lease
+    finally:
+        lock.release()
 
 
 class Agent:
-    """Drives one worker process in a thread of its own, and collects what it tells.
+    """Drives one worker process, and passes on what it tells.
 
     Args:
         job: What it works for.
+        worker: The Dask worker.
+        post: Where the run is heard.
     """
 
-    # The one that works on each Dask worker. Dask makes synchronous calls one after the other.
-    _present: ClassVar[WeakKeyDictionary[Worker, Agent]] = WeakKeyDictionary()
-
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, worker: Worker, post: Post) -> None:
         self._job = job
+        self._post = post
+        self._loop: asyncio.AbstractEventLoop = worker.loop.asyncio_loop
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._quiet_seconds = quiet(job.lease)
         module, _, name = job.node.partition(":")
         self._node: Node = getattr(import_module(module), name)()
-        self._loop: asyncio.AbstractEventLoop = get_worker().loop.asyncio_loop
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._answer_seconds = min(_ANSWER_SECONDS, job.lease / _ANSWERS_PER_LEASE)
-        self._mailbox = Mailbox(min(_PROGRESS_SECONDS, self._answer_seconds), self._answer_seconds)
         self._device: str | None = None
-        self._is_idle_closed = asyncio.Event()
-        self._heard_at = self._answered_at = time.monotonic()
-        self._is_asked = False
+        self._folder = job.folder if Path(job.folder).is_dir() else None
         self._worker_id = WorkerId("")
         self._generation = 0
         self._pool: LocalPool | None = None
         self._is_over = False
-        self._thread: threading.Thread | None = None
+        self._paused = 0.0  # seconds in which no word of the run could come
+        self._left_at: float | None = None
 
-    # -- called by the coordinator --
+    def live(self) -> None:
+        """Tell what is here, and do what the run says."""
+        self._post.agent = self
+        try:
+            place = self._node.place()
+            self._device = place.device
+            place = replace(place, trouble=place.trouble or self._blindness())
+            self._call(self._post.introduce, About(node_name(), place))
+            self._is_over = bool(place.trouble)
+            while not self._is_over and not self._is_forgotten():
+                if self._pool is None:
+                    with contextlib.suppress(queue.Empty):
+                        self._obey(self._commands.get(timeout=_LOOK_SECONDS))
+                else:
+                    self._turn(self._pool)
+        finally:
+            self._is_over = True
+            if self._pool is not None:
+                self._pool.close()
+            self._node.close()
+            self._call(self._post.end)
 
-    def about(self) -> About:
-        """Who and where this is, and whether it can be used; if so, no other agent is."""
-        place = self._node.place()
-        self._device = place.device
-        node = os.environ.get(NODE_VARIABLE) or os.uname().nodename.partition(".")[0]
-        trouble = place.trouble or self._blindness() or self._take_over(get_worker())
-        return About(node, replace(place, trouble=trouble))
+    # -- called in the event loop --
 
-    def begin(self, worker_id: WorkerId, pin: str) -> None:
-        """Be ready for commands.
+    def gpus(self) -> GpuSnapshot:
+        """The GPUs that it sees; never waits."""
+        return self._node.gpus()
 
-        Args:
-            worker_id: The id of the worker.
-            pin: The CUDA_VISIBLE_DEVICES of its process.
-        """
-        folder = self._job.folder if Path(self._job.folder).is_dir() else None
-        pool = LocalPool(
-            self._job.spec,
-            self._job.factory,
-            Path(self._job.attempts),
-            Path(self._job.logs),
-            {worker_id: {"CUDA_VISIBLE_DEVICES": pin}},
-            folder,
-            look_seconds=self._job.look_seconds,
-            uses_gpu=self._uses_gpu,
-        )
-        self._worker_id = worker_id
-        self._heard_at = time.monotonic()
-        self._pool = pool
-        self._thread = threading.Thread(
-            target=self._live, args=(pool,), name="virnucpro-agent", daemon=True
-        )
-        self._thread.start()
+    def obey(self, command: Command) -> None:
+        """Carry out a command after those before it."""
+        self._commands.put(command)
+        self._wake()
+
+    def end(self) -> None:
+        """End soon."""
+        self._is_over = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._pool is not None:
+            with contextlib.suppress(OSError):  # the thread has closed it
+                self._pool.wake()
+
+    # -- the thread --
+
+    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the Dask worker has ended
+            self._loop.call_soon_threadsafe(function, *arguments)
 
     def _blindness(self) -> str:
         try:
@@ -209,81 +230,35 @@ class Agent:
             is_seen = False
         return "" if is_seen else f"it does not see {str(Path(self._job.probe).parents[1])!r}"
 
-    def _take_over(self, worker: Worker) -> str:
-        """End the agent of an earlier run, or say that its run goes on.
+    def _is_forgotten(self) -> bool:
+        """Whether the run has gone, or has had the time to end what was in process."""
+        now = time.monotonic()
+        if self._post.is_leaving:
+            self._left_at = self._left_at or now
+            if self._post.line_lost_at is not None or now - self._left_at > self._job.lease:
+                return True
+        if now - self._post.heard_at - self._paused > self._job.lease:
+            return True
+        return self._post.is_given_up(self._quiet_seconds)
 
-        A coordinator that lives calls again as soon as it has its answer. So nobody waits for the
-        lease of one that was killed.
-        """
-        before = Agent._present.get(worker)
-        if before is not None and before._job.token != self._job.token:  # noqa: SLF001 - one of us
-            begin = time.monotonic()
-            while before._is_in_use():  # noqa: SLF001 - one of us
-                if before._heard_at > begin:  # noqa: SLF001 - one of us
-                    return "another run works with its Dask worker"
-                time.sleep(0.05)
-        if before is not None:
-            before.end()
-        Agent._present[worker] = self
-        return ""
+    def _turn(self, pool: LocalPool) -> None:
+        while not self._commands.empty():
+            self._obey(self._commands.get())
+        if told := [(self._generation, event) for event in self._poll(pool)]:
+            self._publish(told)
 
-    def _is_in_use(self) -> bool:
-        is_called = self._is_asked or time.monotonic() - self._answered_at < self._answer_seconds
-        return is_called and not self._is_over
-
-    async def tell(self, commands: Sequence[Command]) -> None:
-        """Carry out commands, in this order."""
-        for command in commands:
-            self._commands.put(command)
-        if self._pool is not None and not self._is_over:
-            self._pool.wake()
-
-    async def listen(self) -> list[Told]:
-        """What happened since the last call; waits for something, but not for long.
-
-        Raises:
-            AgentEndedError: It has ended its process, and will do nothing any more.
-        """
-        if self._is_over:
-            raise AgentEndedError
-        self._heard_at = time.monotonic()
-        self._is_asked = True
-        try:
-            return await self._mailbox.take()
-        finally:
-            self._is_asked = False
-            self._answered_at = time.monotonic()
-
-    async def gpus(self) -> tuple[float, GpuSnapshot]:
-        """The present time of this node's clock, in Unix seconds, and the GPUs seen here."""
-        snapshot = self._node.gpus()
-        return time.time(), snapshot
-
-    async def idle_closed(self) -> None:
-        """Wait until `CloseIdle` has been carried out."""
-        await self._is_idle_closed.wait()
-
-    def end(self) -> None:
-        """Kill the process, and wait until it is dead."""
-        self._is_over = True
-        if self._pool is not None and self._thread is not None:
-            with contextlib.suppress(OSError):  # the thread has closed it
-                self._pool.wake()
-            self._thread.join()
-
-    # -- the thread --
-
-    def _live(self, pool: LocalPool) -> None:
-        try:
-            while not self._is_over and time.monotonic() - self._heard_at < self._job.lease:
-                while not self._commands.empty():
-                    self._obey(pool, self._commands.get())
-                if told := [(self._generation, event) for event in self._poll(pool)]:
-                    self._publish(told)
-        finally:
-            self._is_over = True
-            pool.close()
-            self._node.close()
+    def _begin(self, worker_id: WorkerId, pin: str) -> None:
+        self._worker_id = worker_id
+        self._pool = LocalPool(
+            self._job.spec,
+            self._job.factory,
+            Path(self._job.attempts),
+            Path(self._job.logs),
+            {worker_id: {"CUDA_VISIBLE_DEVICES": pin}},
+            self._folder,
+            look_seconds=self._job.look_seconds,
+            uses_gpu=self._uses_gpu,
+        )
 
     def _uses_gpu(self, _worker_id: str) -> bool:
         if self._device is None or self._is_over:
@@ -291,25 +266,42 @@ class Agent:
         return self._node.gpus().is_busy_for_run(self._device)
 
     def _poll(self, pool: LocalPool) -> list[WorkerEvent]:
-        begin = time.monotonic()
+        begin, heard_at = time.monotonic(), self._post.heard_at
         try:
-            events = pool.poll(self._answer_seconds)
+            events = pool.poll(_LOOK_SECONDS)
         except VirnucproError as error:  # no process can be started here again
             events = [WorkerLost(self._worker_id, str(error), LossCause.CANNOT_START)]
-        # While the node was paused, no call could come.
-        self._heard_at += max(0.0, time.monotonic() - begin - self._answer_seconds)
+        # While the node was paused, no word could come.
+        late = time.monotonic() - begin - self._quiet_seconds
+        if self._post.heard_at != heard_at:
+            self._paused = 0.0
+        elif late > 0:
+            self._paused += late
         return events
 
-    def _obey(self, pool: LocalPool, command: Command) -> None:
-        if not isinstance(command.order, CloseIdle):
+    def _obey(self, command: Command) -> None:
+        if not isinstance(command.order, CloseIdle | Begin | End):
             self._generation = command.generation
         try:
-            self._carry_out(pool, command.worker_id, command.order)
+            self._carry_out(command.worker_id, command.order)
         except (VirnucproError, OSError) as error:  # no process can be started here
             lost = WorkerLost(command.worker_id, str(error), LossCause.CANNOT_START)
             self._publish([(self._generation, lost)])
 
-    def _carry_out(self, pool: LocalPool, worker_id: WorkerId, order: Order) -> None:
+    def _carry_out(self, worker_id: WorkerId, order: Order) -> None:
+        if isinstance(order, Begin):
+            self._begin(worker_id, order.pin)
+        elif isinstance(order, End):
+            self._is_over = True
+        elif self._pool is not None:
+            self._drive(self._pool, worker_id, order)
+
+    def _drive(
+        self,
+        pool: LocalPool,
+        worker_id: WorkerId,
+        order: Spawn | Start | Cancel | Shrink | Kill | CloseIdle,
+    ) -> None:
         match order:
             case Spawn():
                 pool.spawn(worker_id)
@@ -323,9 +315,9 @@ class Agent:
                 pool.kill(worker_id)
             case CloseIdle(seconds):
                 pool.close_idle(seconds)
-                self._loop.call_soon_threadsafe(self._is_idle_closed.set)
+                self._call(self._post.close_idle_done)
             case _:
                 assert_never(order)
 
-    def _publish(self, told: list[Told]) -> None:
-        self._loop.call_soon_threadsafe(self._mailbox.put, told)
+    def _publish(self, told: list[tuple[int, WorkerEvent]]) -> None:
+        self._call(self._post.put, told)

@@ -9,6 +9,17 @@ from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
 
 @dataclass(frozen=True, slots=True)
+class Begin:
+    """Be the worker of the run, and ready for the other orders.
+
+    Attributes:
+        pin: The CUDA_VISIBLE_DEVICES of its process.
+    """
+
+    pin: str
+
+
+@dataclass(frozen=True, slots=True)
 class Spawn:
     """Start the process of the worker."""
 
@@ -62,7 +73,12 @@ class CloseIdle:
     seconds: float
 
 
-Order = Spawn | Start | Cancel | Shrink | Kill | CloseIdle
+@dataclass(frozen=True, slots=True)
+class End:
+    """Kill the process, and be an agent no longer."""
+
+
+Order = Begin | Spawn | Start | Cancel | Shrink | Kill | CloseIdle | End
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,24 @@
-"""Who is asked about the GPUs of each node; all of it belongs to one event loop."""
+"""Who tells of the GPUs of each node; all of it belongs to one event loop."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Protocol
+import math
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from distributed.comm import get_address_host
 
 from virnucpro_exporter.cluster.link import Link
 from virnucpro_exporter.snapshot import GpuSnapshot
 
-# GPUs are asked about every second, as long as that makes no more questions a second than this; at
+# GPUs are told of about every second, as long as that makes no more messages a second than this; at
 # most so many seconds lie between two, because what is older than 5 s is not shown.
 _WATCH_SECONDS = 1.0
-_MOST_QUESTIONS = 300
+_MOST_MESSAGES = 64
 _LONGEST_WATCH_SECONDS = 3.0
 
-# Whoever has not answered after so many seconds is not relied on while another sees the same GPUs.
-_ANSWER_SECONDS = 2.0
+# Whoever is so many seconds late is not relied on while another sees the same GPUs.
+_LATE_SECONDS = 2.0
 
 
 class Gpus(Protocol):
@@ -35,20 +35,18 @@ class Gpus(Protocol):
 
 
 class GpuWatch:
-    """Asks Dask workers about the GPUs that they see.
+    """Chooses the Dask workers that tell of the GPUs that they see.
 
     Args:
-        gpus: Takes the answers.
-        start: Starts work in the event loop.
+        gpus: Takes what they tell.
+        ask: Is called when a link is to tell more or less often.
     """
 
-    def __init__(
-        self, gpus: Gpus, start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-    ) -> None:
+    def __init__(self, gpus: Gpus, ask: Callable[[Link], None]) -> None:
         self._gpus = gpus
-        self._start = start
+        self._ask = ask
         self._links: dict[str, list[Link]] = {}  # by node, in the order in which they have joined
-        self._asking: dict[Link, asyncio.Task[None]] = {}
+        self._telling: dict[Link, float] = {}  # seconds since each has told
         self._silent: set[Link] = set()
 
     def join(self, link: Link) -> None:
@@ -60,49 +58,52 @@ class GpuWatch:
         """A worker has gone."""
         self._links[link.node].remove(link)
         self._silent.discard(link)
-        if link in self._asking:
-            self._asking.pop(link).cancel()
+        if self._telling.pop(link, None) is not None:
             self._gpus.leave(link.worker_id)
         self._choose(link.node)
 
+    def hear(self, link: Link) -> None:
+        """Take what a link has told of its GPUs, if it has."""
+        told, link.gpus = link.gpus, None
+        if told is not None and link in self._telling:
+            self._gpus.take(link.node, link.worker_id, *told)
+            self._telling[link] = 0.0
+            self._silent.discard(link)
+
+    def pass_time(self, seconds: float) -> None:
+        """Rely no longer on those that have not told for too long."""
+        for link in list(self._telling):
+            self._telling[link] += seconds
+            if self._telling[link] > link.watch + _LATE_SECONDS and link not in self._silent:
+                self._silent.add(link)
+                self._choose(link.node)
+
     def _choose(self, node: str) -> None:
-        """See to it that somebody is asked about each GPU of a node."""
+        """See to it that somebody tells of each GPU of a node."""
         links = self._links[node]
         if links:
             self._gpus.join(node, get_address_host(links[0].address))
         for link in observers(link for link in links if link not in self._silent):
-            if link not in self._asking:
-                self._asking[link] = self._start(self._ask(link))
-
-    async def _ask(self, link: Link) -> None:
-        """Ask a worker again and again, until cancelled."""
-        while True:
-            question = asyncio.ensure_future(link.gpus())
-            try:
-                await asyncio.wait([question], timeout=_ANSWER_SECONDS)
-                if not question.done():
-                    self._silent.add(link)
-                    self._choose(link.node)
-                    await asyncio.wait([question])
-            finally:
-                question.cancel()
-            if question.exception() is None:  # its link notices what is wrong with it
-                self._gpus.take(link.node, link.worker_id, *question.result())
-                self._silent.discard(link)
-            await asyncio.sleep(pause(len(self._asking)))
+            if link not in self._telling:
+                self._telling[link] = 0.0
+        seconds = pause(len(self._telling))
+        for link in self._telling:
+            if link.watch != seconds:
+                link.watch = seconds
+                self._ask(link)
 
 
 def pause(observers: int) -> float:
-    """Seconds between two questions to each of so many workers."""
-    wanted = max(_WATCH_SECONDS, observers / _MOST_QUESTIONS)
+    """Seconds between two looks of each of so many workers."""
+    wanted = max(_WATCH_SECONDS, float(math.ceil(observers / _MOST_MESSAGES)))
     return min(wanted, _LONGEST_WATCH_SECONDS)
 
 
 def observers(links: Iterable[Link]) -> list[Link]:
-    """Those that have to be asked to hear of every GPU of their node.
+    """Those that have to tell to hear of every GPU of their node.
 
     Most often each sees all GPUs, and the first is enough. Where each sees its own, it is all of
-    them. The first is always asked: that a node has no GPU is worth knowing.
+    them. The first always tells: that a node has no GPU is worth knowing.
 
     Args:
         links: Of one node, in the order in which they have joined.

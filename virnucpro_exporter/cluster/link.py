@@ -1,166 +1,171 @@
-"""The conversation with the agent on one Dask worker."""
+"""The conversation with the agent on one Dask worker, whatever connection carries it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable
 
-from virnucpro_exporter.cluster.agent import About, Agent, AgentEndedError
-from virnucpro_exporter.cluster.commands import Command
-from virnucpro_exporter.scheduling.events import WorkerEvent
-from virnucpro_exporter.scheduling.ids import WorkerId
+from virnucpro_exporter.cluster.commands import CloseIdle, Command, End, Order, Start
+from virnucpro_exporter.cluster.letters import About, Down, Numbered, Up
+from virnucpro_exporter.scheduling.events import (
+    AttemptCompleted,
+    AttemptFailed,
+    WorkerEvent,
+    WorkerLost,
+)
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 from virnucpro_exporter.snapshot import GpuSnapshot
 
 # Takes an event, and of which process of its worker it tells; None: of the worker itself.
 Tell = Callable[[WorkerEvent, "int | None"], None]
 
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class RemoteAgent:
-    """An agent elsewhere. Its methods are named as what they are, so that types check each call.
-
-    Args:
-        actor: What Dask gives for it: the names of the methods, each to be awaited.
-    """
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    async def ask(
-        self, method: Callable[Concatenate[Agent, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Call a method that answers at once, there."""
-        answer: T = await getattr(self._actor, method.__name__)(*args, **kwargs)
-        return answer
-
-    async def wait(
-        self,
-        method: Callable[Concatenate[Agent, P], Coroutine[Any, Any, T]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Call a method that takes its time, there."""
-        answer: T = await getattr(self._actor, method.__name__)(*args, **kwargs)
-        return answer
-
-
-# The time for which an answer is waited for is taken in so many steps.
-_STEPS = 8
+# A Dask worker without work for so many seconds may go to a run that waits for it.
+IDLE_SECONDS = 10.0
 
 
 class Link:
-    """One worker of the run, as the event loop talks to it.
+    """One Dask worker, as the event loop talks to the agent there.
 
     Args:
-        worker_id: The id of the worker.
-        about: What its agent has told.
         address: Of the Dask worker.
-        agent: The agent there.
-        silence: Seconds without an answer after which it counts as lost.
+        node: Name of its node.
+
+    Attributes:
+        worker_id: The worker of the run that it is; empty until it has joined.
+        quiet: For how many seconds it has not been heard.
+        watch: Seconds between two looks at its GPUs; 0 where others tell of them.
+        workers: How many workers the run has, for others that wait for it.
+        gpus: What it told of its GPUs last; it is taken from here.
+        is_leaving: Its Dask worker is about to end.
+        has_ended: The agent will do nothing any more.
+        rival: How many workers a run has that waits for it, or None.
+        was_told_to_leave: The run gives it no more files.
+        is_broken: It cannot be reached from its node.
+        is_doomed: Dask has given its Dask worker up.
     """
 
-    def __init__(
-        self, worker_id: WorkerId, about: About, address: str, agent: RemoteAgent, silence: float
-    ) -> None:
-        self.worker_id = worker_id
-        self.node = about.node
-        self.name = about.place.name
-        self.sees = about.place.sees
+    def __init__(self, address: str, node: str) -> None:
         self.address = address
-        self._agent = agent
-        self._silence = silence
-        self._outgoing: list[Command] = []
-        self._has_outgoing = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self.node = node
+        self.worker_id = WorkerId("")
+        self.about: About | None = None
+        self.introduced = asyncio.Event()
+        self.idle_closed = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.quiet = 0.0
+        self.watch = 0.0
+        self.workers = 0
+        self.gpus: tuple[float, GpuSnapshot] | None = None
+        self.is_leaving = self.was_told_to_leave = self.is_doomed = self.is_broken = False
+        self.rival: int | None = None
+        self.idle = 0.0  # seconds without work
+        self._is_silent = False
+        self._tell: Tell | None = None
+        self._running: set[AttemptNumber] = set()
+        self._commands: Numbered[Command] = Numbered()
+        self._sent = 0
+        self._heard = self._told_heard = -1
+        self._told: tuple[float, int] | None = None
 
-    def begin(self, tell: Tell, lose: Callable[[Link, str], None]) -> None:
-        """Pass commands and events on from now on.
+    @property
+    def has_ended(self) -> bool:
+        """Whether the agent will do nothing any more."""
+        return self.ended.is_set()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether it was handed files that it has not ended."""
+        return bool(self._running)
+
+    @property
+    def sees(self) -> tuple[str, ...]:
+        """The numbers of the GPUs that it sees."""
+        return () if self.about is None else self.about.place.sees
+
+    def begin(self, worker_id: WorkerId, tell: Tell) -> None:
+        """It is a worker of the run now.
 
         Args:
+            worker_id: Which.
             tell: Takes what the agent tells.
-            lose: Is told, once or twice, why the agent cannot be talked to any more.
         """
+        self.worker_id, self._tell = worker_id, tell
 
-        async def until_lost(talk: Callable[[Tell], Any]) -> None:
-            try:
-                await talk(tell)
-            except Exception as error:  # noqa: BLE001 - Dask tells a lost node in many ways
-                lose(self, _why(error, self._silence))
+    def send(self, order: Order, generation: int = -1) -> None:
+        """Have the agent carry out an order, after those before it."""
+        self._commands.add(Command(self.worker_id, order, generation))
+        if isinstance(order, Start):
+            self._running.update(action.attempt for action in order.actions)
+            self.idle = 0.0
 
-        self._tasks = [
-            asyncio.create_task(until_lost(talk)) for talk in (self._listen, self._speak)
-        ]
+    def end(self) -> None:
+        """Have the agent end."""
+        self.send(End())
 
-    def send(self, command: Command) -> None:
-        """Have the agent carry out a command, after those before it."""
-        self._outgoing.append(command)
-        self._has_outgoing.set()
+    def close_idle(self, seconds: float) -> None:
+        """Have it close its processor, if it processes nothing."""
+        self.send(CloseIdle(seconds))
 
-    async def gpus(self) -> tuple[float, GpuSnapshot]:
-        """The present time of the node's clock, in Unix seconds, and the GPUs seen there."""
-        return await self._in_time(self._agent.wait(Agent.gpus))
+    # -- letters --
 
-    async def idle_closed(self) -> None:
-        """Wait until `CloseIdle` has been carried out."""
-        await self._agent.wait(Agent.idle_closed)
+    def reconnected(self) -> None:
+        """Another connection carries the conversation: what was not acknowledged is sent again."""
+        self._sent = 0
+        self._told = None
 
-    def cut(self) -> list[asyncio.Task[None]]:
-        """Talk no more.
+    def letter(self, *, is_due: bool) -> Down | None:
+        """What is to be sent now, if anything.
 
-        Returns:
-            What is about to end, for whoever has to wait for it.
+        Args:
+            is_due: Acknowledgements are sent as well.
         """
-        for task in self._tasks:
-            task.cancel()
-        return self._tasks
+        commands = self._commands.after(self._sent)
+        terms = (self.watch, self.workers)
+        is_first = self._told is None
+        is_news = commands or is_first or (self._told or terms)[0] != self.watch
+        if not (is_news or (is_due and (self._heard != self._told_heard or terms != self._told))):
+            return None
+        self._sent = self._commands.last
+        self._told_heard = self._heard
+        self._told = terms
+        return Down(max(self._heard, 0), commands, self.watch, self.workers)
 
-    async def end(self) -> None:
-        """End the agent and its process."""
-        with contextlib.suppress(OSError):  # it is gone
-            await self._agent.ask(Agent.end)
+    def notice_node(self) -> None:
+        """Its node was heard, which would have said that it is silent."""
+        if not self._is_silent:
+            self.quiet = 0.0
 
-    async def _speak(self, _tell: Tell) -> None:
-        """Send the commands, those that have gathered together, one message at a time."""
-        while True:
-            await self._has_outgoing.wait()
-            self._has_outgoing.clear()
-            commands, self._outgoing = self._outgoing, []
-            await self._in_time(self._agent.wait(Agent.tell, commands))
+    def take(self, up: Up) -> None:
+        """It has told something, or its node tells that it is silent or gone."""
+        self.is_broken = up.is_broken
+        self._is_silent = up.silence > 0
+        if self._is_silent:
+            self.quiet = max(self.quiet, up.silence)
+        if self.is_broken or self._is_silent:
+            return
+        self.quiet = 0.0
+        self._commands.acknowledge(up.taken)
+        self.rival = up.rival
+        if up.about is not None and self.about is None:
+            self.about = up.about
+            self.introduced.set()
+        if up.gpus is not None:
+            self.gpus = up.gpus
+        for told in up.events:
+            if told.number > self._heard:
+                self._heard = told.number
+                self._note(told.event)
+                if self._tell is not None:
+                    self._tell(told.event, told.generation)
+        if up.is_idle_closed:
+            self.idle_closed.set()
+        self.is_leaving = self.is_leaving or up.is_leaving
+        if up.has_ended:
+            self.ended.set()
+            self.introduced.set()
 
-    async def _listen(self, tell: Tell) -> None:
-        while True:
-            for generation, event in await self._in_time(self._agent.wait(Agent.listen)):
-                tell(event, generation)
-
-    async def _in_time(self, answer: Coroutine[Any, Any, T]) -> T:
-        """An answer, unless there is none for too long while this program runs.
-
-        A program that was paused finds timers that are over and answers that are waiting: so each
-        step of the time counts only for as long as it was to be.
-        """
-        task = asyncio.ensure_future(answer)
-        left, step = self._silence, self._silence / _STEPS
-        try:
-            while left > 0:
-                begin = time.monotonic()
-                done, _ = await asyncio.wait({task}, timeout=step)
-                if done:
-                    return task.result()
-                left -= min(step, time.monotonic() - begin)
-            raise asyncio.TimeoutError
-        finally:
-            task.cancel()
-
-
-def _why(error: Exception, silence: float) -> str:
-    if isinstance(error, asyncio.TimeoutError):
-        return f"its node has not answered for {silence:g} s"
-    if isinstance(error, AgentEndedError):
-        return "it had not heard of this run for too long"
-    return "its Dask worker has left"
+    def _note(self, event: WorkerEvent) -> None:
+        if isinstance(event, AttemptCompleted | AttemptFailed):
+            self._running.discard(event.attempt)
+        elif isinstance(event, WorkerLost):
+            self._running.clear()

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pkgutil import resolve_name
 from typing import Any, Protocol
 
-from distributed import Client
+from distributed import Client, Future
 from distributed.comm import get_address_host
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.cluster import agent as dask_agent
-from virnucpro_exporter.cluster.agent import NODE_VARIABLE, About, Agent, Job
-from virnucpro_exporter.cluster.commands import CloseIdle, Command
+from virnucpro_exporter.cluster.agent import Job, beat, hold, quiet
+from virnucpro_exporter.cluster.commands import Begin, Kill, Order
 from virnucpro_exporter.cluster.gpu_watch import Gpus, GpuWatch
-from virnucpro_exporter.cluster.link import Link, RemoteAgent
-from virnucpro_exporter.scheduling.events import LossCause, WorkerJoined, WorkerLost
+from virnucpro_exporter.cluster.letters import About
+from virnucpro_exporter.cluster.line import Line
+from virnucpro_exporter.cluster.link import IDLE_SECONDS, Link
+from virnucpro_exporter.cluster.post import NODE_VARIABLE, SILENT_BEATS, Visit, visit
+from virnucpro_exporter.scheduling.events import (
+    LossCause,
+    WorkerJoined,
+    WorkerLeaving,
+    WorkerLost,
+)
 from virnucpro_exporter.scheduling.ids import WorkerId
 
 log = logging.getLogger(__name__)
@@ -30,6 +40,26 @@ _NODE_SECONDS = 15.0
 # Agents get so long to end at the close.
 _END_SECONDS = 10.0
 
+# Time passes in such steps, in seconds, and in no fewer for the time of a silence.
+_STEP_SECONDS, _STEPS = 1.0, 8
+
+# A Dask worker that was lost and is still there is asked again after so many seconds.
+_AGAIN_SECONDS = 0.5
+
+# Two runs compare the numbers of their workers again after so many seconds; one worker cannot be
+# shared.
+_SHARE_SECONDS = 15.0
+_LEAST_TO_SHARE = 2
+
+# What Dask calls the agents on its pages, and where its scheduler tells of workers.
+_TASK = "virnucpro"
+_TOPIC = "all"
+
+_FORGOTTEN = "it had not heard of this run for too long"
+_TAKEN = (
+    "another run works with Dask workers of node %s; this one gets its share of them as they become"
+    " free"
+)
 _OTHER_VERSION = f"the Dask worker at %s has version %s of this program, not {__version__}"
 _UNUSABLE = "the Dask worker at %s cannot be used: %s"
 _THREADS = (
@@ -88,41 +118,92 @@ class Members:
         self._client = client
         self._terms = terms
         self._listener = listener
+        self._lines: dict[str, list[Line]] = {}  # by node
+        self._parted: list[Line] = []  # given up, and open for the last word
         self._links: dict[str, Link] = {}  # by the id of the worker
         self._pins: dict[str, str] = {}  # by the id, of those that have joined or are about to
-        self._known: set[str] = set()  # addresses that have an agent, or are asked for one
+        self._adopting: dict[str, asyncio.Task[None]] = {}  # by the address of the Dask worker
+        self._known: set[str] = set()  # addresses that are there and need nothing done
+        self._tasks_of_dask: dict[Link, Future] = {}
+        self._taken: set[str] = set()  # addresses that another run had when they were visited
         self._rivals: dict[str, str] = {}  # addresses refused, by the id that was taken
         self._accused: set[str] = set()  # nodes that cannot be used, as was told
         self._has_warned = False  # of threads
         self._shown: dict[str, set[str]] = {}  # the ids of the GPUs that a node was seen to have
         self._last_lost: WorkerLost | None = None  # held back while another may join
         self._is_patient = True
+        self._is_over = False
+        self._given_at = -math.inf  # when a worker was last left to another run
         self._tasks: set[asyncio.Task[None]] = set()
-        self._watch = None if terms.gpus is None else GpuWatch(terms.gpus, self._start)
+        self._watch = None if terms.gpus is None else GpuWatch(terms.gpus, self._post)
 
-    async def look(self) -> list[asyncio.Task[None]]:
-        """Compare the workers that are there with those that are known.
+    # -- who is there --
 
-        Returns:
-            What ends when those that are new have joined.
-        """
+    @property
+    def is_gathering(self) -> bool:
+        """Whether Dask workers are about to join, other than those that another run has."""
+        return bool(self._adopting.keys() - self._taken)
+
+    async def open(self) -> None:
+        """Hear of Dask workers from now on, and take those that are there."""
+        self._client.subscribe_topic(_TOPIC, self._hear_of)
+        ask = self._client.scheduler.ncores()
         try:
-            ask = self._client.scheduler.ncores()
-            threads = await asyncio.wait_for(ask, self._terms.silence)
+            there = await asyncio.wait_for(ask, self._terms.silence)
         except (OSError, asyncio.TimeoutError):
-            return []  # the client's own connection tells whether the scheduler is gone
-        there = set(threads)
-        for link in [link for link in self._links.values() if link.address not in there]:
-            self._lose(link, "its Dask worker has left")
-        self._known &= there
-        new = [self._start(self._adopt(a, threads[a])) for a in there - self._known]
-        self._known |= there
-        return new
+            there = ()  # the client's own connection tells whether the scheduler is gone
+        for address in there:
+            self._appear(address)
+        self._start(self._keep_time())
 
-    def send(self, worker_id: WorkerId, command: Command) -> None:
-        """Have a worker carry out a command; that one has left was told."""
+    def _hear_of(self, event: tuple[float, Any]) -> None:
+        """Take what the scheduler tells of its workers."""
+        _, message = event
+        if not isinstance(message, dict):
+            return
+        if message.get("action") == "add-worker":
+            self._appear(message["worker"])
+        elif message.get("action") == "remove-worker":
+            self._disappear(message["worker"])
+
+    def _appear(self, address: str) -> None:
+        if address not in self._known:
+            self._known.add(address)
+            self._adopt_later(address)
+
+    def _disappear(self, address: str) -> None:
+        self._known.discard(address)
+        self._rivals.pop(address, None)
+        adopting = self._adopting.get(address)
+        if adopting is not None:
+            adopting.cancel()
+        for link in [link for link in self._links.values() if link.address == address]:
+            link.is_doomed = True  # it may be ending what it does, or be gone without a word
+            line = self._line_of(link)
+            if line is not None and line.head == address and not line.is_connected:
+                self._lose(link, "its Dask worker has left")
+
+    def _adopt_later(self, address: str, delay: float = 0.0) -> None:
+        if self._is_over:
+            return
+        task = self._start(self._adopt(address, delay))
+        self._adopting[address] = task
+
+        def forget(_: object) -> None:
+            if self._adopting.get(address) is task:
+                del self._adopting[address]
+
+        task.add_done_callback(forget)
+
+    # -- what the run loop wants --
+
+    def send(self, worker_id: WorkerId, order: Order, generation: int) -> None:
+        """Have a worker carry out an order; that one has left was told."""
         if link := self._links.get(worker_id):
-            link.send(command)
+            link.send(order, generation)
+            if isinstance(order, Kill) and link.was_told_to_leave:
+                link.end()
+            self._post(link)
 
     def drain(self) -> None:
         """Wait no longer for a worker that may join."""
@@ -134,20 +215,34 @@ class Members:
         """Let the workers that process nothing close their processors and leave."""
         links = list(self._links.values())
         for link in links:
-            link.send(Command(link.worker_id, CloseIdle(seconds), -1))
-        await asyncio.gather(*(link.idle_closed() for link in links), return_exceptions=True)
+            link.close_idle(seconds)
+            self._post(link)
+        await asyncio.gather(*(link.idle_closed.wait() for link in links))
 
     async def leave(self) -> None:
         """End the agents and all that is under way."""
-        self._is_patient = False
-        links = list(self._links.values())
-        ends = [asyncio.create_task(link.end()) for link in links]
+        self._is_patient, self._is_over = False, True
+        if self._client.status == "running":
+            self._client.unsubscribe_topic(_TOPIC)
+        for task in self._tasks:
+            task.cancel()
+        links = [
+            link for lines in self._lines.values() for line in lines for link in line.links.values()
+        ]
+        for link in links:
+            link.end()
+            self._post(link)
+        ends = [asyncio.create_task(_when(link.ended)) for link in links if link.about is not None]
         if ends:
             await asyncio.wait(ends, timeout=_END_SECONDS)
-        tasks = [*ends, *self._tasks]
-        for task in tasks:
+        lines = [*self._parted, *(line for lines in self._lines.values() for line in lines)]
+        for line in lines:
+            line.links = {}  # what comes now is of no interest
+        tasks = [*ends, *self._tasks, *(line.close() for line in lines)]
+        for task in ends:
             task.cancel()
-        tasks += [task for link in links for task in link.cut()]
+        for future in self._tasks_of_dask.values():
+            future.release()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -161,45 +256,87 @@ class Members:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._listener.fail(error)
 
-    async def _adopt(self, address: str, threads: int) -> None:
+    # -- a Dask worker becomes a worker of the run --
+
+    async def _adopt(self, address: str, delay: float) -> None:
         """Put an agent on a Dask worker."""
-        submit = partial(self._client.submit, workers=[address], pure=False)
+        await asyncio.sleep(delay)
+        link: Link | None = None
         try:
-            # Asked by name: Dask closes a worker that does not know what it is sent.
-            version = await submit(resolve_name, f"{dask_agent.__name__}:VERSION")
-            if version != __version__:
-                self._complain(_host(address), _OTHER_VERSION % (address, version))
+            visited = await self._visit(address)
+            if visited is None:
                 return
-            agent = RemoteAgent(await submit(Agent, self._terms.job, actor=True))
-            about = await agent.ask(Agent.about)
-            if about.place.trouble:
-                self._complain(about.node, f"node {about.node}: {about.place.trouble}")
-                return
-            worker_id = self._id(about)
-            if worker_id in self._pins:
-                self._rivals[address] = worker_id
-                self._complain(
-                    about.node, _conflict(worker_id, about.place.pin, self._pins[worker_id])
-                )
-                return
-            await self._begin(agent, worker_id, about.place.pin)
+            link = Link(address, visited.node)
+            link.workers = len(self._links)
+            if visited.is_taken:
+                if not self._taken:
+                    log.warning(_TAKEN, visited.node)
+                self._taken.add(address)
+            self._connect(link)
+            about = await self._settle(link)
+            if about is not None:
+                self._note_shown(about)
+                self._join(link, about, visited.threads)
         except Exception as error:  # noqa: BLE001 - whatever is wrong there must not end the run
             if address in self._known:
                 self._complain(_host(address), _UNUSABLE % (address, " ".join(str(error).split())))
+        finally:
+            if link is not None and not link.worker_id:
+                self._let_go(link)
+
+    async def _visit(self, address: str) -> Visit | None:
+        call = partial(self._client.run, workers=[address])
+        # Asked by name: Dask closes a worker that does not know what it is sent.
+        version = (await call(resolve_name, f"{dask_agent.__name__}:VERSION"))[address]
+        if version != __version__:
+            self._complain(_host(address), _OTHER_VERSION % (address, version))
+            return None
+        visited: Visit = (await call(visit, self._terms.job.token))[address]
+        return visited
+
+    async def _settle(self, link: Link) -> About | None:
+        """Have the agent begin, and wait for what it says of itself."""
+        future = self._client.submit(
+            hold,
+            self._terms.job,
+            key=f"{_TASK}-{secrets.token_hex(16)}",
+            workers=[link.address],
+            allow_other_workers=False,
+            pure=False,
+        )
+        self._tasks_of_dask[link] = future
+        over = asyncio.ensure_future(future.result())
+        told = asyncio.ensure_future(link.introduced.wait())
+        try:
+            await asyncio.wait({over, told}, return_when=asyncio.FIRST_COMPLETED)
+            if over.done():
+                over.result()  # why there is no agent
+                await asyncio.wait({told}, timeout=self._terms.silence)
+        finally:
+            told.cancel()
+            over.cancel()
+        about = link.about
+        if about is None:
+            return None
+        if about.place.trouble:
+            self._complain(about.node, f"node {about.node}: {about.place.trouble}")
+            return None
+        return about
+
+    def _join(self, link: Link, about: About, threads: int) -> None:
+        worker_id, pin = self._id(about), about.place.pin
+        if worker_id in self._pins:
+            self._rivals[link.address] = worker_id
+            self._complain(about.node, _conflict(worker_id, pin, self._pins[worker_id]))
             return
+        self._pins[worker_id] = pin
+        link.begin(worker_id, self._listener.tell)
+        link.send(Begin(pin))
+        self._post(link)
         if threads > 1 and not self._has_warned:
             self._has_warned = True
             log.warning(_THREADS, worker_id, threads)
-        self._note_shown(about)
-        self._welcome(Link(worker_id, about, address, agent, self._terms.silence))
-
-    async def _begin(self, agent: RemoteAgent, worker_id: WorkerId, pin: str) -> None:
-        self._pins[worker_id] = pin
-        try:
-            await agent.ask(Agent.begin, worker_id, pin)
-        except BaseException:
-            del self._pins[worker_id]
-            raise
+        self._welcome(link, about.place.name)
 
     def _complain(self, node: str, trouble: str) -> None:
         if node not in self._accused:
@@ -215,16 +352,15 @@ class Members:
             number += 1
         return WorkerId(f"{about.node}/cpu{number}")
 
-    def _welcome(self, link: Link) -> None:
+    def _welcome(self, link: Link, name: str) -> None:
         self._links[link.worker_id] = link
-        link.begin(self._listener.tell, self._lose)
         if self._watch is not None:
             self._watch.join(link)
         lost, self._last_lost = self._last_lost, None
         if lost is not None and lost.worker_id == link.worker_id:
             self._listener.tell(WorkerLost(link.worker_id, lost.reason, LossCause.TAKEN_AWAY))
             return
-        self._listener.tell(WorkerJoined(link.worker_id, link.name, self._terms.weigh(link.name)))
+        self._listener.tell(WorkerJoined(link.worker_id, name, self._terms.weigh(name)))
         if lost is not None:
             self._listener.tell(lost)
 
@@ -241,17 +377,186 @@ class Members:
         if unused and any(link.node == node for link in self._links.values()):
             log.warning(_UNUSED, node, ", ".join(unused))
 
+    # -- connections --
+
+    def _connect(self, link: Link, *, alone: bool = False) -> None:
+        """Reach a Dask worker through one of its node, or by a connection of its own."""
+        lines = self._lines.setdefault(link.node, [])
+        if lines and not alone and not lines[0].is_private:
+            lines[0].add(link)
+        else:
+            self._draw([link], is_private=alone)
+
+    def _draw(self, links: list[Link], *, is_private: bool = False) -> None:
+        lease = self._terms.job.lease
+        line = Line(
+            links,
+            self._terms.job.token,
+            beat(lease),
+            quiet(lease),
+            self._client.connection_args,
+            self._heard,
+            self._broken,
+            is_private=is_private,
+        )
+        lines = self._lines.setdefault(links[0].node, [])
+        (lines.append if is_private else partial(lines.insert, 0))(line)
+
+    def _line_of(self, link: Link) -> Line | None:
+        lines = self._lines.get(link.node, ())
+        return next((line for line in lines if link.address in line.links), None)
+
+    def _post(self, link: Link) -> None:
+        """See to it that what a link has to send is sent."""
+        if line := self._line_of(link):
+            line.send(link)
+
+    def _let_go(self, link: Link) -> None:
+        """Talk no more with a Dask worker, and have its agent end."""
+        if future := self._tasks_of_dask.pop(link, None):
+            future.release()
+        line = self._line_of(link)
+        if line is None:
+            return
+        line.remove(link)
+        if not line.links:
+            self._drop(line)
+        elif line.head == link.address:  # the others need another way
+            self._regroup(line)
+
+    def _drop(self, line: Line) -> list[Link]:
+        """Give a line up; returns whom it reached."""
+        links = list(line.links.values())
+        line.links = {}
+        line.part()
+        self._parted = [*(old for old in self._parted if not old.is_closed), line]
+        for lines in self._lines.values():
+            if line in lines:
+                lines.remove(line)
+        return links
+
+    def _heard(self, links: list[Link]) -> None:
+        """Something was told over a line."""
+        for link in links:
+            if self._watch is not None and link.gpus is not None:
+                self._watch.hear(link)
+            if link.is_broken:
+                self._reconnect(link)
+            elif link.has_ended and link.worker_id:
+                why = "its Dask worker has left" if link.is_leaving else _FORGOTTEN
+                self._lose(link, why)
+            elif link.is_leaving and not link.was_told_to_leave and link.worker_id:
+                self._see_off(link, "its Dask worker is about to leave")
+
+    def _reconnect(self, link: Link) -> None:
+        """A Dask worker is not reached through its node: try it directly."""
+        link.is_broken = False
+        if link.is_doomed:
+            self._lose(link, "its Dask worker has left")
+            return
+        if line := self._line_of(link):
+            line.remove(link)
+        self._connect(link, alone=True)
+
+    def _broken(self, line: Line) -> None:
+        """A connection is gone: those that it reached are looked for on another way."""
+        if line.is_private or (len(line.links) == 1 and not line.was_heard):
+            for link in self._drop(line):
+                self._lose(link, "its Dask worker has left")
+        else:
+            self._regroup(line)
+
+    def _regroup(self, line: Line) -> None:
+        """Reach a node through another of its Dask workers, and the first one by itself."""
+        links = self._drop(line)
+        others = [link for link in links if link.address != line.head]
+        for link in links:
+            if link.address == line.head and link.is_doomed:
+                self._lose(link, "its Dask worker has left")
+            elif link.address == line.head:
+                self._draw([link], is_private=True)
+        if others:
+            self._draw(others)
+
+    # -- time --
+
+    async def _keep_time(self) -> None:
+        """Notice silence, and who may go to another run.
+
+        A program that was paused finds what was told meanwhile: so no step counts for more than it
+        was to be.
+        """
+        loop = asyncio.get_running_loop()
+        step = min(_STEP_SECONDS, self._terms.silence / _STEPS)
+        while True:
+            begin = loop.time()
+            await asyncio.sleep(step)
+            passed = min(loop.time() - begin, 2 * step)
+            for lines in list(self._lines.values()):
+                for line in list(lines):
+                    self._pass_time(line, passed)
+            if self._watch is not None:
+                self._watch.pass_time(passed)
+            self._share()
+
+    def _pass_time(self, line: Line, passed: float) -> None:
+        line.quiet += passed
+        patience = quiet(self._terms.job.lease) * SILENT_BEATS
+        for link in list(line.links.values()):
+            link.quiet += passed
+            link.idle = 0.0 if link.has_work else link.idle + passed
+            if link.quiet > self._terms.silence:
+                self._lose(link, f"its node has not answered for {self._terms.silence:g} s")
+            elif link.is_doomed and link.quiet > patience:
+                self._lose(link, "its Dask worker has left")
+        if line.quiet > patience and len(line.links) > 1 and not line.is_private:
+            self._regroup(line)
+
+    # -- those that leave --
+
+    def _see_off(self, link: Link, reason: str) -> None:
+        """Give a worker no more files, and take back what can be."""
+        link.was_told_to_leave = True
+        log.info("%s leaves: %s", link.worker_id, reason)
+        self._listener.tell(WorkerLeaving(link.worker_id, reason))
+
+    def _share(self) -> None:
+        """Leave some Dask workers to a run that waits for them and has fewer."""
+        staying = [link for link in self._links.values() if not link.was_told_to_leave]
+        for lines in self._lines.values():
+            for line in lines:
+                for link in line.links.values():
+                    link.workers = len(staying)
+        wanted = [link for link in staying if link.rival is not None]
+        now = asyncio.get_running_loop().time()
+        if not wanted or len(staying) < _LEAST_TO_SHARE:
+            return
+        idle = [link for link in wanted if link.idle > IDLE_SECONDS]
+        theirs = min(link.rival for link in wanted if link.rival is not None)
+        spare = (len(staying) - theirs) // 2 if now - self._given_at > _SHARE_SECONDS else 0
+        most = len(staying) - 1
+        for link in [*idle, *(link for link in wanted if link not in idle)][
+            : min(most, max(spare, len(idle)))
+        ]:
+            self._given_at = now
+            self._see_off(link, "another run gets its Dask worker")
+
     def _lose(self, link: Link, reason: str) -> None:
         """A Dask worker is gone, or does not answer."""
+        self._let_go(link)
         if self._links.get(link.worker_id) is not link:
+            link.introduced.set()  # it was not one of the run yet
             return
         del self._links[link.worker_id], self._pins[link.worker_id]
-        self._known.discard(link.address)
-        rivals = {address for address, rival in self._rivals.items() if rival == link.worker_id}
-        self._known -= rivals  # one of them may take its place
-        link.cut()
+        if self._is_over:
+            return
         if self._watch is not None:
             self._watch.leave(link)
+        if link.address in self._known:
+            self._adopt_later(link.address, _AGAIN_SECONDS)
+        for address in [a for a, rival in self._rivals.items() if rival == link.worker_id]:
+            del self._rivals[address]
+            self._adopt_later(address)  # it may take its place
         lost = WorkerLost(link.worker_id, reason, LossCause.LEFT_CLUSTER)
         if self._links or not self._is_patient:
             self._listener.tell(lost)
@@ -264,6 +569,10 @@ class Members:
         if self._last_lost is lost:
             self._last_lost = None
             self._listener.tell(lost)
+
+
+async def _when(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 def _conflict(gpu: str, pin: str, before: str) -> str:

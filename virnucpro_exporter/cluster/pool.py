@@ -19,7 +19,7 @@ from typing import Any
 from distributed import Client
 
 from virnucpro_exporter.cluster.agent import Job
-from virnucpro_exporter.cluster.commands import Cancel, Command, Kill, Order, Shrink, Spawn, Start
+from virnucpro_exporter.cluster.commands import Cancel, Kill, Order, Shrink, Spawn, Start
 from virnucpro_exporter.cluster.connect import Connect
 from virnucpro_exporter.cluster.gpu_watch import Gpus
 from virnucpro_exporter.cluster.members import Members, Terms
@@ -33,12 +33,13 @@ log = logging.getLogger(__name__)
 # A scheduler whose connection broke is gone when it is not back after so many seconds.
 _RECONNECT_SECONDS = 2.0
 
-# How often the connection and the list of workers are looked at, in seconds.
+# How often the connection is looked at, in seconds.
 _LOOK_SECONDS = 0.5
 
 # A run begins when all Dask workers that are there have joined, or after so many seconds: a node
 # that hangs delays the others no longer.
 _GATHER_SECONDS = 15.0
+_GATHER_LOOK_SECONDS = 0.02
 
 _NO_ONE_YET = "no Dask worker is there yet; the run begins with the first one (Ctrl-C ends it)"
 
@@ -160,9 +161,9 @@ class DaskPool:
         self._loop.close()
 
     def _send(self, worker_id: WorkerId, order: Order) -> None:
-        command = Command(worker_id, order, self._generations.get(worker_id, 0))
+        generation = self._generations.get(worker_id, 0)
         if self._members is not None:
-            self._loop.call_soon_threadsafe(self._members.send, worker_id, command)
+            self._loop.call_soon_threadsafe(self._members.send, worker_id, order, generation)
 
     def _wait(self, work: Coroutine[Any, Any, None], seconds: float) -> None:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -183,23 +184,23 @@ class DaskPool:
     async def _serve(self) -> None:
         with _silent_dask():
             async with self._connect() as client:
-                with client.as_current():
-                    self._members = Members(client, self._terms, self._inbox)
-                    try:
-                        await self._look_on(client, self._members)
-                    finally:
-                        await self._members.leave()
+                self._members = members = Members(client, self._terms, self._inbox)
+                try:
+                    await self._look_on(client, members)
+                finally:
+                    await members.leave()
 
     async def _look_on(self, client: Client, members: Members) -> None:
-        """See workers come and go until the end."""
+        """Take who is there, and see to it until the end that the scheduler is."""
+        await members.open()
+        end = time.monotonic() + min(_GATHER_SECONDS, self._terms.silence)
+        while members.is_gathering and time.monotonic() < end:  # noqa: ASYNC110 - several causes
+            await asyncio.sleep(_GATHER_LOOK_SECONDS)
+        self._inbox.has_looked.set()
         since: float | None = None
         while not self._over.is_set():
             if client.status == "running":
                 since = None
-                new = await members.look()
-                if new and not self._inbox.has_looked.is_set():
-                    await asyncio.wait(new, timeout=min(_GATHER_SECONDS, self._terms.silence))
-                self._inbox.has_looked.set()
             else:
                 since = since or time.monotonic()
                 if time.monotonic() - since > _RECONNECT_SECONDS:
@@ -256,7 +257,8 @@ class _Inbox:
 @contextlib.contextmanager
 def _silent_dask() -> Iterator[None]:
     """Its logs would tell, with tracebacks, what is told here in one line."""
-    names = [n for n in logging.root.manager.loggerDict if n.partition(".")[0] == "distributed"]
+    known = list(logging.root.manager.loggerDict)
+    names = [name for name in known if name.partition(".")[0] in {"distributed", "tornado"}]
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL)

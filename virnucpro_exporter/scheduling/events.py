@@ -237,6 +237,21 @@ class WorkerJoined:
 
 
 @message
+class WorkerLeaving:
+    """A worker has to go soon: its node ends, or is to do other work.
+
+    It gets no more files, and is retired (`RetireWorker`) when it holds none; `WorkerLost` follows.
+
+    Attributes:
+        worker_id: The worker.
+        reason: Why, in one line.
+    """
+
+    worker_id: WorkerId
+    reason: str
+
+
+@message
 class TimePassed:
     """Nothing happened; a deadline may have been reached."""
 
@@ -270,6 +285,7 @@ WorkerEvent = (
     | AttemptFailed
     | WorkerLost
     | WorkerJoined
+    | WorkerLeaving
 )
 
 Event = WorkerEvent | FilesSubmitted | TimePassed | WorkHeld | WorkReleased | DrainRequested

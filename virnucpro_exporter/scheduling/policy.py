@@ -101,7 +101,7 @@ class NoStealing:
         """Take over only what is left by workers that will never come back."""
         del now
         for victim in workers:
-            if victim.is_retired and victim.queue:
+            if (victim.is_retired or victim.is_leaving) and victim.queue:
                 position = _first_allowed(victim, thief)
                 if position is not None:
                     return Steal(victim, position)
@@ -159,6 +159,8 @@ class EarliestFinish:
         return None
 
     def _improved(self, victim: Worker, thief: Worker, now: float) -> int | None:
+        if victim.is_leaving:
+            return _first_allowed(victim, thief)
         if not victim.inflight:
             is_coming = not victim.is_ready and not victim.is_retired and victim.startup > 0.0
             if not is_coming:  # it is not working on its queue

@@ -190,6 +190,8 @@ class Scheduler:
                 self._supervision.lost(self.state.worker(event.worker_id), event, now)
             case ev.WorkerJoined():
                 self._on_joined(event, now)
+            case ev.WorkerLeaving():
+                self._on_leaving(event, now)
             case ev.WorkHeld():
                 self.state.hold()
             case ev.WorkReleased():
@@ -233,6 +235,14 @@ class Scheduler:
         state.reopen_if_stuck(now)
         state.expect(known)
 
+    def _on_leaving(self, event: ev.WorkerLeaving, now: float) -> None:
+        worker = self.state.worker(event.worker_id)
+        if worker.is_retired or worker.is_leaving:
+            return
+        for attempt in worker.running if self.state.settings.split else ():
+            self._ask_to_end(attempt, now)
+        self.state.leave(worker, now)
+
     def _on_ready(self, event: ev.WorkerReady, now: float) -> None:
         worker = self.state.worker(event.worker_id)
         self.state.come_up(worker, now, can_split=event.can_split, cuts_first=event.cuts_first)
@@ -260,7 +270,8 @@ class Scheduler:
         self.state.report(attempt, event.sequences, residues, now)
         splitting.end_part_in_time(self.state, attempt, now)
         self._rebalancing.news(now)
-        if self.state.is_draining and attempt.asked_at is None:  # it may have been asked too early
+        is_to_end = self.state.is_draining or attempt.worker.is_leaving
+        if is_to_end and attempt.asked_at is None:  # it may have been asked too early
             self._ask_to_end(attempt, now)
 
     def _on_shrunk(self, event: ev.AttemptShrunk, now: float) -> None:

@@ -180,7 +180,7 @@ def _worker_state(state: State, worker: Worker) -> WorkerState:
         return WorkerState.LOST
     if worker.is_loading:
         return WorkerState.LOADING
-    if not worker.is_ready:
+    if not (worker.is_ready or worker.is_leaving):
         return WorkerState.STARTING
     if worker.inflight:
         return WorkerState.BUSY
@@ -200,7 +200,7 @@ def _worker(
         name=w.name,
         weight=w.weight,
         state=_worker_state(state, w),
-        is_alive=w.is_ready or w.is_loading,
+        is_alive=w.is_ready or w.is_loading or w.is_leaving,
         is_stalled=w.stalled_since is not None,
         stall_deadline_time=_deadline(state, w, context),
         queue_depth=len(w.queue),

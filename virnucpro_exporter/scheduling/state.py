@@ -236,12 +236,12 @@ class State:
             raise SchedulingError(f"there is no worker {worker_id}") from None
 
     def usable(self) -> list[Worker]:
-        """The workers that are up or will be."""
-        return [w for w in self.fleet if not w.is_retired]
+        """The workers that are up or will be, and stay."""
+        return [w for w in self.fleet if not (w.is_retired or w.is_leaving)]
 
     def has_others(self, worker: Worker) -> bool:
-        """Whether any worker but this one is up or will be."""
-        return any(w is not worker and not w.is_retired for w in self.fleet)
+        """Whether any worker but this one is up or will be, and stays."""
+        return any(w is not worker for w in self.usable())
 
     def starved_now(self, worker: Worker, now: float) -> float:
         """Seconds since the worker became idle during which files waited elsewhere."""
@@ -301,7 +301,7 @@ class State:
 
     def load(self, worker: Worker, now: float) -> None:
         """The worker's process was started; it loads its processor."""
-        if not (worker.is_ready or worker.is_retired):
+        if not (worker.is_ready or worker.is_retired or worker.is_leaving):
             self.is_push = True
             worker.is_loading = True
             worker.spawned_at = now
@@ -311,6 +311,8 @@ class State:
         self, worker: Worker, now: float, *, can_split: bool = False, cuts_first: bool = False
     ) -> None:
         """The worker's process is ready, and waits for files."""
+        if worker.is_leaving:
+            return
         if not worker.is_ready:
             worker.startup = now - worker.spawned_at
             if self._startup is None:
@@ -325,6 +327,19 @@ class State:
         worker.touched_at = now
         self.look_by(now + self.settings.stall_threshold)
         self.is_push = True
+
+    def leave(self, worker: Worker, now: float) -> None:
+        """The worker gets no more files; its queue is open to the others."""
+        worker.is_leaving = True
+        worker.is_ready = worker.is_loading = False
+        self.end_stall(worker, now)
+        self.came_back = True
+        self.let_go(worker)
+
+    def let_go(self, worker: Worker) -> None:
+        """A worker that is leaving goes as soon as it holds nothing."""
+        if worker.is_leaving and not worker.inflight:
+            self.commands.append(RetireWorker(worker.id))
 
     def attend(self, worker: Worker) -> None:
         """A caller came and asked for the worker."""
@@ -357,6 +372,7 @@ class State:
     def retire(self, worker: Worker, reason: str, now: float) -> None:
         """The worker is given up; it holds nothing, and its queue is open to the others."""
         worker.is_retired = True
+        worker.is_leaving = False
         worker.retired_at = now
         worker.is_ready = worker.is_loading = False
         self.end_stall(worker, now)
@@ -775,6 +791,7 @@ class State:
         """The worker ended what it held, and got nothing new."""
         if not worker.inflight:
             self._end_busy(worker, now)
+            self.let_go(worker)
         if not self.processing:
             self.finish_if_done(now)
 

@@ -122,7 +122,9 @@ class Supervision:
             state.suspect(worker, running.record)
         if worker.is_retired:
             return
-        if not event.cause.is_worth_a_restart or self._is_hopeless(worker):
+        if worker.is_leaving and event.cause.is_worth_a_restart:
+            state.let_go(worker)
+        elif not event.cause.is_worth_a_restart or self._is_hopeless(worker):
             state.retire(worker, event.reason, now)
         else:
             state.restart(worker, event.reason, now)

@@ -28,6 +28,7 @@ class Worker:
         counters: What its life adds up to.
         is_loading: Its process is up and sets its processor up.
         is_ready: Its process is up and able to take files.
+        is_leaving: It gets no more files, and goes when it holds none.
         can_split: Its processor reads a range that may end sooner while it reads.
         cuts_first: Its processor does ranges that may end sooner before it begins.
         retired_at: Since when it is given up, or None.
@@ -77,6 +78,7 @@ class Worker:
         "index",
         "inflight",
         "is_doubted",
+        "is_leaving",
         "is_loading",
         "is_ready",
         "is_retired",
@@ -117,6 +119,7 @@ class Worker:
         self.counters = Counters()
         self.is_loading = False
         self.is_ready = False
+        self.is_leaving = False
         self.can_split = self.cuts_first = False
         self.is_retired = False
         self.retired_at: float | None = None
@@ -160,7 +163,9 @@ class Worker:
         if self.is_retired or self.stalled_since is not None:
             return NEVER
         begin = now
-        if not self.is_ready:  # one that is overdue is expected to be late by as much again
+        if not (
+            self.is_ready or self.is_leaving
+        ):  # one that is overdue is expected to be late by as much again
             begin += abs(self.spawned_at + self.startup - now)
         for attempt in self.inflight.values():
             if not attempt.is_cancelled:

@@ -121,7 +121,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster(nodes: int, gpus: int) -> Iterator[Cluster]:
+def cluster(nodes: int, gpus: int, *words_of_nodes: str) -> Iterator[Cluster]:
     """A scheduler and nodes, until the end of the context."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -147,7 +147,7 @@ def cluster(nodes: int, gpus: int) -> Iterator[Cluster]:
             time.sleep(0.05)
         address = json.loads(file.read_text())["address"]
         started = [
-            start("benchmarks.virtual_node", address, f"node{number}", str(gpus))
+            start("benchmarks.virtual_node", address, f"node{number}", str(gpus), *words_of_nodes)
             for number in range(nodes)
         ]
         with Client(address, set_as_default=False) as client:
@@ -264,7 +264,7 @@ def peer(
     speeds: Sequence[float],
     beside: Callable[[], None] = lambda: None,
 ) -> float:
-    """Seconds of `Client.map`, its files in their order.
+    """Seconds of `Client.map`, its files largest first.
 
     Raises:
         RuntimeError: Not all files were completed.
@@ -272,7 +272,9 @@ def peer(
     with Client(on.address) as client:
         begin = time.perf_counter()
         beside()
-        names = [file.name for file in instance.files]
+        # Largest first, as declared: so a user of Dask would submit them.
+        ordered = sorted(instance.files, key=lambda file: -file.residues)
+        names = [file.name for file in ordered]
         futures = client.map(sleep_on_dask, names, speeds=speeds, pure=False)
         done = wait(futures).done
         seconds = time.perf_counter() - begin
@@ -321,6 +323,84 @@ def measure_load() -> None:
     print(f"processor time of the run: {share:.1%} of one core, goal 20 %", end="")
     print(verdict(is_met=share < 0.2))
     print(f"{took.processor / len(files) * 1e3:.2f} ms per file", flush=True)
+
+
+class Measured(threading.Thread):
+    """Takes the processor time of the process while a run goes on.
+
+    Args:
+        runner: What it goes on.
+        warm: Says when all workers are ready.
+        seconds: For how long.
+        settle: And how long after all have begun.
+    """
+
+    def __init__(self, runner: Runner, warm: WarmPool, seconds: float, settle: float = 5.0) -> None:
+        super().__init__(daemon=True)
+        self.share = 0.0
+        self._warm = warm
+        self._runner, self._seconds, self._settle = runner, seconds, settle
+
+    def run(self) -> None:
+        """Measure once, and end the run."""
+        while not self._warm.all_ready:
+            time.sleep(0.1)
+        time.sleep(self._settle)
+        begin, used = time.perf_counter(), time.process_time()
+        time.sleep(self._seconds)
+        self.share = (time.process_time() - used) / (time.perf_counter() - begin)
+        self._runner.stop()
+
+
+def quiet_share(nodes: int, seconds: float) -> float:
+    """Processor time of the run, as a share of a core, while all work and no file ends."""
+    workers = nodes * GPUS_PER_NODE
+    with (
+        cluster(nodes, GPUS_PER_NODE, "feigned") as on,
+        tempfile.TemporaryDirectory() as folder,
+        ExitStack() as stack,
+    ):
+        outputs = Outputs(folder)
+        outputs.prepare()
+        pool, gpus = dask_pool(on)(outputs, SLEEPER, stack)
+        settings = run_config({"dask": "x"}).scheduler_settings()
+        coordinator = WorkStealingCoordinator(dict.fromkeys(gpus, 1.0), settings=settings)
+        warm = WarmPool(pool, workers)
+        runner = Runner(coordinator, warm, gpus, outputs, None)
+        measured = Measured(runner, warm, seconds)
+        measured.start()
+        runner.run(even_files(workers, 100_000.0))
+        measured.join()
+        return measured.share
+
+
+def measure_quiet(nodes: Sequence[int], seconds: float) -> None:
+    """Print what the run needs while no file ends, and what follows for many more GPUs."""
+    print(f"\nno file ends: feigned agents, {GPUS_PER_NODE} on each node, over {seconds:g} s")
+    points = []
+    for count in nodes:
+        share = quiet_share(count, seconds)
+        points.append((count * GPUS_PER_NODE, share))
+        print(
+            f"{count * GPUS_PER_NODE:>6} GPUs on {count} nodes: {share:.2%} of a core", flush=True
+        )
+    slope, start = statistics.linear_regression(*zip(*points, strict=True))
+    for gpus, goal in ((1024, 0.1), (10_000, 1.0)):
+        share = start + slope * gpus
+        line = f"{gpus:>6} GPUs by the slope: {share:.1%} of a core, goal {goal:.0%}"
+        print(line + verdict(is_met=share <= goal), flush=True)
+
+
+def measure_rate(nodes: int, files: int, seconds: float) -> None:
+    """Print how many short files a second go through Dask workers."""
+    gpus = nodes * GPUS_PER_NODE
+    with cluster(nodes, GPUS_PER_NODE, "feigned") as on:
+        took = ours(dask_pool(on), even_files(files, seconds))
+    rate = files / took.wall
+    print(f"\n{files} files of {seconds * 1e3:g} ms on {gpus} feigned agents of {nodes} nodes:")
+    print(f"{rate:.0f} files/s, goal 2,000", end="")
+    print(verdict(is_met=rate >= 2000))
+    print(f"{took.processor / files * 1e3:.2f} ms of processor time per file", flush=True)
 
 
 def measure_balance(instances: int) -> None:
@@ -373,6 +453,8 @@ def main() -> None:
     options = parser.parse_args()
     measure_overhead(options.rounds)
     measure_load()
+    measure_quiet((4, 8, 16, 32), 20.0)
+    measure_rate(8, 20_000, 0.02)
     measure_balance(options.instances)
     measure_kill()
 

@@ -1,20 +1,111 @@
 """A node of a Dask cluster in one process, with a Dask worker for each of its virtual GPUs.
 
-Started by `benchmarks.cluster`: python -m benchmarks.virtual_node SCHEDULER NAME GPUS
+Started by `benchmarks.cluster`: python -m benchmarks.virtual_node SCHEDULER NAME GPUS [feigned]
+
+With `feigned` the agents have no worker processes: a file ends after its time and is reported on
+every second until then. So a machine carries many more of them, and all messages are real.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import os
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 import dask
 from distributed import Worker
 
+from virnucpro_exporter.cluster import agent
 from virnucpro_exporter.cluster.post import NODE_VARIABLE
+from virnucpro_exporter.scheduling import events as ev
+from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
+
+RESIDUES_PER_SECOND = 10_000  # as the sleeping processor has it
+REPORT_SECONDS = 1.0
+
+
+class FeignedPool:
+    """A `LocalPool` without processes."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self._news = threading.Condition()
+        self._is_woken = False
+        self._events: list[ev.WorkerEvent] = []
+        self._due: list[tuple[float, int, StartAttempt, float]] = []  # when, which, its end
+
+    def spawn(self, worker_id: WorkerId) -> None:
+        """It is ready at once."""
+        self._events.append(ev.WorkerReady(worker_id))
+
+    def start(self, worker_id: WorkerId, actions: Sequence[StartAttempt]) -> None:
+        """Begin files, one after the other."""
+        begin = time.monotonic()
+        for action in actions:
+            self._events.append(ev.AttemptStarted(worker_id, action.attempt))
+            end = begin + action.file.residues / RESIDUES_PER_SECOND
+            heapq.heappush(
+                self._due, (min(end, begin + REPORT_SECONDS), action.attempt, action, end)
+            )
+            begin = end
+
+    def cancel(self, worker_id: WorkerId, attempt: AttemptNumber) -> None:
+        """End it."""
+        self._due = [due for due in self._due if due[1] != attempt]
+        self._events.append(ev.AttemptFailed(worker_id, attempt, "cancelled"))
+
+    def shrink(self, _: Any) -> None:
+        """Nothing is done in parts."""
+
+    def kill(self, _: WorkerId) -> None:
+        """Forget all."""
+        self._due = []
+
+    def close_idle(self, _: float) -> None:
+        """There is nothing to close."""
+
+    def wake(self) -> None:
+        """End a `poll` early."""
+        with self._news:
+            self._is_woken = True
+            self._news.notify()
+
+    def poll(self, timeout: float) -> list[ev.WorkerEvent]:
+        """What happened."""
+        with self._news:
+            if not self._events and not self._is_woken:
+                until = self._due[0][0] - time.monotonic() if self._due else timeout
+                self._news.wait(max(0.0, min(timeout, until)))
+            self._is_woken = False
+        now = time.monotonic()
+        while self._due and self._due[0][0] <= now:
+            self._happen(*heapq.heappop(self._due), now)
+        events, self._events = self._events, []
+        return events
+
+    def _happen(
+        self, when: float, number: int, action: StartAttempt, end: float, now: float
+    ) -> None:
+        file, worker = action.file, action.worker_id
+        if end <= now:
+            seconds = file.residues / RESIDUES_PER_SECOND
+            self._events.append(
+                ev.AttemptCompleted(worker, action.attempt, 1, file.residues, seconds)
+            )
+        else:
+            left = round((end - now) * RESIDUES_PER_SECOND)
+            self._events.append(ev.Progress(worker, action.attempt, 0, file.residues - left))
+            heapq.heappush(self._due, (min(end, when + REPORT_SECONDS), number, action, end))
+
+    def close(self) -> None:
+        """There is nothing to kill."""
 
 
 async def serve(scheduler: str, name: str, gpus: int) -> None:
@@ -39,4 +130,6 @@ async def serve(scheduler: str, name: str, gpus: int) -> None:
 
 
 if __name__ == "__main__":
+    if "feigned" in sys.argv:
+        agent.LocalPool = FeignedPool  # type: ignore[attr-defined,assignment]
     asyncio.run(serve(sys.argv[1], sys.argv[2], int(sys.argv[3])))

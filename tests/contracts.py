@@ -42,7 +42,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
         "processors.weights",
     ),
     "transformers": ("processors.transformer",),
-    "typing_extensions": ("scheduling.message",),
+    "typing_extensions": ("app.run", "scheduling.message"),
     "yaml": ("config", "web.web_config"),
     # Of the standard library, what has one trade's shape.
     "sqlite3": ("journal",),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -43,8 +44,11 @@ def test_the_metrics_of_a_pipeline_as_the_readme_shows_them(
     names: dict[str, Any] = {"embed": len}
     try:
         exec("\n".join(block for block in blocks if "coordinator" in block), names)  # noqa: S102 - our own README
-        for gpu in ("0", "1"):
-            names["work"](gpu)
+        threads = [Thread(target=names["work"], args=(gpu,)) for gpu in ("0", "1")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         eventually(lambda: sum(completed(gpu) for gpu in ("0", "1")) == 2)
         assert names["server"].addresses
     finally:

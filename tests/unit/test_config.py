@@ -19,6 +19,7 @@ from virnucpro_exporter.config import (
     check_file,
     in_force,
     load_config,
+    reference,
     run_config,
     serve_config,
     simulate_config,
@@ -54,6 +55,11 @@ def test_documented_block_is_that_of_the_table_and_loads(load: Any) -> None:
     assert {line.split(":")[0] for line in yaml.splitlines() if re.match(r"\w", line)} == {
         one.key for one in declared(RunConfig)
     }
+
+
+def test_keywords_of_run_files_are_those_of_the_table() -> None:
+    """Editors know each option, and none that is gone."""
+    assert Path(reference.__file__).with_name("keywords.py").read_text() == reference.keywords()
 
 
 def test_keys_and_flags_are_unique() -> None:

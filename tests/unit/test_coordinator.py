@@ -263,3 +263,56 @@ def test_changes_of_the_plan_take_one_line_a_minute() -> None:
     joined = [change for change in told if change is not None]
     assert [len(change.moves) for change in joined] == [1, 6, 6]
     assert told.index(joined[1]) == 6
+
+
+def test_a_loop_over_a_worker_notes_starts_and_ends() -> None:
+    """A file is completed when the next one is asked for, unless the loop has recorded its end."""
+    run = WorkStealingCoordinator(["0"])
+    run.submit(files(30, 20, 10))
+    for number, file in enumerate(run.worker("0")):
+        if number == 1:
+            run.record_file_failure("0", file.path, "not this time")
+    snapshot = run.snapshot()
+    assert (snapshot.files_completed, snapshot.retries) == (3, 1)
+    assert repr(run) == (
+        "<WorkStealingCoordinator of 1 workers, completed: 0 files queued, 0 in process, "
+        "3 completed, 0 failed>"
+    )
+
+
+def test_a_loop_that_is_left_has_failed_at_its_file() -> None:
+    """Whatever the exception, no file stays in process; another worker gets it, which waited."""
+    run = WorkStealingCoordinator(["0", "1"])
+    run.submit(files(10))
+    begun = threading.Event()
+    done: list[str] = []
+
+    def other() -> None:
+        begun.wait()
+        done.extend(file.path for file in run.worker("1"))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+
+    def fail() -> None:
+        for _ in run.worker("0"):
+            begun.set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    thread.join()
+    assert done == [files(10)[0].path]
+    assert run.snapshot().files_completed == 1
+    assert "left before the file was done" in run.story(done[0])
+
+
+def test_all_loops_end_when_the_last_file_is_given_up() -> None:
+    """After the last attempt nothing is waited for."""
+    run = WorkStealingCoordinator(["0"])
+    run.submit(files(10))
+    for _ in range(3):
+        for _file in run.worker("0"):
+            break
+    assert run.snapshot().files_failed == 1
+    assert list(run.worker("0")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from virnucpro_exporter.config import Processor, Scheduling
 from virnucpro_exporter.errors import ProcessorError
 from virnucpro_exporter.files.digests import file_digest
 from virnucpro_exporter.processors.command import CommandProcessor
+from virnucpro_exporter.processors.finding import check_target
 from virnucpro_exporter.processors.models import DEFAULT_MODELS, find_model
 
 FACTORY = "virnucpro_exporter.processors:build"
 
 # A resumed run may change these: its results would differ in their rounding at most. What counts of
 # the classifier is its content.
-_FREE = {"tokens_per_batch", "trust_remote_code", "classifier", "joins", "part_bytes"}
+_FREE = {"tokens_per_batch", "trust_remote_code", "classifier", "joins", "part_bytes", "main"}
 
 # What `--join` says, in the words of `workers.joining`.
 _JOINS = {"concatenate": "concatenate", "header": "header", "none": "number"}
@@ -43,6 +45,8 @@ def processor_spec(wanted: Processor, scheduling: Scheduling) -> dict[str, Any]:
     spec: dict[str, Any]
     if ":" in name:
         spec = {"kind": "python", "target": name, "output_suffix": wanted.output_suffix}
+        if name.startswith("__main__:"):
+            spec["main"] = _script(name)
     elif name in _SPECS:
         spec = {"kind": name, **_SPECS[name](wanted)}
     else:
@@ -53,6 +57,28 @@ def processor_spec(wanted: Processor, scheduling: Scheduling) -> dict[str, Any]:
     if scheduling.part_bytes is not None:
         spec["part_bytes"] = scheduling.part_bytes
     return spec
+
+
+def check_here(spec: Mapping[str, Any]) -> None:
+    """See whether workers of this machine will find the user's code, which is not run.
+
+    Raises:
+        ProcessorError: They will not.
+    """
+    if spec["kind"] == "python":
+        check_target(spec["target"])
+
+
+def _script(name: str) -> str:
+    """The script that `__main__` is.
+
+    Raises:
+        ProcessorError: It is no file.
+    """
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is None:
+        raise ProcessorError(f"{name!r}: workers cannot load what is typed; put it into a module")
+    return str(Path(script).absolute())
 
 
 def _refuse_unused(wanted: Processor) -> None:

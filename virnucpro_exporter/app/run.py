@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,14 +31,24 @@ from virnucpro_exporter.app.inputs import (
 )
 from virnucpro_exporter.app.listing import Listing, looked_at
 from virnucpro_exporter.app.predictions import Predictions, predictions_of, with_sheet
-from virnucpro_exporter.app.processor import describe, processor_spec
+from virnucpro_exporter.app.processor import check_here, describe, processor_spec
 from virnucpro_exporter.app.record import Record
 from virnucpro_exporter.app.sharing import may_do_parts, sharing_text
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.summary import failures_text, plan_text, summary_text
 from virnucpro_exporter.app.views import AGAIN, RESUMES, linger, reserve, show
 from virnucpro_exporter.app.workforce import cluster_at_hand, workforce
-from virnucpro_exporter.config import Cluster, Inputs, Metrics, RunConfig, Views, run_config
+from virnucpro_exporter.config import (
+    Cluster,
+    Inputs,
+    Metrics,
+    Processor,
+    RunConfig,
+    Scheduling,
+    Views,
+    run_config,
+)
+from virnucpro_exporter.config.keywords import RunOptions
 from virnucpro_exporter.errors import (
     HaltedError,
     NoWorkerError,
@@ -63,7 +73,11 @@ from virnucpro_exporter.web.discovery import NodeDiscovery
 from virnucpro_exporter.workers import orphans
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from virnucpro_exporter.cluster.connect import Handle, Scheduled
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +157,7 @@ def plan(config: RunConfig) -> str:
     if config.cluster.is_used:
         raise UsageError("--dry-run asks no Dask cluster; leave one of the two out")
     config = config.model_copy(update={"inputs": with_sheet(config.inputs, config.processor)})
-    spec = processor_spec(config.processor, config.scheduling)
+    spec = _spec(config.processor, config.scheduling, config.cluster)
     outputs = output_folder(config.inputs)
     inputs = _find(config.inputs, config.views, config.metrics, outputs, output_names(spec))
     with devices(config.devices) as (found, _):
@@ -176,7 +190,7 @@ def run(
     began = time.monotonic()
     halt = parse_halt(config.scheduling.halt)
     config = config.model_copy(update={"inputs": with_sheet(config.inputs, config.processor)})
-    spec = processor_spec(config.processor, config.scheduling)
+    spec = _spec(config.processor, config.scheduling, config.cluster)
     outputs = output_folder(config.inputs)
     with contextlib.ExitStack() as views, contextlib.ExitStack() as stack:
         folder = registry_folder(config.metrics)
@@ -265,6 +279,14 @@ def run(
         return finished
 
 
+def _spec(processor: Processor, scheduling: Scheduling, cluster: Cluster) -> dict[str, Any]:
+    """What workers are told of the processor, which is there."""
+    spec = processor_spec(processor, scheduling)
+    if not cluster.is_used:  # on a cluster, code may be where its nodes are, and not here
+        check_here(spec)
+    return spec
+
+
 def _drain(runner: Runner, coordinator: WorkStealingCoordinator, signals: RunSignals) -> None:
     """Start no more files, and say what follows, without keeping the next signal waiting."""
     runner.drain()
@@ -346,7 +368,8 @@ def _outcome(
         return Finished(snapshot, early.exit_code, early)
     if left:
         has_begun = any(worker.busy_seconds > 0 for worker in snapshot.workers)
-        error = (NoWorkerError if has_begun else ProcessorError)(runner.last_loss)
+        last_loss = runner.last_loss.replace(f"{ProcessorError()}: ", "", 1)
+        error = (NoWorkerError if has_begun else ProcessorError)(last_loss)
         return Finished(snapshot, error.exit_code, error)
     is_whole = snapshot.state is RunState.COMPLETED and not is_missing_inputs
     lost = ", ".join(f"{worker} ({reason})" for worker, reason in runner.given_up.items())
@@ -411,24 +434,25 @@ def _early_end(runner: Runner) -> VirnucproError | None:
 
 
 def run_files(
-    inputs: Sequence[str],
-    output: str,
-    processor: str = "translate",
+    inputs: Paths,
+    output: str | os.PathLike[str],
+    processor: str | Callable[..., Any] = "translate",
     *,
     dask: Handle | str | None = None,
-    **options: Any,
+    **options: Unpack[RunOptions],
 ) -> RunSnapshot:
     """Process files on all GPUs (or CPU slots) of this machine or of a Dask cluster, from Python.
 
     Args:
-        inputs: Files, folders and patterns.
+        inputs: A file, a folder or a pattern, or several of them.
         output: Folder for the results.
-        processor: `virnucpro`, `translate`, `esm2`, `dnabert`, `command`, or `package.module:name`
-            of a class or function.
+        processor: `virnucpro`, `translate`, `esm2`, `dnabert`, `command`, `package.module:name` of
+            a class or function, or a class or function itself, at the top of a module or script.
         dask: Work on a Dask cluster: a connected `distributed.Client`, a cluster such as
             `LocalCUDACluster` or those of dask-jobqueue, or the address of a scheduler. It stays
             as it is, and what its Dask workers have for other programs is not touched.
-        options: Any other setting of `virnucpro-exporter run`, with `_` for `-`.
+        options: Any other setting of `virnucpro-exporter run`, with `_` for `-`. Metrics are served
+            with `web=True` alone.
 
     Returns:
         The state of the run at its end; `failures` has the files that could not be done.
@@ -437,13 +461,45 @@ def run_files(
         VirnucproError: The run cannot start, or no worker is left and files are.
     """
     scheduled = None if dask is None or isinstance(dask, str) else cluster_at_hand(dask)
-    given = {"web": False, "metrics_log": None, "dashboard": False, **options}
+    given: dict[str, Any] = {"web": False, "metrics_log": None, "dashboard": False, **options}
     if dask is not None:
         given["dask"] = dask if scheduled is None else scheduled.address
-    config = run_config(
-        {"inputs": tuple(inputs), "output": output, "processor": processor, **given}
-    )
-    finished = run(config, scheduled=scheduled)
+    given |= {"inputs": inputs, "output": output, "processor": _name_of(processor)}
+    finished = run(run_config(_plain(given)), scheduled=scheduled)
     if finished.error is not None:
         raise finished.error
     return finished.snapshot
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options from Python as the table has them: paths as texts, and one input as a list."""
+    plain = {name: _texts(value) for name, value in options.items()}
+    for name in ("inputs", "web_listen_address", "push_grouping"):
+        if isinstance(plain.get(name), str):
+            plain[name] = [plain[name]]
+    return plain
+
+
+def _texts(value: Any) -> Any:
+    """Paths as texts, also those in a list; anything else as it is."""
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, list | tuple):
+        return [_texts(one) for one in value]
+    return value
+
+
+def _name_of(processor: str | Callable[..., Any]) -> Any:
+    """The name by which workers load a class or function.
+
+    Raises:
+        ProcessorError: They cannot.
+    """
+    name = getattr(processor, "__qualname__", None)
+    if isinstance(processor, str) or name is None:
+        return processor
+    if "<" in name:  # <locals>, <lambda>
+        raise ProcessorError(
+            f"{name}: workers load it by its name; define it at the top of a module"
+        )
+    return f"{processor.__module__}:{name}"

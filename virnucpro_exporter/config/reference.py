@@ -1,8 +1,9 @@
-"""Writes the options into docs/configuration.md.
+"""Writes the options into docs/configuration.md, and as keywords for editors.
 
     python -m virnucpro_exporter.config.reference docs/configuration.md
 
-Between two marks of the page stands what is generated; the rest is written by hand.
+Between two marks of the page stands what is generated; the rest is written by hand. The keywords
+are in `keywords.py` beside this module.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from virnucpro_exporter.config.options import Declared, Place, declared
+from virnucpro_exporter.config.options import Declared, Kind, Place, declared
 from virnucpro_exporter.config.settings import RunConfig
 
 _WIDTH = 100
@@ -77,8 +78,50 @@ def _flags(one: Declared) -> str:
     return shown.replace("|", "\\|")
 
 
+# Keywords of `run_files` that it has by itself.
+_OWN = {"inputs", "output", "processor", "dask"}
+_TYPES = {
+    Kind.SWITCH: "bool",
+    Kind.WHOLE: "int",
+    Kind.NUMBER: "float",
+    Kind.TEXT: "str",
+    Kind.TEXTS: "Sequence[str]",
+    Kind.TABLE: "Mapping[str, float]",
+}
+_START = '''"""Written by `reference.py` from the table of options; not by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict
+
+
+class RunOptions(TypedDict, total=False):
+    """The options of a run, as keywords that editors and type checkers know."""
+
+'''
+
+
+def keywords() -> str:
+    """The text of `keywords.py`."""
+    rows = [f"    {one.key}: {_type(one)}\n" for one in declared(RunConfig) if one.key not in _OWN]
+    return _START + "".join(rows)
+
+
+def _type(one: Declared) -> str:
+    if one.key == "gpus":
+        return "int | str | Sequence[int | str] | None"
+    if one.choices:
+        name = f"Literal[{', '.join(json.dumps(choice) for choice in one.choices)}]"
+    else:
+        name = _TYPES[one.kind] + (" | os.PathLike[str]" if one.is_path else "")
+    return f"{name} | None"
+
+
 def main() -> None:
-    """Write the page anew that is named on the command line."""
+    """Write the page anew that is named on the command line, and the keywords."""
+    Path(__file__).with_name("keywords.py").write_text(keywords(), encoding="utf-8")
     path = Path(sys.argv[1])
     path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypedDict
 
@@ -35,6 +35,9 @@ POLICIES: dict[str, Callable[[], StealPolicy]] = {
 # A published snapshot is replaced when somebody reads one that is older than this, in seconds.
 _FRESH_SECONDS = 0.2
 
+# A thread that waits for a file looks so often by itself, in seconds: stalls need no event.
+_LOOK_SECONDS = 1.0
+
 # When the wall clock has moved by so much against the other one, in seconds, somebody has set it.
 _STEP_SECONDS = 0.5
 
@@ -57,8 +60,10 @@ class GpuMetrics(TypedDict):
 class WorkStealingCoordinator:
     """Decides which worker does which file; may be called from any thread.
 
-    A pipeline with threads of its own calls `submit`, then in each worker's thread `next_file`,
-    `record_file_start`, `record_progress` and `record_file_completion` or `record_file_failure`.
+    A pipeline with threads of its own calls `submit`, and then loops in each worker's thread over
+    `worker`, which notes starts, completions and failures. One that needs each step by itself calls
+    `next_file`, `record_file_start`, `record_progress` and `record_file_completion` or
+    `record_file_failure`.
     Everything a caller reads comes from an immutable snapshot.
 
     Args:
@@ -104,6 +109,8 @@ class WorkStealingCoordinator:
         self._plans = PlanLines()
         started = self._clock()
         self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._waiting = 0  # threads in `worker` that wait for a change
         self._scheduler = Scheduler(
             weights,
             names=names,
@@ -125,6 +132,14 @@ class WorkStealingCoordinator:
         self._latest = Latest(self._take(started))
         self._taken_at = started
 
+    def __repr__(self) -> str:
+        run = self.latest()
+        return (
+            f"<WorkStealingCoordinator of {len(run.workers)} workers, {run.state.value}: "
+            f"{run.files_queued} files queued, {run.files_processing} in process, "
+            f"{run.files_completed} completed, {run.files_failed} failed>"
+        )
+
     @property
     def run_id(self) -> str:
         """A name for the run that is unique in practice."""
@@ -140,6 +155,9 @@ class WorkStealingCoordinator:
         """
         with self._lock:
             decisions = self._scheduler.turn(events, self._clock())
+        if self._waiting:
+            with self._changed:
+                self._changed.notify_all()
         self._tell(decisions.facts)
         return decisions
 
@@ -214,13 +232,62 @@ class WorkStealingCoordinator:
                 return command.file
         return None
 
-    def _attempt(self, worker_id: WorkerId, path: str) -> AttemptNumber:
-        """The number of the attempt at a file that was given to a GPU, be it wanted or not."""
+    def worker(self, gpu_id: str) -> Iterator[SequenceFile]:
+        """The files for a GPU, one after another, until all that were submitted have ended.
+
+        To be looped over in a thread of the GPU's own. It waits while other GPUs have files in
+        process, since these may fail and come back. A file is completed when the loop asks for
+        the next one, unless the loop has recorded its end. A loop that is left by an exception, or
+        by `break`, has failed at its file: another GPU gets it, up to the limit of attempts.
+
+        Args:
+            gpu_id: The GPU.
+        """
+        worker_id = WorkerId(gpu_id)
+        while (file := self._next_or_end(gpu_id)) is not None:
+            self.record_file_start(gpu_id, file.path)
+            started = self._clock()
+            is_done = False
+            try:
+                yield file
+                is_done = True
+            finally:
+                number = self._number(worker_id, file.path)
+                if number is None:
+                    pass  # the loop has recorded the end
+                elif is_done:
+                    seconds = self._clock() - started
+                    done = ev.AttemptCompleted(worker_id, number, file.sequences, None, seconds)
+                    self.handle([done])
+                else:
+                    why = f"the loop of {gpu_id} was left before the file was done"
+                    self.handle([ev.AttemptFailed(worker_id, number, why)])
+
+    def _next_or_end(self, gpu_id: str) -> SequenceFile | None:
+        """The next file for a GPU, as soon as there is one; None once all have ended."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                while (file := self.next_file(gpu_id)) is None:
+                    run = self.snapshot()
+                    if not run.files_queued + run.files_processing:
+                        return None
+                    self._changed.wait(_LOOK_SECONDS)
+            finally:
+                self._waiting -= 1
+            return file
+
+    def _number(self, worker_id: WorkerId, path: str) -> AttemptNumber | None:
+        """The number of the attempt at a file that a GPU holds; None when it has ended."""
         with self._lock:
             state = self._scheduler.state
             attempts = state.worker(worker_id).inflight.values()
             held = (a.number for a in attempts if a.record.file.path == path)
-            number = next(held, state.abandoned.get((worker_id, path)))
+            return next(held, state.abandoned.get((worker_id, path)))
+
+    def _attempt(self, worker_id: WorkerId, path: str) -> AttemptNumber:
+        """The number of the attempt at a file that was given to a GPU, be it wanted or not."""
+        number = self._number(worker_id, path)
         if number is None:
             raise SchedulingError(f"{path} was not given to {worker_id}, or has ended there")
         return number

@@ -81,7 +81,9 @@ def enter_rapidgzip(path: Path, shares: Sequence[float]) -> Cost:
     import rapidgzip  # noqa: PLC0415 - each peer in its own process
 
     return _enter(
-        shares, lambda: rapidgzip.open(str(path), parallelization=1), lambda file: int(file.size())
+        shares,
+        lambda: rapidgzip.open(str(path), parallelization=1),
+        lambda file: int(file.seek(0, 2)),
     )
 
 

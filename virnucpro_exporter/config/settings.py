@@ -70,7 +70,7 @@ class RunConfig(BaseModel):
             setup_timeout=chosen.setup_timeout,
             reports_progress=self.processor.reports_progress,
             second_attempts=chosen.balancer == "stealing",
-            split=chosen.may_split,
+            split=chosen.may_split and chosen.balancer == "stealing",
         )
         if self.cluster.is_used:
             return replace(settings, batch_seconds=_CLUSTER_BATCH_SECONDS)

@@ -329,7 +329,7 @@ def _alerts() -> Shelf:
         ' (ALERTS{alertname=~"Virnucpro.+", alertstate="firing"})'
     )
     return Shelf(
-        9,
+        7,
         [
             table(
                 "Firing alerts",

@@ -224,9 +224,11 @@ def _queues() -> Shelf:
                 "Where in its file",
                 "The range of its file that is in process, and how far it is done. A whole file "
                 "goes from 0 to 1; a part of one begins where another GPU stops.",
-                Query('virnucpro_worker_range_ratio{edge="begin"}', "begin of {{gpu}}"),
-                Query('virnucpro_worker_range_ratio{edge="end"}', "end of {{gpu}}"),
-                Query("virnucpro_worker_range_done_ratio", "done of {{gpu}}"),
+                Query(
+                    'virnucpro_worker_range_ratio{edge="begin"}', "begin of {{gpu}}", is_many=True
+                ),
+                Query('virnucpro_worker_range_ratio{edge="end"}', "end of {{gpu}}", is_many=True),
+                Query("virnucpro_worker_range_done_ratio", "done of {{gpu}}", is_many=True),
                 unit="percentunit",
                 limits=(0, 1),
                 missing="no file is in process",
@@ -488,7 +490,7 @@ def _links() -> Shelf:
                 missing="asked for with --gpu-processes",
             ),
         ],
-        widths=(6, 6, 6, 6),
+        widths=(5, 5, 5, 9),
     )
 
 

@@ -46,6 +46,7 @@ PLAIN = thresholds(NEUTRAL)
 COUNT = "locale"  # 2,000 and not 2 K
 RATE = "sishort"  # 1.5 M
 NO_DATA = "no data"
+_WORDS = common_builders.VizTextDisplayOptions().value_size(28)  # so that they stay on one line
 
 _BY = re.compile(r"\b(?:by|group_left|group_right) \(([\w, ]+)\)")
 
@@ -108,7 +109,7 @@ def stat(
     if states is not None:
         panel = stats.Panel().color_mode(common.BigValueColorMode.BACKGROUND_SOLID)
         panel.graph_mode(common.BigValueGraphMode.NONE).mappings([mapping(states)])
-        panel.reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
+        panel.reduce_options(ReduceDataOptions().calcs(["lastNotNull"])).text(_WORDS)
         panel.with_target(_target(query, "A").instant())
         return _described(panel, title, text, unit, colours, missing)
     panel = (
@@ -118,6 +119,8 @@ def stat(
     panel.with_target(_target(query, "A").instant())
     if decimals is not None:
         panel.decimals(decimals)
+    if unit.startswith("dateTime"):
+        panel.text(_WORDS)
     return _described(panel, title, text, unit, colours, missing)
 
 
@@ -284,7 +287,7 @@ def matrix(
     title: str, text: str, query: Query, row: str, column: str, missing: str
 ) -> tables.Panel:
     """A table of one value by two labels, darker where it is larger."""
-    panel = tables.Panel().cell_height(common.TableCellHeight.SM).min(0)
+    panel = tables.Panel().cell_height(common.TableCellHeight.SM).min(0).min_width(40)
     panel.with_target(_target(query, "A").format(PromQueryFormat.TABLE).instant())
     options = {"rowField": row, "columnField": column, "valueField": "Value", "emptyValue": "null"}
     panel.with_transformation(DataTransformerConfig("groupingToMatrix", options=options))

@@ -318,7 +318,7 @@ def _runs() -> Panel:
                 width=130,
             ),
             Column(
-                "Started", f"1000 * ({_known(f'{by} ({start})')})", "dateTimeAsLocal", width=150
+                "Started", f"1000 * ({_known(f'{by} ({start})')})", "dateTimeAsLocal", width=185
             ),
             Column("Took", _known(lasted), "s", width=85),
             Column("Files", _known(f"{by} (virnucpro_run_files)"), width=70),

@@ -1,6 +1,7 @@
 // From what Prometheus answers to what a panel shows, with Grafana's own code (@grafana/data).
 const {
   applyFieldOverrides,
+  cacheFieldDisplayNames,
   createTheme,
   dataLinksOverrideProcessor,
   displayNameOverrideProcessor,
@@ -116,7 +117,7 @@ async function shown(panel, results, theme = createTheme()) {
       interpolate: (text) => text,
     }).subscribe({ next: resolve, error: reject })
   );
-  return applyFieldOverrides({
+  const decided = applyFieldOverrides({
     data,
     fieldConfig: panel.fieldConfig,
     fieldConfigRegistry: registry,
@@ -124,6 +125,8 @@ async function shown(panel, results, theme = createTheme()) {
     theme,
     timeZone: "utc",
   });
+  cacheFieldDisplayNames(decided); // as the panels do before they draw
+  return decided;
 }
 
 module.exports = { shown };

@@ -52,7 +52,7 @@ function table(panel, frame) {
 }
 
 function name(field) {
-  return field.config.displayName ?? field.state?.displayName ?? field.name;
+  return field.state.displayName;
 }
 
 function cell(display, isColoured) {

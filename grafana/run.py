@@ -217,8 +217,9 @@ def _problems() -> Shelf:
         ),
         Column(
             "Short of memory",
-            f"{by} (virnucpro_worker_memory_shortages_total)",
+            f"{by} (virnucpro_worker_memory_shortages_total {there})",
             colours=thresholds(CLEAR, (1, WARNING)),
+            width=120,
         ),
     ]
     return Shelf(

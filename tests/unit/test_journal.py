@@ -413,3 +413,30 @@ def test_a_corrupt_journal_is_one_clear_line(outputs: Outputs) -> None:
     for use in (lambda: Journal(outputs), lambda: read_status(outputs.folder)):
         with pytest.raises(OutputError, match=r"\A[^\n]*not a database; delete it[^\n]*\Z"):
             use()
+
+
+def test_numbers_of_attempts_are_kept_before_they_start(outputs: Outputs) -> None:
+    """A run that was killed before a start was on record leaves no number to be given twice."""
+    with closing(Journal(outputs)) as journal:
+        journal.reserve_attempts(7)
+    with closing(Journal(outputs)) as journal:
+        assert journal.next_attempt() > 7
+
+
+def test_a_start_and_a_result_in_one_transaction(journal: Journal, outputs: Outputs) -> None:
+    """What is on record is the same as if each had been written on its own."""
+    journal.plan(SOURCES[:2])
+    one, two = (SequenceFile(path) for path in PATHS[:2])
+    journal.record(
+        [
+            facts.started("cpu0", 4, one),
+            facts.started("cpu0", 5, two),
+            facts.completed("cpu0", 4, one, 2.5, ("a.out",)),
+        ],
+        now=100.0,
+    )
+    write(outputs, 4, "a.out")
+    assert journal.plan(SOURCES[:2]) == Resumed(
+        frozenset(PATHS[:1]), frozenset(PATHS[1:2]), {PATHS[0]: (3, 30)}
+    )
+    assert journal.next_attempt() == 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,8 +17,10 @@ from virnucpro_exporter.execution import runner as loop
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.halting import parse_halt
 from virnucpro_exporter.execution.runner import Runner, Terms
+from virnucpro_exporter.journal.schema import Committed
 from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling import facts as fa
+from virnucpro_exporter.scheduling.commands import StartAttempt
 from virnucpro_exporter.scheduling.events import WorkerEvent
 from virnucpro_exporter.scheduling.files import SequenceFile
 
@@ -42,9 +44,15 @@ class Memory:
         self.error = error or sqlite3.OperationalError("database is locked")
         self.told: list[Any] = []
         self.kept: list[int] = []
+        self.records = 0
+        self.reserved = 0
+
+    def reserve_attempts(self, number: int) -> None:
+        self.reserved = max(self.reserved, number)
 
     def record(self, changes: Iterable[Any], now: float, offset: float) -> None:
         del now, offset
+        self.records += 1
         if self.refusals:
             self.refusals -= 1
             raise JournalError(str(self.error)) from self.error
@@ -188,3 +196,32 @@ def test_what_waited_during_a_pause_is_read_before_deadlines_count(
     assert len(excused) == 1
     assert excused[0] == pytest.approx(3600, abs=1)
     assert loop._LATE_SECONDS < 1
+
+
+class CarefulPool(FakePool):
+    """Is never given many attempts whose numbers a later run might use again."""
+
+    def __init__(self, folder: Path, memory: Memory) -> None:
+        super().__init__({"outputs": True}, folder)
+        self.memory = memory
+        self.largest = 0
+
+    def start(self, worker_id: str, actions: Sequence[StartAttempt]) -> None:
+        if len(actions) >= loop._MANY_CHANGES:
+            assert max(action.attempt for action in actions) <= self.memory.reserved
+        self.largest = max(self.largest, len(actions))
+        super().start(worker_id, actions)
+
+
+def test_very_short_files_share_transactions(tmp_path: Path) -> None:
+    """Numbers are kept before files start, and results are on record before they are moved."""
+    memory = Memory()
+    pool = CarefulPool(tmp_path, memory)
+    coordinator = WorkStealingCoordinator(["cpu0"])
+    runner = Runner(coordinator, pool, ["cpu0"], memory, cast("Journal", memory))
+    files = [SequenceFile(f"{number}.fa") for number in range(1000)]
+    runner.run(files)
+    assert pool.largest >= loop._MANY_CHANGES
+    assert len(memory.kept) == len(set(memory.kept)) == 1000
+    assert sum(isinstance(change, Committed) for change in memory.told) == 1000
+    assert memory.records < 200

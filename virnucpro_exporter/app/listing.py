@@ -66,7 +66,7 @@ def looked_at(files: Sequence[Input], earlier: Earlier, how: str) -> Iterable[Se
             return Looked(found, SequenceFile(file.path, *counts), is_done)
         if is_done or how == "exact":
             return Looked(found, SequenceFile(file.path), is_done)
-        return Looked(found, estimate(Path(file.path)))
+        return Looked(found, estimate(file.path))
 
     if how == "estimate":
         return answers_about(files, look)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -43,6 +43,12 @@ _LATE_SECONDS = 0.5
 
 # After that so many looks take in what has been waiting.
 _LOOKS = 100
+
+# Very short files end by the dozen. Where so many changes have come together they wait for more,
+# for so many seconds at most: one transaction for many turns costs a fraction of one for each. What
+# a killed run loses of it is done again.
+_MANY_CHANGES = 16
+_GROUP_SECONDS = 0.05
 
 
 # What the loop itself has to know of.
@@ -154,6 +160,7 @@ class Runner:
         self._halting = Halting(terms.halt)
         self._is_held = False  # as the scheduler knows it
         self._changes: list[Change] = []  # not yet in the journal
+        self._changed_at: float | None = None  # since when there are some, by the coordinator
         self._moves: deque[co.KeepOutputs | co.DiscardOutputs] = deque()  # not yet carried out
         self._files = 0
         self._awaited = 0  # files of which nothing is known yet
@@ -255,6 +262,9 @@ class Runner:
         """What happened. After a pause all that was waiting is read before a deadline counts."""
         deadline = self._coordinator.seconds_to_deadline()
         wait = _LONGEST_WAIT if deadline is None else min(deadline, _LONGEST_WAIT)
+        if self._changed_at is not None and not self._storage.is_held:
+            until_due = self._changed_at + _GROUP_SECONDS - self._coordinator.now()
+            wait = max(0.0, min(wait, until_due))
         events = self._pool.poll(wait)
         if self._clock is None:
             return events
@@ -291,7 +301,7 @@ class Runner:
             for command in decisions.commands
             if isinstance(command, co.KeepOutputs | co.DiscardOutputs)
         ]
-        if not self._storage.is_held:
+        if not self._storage.is_held and self._is_time_to_settle():
             self._settle()
         for fact in decisions.facts:
             if isinstance(fact, _NOTED):
@@ -371,6 +381,15 @@ class Runner:
         if not is_trouble(error):
             raise error
         self._hold(str(error))
+
+    def _is_time_to_settle(self) -> bool:
+        """Whether what was decided is to be written now, or together with more."""
+        if len(self._changes) < _MANY_CHANGES:
+            return True
+        now = self._coordinator.now()
+        if self._changed_at is None:
+            self._changed_at = now
+        return now >= self._changed_at + _GROUP_SECONDS
 
     def _settle(self) -> None:
         """Write down what was decided, then move the outputs; what cannot be done now is kept."""
@@ -455,13 +474,28 @@ class Runner:
                     pass
                 case _:
                     assert_never(command)
+        self._reserve_attempts(batches)
         for worker_id, batch in batches.items():
             self._pool.start(worker_id, batch)
         for shrink in shrinks:
             self._pool.shrink(shrink)
+
+    def _reserve_attempts(self, batches: Mapping[WorkerId, Sequence[co.StartAttempt]]) -> None:
+        """Many starts may be on record only after they are made: keep their numbers before that.
+
+        A worker that outlives the program for a moment must not share a folder with a later run.
+        """
+        numbers = [start.attempt for batch in batches.values() for start in batch]
+        if self._journal is None or len(numbers) < _MANY_CHANGES:
+            return
+        try:
+            self._journal.reserve_attempts(max(numbers))
+        except JournalError as error:  # what is under way ends; no more is started
+            self._hold_or_raise(error)
 
     def _record(self) -> None:
         if self._journal is not None and self._changes:
             now = self._wall_clock()
             self._journal.record(self._changes, now, offset=now - self._coordinator.now())
         self._changes = []
+        self._changed_at = None

@@ -10,7 +10,6 @@ start of a large compressed file, which cannot be entered in the middle.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -214,7 +213,7 @@ def _tally_records(path: Path) -> Tally:
     return tally
 
 
-def estimate(path: Path) -> SequenceFile:
+def estimate(path: str | os.PathLike[str]) -> SequenceFile:
     """Estimate the residues of a file from 4 MiB of it at most.
 
     A file that cannot be read costs 1: it fails later, on its own, in its own attempt.
@@ -223,27 +222,50 @@ def estimate(path: Path) -> SequenceFile:
         The file; `sequences` is None unless the whole file was read, and `likely_sequences` where
         it was, or a sample does not tell.
     """
+    name = os.fspath(path)
     try:
-        with path.open("rb", buffering=0) as file:
-            tally, share = _look_into(file)
+        # Without a file object, which costs more than reading a small file.
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            tally, share = _count_small(descriptor), None
+            if tally is None:
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                    tally, share = _look_into(file)
+        finally:
+            os.close(descriptor)
     except (OSError, SequenceFileError):
-        return SequenceFile(os.fspath(path))
+        return SequenceFile(name)
     if share is None:
-        return SequenceFile(os.fspath(path), tally.sequences, max(1, tally.residues))
+        return SequenceFile(name, tally.sequences, max(1, tally.residues))
     is_telling = tally.sequences >= _TELLING_RECORDS
     likely = round(share * tally.sequences) if is_telling else None
-    return SequenceFile(os.fspath(path), None, max(1, round(share * tally.residues)), likely)
+    return SequenceFile(name, None, max(1, round(share * tally.residues)), likely)
+
+
+def _count_small(descriptor: int) -> Tally | None:
+    """Count a file that is small and plain, as most of very many are; None for any other.
+
+    Raises:
+        SequenceFileError: The content is at fault.
+    """
+    text = os.read(descriptor, BLOCK_BYTES)
+    is_plain = text.startswith((b">", b"@")) and b"\r" not in text and b"\0" not in text
+    if not is_plain or len(text) == BLOCK_BYTES or os.read(descriptor, 1):
+        return None
+    tally = Tally()
+    if text.startswith(b">"):
+        tally.add_fasta((text,))
+    else:
+        tally.add_fastq((text,))
+    return tally
 
 
 def _look_into(file: BinaryIO) -> tuple[Tally, float | None]:
     """Count some of a file, and how many times as large it is; None where all of it was counted."""
     size = os.fstat(file.fileno()).st_size
-    start = file.read(BLOCK_BYTES)
-    is_plain = compression_of(start) is None
+    is_plain = compression_of(file.read(BLOCK_BYTES)) is None
     tally = Tally()
-    if is_plain and len(start) == size:  # most of very many files are small, and read by now
-        tally.add(read_blocks(io.BytesIO(start)))
-        return tally, None
     file.seek(0)
     if is_plain and size > HEAD_BYTES:
         marker, _ = detect_format(refuse_binary(read_texts(file)))

@@ -225,10 +225,15 @@ def batches(changes: Sequence[Change], now: float, offset: float) -> list[Writin
         now: Unix seconds.
         offset: Unix seconds minus seconds on the scheduler's clock.
     """
+    completed = {
+        change.file.path for change in changes if isinstance(change, fa.FileCompleted)
+    }  # what this writes covers what their starts would
     made: list[tuple[str, list[tuple[Any, ...]]]] = []
     latest: dict[str, int] = {}  # the last batch of each statement
     touched: dict[object, int] = {}  # the last batch that concerns a file or a worker
     for change in changes:
+        if isinstance(change, fa.FileStarted) and change.file.path in completed:
+            continue
         written = writing(change, now, offset)
         if written is None:
             continue

@@ -38,6 +38,9 @@ from virnucpro_exporter.scheduling.facts import FileStarted
 from virnucpro_exporter.scheduling.speed import DoneBefore
 from virnucpro_exporter.snapshot import RunSnapshot
 
+# So many numbers of attempts are kept at once.
+_RESERVED = 1000
+
 # A later run learns from so many files: what files cost varies, and so many tell it well enough.
 _MOST_RECALLED = 512
 
@@ -162,6 +165,7 @@ class Journal:
         self._outputs = outputs
         self._does_parts = does_parts
         self._run_id = ""
+        self._reserved = 0  # no later run gives an attempt a number up to this
         self._has_results = False  # of other inputs, in earlier runs
         self._is_same_processor = False  # as that of earlier runs
         self._names: Callable[[str], Sequence[str]] | None = None  # where one may be replaced
@@ -533,6 +537,21 @@ class Journal:
                 "SELECT value FROM meta WHERE key = 'last_attempt'"
             ).fetchone()
             return int(max(last, *self._outputs.left_attempts(), 0)) + 1
+
+    def reserve_attempts(self, number: int) -> None:
+        """Let no later run give this number, or a lower one, to an attempt.
+
+        Raises:
+            JournalError: It cannot be written.
+        """
+        if number <= self._reserved:
+            return
+        with self._transaction() as database:
+            reserved = number + _RESERVED
+            database.execute(
+                "UPDATE meta SET value = max(value, ?) WHERE key = 'last_attempt'", (reserved,)
+            )
+        self._reserved = reserved
 
     def done_before(self) -> list[DoneBefore]:
         """Some of the files that earlier runs did with this processor, none where it is another."""

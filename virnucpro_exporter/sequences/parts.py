@@ -23,6 +23,7 @@ from typing import BinaryIO, NamedTuple
 from virnucpro_exporter.errors import EmptyFileError
 from virnucpro_exporter.sequences.reading_on import read_on
 from virnucpro_exporter.sequences.records import (
+    EVERYTHING,
     Bounds,
     Record,
     detect_format,
@@ -224,9 +225,11 @@ def read_sequences(source: Path | Part | OpenPart) -> Iterator[Record]:
             record, or a header that does not begin its line.
         OSError: The file cannot be opened or read.
     """
-    part = source if isinstance(source, OpenPart) else OpenPart(_as_part(source))
+    opened = source if isinstance(source, OpenPart) else OpenPart(_as_part(source))
+    part = opened.part
+    is_all = opened is not source and part == Part(part.path)  # and nothing can be given away
     with part.path.open("rb", buffering=0) as file:
-        yield from parse(enter_part(file, part.part), part, part.part.start)
+        yield from parse(enter_part(file, part), EVERYTHING if is_all else opened, part.start)
 
 
 class Entered(NamedTuple):

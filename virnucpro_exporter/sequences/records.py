@@ -22,6 +22,7 @@ ONLY_PROTEIN = b"EFILPQefilpq"
 _BLANKS_AND_NEWLINES = BLANKS + b"\n"
 _ENDS_LINE = operator.methodcaller("endswith", b"\n")
 _ODD_RETURN = re.compile(rb"\r(?![\n]|\Z)")
+_SHORT_BYTES = 500  # a sequence below this is put together faster than searched for blanks
 LONG_RECORD_BYTES = 4 << 20  # one this long is rather joined from lines
 
 
@@ -149,16 +150,25 @@ def parse_fasta(
     Raises:
         SequenceFileError: A header does not begin its line.
     """
-    for at, text in _fasta_texts(texts, bounds, start, begins_line=begins_line):
-        if not bounds.claim(at):
-            return
-        yield _fasta_record(text)
+    for at, pieces in _fasta_texts(texts, bounds, start, begins_line=begins_line):
+        if bounds is EVERYTHING and start <= 0:
+            yield from map(_fasta_record, pieces)
+            continue
+        for piece in pieces:
+            if at >= start:
+                if not bounds.claim(at):
+                    return
+                yield _fasta_record(piece)
+            at += len(piece) + 1  # noqa: PLW2901 - the place of the next one
 
 
 def _fasta_texts(
     texts: Iterable[Text], bounds: Bounds, start: int, *, begins_line: bool
-) -> Iterator[tuple[int, bytes]]:
-    """The place and the text without its `>` of each record that begins at a place or later."""
+) -> Iterator[tuple[int, list[bytes]]]:
+    """The texts of records without their `>`, in runs without a gap, and where each run begins.
+
+    Those of a place or later are all among them; others may be, too.
+    """
     pieces: list[bytes] = []  # of the record that is being read
     at = -1
     for place, text in _end_all_lines(texts):
@@ -171,15 +181,14 @@ def _fasta_texts(
                 return
             continue
         if at >= start:
-            yield at, b"".join(pieces)
+            yield at, [b"".join(pieces)]
         at = place + len(head)
         pieces = [rest.pop()]
-        for piece in rest:
-            if at >= start:
-                yield at, piece
-            at += len(piece) + 1
+        if rest:
+            yield at, rest
+            at += sum(map(len, rest)) + len(rest)
     if at >= start:
-        yield at, b"".join(pieces)
+        yield at, [b"".join(pieces)]
 
 
 def _split_at_headers(text: bytes, *, begins_line: bool) -> list[bytes]:
@@ -199,9 +208,12 @@ def _split_at_headers(text: bytes, *, begins_line: bool) -> list[bytes]:
 def _fasta_record(text: bytes) -> Record:
     """The record of a text without its `>`."""
     header, _, body = text.partition(b"\n")
-    sequence = body.replace(b"\n", b"")
-    if has_blanks(sequence):
-        sequence = sequence.translate(None, BLANKS)
+    if len(body) < _SHORT_BYTES:
+        sequence = b"".join(body.split())  # at all blanks and line ends
+    else:
+        sequence = body.replace(b"\n", b"")
+        if has_blanks(sequence):
+            sequence = sequence.translate(None, BLANKS)
     if b">" in sequence:
         line = next(line for line in body.split(b"\n") if b">" in line)
         raise _header_in_line(_first_word(header), line)
@@ -249,6 +261,11 @@ def parse_fastq(
             break
         at = tail.place if tail.text else place
         end = place - len(tail.text)
+        if bounds is EVERYTHING and start <= 0:
+            for header, sequence in zip(lines[::4], lines[1::4], strict=True):
+                yield Record(_first_word(header[1:]), sequence.rstrip(b"\r"))
+            at = end = end + sum(map(len, lines)) + len(lines)
+            lines = []
         for header, sequence, separator in zip(lines[::4], lines[1::4], lines[2::4], strict=True):
             if at >= start:
                 if not bounds.claim(at):

@@ -99,6 +99,7 @@ def test_output_folder_belongs_to_one_run(tmp_path: Path) -> None:
         assert f"in use by another run (process {process.pid})" in second.stderr
         status = call([*PROGRAM, "status", output])
         assert "running (active)" in status.stdout
+        assert status.returncode == 10
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=DEADLINE)

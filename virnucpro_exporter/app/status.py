@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import time
 
-from virnucpro_exporter.journal.status import GpuTotals, RunStatus, SharedFile, read_status
+from virnucpro_exporter.app.tables import report_json
+from virnucpro_exporter.journal.status import GpuTotals, SharedFile, read_status
 from virnucpro_exporter.text import clean, counted
+
+# As `watch` has them, and one for a run that goes on.
+_STATUS = {"completed": 0, "failed": 1, "interrupted": 130}
+_KILLED = 137
+_RUNNING = 10
 
 _MOST_NAMED = 8  # workers in one line
 
@@ -50,22 +55,13 @@ def _work(gpu: GpuTotals) -> str:
 
 
 def status_json(folder: str) -> str:
-    """The same as one JSON object. Raises OutputError likewise."""
-    return json.dumps(_status_object(read_status(folder)))
+    """The same as one JSON object, with all GPUs and files. Raises OutputError likewise."""
+    return report_json(folder, time.time())
 
 
-def _status_object(state: RunStatus) -> dict[str, Any]:
-    return {
-        "run_id": state.run_id,
-        "state": state.state,
-        "active": state.is_active,
-        "files": dict(state.counts),
-        "parts": dict(state.parts),
-        "steals": state.steals,
-        "failed": [{"path": _text(path), "error": error} for path, error in state.failed],
-    }
-
-
-def _text(path: str) -> str:
-    """The path with what UTF-8 cannot hold written as escapes."""
-    return path.encode("utf-8", "backslashreplace").decode()
+def status_code(folder: str) -> int:
+    """How the last run stands, as an exit status. Raises OutputError likewise."""
+    state = read_status(folder)
+    if state.is_active:
+        return _RUNNING
+    return _KILLED if state.was_killed else _STATUS.get(state.state, 1)

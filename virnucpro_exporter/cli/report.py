@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
 from virnucpro_exporter.app.report import make_report
+from virnucpro_exporter.app.tables import report_json, report_tsv, write_failed
 from virnucpro_exporter.cli.help import Command
 from virnucpro_exporter.cli.options import path
+from virnucpro_exporter.errors import UsageError
 
 
 @click.command(
@@ -14,11 +18,33 @@ from virnucpro_exporter.cli.options import path
     examples=[
         ("who did what, and what held the run back", "report RESULTS"),
         ("a page with pictures", "report RESULTS --html report.html"),
+        ("a table of all files, which MultiQC reads", "report RESULTS --tsv > virnucpro_mqc.tsv"),
+        ("the files that failed, one a line", "report RESULTS --failed-list failed.txt"),
     ],
 )
 @click.argument("source", type=path, metavar="LOG_OR_OUTPUT_DIR")
 @click.option("--html", type=path, metavar="FILE", help="Also write a page with pictures.")
-def report(source: str, html: str | None) -> int:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, with all GPUs and files.")
+@click.option("--tsv", "as_tsv", is_flag=True, help="A row for each file, for MultiQC too.")
+@click.option(
+    "--failed-list", type=path, metavar="FILE", help="Also write the paths of failed files."
+)
+def report(
+    source: str,
+    html: str | None,
+    as_json: bool,  # noqa: FBT001 - click passes options by name
+    as_tsv: bool,  # noqa: FBT001 - likewise
+    failed_list: str | None,
+) -> int:
     """Tell who did what, after a run or during it: from its output folder, or a metrics log."""
-    click.echo(make_report(source, html))
+    if as_json and as_tsv:
+        raise UsageError("--json and --tsv: use one of them")
+    text = make_report(source, html)
+    if failed_list is not None:
+        write_failed(source, failed_list)
+    if as_json:
+        text = report_json(source, time.time())
+    elif as_tsv:
+        text = report_tsv(source)
+    click.echo(text)
     return 0

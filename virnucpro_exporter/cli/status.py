@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from virnucpro_exporter.app.status import status_json, status_text
+from virnucpro_exporter.app.status import status_code, status_json, status_text
 from virnucpro_exporter.cli.help import Command
 from virnucpro_exporter.cli.options import folder as paths
 
@@ -19,6 +19,10 @@ from virnucpro_exporter.cli.options import folder as paths
 @click.argument("folder", type=paths, metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(folder: str, as_json: bool) -> int:  # noqa: FBT001 - click passes options by name
-    """Tell how far the run in an output folder is, from its journal."""
+    """Tell how far the run in an output folder is, from its journal.
+
+    The exit status says how the run stands: 0 completed, 1 failed, 10 still running, 130
+    interrupted, 137 killed; 2 where there is none.
+    """
     click.echo(status_json(folder) if as_json else status_text(folder))
-    return 0
+    return status_code(folder)

@@ -66,6 +66,7 @@ class RunStatus:
         steals: How often a file changed queues.
         parts: How many parts of files stand in each state; a state without parts is absent.
         shared: The files that are done in parts and have no result yet.
+        was_killed: It is `interrupted` because its process is gone.
     """
 
     is_active: bool
@@ -80,6 +81,7 @@ class RunStatus:
     steals: int
     parts: Mapping[str, int] = field(default_factory=dict)
     shared: tuple[SharedFile, ...] = ()
+    was_killed: bool = False
 
 
 def read_status(folder: str | os.PathLike[str]) -> RunStatus:
@@ -88,15 +90,17 @@ def read_status(folder: str | os.PathLike[str]) -> RunStatus:
     Raises:
         OutputError: There is no journal, it cannot be read, or a newer version wrote it.
     """
-    return read_journal(folder, _status)
+    return read_journal(folder, status_of)
 
 
-def _status(database: sqlite3.Connection, is_active: bool) -> RunStatus:  # noqa: FBT001 - a `Reader`
+def status_of(database: sqlite3.Connection, is_active: bool) -> RunStatus:  # noqa: FBT001 - a `Reader`
+    """The status, as a journal has it; `is_active` where a run goes on."""
     run = database.execute(
         "SELECT run_id, state, started, ended, settings FROM runs ORDER BY rowid DESC LIMIT 1"
     ).fetchone()
     run_id, state, started, ended, settings = run or (None, "running", None, None, "{}")
-    if state == "running" and not is_active:
+    was_killed = state == "running" and not is_active
+    if was_killed:
         state = "interrupted"
     failed = database.execute("SELECT path, error FROM files WHERE state = 'failed' ORDER BY path")
     split = dict(all_ranges(database))
@@ -118,6 +122,7 @@ def _status(database: sqlite3.Connection, is_active: bool) -> RunStatus:  # noqa
         steals=database.execute("SELECT count(*) FROM steals").fetchone()[0],
         parts=Counter(part.state for parts in split.values() for part in parts),
         shared=tuple(_shared(database, split)),
+        was_killed=was_killed,
     )
 
 

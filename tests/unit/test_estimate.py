@@ -100,3 +100,21 @@ def test_a_fixed_cost_is_guessed_before_it_is_clear() -> None:
     fixed.beginning.add(7.0)
     fixed.ending.add(1.0)
     assert fixed.likely() == pytest.approx(8.0)
+
+
+def test_a_file_that_should_have_ended_long_ago_is_a_large_one() -> None:
+    """Where sizes are wrong, what is left grows with what they may be; where exact, it does not."""
+    left = []
+    for ratio in (1.0, 1.4):
+        scheduler = Looking({"0": 1.0})
+        scheduler.handle(FilesSubmitted((SequenceFile("/large", 1, 10_000),)), 0.0)
+        scheduler.handle(said.ready("0"), 0.0)
+        for _ in range(30):
+            scheduler.state.errors.observe(1000, round(1000 * ratio), 10.0, 10.0)
+        for step in range(1, 96):
+            scheduler.handle(said.progress("0", 1, step, 100 * step), float(step))
+        seconds = scheduler.look(95.0).eta_seconds
+        assert seconds is not None
+        left.append(seconds)
+    assert left[0] == pytest.approx(5.0, rel=0.01)
+    assert left[1] > 30.0

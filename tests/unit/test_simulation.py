@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from tests import facts
-from virnucpro_exporter.app.simulate import NoResults, activity, begin
+from virnucpro_exporter.app.simulate import NoResults, SimulatedRun, activity, begin
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.gpu.simulated import Activity, SimulatedSource
@@ -144,3 +144,14 @@ def test_a_virtual_gpu_warms_up_and_cools_down() -> None:
     assert read("temperature_celsius") == warm
     now = 120.0
     assert read("temperature_celsius") < warm - 20
+
+
+def test_all_files_are_counted_before_the_first_one_is_submitted() -> None:
+    """Views are up by then, and show no run of 0 files."""
+    plan = Simulation(SCENARIOS["balanced"], gpus=2, count=30, speed=1.0, seed=1)
+    workers = VirtualWorkers(plan.virtual_gpus)
+    pool = VirtualPool(workers)
+    coordinator = WorkStealingCoordinator(plan.weights, clock=pool.now)
+    shown = SimulatedRun(coordinator, workers, pool, begin(plan, 0, workers)).latest()
+    assert (shown.files_total, shown.files_completed, shown.percent_done) == (30, 0, 0)
+    assert shown.eta_seconds is None

@@ -192,3 +192,33 @@ def test_what_may_go_wrong_is_learned_from_completed_files() -> None:
     assert exact.risk < 0.2 < wrong.risk < 0.5
     assert exact.risk_of_size < exact.risk
     assert wrong.content.value > 0.5
+
+
+def test_a_stall_that_heals_does_not_count_as_a_slow_worker() -> None:
+    """The silent stretch is left out once; if it comes again, the worker is slow."""
+    held = Held()
+    for now in range(1, 121):
+        held.report(100 * now, float(now))
+    before, left = held.worker.speed, held.attempt.left
+    held.state.stall(held.worker, 420.0)
+    held.report(12_100, 520.0)
+    assert held.worker.stalled_since is None
+    assert held.worker.speed == before
+    for now in range(521, 530):
+        held.report(12_100 + 100 * (now - 520), float(now))
+    assert held.attempt.remaining(529.0) == pytest.approx(held.attempt.left / before, rel=0.05)
+    assert held.attempt.left < left
+    held.state.stall(held.worker, 829.0)
+    held.report(13_100, 929.0)
+    assert held.worker.speed < 0.8 * before
+
+
+def test_the_duration_of_a_healed_stall_is_no_fixed_cost_of_files() -> None:
+    """What is learned of a file is what it took without the stall."""
+    held = Held()
+    for now in range(1, 301):
+        held.report(100 * now, float(now))
+    held.state.stall(held.worker, 600.0)
+    held.report(30_001, 700.0)
+    held.state.finish_work(held.attempt, 100, 60_000, 1000.0, 1000.0)
+    assert held.worker.pace == pytest.approx(100.0, rel=0.01)

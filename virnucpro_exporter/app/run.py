@@ -242,11 +242,11 @@ def run(
             first_attempt=journal.next_attempt(),
             done_before=journal.done_before(),
         )
+        coordinator.expect(listing.awaited)
         entry.follow(coordinator.latest)
         clock = steady_clock()
         record = Record(coordinator.run_id, clock(), work.devices, config.flat())
         _begin(journal, predictions, record)
-        nodes = NodeDiscovery(work.nodes, config.cluster.dask_exporter_port)
         shown = show(
             config.views,
             config.metrics,
@@ -255,7 +255,7 @@ def run(
             coordinator,
             _shown_gpus(config.cluster, work.monitor, coordinator),
             outputs.folder,
-            nodes,
+            NodeDiscovery(work.nodes, config.cluster.dask_exporter_port),
         )
         entry.served_by(shown.server)
         terms = Terms(time.monotonic, config.scheduling.storage_patience, halt)

@@ -169,6 +169,7 @@ class SimulatedRun:
         gpus = [worker.gpu for worker in coordinator.latest().workers]
         self._runner = Runner(coordinator, pool, gpus, NoResults(), None)
         self._files = files
+        coordinator.expect(len(files))
 
     def latest(self) -> RunSnapshot:
         """How it stands."""

@@ -161,6 +161,11 @@ class WorkStealingCoordinator:
         self._tell(decisions.facts)
         return decisions
 
+    def expect(self, files: int) -> None:
+        """So many files will be submitted, so that views count them from the first moment on."""
+        self.handle([ev.FilesSubmitted((), awaited=files)])
+        self.snapshot()  # what was published before knows of none
+
     def beat(self) -> None:
         """The run loop turns. From the first time on, its silence shows in the snapshots."""
         self._beat_at = self._clock()

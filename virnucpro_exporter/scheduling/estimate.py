@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from dataclasses import dataclass
 
 from virnucpro_exporter.scheduling.files import Attempt
@@ -184,10 +185,21 @@ def remaining(attempt: Attempt, known: Pace, now: float) -> float:
         return NEVER
     since = now - attempt.counted_at
     if attempt.done:
-        expected = attempt.left / known.speeds[attempt.worker.index]
+        expected = _likely_left(attempt) / known.speeds[attempt.worker.index]
     else:
         expected = known.seconds(attempt.worker, attempt.record.file.residues)
     return expected - since if expected > since else _OVERDUE_SHARE * since
+
+
+def _likely_left(attempt: Attempt) -> float:
+    """Residues that are left, as far as sizes were true in this run.
+
+    That a file has not ended yet, though it might have if it were smaller than believed, says that
+    it is rather a large one. All sizes as far off as sizes are in this run count as equally likely.
+    """
+    believed = attempt.record.file.residues
+    half_width = math.sqrt(3.0) * attempt.worker.errors.sizes.seen * believed
+    return max(attempt.left, (believed + half_width - attempt.done) / 2.0)
 
 
 def _share(attempt: Attempt, known: Pace | None, now: float) -> float:

@@ -202,6 +202,7 @@ class Attempt:
         start: Seconds until the first report of residues, and how many it told of; None before it
             and once the next one has come.
         pace: Seconds per residue between its last two reports, or None.
+        silent: Seconds of a stall that ended by itself; they say nothing of how fast it is.
         done: Residues done.
         sequences: Sequences done.
         asked_at: When its worker was asked to give a share of the range away, and has not answered
@@ -227,6 +228,7 @@ class Attempt:
         "reported_at",
         "save_at",
         "sequences",
+        "silent",
         "start",
         "started_at",
         "worker",
@@ -253,6 +255,7 @@ class Attempt:
         self.recent: RecentSpeed | None = None
         self.start: tuple[float, int] | None = None
         self.pace: float | None = None
+        self.silent = 0.0
         self.done = 0
         self.sequences = 0
         self.asked_at: float | None = None

@@ -305,10 +305,10 @@ class Spread:
         value: What is believed now.
     """
 
-    __slots__ = ("_count", "_squares", "value")
+    __slots__ = ("_count", "_prior", "_squares", "value")
 
     def __init__(self, prior: float) -> None:
-        self.value = prior
+        self.value = self._prior = prior
         self._count = _PRIOR_DEVIATIONS
         self._squares = prior * prior * _PRIOR_DEVIATIONS
 
@@ -317,6 +317,13 @@ class Spread:
         self._count += 1.0
         self._squares += min(deviation * deviation, 1.0)
         self.value = math.sqrt(self._squares / self._count)
+
+    @property
+    def seen(self) -> float:
+        """What was seen, whatever is believed: 0 before anything was."""
+        count = self._count - _PRIOR_DEVIATIONS
+        squares = self._squares - self._prior * self._prior * _PRIOR_DEVIATIONS
+        return math.sqrt(max(squares, 0.0) / count) if count else 0.0
 
 
 class Errors:

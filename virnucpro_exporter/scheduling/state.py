@@ -685,6 +685,10 @@ class State:
             if worker.learned.value is None:  # better than nothing
                 until = now - attempt.counted_at
                 self._learn(attempt, done, self._work_seconds(until), until)
+        elif self._is_healed(attempt) and done:
+            attempt.silent = now - attempt.counted_at
+            attempt.recent = RecentSpeed(attempt.done, now)
+            attempt.start = None
         elif attempt.recent is not None and done:
             attempt.recent.add(attempt.done, now)
             attempt.pace = (now - attempt.counted_at) / done
@@ -697,6 +701,12 @@ class State:
             attempt.counted_at = now
         worker.has_reported = True
         self.got_further(worker, now)
+
+    def _is_healed(self, attempt: Attempt) -> bool:
+        """Whether a stall ends by itself: a pause, and not a slow GPU, unless it comes again."""
+        worker = attempt.worker
+        is_stalled = worker.stalled_since is not None and worker.has_reported
+        return is_stalled and not attempt.silent
 
     def _work_seconds(self, seconds: float) -> float:
         """Of the first seconds of an attempt, those that went into residues."""
@@ -730,7 +740,9 @@ class State:
         """
         worker, before = attempt.worker, attempt.done
         done = self.advance(attempt, sequences, residues, now)
-        if before:
+        if before and self._is_healed(attempt):
+            attempt.silent = now - attempt.counted_at
+        elif before:
             self._learn(attempt, done, now - attempt.counted_at)
             if attempt.pace is not None:
                 self.fixed.ending.add(now - attempt.counted_at - done * attempt.pace)
@@ -738,8 +750,9 @@ class State:
             work = self._work_seconds(seconds) if self.fixed.seconds else seconds
             self._learn(attempt, done, work, seconds)
         if self.completed_files < _FIRST_FILES or not self.completed_files % _EACH:
-            self.fixed.observe(worker.id, worker.weight, residues, seconds)
-            self._compare(attempt, residues, seconds)
+            spent = max(seconds - attempt.silent, 0.0)
+            self.fixed.observe(worker.id, worker.weight, residues, spent)
+            self._compare(attempt, residues, spent)
         self._sequences += sequences
         if sequences:
             self._residues += residues

@@ -101,10 +101,12 @@ def test_a_drain_ends_parts_at_the_next_record(
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, told
-    assert told.count("ends its part of") == told.count("to the next run") == 2
+    # A part may just have ended of itself, and its rest waits already.
+    assert told.count("ends its part of") == told.count("to the next run")
+    assert 1 <= told.count("to the next run") <= 2
     before = parts(output, "completed")
-    assert len(before) == 2
-    assert len(parts(output, "queued")) == 2
+    assert len(before) >= 2
+    assert parts(output, "queued")
     assert 2 <= sum(ask(output, "SELECT sequences FROM parts WHERE state = 'completed'")) < RECORDS
     assert results(output) == {}
     Path(f"{one_file}.go").touch()

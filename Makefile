@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODELS_VENV := .venv-models
+LOWEST_VENV := .venv-lowest
 
-.PHONY: bench-models run test test-all test-campaigns test-chaos test-models lint bench dashboards docs kubernetes release clean
+.PHONY: bench-models run test test-all test-campaigns test-chaos test-lowest test-models lint bench dashboards docs kubernetes release clean
 
 run: $(VENV)/run.stamp ## Translate the sample sequences on every CPU core or GPU
 	$(BIN)/virnucpro-exporter run examples --output results --linger 0
@@ -14,7 +15,7 @@ test: $(VENV)/test.stamp ## Set up and pass the tests
 	sh tests/install_programs.sh
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup -m "not campaign"
 
-test-all: test test-campaigns test-chaos test-models ## Pass all tests, those that take long as well
+test-all: test test-campaigns test-chaos test-models test-lowest ## Pass all tests, those that take long as well
 
 test-campaigns: $(VENV)/test.stamp ## Seek mistakes that no test would notice, and so on: what takes long
 	sh tests/install_programs.sh
@@ -25,6 +26,9 @@ test-chaos: $(VENV)/test.stamp ## Live through 200 random histories of kills, st
 
 test-models: $(MODELS_VENV)/stamp ## Pass the tests that need PyTorch, in a virtual environment of their own
 	$(MODELS_VENV)/bin/python -m pytest tests/models
+
+test-lowest: $(LOWEST_VENV)/stamp ## Pass the unit tests with the lowest versions that pyproject.toml allows
+	$(LOWEST_VENV)/bin/python -m pytest --numprocesses 4 tests/unit -m "not campaign"
 
 lint: $(VENV)/dev.stamp ## Style, types and import contracts
 	$(BIN)/ruff check .
@@ -77,7 +81,7 @@ release: $(VENV)/test.stamp ## Make the files of a release: package, Helm chart,
 	    docs/alerting.md docs/runbook.md LICENSE
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) $(MODELS_VENV) results dist site
+	rm -rf $(VENV) $(MODELS_VENV) $(LOWEST_VENV) results dist site
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -96,4 +100,14 @@ $(MODELS_VENV)/stamp: pyproject.toml
 	@echo "installing PyTorch and transformers into $(MODELS_VENV)"
 	$(PYTHON) -m venv $(MODELS_VENV)
 	$(MODELS_VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test-models]'
+	touch $@
+
+$(LOWEST_VENV)/stamp: pyproject.toml
+	@echo "installing the lowest versions of what pyproject.toml names into $(LOWEST_VENV)"
+	$(PYTHON) -m venv $(LOWEST_VENV)
+	$(LOWEST_VENV)/bin/pip install --quiet --disable-pip-version-check uv
+	$(LOWEST_VENV)/bin/uv pip compile --quiet --no-deps --extra dask --resolution lowest-direct pyproject.toml \
+	    --python $(LOWEST_VENV)/bin/python --output-file $(LOWEST_VENV)/lowest.txt
+	$(LOWEST_VENV)/bin/pip install --quiet --disable-pip-version-check \
+	    --constraint $(LOWEST_VENV)/lowest.txt --editable '.[test]'
 	touch $@

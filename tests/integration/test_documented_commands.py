@@ -1,4 +1,4 @@
-"""The commands of docs/commands.md, run as they are written."""
+"""The commands of pages that a newcomer follows, run as they are written."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.run_program import DEADLINE, READS, ROOT
 
-PAGE = ROOT / "docs" / "commands.md"
+PAGES = ("commands", "first-run")
+# It installs what is installed here, or goes on until it is stopped.
+ELSEWHERE = ("python3 -m venv", "virnucpro-exporter simulate")
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -25,16 +29,22 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-def test_every_command_of_the_page_works(tmp_path: Path) -> None:
-    """From top to bottom, in one folder with a few reads."""
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_the_page_works(page: str, tmp_path: Path) -> None:
+    """From top to bottom, in one folder with a few reads and the samples."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     reads = tmp_path / "READS"
     reads.mkdir()
     for file in sorted(READS.iterdir())[:3]:
         shutil.copy(file, reads)
-    blocks = re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    blocks = re.findall(
+        r"```console\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL
+    )
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("$ ")]
     assert len(lines) >= 4
     for line in lines:
+        if line.removeprefix("$ ").startswith(ELSEWHERE):
+            continue
         done = subprocess.run(
             ["/bin/bash", "-c", line.removeprefix("$ ")],
             cwd=tmp_path,

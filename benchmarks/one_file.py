@@ -105,13 +105,13 @@ def run(file: Path, output: Path, slots: int, *words: str) -> Done:
     began = time.perf_counter()
     with subprocess.Popen(
         [*PROGRAM, str(file), "-o", str(output), f"--gpus=cpu:{slots}", *QUIET, *words],
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
     ) as program:
         while program.poll() is None:
             memory = max([memory, *map(peak, workers(program.pid))])
             time.sleep(LOOK_SECONDS)
-        _, said = program.communicate()
+        said, _ = program.communicate()
     seconds = time.perf_counter() - began
     found = re.search(r"^([\d.]+) s, ", said, re.MULTILINE)
     if program.returncode or found is None:
@@ -235,16 +235,17 @@ def resume(folder: Path) -> bool:
     output = folder / "killed"
     with subprocess.Popen(
         [*PROGRAM, str(file), "-o", str(output), "--gpus=cpu:2", *QUIET, *words],
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     ) as program:
         time.sleep(KILLED_AT * whole.seconds)
         program.send_signal(signal.SIGKILL)
     time.sleep(1.0)  # the workers end with it
     resumed = run(file, output, 2, *words)
-    ratio = resumed.seconds / whole.seconds
+    ratio, work = resumed.seconds / whole.seconds, resumed.work / whole.work
     print(
         f"resume after SIGKILL at 90 %: {resumed.seconds:.1f} s of {whole.seconds:.1f}: {ratio:.3f}"
     )
+    print(f"  from the first file on: {resumed.work:.1f} s of {whole.work:.1f}: {work:.3f}")
     name = "slow.fa.out"
     return (output / name).read_bytes() == (folder / "whole" / name).read_bytes()
 

@@ -215,7 +215,7 @@ class Post:
             up.is_idle_closed = self._is_idle_closed
             up.is_leaving = self.is_leaving
             up.has_ended = self.is_over.is_set()
-        if is_due and self.watch and now - self._looked_at >= self.watch and self.agent is not None:
+        if is_due and self.agent is not None and self._is_to_look(now, hub):
             self._looked_at = now
             up.gpus = time.time(), self.agent.gpus()
             is_news = True
@@ -228,6 +228,10 @@ class Post:
         self._is_progress = False
         self._told_taken = self._taken
         return up
+
+    def _is_to_look(self, now: float, hub: Hub) -> bool:
+        """Whether it is time for the GPUs, to the nearest beat: a late one would be two beats."""
+        return self.watch > 0 and now - self._looked_at + hub.pace() / 2 >= self.watch
 
     def _rival(self) -> int | None:
         """How many workers the neediest run has that waits for this Dask worker."""
@@ -413,11 +417,11 @@ class Hub:
             while True:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(
-                        self.news.wait(), max(0.0, beat_at + self._pace() - time.monotonic())
+                        self.news.wait(), max(0.0, beat_at + self.pace() - time.monotonic())
                     )
                 self.news.clear()
                 now = time.monotonic()
-                is_due = now - beat_at >= self._pace()
+                is_due = now - beat_at >= self.pace()
                 if is_due:
                     beat_at = now
                 batch = self._letters(is_due=is_due)
@@ -425,7 +429,8 @@ class Hub:
                     told_at = now
                     await comm.write(sealed(batch))
 
-    def _pace(self) -> float:
+    def pace(self) -> float:
+        """Seconds of a beat; shorter where GPUs are looked at more often."""
         watch = 0.0 if self._post is None else self._post.watch
         return min(self._beat, watch) if watch else self._beat
 

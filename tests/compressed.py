@@ -42,5 +42,6 @@ PACK: dict[str, Callable[[bytes, int], bytes]] = {
     "bgzip and gzip": lambda text, size: (
         bgzip(text[: len(text) // 2], size) + gzip.compress(text[len(text) // 2 :])
     ),
+    "bgzip after an empty block": lambda text, size: bgzip_block(b"") + bgzip(text, size),
     "zstd": lambda text, _: zstd.compress(text),
 }

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
-import sys
 import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.compressed import PACK
@@ -28,11 +27,6 @@ from virnucpro_exporter.sequences import (
 )
 from virnucpro_exporter.sequences.texts import MAGIC_BYTES, is_bgzip, read_texts
 
-if sys.version_info >= (3, 14):
-    pass
-else:
-    pass
-
 
 def outcome(path: Path, cuts: list[int | None]) -> list[Record]:
     """The records of the parts between cuts, one part after the other."""
@@ -49,6 +43,10 @@ def outcome(path: Path, cuts: list[int | None]) -> list[Record]:
     block=st.integers(texts.MAGIC_BYTES, 64),
     regular=st.sampled_from([(8, 60), (1 << 16, 1 << 22)]),
 )
+@example(
+    b">! x >y @z\n\n>! x >y @z\n\n", "zstd", 8, [0.0], 1, 18, (8, 60)
+)  # the first block gives no text yet
+@example(b"> a\n> b\n", "bgzip after an empty block", 8, [0.5], 1, 18, (8, 60))
 def test_each_record_is_in_one_part(
     text: bytes,
     pack: str,

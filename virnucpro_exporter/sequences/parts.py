@@ -278,7 +278,9 @@ def enter_part(file: BinaryIO, part: Part) -> Entered:
         return Entered(marker, _sure_fastq(file, part.start))
     texts = refuse_binary(_enter(file, part.start, 1))
     first = next(texts, Text(0, b""))
-    return Entered(marker, itertools.chain([first], texts), begins_line=not first.place)
+    if first.text:
+        texts = itertools.chain([first], texts)
+    return Entered(marker, texts, begins_line=not first.place)
 
 
 def _enter(file: BinaryIO, place: int, before: int) -> Iterator[Text]:

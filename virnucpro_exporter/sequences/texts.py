@@ -179,6 +179,9 @@ def read_texts(file: Readable) -> Iterator[Text]:
 def enter(file: BinaryIO, place: int, before: int) -> Iterator[Text]:
     """Yield the text of an open file from a place that can be entered.
 
+    Where that is the beginning of a compressed file, an empty text at place 0 comes first: the first
+    block may hold none, and what begins the file begins a line.
+
     Args:
         file: A regular file.
         place: What the caller looks for.
@@ -193,7 +196,8 @@ def enter(file: BinaryIO, place: int, before: int) -> Iterator[Text]:
         return _plain(_whole_blocks(file), entry)
     entry = _block_before(file, place >> PLACE_BITS, before) if is_bgzip(head) else 0
     file.seek(entry)
-    return _decompress(_whole_blocks(file), compression, entry, has_blocks=is_bgzip(head))
+    texts = _decompress(_whole_blocks(file), compression, entry, has_blocks=is_bgzip(head))
+    return texts if entry else itertools.chain([Text(0, b"")], texts)
 
 
 def must_begin(start: bytes) -> bool:
@@ -234,8 +238,9 @@ def _decompress(
     """The text of compressed blocks, of which the first stands at this offset in the file."""
     member: Decompressor | None = None
     place = offset << PLACE_BITS
+    has_text = False
     for block in blocks:
-        if not has_blocks:
+        if has_text and not has_blocks:  # the first text begins the file, whatever block it needs
             place = offset << PLACE_BITS
         offset += len(block)
         data, has_more = block, False
@@ -254,6 +259,7 @@ def _decompress(
             if text:
                 yield Text(place, text)
                 place += len(text)
+                has_text = True
     if member is not None:
         raise SequenceFileError(
             f"its {compression.name} data ends too early: the file was cut short"

@@ -179,8 +179,8 @@ def read_texts(file: Readable) -> Iterator[Text]:
 def enter(file: BinaryIO, place: int, before: int) -> Iterator[Text]:
     """Yield the text of an open file from a place that can be entered.
 
-    Where that is the beginning of a compressed file, an empty text at place 0 comes first: the first
-    block may hold none, and what begins the file begins a line.
+    Where that is the beginning of a compressed file, an empty text at place 0 comes first: the
+    first block may hold none, and what begins the file begins a line.
 
     Args:
         file: A regular file.

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
+from distributed.comm import Comm, listen
 
 from tests import events as said
 from tests.facts import start, worker
 from virnucpro_exporter.cluster.commands import Command, Kill, Spawn, Start
 from virnucpro_exporter.cluster.letters import About, Down, Place, Up, opened, sealed
+from virnucpro_exporter.cluster.line import Line
 from virnucpro_exporter.cluster.link import Link
 from virnucpro_exporter.cluster.post import Post
 from virnucpro_exporter.scheduling.events import WorkerEvent
@@ -156,3 +162,33 @@ def test_silence_on_a_node_is_no_word_of_the_worker() -> None:
     link.quiet = 3.0
     link.notice_node()
     assert link.quiet == 0.0
+
+
+class Faulty(Link):
+    """One with a defect."""
+
+    def letter(self, *, is_due: bool) -> Down | None:
+        raise ValueError(f"a defect ({is_due=})")
+
+
+def test_a_defect_breaks_the_connection_that_another_can_take_its_place(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is logged, and no run waits for a node that nothing is sent to."""
+
+    async def hear(comm: Comm) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                await comm.read()
+
+    async def talk() -> None:
+        is_broken = asyncio.Event()
+        async with listen("tcp://127.0.0.1:0", hear) as listener:
+            link = Faulty(listener.contact_address, "here")
+            line = Line([link], "token", 5.0, 5.0, {}, lambda _: None, lambda _: is_broken.set())
+            await asyncio.wait_for(is_broken.wait(), 30)
+            await asyncio.gather(line.close(), return_exceptions=True)
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(talk())
+    assert "a defect" in caplog.text

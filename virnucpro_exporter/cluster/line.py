@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,7 +12,9 @@ from distributed.comm import Comm, connect
 
 from virnucpro_exporter.cluster.letters import LINE, Down, Up, opened, sealed
 from virnucpro_exporter.cluster.link import Link
-from virnucpro_exporter.cluster.post import PARTING_SECONDS
+from virnucpro_exporter.cluster.post import PARTING_SECONDS, end_together
+
+log = logging.getLogger(__name__)
 
 # A Dask worker that does not take a connection within so many seconds is not there: Dask itself
 # tries again until then.
@@ -111,11 +114,15 @@ class Line:
             await comm.write(self._hello)
             self.is_connected = True
             telling = asyncio.create_task(self._tell(comm))
+            end_together(telling, comm)
             while True:
                 self._take(opened(await comm.read()))
         except (
             OSError
-        ):  # Dask tells a connection that is gone in several ways, all of which are one
+        ):  # Dask reports a connection that is gone in several ways, all of which are one
+            self._broken(self)
+        except Exception:  # a defect must not leave the node without a line
+            log.exception("the connection to %s breaks", self.head)
             self._broken(self)
         finally:
             if telling is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -37,6 +38,8 @@ from virnucpro_exporter.cluster.letters import (
 )
 from virnucpro_exporter.scheduling.events import Progress, WorkerEvent
 from virnucpro_exporter.snapshot import GpuSnapshot
+
+log = logging.getLogger(__name__)
 
 # The environment variable that names the node where its host name does not (in Kubernetes).
 NODE_VARIABLE = "VIRNUCPRO_NODE_NAME"
@@ -346,6 +349,22 @@ class _Lines:
         return Status.dont_reply
 
 
+def end_together(telling: asyncio.Future[None], comm: Comm) -> None:
+    """Break a connection when what sends over it ends, so that the other end looks for another one.
+
+    Args:
+        telling: Ends when it is cancelled, when the connection breaks, or by a logged defect.
+        comm: The connection.
+    """
+
+    def end(done: asyncio.Future[None]) -> None:
+        if not done.cancelled() and (defect := done.exception()) is not None:
+            log.error("a connection to %s breaks", comm.peer_address, exc_info=defect)
+        comm.abort()
+
+    telling.add_done_callback(end)
+
+
 class Hub:
     """The end of a line at a Dask worker, for it and for others of its node.
 
@@ -368,6 +387,7 @@ class Hub:
     async def serve(self, comm: Comm) -> None:
         """Carry letters to and fro until the connection breaks."""
         telling = asyncio.ensure_future(self._tell(comm))
+        end_together(telling, comm)
         try:
             with contextlib.suppress(OSError):  # the line is broken; the run makes another
                 while True:
@@ -520,6 +540,7 @@ class Peer:
             comm = await connect(self._address, timeout=_CONNECT_SECONDS, **self._arguments)
             await comm.write(self._hello)
             telling = asyncio.ensure_future(self._tell(comm))
+            end_together(telling, comm)
             while True:
                 batch = opened(await comm.read())
                 self._heard_at = time.monotonic()

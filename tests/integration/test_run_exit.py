@@ -68,8 +68,11 @@ def faults(tmp_path: Path) -> dict[str, tuple[list[str | Path], str]]:
             [READS, "--processor", "translate", "--", "cat", "{input}"],
             "a command was given, but the processor is 'translate'",
         ),
-        "module": ([READS, "--processor", "no_such.module:f"], "No module named 'no_such'"),
-        "name": ([READS, "--processor", "tests.run_processors:gone"], "no attribute 'gone'"),
+        "module": (
+            [READS, "--processor", "no_such.module:f"],
+            "there is no module 'no_such.module'",
+        ),
+        "name": ([READS, "--processor", "tests.run_processors:gone"], "has no 'gone'"),
         "setup": ([READS, "--processor", "tests.run_processors:Broken"], "no model for cpu"),
     }
 

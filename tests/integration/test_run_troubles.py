@@ -59,7 +59,7 @@ def test_signal_to_the_whole_job_drains_the_run(tmp_path: Path) -> None:
         for one in (psutil.Process(process.pid), *psutil.Process(process.pid).children()):
             one.send_signal(signal.SIGTERM)
         assert process.stderr is not None
-        while "draining: " not in process.stderr.readline():
+        while "will finish" not in process.stderr.readline():
             pass
         (inputs / "go").touch()
         out, errors = process.communicate(timeout=DEADLINE)

@@ -154,6 +154,7 @@ def test_a_changed_file_is_read_again(
     assert caplog.text.count("nonsense") == 1
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("ended_by", ["server", "client", "deadline", "stranger"])
 def test_connections_leave_no_garbage(tmp_path: Path, authority: Authority, ended_by: str) -> None:
     """Whatever ends them, nothing of them waits for the garbage collector, which seldom looks."""

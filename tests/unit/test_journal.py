@@ -331,6 +331,7 @@ def test_status_of_a_dead_run(journal: Journal, outputs: Outputs) -> None:
         failed=((PATHS[3], "bytes caf\\udce9"),),
         gpus=(GpuTotals("cpu0", 1, 3, 2.5, 30),),
         steals=1,
+        was_killed=True,
     )
     assert {path.name: path.read_bytes() for path in outputs.hidden.glob("journal*")} == before
 

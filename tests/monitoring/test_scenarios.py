@@ -36,7 +36,7 @@ RUNS = {
     # These are watched until an alert fires, however late a busy machine starts Prometheus.
     "failures": ("--scenario=failures", "--files=600"),
     "thrash": ("--scenario=thrash", "--files=300"),  # files are stolen once queues are empty
-    # These begin last: what is waited for happens a few seconds after their start, and is then over.
+    # These begin last: what they show happens a few seconds after their start, and is then over.
     "stall": ("--scenario=stall", "--files=140"),
     "lost-gpu": ("--scenario=lost-gpu", "--files=140"),
 }

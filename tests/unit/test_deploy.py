@@ -328,4 +328,4 @@ def test_the_danger_is_told_first() -> None:
     for text in (document, KUBERNETES.read_text()):
         first = " ".join(text.replace("#", "").split()[:60])
         assert "TLS" in first
-        assert re.search(r"hoever reaches a port of .* can run code as", first)
+        assert re.search(r"ny client that can reach a port of .* can run code", first)

@@ -73,7 +73,7 @@ def results(folder: Path) -> dict[bytes, bytes]:
     return {
         os.fsencode(path.name): path.read_bytes()
         for path in folder.iterdir()
-        if path.is_file() and path.name != "gpu_metrics.log"
+        if path.is_file() and path.name not in {"gpu_metrics.log", "run.json"}
     }
 
 

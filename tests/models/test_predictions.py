@@ -54,11 +54,6 @@ def table(path: Path) -> list[list[str]]:
     return [line.split("\t") for line in path.read_text().splitlines()]
 
 
-def tables(output: Path) -> dict[bytes, bytes]:
-    """All that is in a folder but what differs from run to run."""
-    return {name: text for name, text in results(output).items() if name != b"run.json"}
-
-
 def test_tables_are_those_of_the_steps(whole: Path, esm2: Path, bert: Path) -> None:
     """Per sample, VirNucPro's two tables: its columns, ids and order, scores to 1e-5."""
     classifier = vanilla.trained(esm2, bert)
@@ -100,7 +95,7 @@ def test_record_names_what_was_used(whole: Path, words: Words) -> None:
     assert len(record["files"]) == len(SAMPLES)
     assert all(file["gpu"] == "cpu0" and file["bytes"] > 0 for file in record["files"])
     assert {name["name"].encode() for name in record["results"]} == {
-        name for name in tables(whole) if name.endswith((b".txt", b".csv", b".tsv"))
+        name for name in results(whole) if name.endswith((b".txt", b".csv", b".tsv"))
     }
     assert record["run"]["exit_status"] == 0
     summed = run(*words, "--checksums", output=whole, workers=1)
@@ -118,7 +113,7 @@ def test_workers_and_kills_change_nothing(whole: Path, words: Words, tmp_path: P
     first.communicate()
     again = run(*words, output=output, workers=4)
     assert again.returncode == 0, again.stderr
-    assert tables(output) == tables(whole)
+    assert results(output) == results(whole)
 
 
 def test_sample_sheet_joins_files(words: Words, tmp_path: Path) -> None:
@@ -148,7 +143,6 @@ def test_sample_sheet_joins_files(words: Words, tmp_path: Path) -> None:
         (lambda words: [*words, "--model", "x"], "use --dnabert-model and --esm2-model"),
         (lambda words: [*words, "--sample-sheet", "x"], "leave the others out"),
         (lambda words: [words[0], "--classifier", "x"], "--classifier was given, but"),
-        (lambda words: [words[0], "--checksums"], "--checksums is for --processor virnucpro"),
     ],
 )
 def test_options_that_do_not_fit(

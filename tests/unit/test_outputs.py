@@ -75,7 +75,15 @@ def test_no_result_takes_a_name_that_is_needed(outputs: Outputs) -> None:
         path.touch()
         outputs.protect(str(path), f"./{name}")
     outputs.protect("/elsewhere/c.fa", "c.fa")
-    refused = ["a.fa", "sub", "gpu_metrics.log", "gpu_metrics.log.1", ".virnucpro", "x" * 256]
+    refused = [
+        "a.fa",
+        "sub",
+        "run.json",
+        "gpu_metrics.log",
+        "gpu_metrics.log.1",
+        ".virnucpro",
+        "x" * 256,
+    ]
     assert [
         name for name in [*refused, "c.fa", "b.fa", "x" * 255] if outputs.refusal(name)
     ] == refused

@@ -1,15 +1,15 @@
-"""What a run of virnucpro leaves beside its rows: tables of samples, and run.json."""
+"""What a run of virnucpro leaves beside its rows: tables of samples."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from virnucpro_exporter.app.processor import VIRNUCPRO
-from virnucpro_exporter.app.record import RECORD, Models, Record, write_record
 from virnucpro_exporter.config import Inputs, Processor
 from virnucpro_exporter.errors import InputError, StorageError, UsageError, VirnucproError
 from virnucpro_exporter.files.inputs import Inputs as Found
@@ -35,17 +35,29 @@ def with_sheet(inputs: Inputs, processor: Processor) -> Inputs:
         InputError: The sheet cannot be used.
         UsageError: It does not go with the other options.
     """
-    if processor.name != VIRNUCPRO:
-        for name in ("sample_sheet", "checksums"):
-            if getattr(inputs, name):
-                flag = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{flag} is for --processor {VIRNUCPRO}; leave it out")
     if inputs.sample_sheet is None:
         return inputs
+    if processor.name != VIRNUCPRO:
+        raise UsageError(f"--sample-sheet is for --processor {VIRNUCPRO}; leave it out")
     if inputs.paths:
         raise UsageError("--sample-sheet names the inputs: leave the others out")
     samples = read_sheet(inputs.sample_sheet)
     return inputs.model_copy(update={"paths": tuple(p for s in samples for p in s.files)})
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What became of the tables of a run.
+
+    Attributes:
+        names: Those that are there.
+        notice: What is to be known about samples that are left out, in one line, or nothing.
+        error: Why they could not be written, or None.
+    """
+
+    names: Sequence[str] = ()
+    notice: str = ""
+    error: VirnucproError | None = None
 
 
 class Predictions:
@@ -53,7 +65,6 @@ class Predictions:
 
     Args:
         inputs: What the user gave.
-        spec: What its workers are told of the processor.
         found: Its inputs.
         outputs: Its output folder, in which the names of the tables are reserved.
 
@@ -61,34 +72,21 @@ class Predictions:
         InputError: Files cannot be told apart, or a table cannot be kept.
     """
 
-    def __init__(
-        self, inputs: Inputs, spec: Mapping[str, Any], found: Found, outputs: Outputs
-    ) -> None:
-        self._spec = spec
+    def __init__(self, inputs: Inputs, found: Found, outputs: Outputs) -> None:
         self._outputs = outputs
-        self._models = Models(spec)
         paths = [file.path for file in found.files]
         sheet = inputs.sample_sheet
         self._samples = name_samples(paths) if sheet is None else _checked(sheet, paths)
         refuse_mates(self._samples)
-        for name in (RECORD, *table_names(self._samples)):
+        for name in table_names(self._samples):
             why = outputs.refusal(name)
             if why is not None:
                 raise InputError(f"the table {name!r} cannot be written: {why}")
-        for name in (RECORD, *table_names(self._samples)):
+        for name in table_names(self._samples):
             outputs.reserve(outputs.folder / name)
 
-    def begin(self) -> None:
-        """From now on nothing says that the tables are those of the inputs."""
-        (self._outputs.folder / RECORD).unlink(missing_ok=True)
-
-    def write(self, journal: Journal, run: Record) -> tuple[str, VirnucproError | None]:
-        """Write the tables of the samples that are whole, and run.json last.
-
-        Returns:
-            What is to be known about samples that are left out, in one line, or nothing; and why
-            the tables could not be written.
-        """
+    def write(self, journal: Journal) -> Tables:
+        """Write the tables of the samples that are whole."""
         begin = time.monotonic()
         outputs = self._outputs
         wanted = {path for sample in self._samples for path in sample.files}
@@ -101,13 +99,13 @@ class Predictions:
         }
         try:
             written = write_tables(self._samples, rows, outputs.folder, outputs.hidden / "tables")
-            write_record(run, self._spec, self._models, files, written.names, outputs)
         except OSError as error:
             reason = error.strerror or error
-            return "", StorageError(f"the tables: {reason}; the same command writes them")
+            text = f"the tables: {reason}; the same command writes them"
+            return Tables(error=StorageError(text))
         number = len(self._samples) - len(written.left_out)
         log.info("tables of %d samples written in %.1f s", number, time.monotonic() - begin)
-        return _notice(written.left_out), None
+        return Tables(written.names, _notice(written.left_out))
 
 
 def predictions_of(
@@ -116,7 +114,7 @@ def predictions_of(
     """The predictions of a run; None where its processor makes none."""
     if spec["kind"] != VIRNUCPRO:
         return None
-    return Predictions(inputs, spec, found, outputs)
+    return Predictions(inputs, found, outputs)
 
 
 def _notice(left_out: Mapping[str, str]) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import logging
+import os
 import platform
+import stat
 import string
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,89 +20,230 @@ from typing import Any
 import virnucpro_exporter
 from virnucpro_exporter.app.devices import Device
 from virnucpro_exporter.files.digests import file_digest
-from virnucpro_exporter.files.looking import look_at
-from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.files.looking import answers_about, look_at
+from virnucpro_exporter.files.outputs import RECORD, Outputs
 from virnucpro_exporter.journal.writer import FinishedFile
+from virnucpro_exporter.snapshot import RunSnapshot
 
-RECORD = "run.json"
+log = logging.getLogger(__name__)
+
 FORMAT = 1
+_NAME = "virnucpro-exporter"
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy")
 _SHA256_DIGITS = 64
+
+# Our name is among the first bytes of each record.
+_FIRST_BYTES = 200
+
+# After what is said of the run, a line for each file: the end of that part, and of all.
+_FILES, _END = '"files": [', "\n]}\n"
+
+_MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of a run.
+    """What is known of a run from its start.
 
     Attributes:
         run_id: Its id.
         started: Unix seconds.
         devices: Its GPUs and CPU slots.
         options: All settings, by key.
-        ended: Unix seconds.
-        state: How it ended.
-        exit_status: What the program returns.
     """
 
     run_id: str
     started: float
     devices: Sequence[Device]
     options: Mapping[str, Any]
-    ended: float = 0.0
-    state: str = "running"
-    exit_status: int = 0
 
 
-def write_record(
-    run: Record,
-    spec: Mapping[str, Any],
-    models: Models,
-    files: Sequence[FinishedFile],
-    results: Iterable[str],
-    outputs: Outputs,
-) -> None:
-    """Write run.json, whole or not at all.
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        time: Unix seconds.
+        state: `completed`, `failed` or `interrupted`.
+        exit_status: What the program returns.
+        snapshot: The last one.
+        results: Names of results in the output folder that are of no single file.
+    """
+
+    time: float
+    state: str
+    exit_status: int
+    snapshot: RunSnapshot
+    results: Sequence[str] = ()
+
+    @property
+    def is_early(self) -> bool:
+        """Whether somebody waits for the end."""
+        return self.state == "interrupted"
+
+    @property
+    def has_done_nothing(self) -> bool:
+        """Whether earlier runs had done all files."""
+        return self.snapshot.files_skipped == self.snapshot.files_total
+
+
+class Recorder:
+    """Leaves the record of a run beside its results; there is none while the run goes on.
 
     Args:
-        run: What is known of the run, which has ended.
-        spec: What workers were told of the processor.
-        models: Its models.
-        files: The inputs that have their results, of this run and of earlier ones.
-        results: Names of further results in the output folder.
+        spec: What workers are told of the processor.
         outputs: The output folder.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], outputs: Outputs) -> None:
+        self._spec = spec
+        self._models = Models(spec)
+        self._path = outputs.record
+        self._folder = outputs.folder
+        self._before = outputs.hidden / RECORD  # of the run before this one
+        self._new = outputs.hidden / f"{RECORD}.new"
+        self._is_ours = True
+        self._run = Record("", 0.0, (), {})
+
+    def begin(self, run: Record) -> None:
+        """Take the record of the run before away: the results may change from now on.
+
+        Raises:
+            OSError: The folder takes no change.
+        """
+        self._run = run
+        self._models.start()
+        self._before.unlink(missing_ok=True)
+        if not os.path.lexists(self._path):
+            return
+        self._is_ours = _is_ours(self._path)
+        if self._is_ours:
+            self._path.replace(self._before)
+        else:
+            log.warning(
+                "%r is not of this program and stays as it is: the run leaves no record",
+                str(self._path),
+            )
+
+    def write(self, ended: Ended, files: Iterable[FinishedFile]) -> None:
+        """Write run.json, whole or not at all; where nothing has changed, the old one comes back.
+
+        Args:
+            ended: How the run ended.
+            files: The inputs that have their results, of this run and of earlier ones.
+
+        Raises:
+            OSError: It cannot be written, or a file that belongs in it cannot be read.
+        """
+        if not self._is_ours:
+            return
+        head = self._head(ended)
+        if ended.has_done_nothing and _is_same(self._before, head):
+            self._before.replace(self._path)
+            return
+        head["processor"]["models"] = self._models.get(wait=not ended.is_early)
+        is_summed = self._run.options["checksums"] and not ended.is_early
+        try:
+            self._write(head, list(files), is_summed=is_summed)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._new.unlink(missing_ok=True)
+            raise
+        self._new.replace(self._path)
+        self._before.unlink(missing_ok=True)
+
+    def _head(self, ended: Ended) -> dict[str, Any]:
+        """What the record says before its files."""
+        run, snapshot, folder = self._run, ended.snapshot, self._folder
+        is_summed = run.options["checksums"] and not ended.is_early
+        return {
+            "format": FORMAT,
+            "program": {
+                "name": _NAME,
+                "version": virnucpro_exporter.__version__,
+                "python": platform.python_version(),
+                "packages": dict(_versions()),
+            },
+            "run": {
+                "id": run.run_id,
+                "started": _time(run.started),
+                "ended": _time(ended.time),
+                "state": ended.state,
+                "exit_status": ended.exit_status,
+                "host": platform.node(),
+                "completed": snapshot.files_completed,
+                "skipped": snapshot.files_skipped,
+                "failed": snapshot.files_failed,
+                "left": snapshot.files_queued + snapshot.files_processing,
+            },
+            "options": run.options,
+            "processor": {**self._spec},
+            "gpus": {device.gpu: device.name for device in run.devices},
+            "results": [
+                about
+                for abouts in look_at(
+                    ended.results, lambda name: _result(folder, name, is_summed=is_summed)
+                )
+                for about in abouts
+            ],
+        }
+
+    def _write(
+        self, head: Mapping[str, Any], files: Sequence[FinishedFile], *, is_summed: bool
+    ) -> None:
+        # Only the owner can read the arguments of a command, as in the journal.
+        mode = 0o600 if self._spec["kind"] == "command" else 0o666
+        self._new.unlink(missing_ok=True)
+        descriptor = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "w", encoding="utf-8") as out:  # noqa: PTH123 - a descriptor
+            lines = (f'"{name}": {json.dumps(value)},\n' for name, value in head.items())
+            out.write("{" + "".join(lines) + _FILES)
+            comma = "\n"
+            for part in answers_about(
+                files, lambda file: _input(file, self._folder, is_summed=is_summed)
+            ):
+                for about in part:
+                    out.write(comma + json.dumps(about))
+                    comma = ",\n"
+            out.write(_END)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a run has left this record.
 
     Raises:
-        OSError: It cannot be written, or a file that belongs in it cannot be read.
+        OSError: It cannot be read.
     """
-    is_summed = bool(run.options["checksums"])
-    folder = outputs.folder
-    record = {
-        "format": FORMAT,
-        "program": {
-            "name": "virnucpro-exporter",
-            "version": virnucpro_exporter.__version__,
-            "python": platform.python_version(),
-            "packages": dict(_versions()),
-        },
-        "run": {
-            "id": run.run_id,
-            "started": _time(run.started),
-            "ended": _time(run.ended),
-            "state": run.state,
-            "exit_status": run.exit_status,
-            "host": platform.node(),
-        },
-        "options": run.options,
-        "processor": {**spec, "models": models.get()},
-        "gpus": {device.gpu: device.name for device in run.devices},
-        "results": look_at(
-            [folder / name for name in results], lambda path: _file(path, is_summed=is_summed)
-        ),
-        "files": look_at(files, lambda file: _input(file, folder, is_summed=is_summed)),
-    }
-    temporary = outputs.hidden / RECORD
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    temporary.replace(folder / RECORD)
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return f'"{_NAME}"'.encode() in file.read(_FIRST_BYTES)
+
+
+def _is_same(path: Path, head: Mapping[str, Any]) -> bool:
+    """Whether a record begins with a head, but for when and which run that was."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = iter(file.readline, "")
+            text = "".join(iter(lambda: next(lines, _FILES).rstrip("\n"), _FILES))
+        before = json.loads(f"{text}{_FILES}]}}")
+        return bool(_lasting(before) == _lasting(json.loads(json.dumps(head))))
+    except (OSError, ValueError, KeyError, TypeError):  # none, or of an earlier version
+        return False
+
+
+def _lasting(head: Mapping[str, Any]) -> Any:
+    """What is the same when a run finds nothing to do.
+
+    Models are those that made the results: a run without work has used none.
+    """
+    run, processor = head["run"], dict(head["processor"])
+    processor.pop("models", None)
+    return (
+        [head[name] for name in ("format", "program", "options", "gpus", "results")],
+        processor,
+        [run[name] for name in ("state", "exit_status", "host")],
+    )
 
 
 def _time(seconds: float) -> str:
@@ -127,18 +271,26 @@ class Models:
         self._error: OSError | None = None
         # A daemon: the end of an interrupted run does not wait for it.
         self._thread = threading.Thread(target=self._look, name="digests", daemon=True)
-        self._thread.start()
 
-    def get(self) -> dict[str, Any]:
+    def start(self) -> None:
+        """Begin to read them, if there are any."""
+        if self._folders:
+            self._thread.start()
+
+    def get(self, *, wait: bool = True) -> dict[str, Any]:
         """Folder and files of each model, by its name.
+
+        Args:
+            wait: Until all are read; else those that are.
 
         Raises:
             OSError: A file cannot be read.
         """
-        self._thread.join()
+        if self._folders and wait:
+            self._thread.join()
         if self._error is not None:
             raise self._error
-        return self._found
+        return dict(self._found)
 
     def _look(self) -> None:
         try:
@@ -159,12 +311,37 @@ def _model_file(path: Path) -> dict[str, Any]:
     return about
 
 
-def _file(path: Path, *, is_summed: bool) -> dict[str, Any]:
-    about: dict[str, Any] = {"name": path.name, "bytes": path.stat().st_size}
+def _result(folder: Path, name: str, *, is_summed: bool) -> list[dict[str, Any]]:
+    """A result, or each file of one that is a folder; without size if it has been removed."""
+    path = f"{folder}/{name}"
+    try:
+        status = os.stat(path)  # noqa: PTH116 - so many Path objects take seconds
+        if not stat.S_ISDIR(status.st_mode):
+            return [_file(path, name, status.st_size, is_summed=is_summed)]
+        inner = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        return [
+            _file(
+                os.fspath(file),
+                os.fspath(file.relative_to(folder)),
+                file.stat().st_size,
+                is_summed=is_summed,
+            )
+            for file in inner
+        ]
+    except _MISSING:
+        return [{"name": name}]
+
+
+def _file(path: str, name: str, size: int, *, is_summed: bool) -> dict[str, Any]:
+    about: dict[str, Any] = {"name": name, "bytes": size}
     if is_summed:
-        with path.open("rb") as file:
-            about["sha256"] = file_digest(file)
+        about["sha256"] = _digest(path)
     return about
+
+
+def _digest(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return file_digest(file)
 
 
 def _input(file: FinishedFile, folder: Path, *, is_summed: bool) -> dict[str, Any]:
@@ -176,9 +353,11 @@ def _input(file: FinishedFile, folder: Path, *, is_summed: bool) -> dict[str, An
         "seconds": file.seconds,
         "gpu": file.gpu,
         "gpu_model": file.model,
-        "results": [_file(folder / name, is_summed=is_summed) for name in file.outputs],
+        "results": [
+            about for name in file.outputs for about in _result(folder, name, is_summed=is_summed)
+        ],
     }
     if is_summed:
-        with Path(file.path).open("rb") as content:
-            about["sha256"] = file_digest(content)
+        with contextlib.suppress(*_MISSING):  # it is not needed any more
+            about["sha256"] = _digest(file.path)
     return about

@@ -30,9 +30,14 @@ from virnucpro_exporter.app.inputs import (
     output_names,
 )
 from virnucpro_exporter.app.listing import Listing, looked_at
-from virnucpro_exporter.app.predictions import Predictions, predictions_of, with_sheet
+from virnucpro_exporter.app.predictions import (
+    Predictions,
+    Tables,
+    predictions_of,
+    with_sheet,
+)
 from virnucpro_exporter.app.processor import check_here, describe, processor_spec
-from virnucpro_exporter.app.record import Record
+from virnucpro_exporter.app.record import Ended, Record, Recorder
 from virnucpro_exporter.app.sharing import may_do_parts, sharing_text
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.summary import failures_text, plan_text, summary_text
@@ -51,7 +56,9 @@ from virnucpro_exporter.config import (
 from virnucpro_exporter.config.keywords import RunOptions
 from virnucpro_exporter.errors import (
     HaltedError,
+    JournalError,
     NoWorkerError,
+    OutputError,
     ProcessorError,
     StorageError,
     UsageError,
@@ -62,7 +69,7 @@ from virnucpro_exporter.execution.halting import parse_halt
 from virnucpro_exporter.execution.runner import Runner, Terms
 from virnucpro_exporter.files.inputs import Inputs as Found
 from virnucpro_exporter.files.lock import RunLock
-from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.files.outputs import RECORD, Outputs
 from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.overview.findings import draining
@@ -246,7 +253,7 @@ def run(
         entry.follow(coordinator.latest)
         clock = steady_clock()
         record = Record(coordinator.run_id, clock(), work.devices, config.flat())
-        _begin(journal, predictions, record)
+        recorder = _begin(journal, Recorder(spec, outputs), record)
         shown = show(
             config.views,
             config.metrics,
@@ -269,8 +276,7 @@ def run(
         finished = _outcome(
             coordinator.snapshot(), runner, signals, is_missing_inputs=is_missing_inputs
         )
-        if not signals.caught:  # who waits for the end of a job gets it soon; the rows are kept
-            finished = _with_tables(finished, predictions, journal, record, clock())
+        finished = _leave(finished, predictions, recorder, journal, signals, clock())
         entry.end(_conclude(coordinator, finished, signals, journal, clock()))
         stack.close()
         shown.dashboard.stop()
@@ -378,11 +384,14 @@ def _outcome(
     return Finished(snapshot, status, notice=notice)
 
 
-def _begin(journal: Journal, predictions: Predictions | None, record: Record) -> None:
+def _begin(journal: Journal, recorder: Recorder, record: Record) -> Recorder:
     """Note that the run starts; from now on what it leaves is not whole."""
     journal.begin(record.run_id, record.options, record.started)
-    if predictions is not None:
-        predictions.begin()
+    try:
+        recorder.begin(record)
+    except OSError as error:
+        raise OutputError(f"{RECORD}: {error.strerror}") from error
+    return recorder
 
 
 def _conclude(
@@ -399,23 +408,43 @@ def _conclude(
     return snapshot
 
 
-def _with_tables(
+def _leave(
     finished: Finished,
     predictions: Predictions | None,
+    recorder: Recorder,
     journal: Journal,
-    record: Record,
+    signals: RunSignals,
     now: float,
 ) -> Finished:
-    """How the run ended, after its tables were written or not."""
-    if predictions is None:
+    """Write the tables of a run and its record, and say how it ended then."""
+    tables = Tables()
+    # Who waits for the end of a job gets it soon; the rows are kept.
+    if predictions is not None and not signals.caught:
+        tables = predictions.write(journal)
+        finished = _with_tables(finished, tables)
+    if tables.error is not None:  # there is no record of half the tables
         return finished
-    state = finished.snapshot.state.value
-    ended = replace(record, ended=now, state=state, exit_status=finished.exit_code)
-    notice, error = predictions.write(journal, ended)
+    state, snapshot = _result(finished, signals).value, finished.snapshot
+    try:
+        recorder.write(
+            Ended(now, state, finished.exit_code, snapshot, tables.names), journal.finished()
+        )
+    except (OSError, JournalError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        why = StorageError(f"{RECORD}: {reason}; the same command writes it")
+        if finished.exit_code == 0:
+            return replace(finished, exit_code=why.exit_code, error=why)
+        log.warning("%s", why)  # what ended the run comes first
+    return finished
+
+
+def _with_tables(finished: Finished, tables: Tables) -> Finished:
+    """How the run ended, after its tables were written or not."""
+    error = tables.error
     if error is not None and finished.error is None:
         return replace(finished, exit_code=error.exit_code, error=error)
-    notices = [text for text in (finished.notice, notice) if text]
-    status = finished.exit_code or (1 if notice else 0)
+    notices = [text for text in (finished.notice, tables.notice) if text]
+    status = finished.exit_code or (1 if tables.notice else 0)
     return replace(finished, exit_code=status, notice="; ".join(notices))
 
 

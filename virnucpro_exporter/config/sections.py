@@ -104,7 +104,7 @@ class Inputs(Section):
         Option("How the sizes of files are measured; exact: read every file before the start."),
     ] = "estimate"
     checksums: Annotated[
-        bool, Option("For virnucpro: write the SHA-256 of inputs and results into run.json, too.")
+        bool, Option("Write the SHA-256 of inputs and results into run.json, too.")
     ] = False
     fresh: Annotated[
         bool | None,

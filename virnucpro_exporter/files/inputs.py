@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from virnucpro_exporter.errors import InputError
 from virnucpro_exporter.files.looking import look_at
-from virnucpro_exporter.files.outputs import HIDDEN
+from virnucpro_exporter.files.outputs import HIDDEN, RECORD
 from virnucpro_exporter.sequences import SUFFIXES, is_sequence_name
 
 # What may follow a sequence suffix without being sequences: indices, checksums, what tools say.
@@ -178,6 +178,8 @@ class _Search:
             self.found.leave_out(f"{kind}, and no file", path)
         elif self._is_result(path):
             self.found.leave_out("results of earlier runs in the output folder", path)
+        elif _is_record(path):
+            self.found.leave_out("the record of a run", path)
         else:
             folder, name = os.path.split(path)
             place = os.path.join(self._real_folder(folder), name)  # noqa: PTH118 (a million Path objects take seconds)
@@ -295,6 +297,12 @@ _KINDS = (
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
 )
+
+
+def _is_record(path: str) -> bool:
+    """Whether a run has left this beside its results."""
+    folder, name = os.path.split(path)
+    return name == RECORD and Path(folder, HIDDEN).is_dir()
 
 
 def _looks_like_sequences(name: str) -> bool:

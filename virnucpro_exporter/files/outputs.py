@@ -21,6 +21,9 @@ from virnucpro_exporter.errors import OutputError
 
 HIDDEN = ".virnucpro"
 
+# What tells of the run, beside the results.
+RECORD = "run.json"
+
 # Room for so much shows that a folder takes results again.
 _PROBE_BYTES = 1 << 16
 
@@ -49,6 +52,7 @@ class Outputs:
         logs: One log file per worker.
         attempts: One folder per attempt in process, named by its number.
         replaced: Folders on their way out, which a new result replaces.
+        record: The record of the last run, which no result replaces.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -59,13 +63,14 @@ class Outputs:
         self.logs = self.hidden / "logs"
         self.attempts = self.hidden / "attempts"
         self.replaced = self.hidden / "replaced"
+        self.record = self.folder / RECORD
         # As text, since a path object costs more than the rename of a short file.
         self._folder, self._attempts = os.fspath(self.folder), os.fspath(self.attempts)
         self._spare: list[int] = []  # attempts whose folders are there, and empty
         self._kept: set[int] = set()  # attempts that did parts of files which have no result yet
         self._owners: dict[str, str] = {}
         self._inputs: dict[str, str] = {}
-        self._reserved = {HIDDEN}
+        self._reserved = {HIDDEN, RECORD}
 
     def prepare(self) -> None:
         """Create the folders that are missing.

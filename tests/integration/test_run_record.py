@@ -116,7 +116,8 @@ def test_record_that_cannot_be_written(tmp_path: Path) -> None:
 def test_record_is_no_input(tmp_path: Path) -> None:
     """Results that are given to another run, all by their names, are taken without the record."""
     inputs, output = inputs_of(tmp_path / "in", 1), tmp_path / "out"
-    assert run(inputs, "--metrics-log", "none", *COPY, output=output).returncode == 0
+    log = tmp_path / "metrics.log"
+    assert run(inputs, "--metrics-log", log, *COPY, output=output).returncode == 0
     done = run(*sorted(output.iterdir())[1:], *COPY, output=tmp_path / "next")
     assert done.returncode == 0, done.stderr
     assert "1 files done" in done.stdout

@@ -36,7 +36,7 @@ _COMMANDS = {
     sections={title: [str(one.name) for one in group] for title, group in _COMMANDS.items()},
     examples=[
         ("all files of a folder, on all GPUs", "run READS/ --output RESULTS"),
-        ("how far it is, also after its end", "status RESULTS"),
+        ("its progress, also after its end", "status RESULTS"),
         ("what it would look like, without a GPU or a file", "simulate"),
     ],
 )

@@ -39,8 +39,7 @@ def assets(
     """Write dashboards, alert rules and the files for Docker Compose into a folder.
 
     With Docker, `COMPOSE_PROFILES=demo docker compose up` in that folder starts them all, with a
-    simulated run to look at. docs/deploy.md and docs/alerting.md, which are written too, say what
-    else there is.
+    simulated run. docs/deploy.md and docs/alerting.md, which are written too, explain the rest.
     """
     links = app.Links(runbook_base, grafana_url)
     written, same = app.write(Path(folder), force=force, links=links)

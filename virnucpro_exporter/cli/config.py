@@ -55,7 +55,7 @@ def show(
 def check(file: str) -> int:
     """Check a file of options: one line for each fault, and exit status 2 if there is one.
 
-    Nothing is run, and no folder that the file names is looked at.
+    No run is started, and the folders in the file are not checked.
     """
     click.echo(f"{file}: {counted(check_file(file), 'option')}, no fault")
     return 0

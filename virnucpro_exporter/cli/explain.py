@@ -16,7 +16,7 @@ from virnucpro_exporter.cli.options import folder as paths
 @click.argument("folder", type=paths, metavar="DIR")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def explain(folder: str, files: tuple[str, ...]) -> int:
-    """Tell why files wait, moved or failed, from the journal of an output folder.
+    """Explain why files wait, moved or failed, from the journal of an output folder.
 
     FILE is an input as the run was given it, or its name without the folder.
     """

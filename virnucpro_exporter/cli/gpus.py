@@ -35,7 +35,7 @@ def gpus(
     interval: float,
     simulated: int | None,
 ) -> int:
-    """Show what every GPU does, and why a value is missing. Exit status 3 without GPUs."""
+    """Show the state of every GPU, and why a value is missing. Exit status 3 without GPUs."""
     # What is wrong with a GPU stands in the table; the log is for defects of this program.
     streams.start_logging("error", "%(message)s")
     show_gpus(click.echo, watch=watch, as_json=as_json, interval=interval, simulated=simulated)

@@ -1,4 +1,4 @@
-"""`report`: who did what in a run."""
+"""`report`: a summary of the runs in an output folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from virnucpro_exporter.errors import UsageError
 @click.command(
     cls=Command,
     examples=[
-        ("who did what, and what held the run back", "report RESULTS"),
+        ("the work of each GPU, and what held the run back", "report RESULTS"),
         ("a page with pictures", "report RESULTS --html report.html"),
         ("a table of all files, which MultiQC reads", "report RESULTS --tsv > virnucpro_mqc.tsv"),
         ("the files that failed, one a line", "report RESULTS --failed-list failed.txt"),
@@ -36,7 +36,7 @@ def report(
     as_tsv: bool,  # noqa: FBT001 - likewise
     failed_list: str | None,
 ) -> int:
-    """Tell who did what, after a run or during it: from its output folder, or a metrics log."""
+    """Summarise a run, after or during it, from its output folder or a metrics log."""
     if as_json and as_tsv:
         raise UsageError("--json and --tsv: use one of them")
     text = make_report(source, html)

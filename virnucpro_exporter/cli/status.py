@@ -1,4 +1,4 @@
-"""`status`: how far the run in an output folder is."""
+"""`status`: the progress of the run in an output folder."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from virnucpro_exporter.cli.options import folder as paths
 @click.command(
     cls=Command,
     examples=[
-        ("how far it is", "status RESULTS"),
+        ("progress and ETA", "status RESULTS"),
         ("for programs", "status RESULTS --json"),
     ],
 )
 @click.argument("folder", type=paths, metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(folder: str, as_json: bool) -> int:  # noqa: FBT001 - click passes options by name
-    """Tell how far the run in an output folder is, from its journal.
+    """Show the progress of the run in an output folder, from its journal.
 
-    The exit status says how the run stands: 0 completed, 1 failed, 10 still running, 130
-    interrupted, 137 killed; 2 where there is none.
+    The exit status is the state of the run: 0 completed, 1 failed, 10 still running, 130
+    interrupted, 137 killed; 2 if there is none.
     """
     click.echo(status_json(folder) if as_json else status_text(folder))
     return status_code(folder)

@@ -42,10 +42,10 @@ from virnucpro_exporter.cli.options import path, seconds, text
 def watch(urls: tuple[str, ...], interval: float, user: str | None, **options: Any) -> int:
     """Show runs and GPUs elsewhere, from metrics endpoints.
 
-    An address is that of a run, or of `serve`, which knows all runs and GPUs of its machine;
-    without a port it is 9877. The screen stays when all watched runs have ended, and the exit
-    status says how; `serve` is watched until Ctrl-C. The options for TLS and passwords are those of
-    curl. While an endpoint does not answer, its values are gone.
+    An address is that of a run, or of `serve`, which exports all runs and GPUs of its machine; the
+    default port is 9877. When all watched runs have ended, the last screen stays, and the exit
+    status is the worst result; `serve` is watched until Ctrl-C. The options for TLS and passwords
+    are those of curl. While an endpoint does not answer, its values are unknown.
     """
     if user is not None and ":" not in user:
         user += ":" + click.prompt("Password", hide_input=True, err=True)

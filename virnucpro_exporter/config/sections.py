@@ -187,8 +187,8 @@ class Processor(Section):
     join: Annotated[
         Literal["concatenate", "header", "none"] | None,
         Option(
-            "For commands: how the results of parts of a file become one; header: the first line"
-            " of all stands once; none: they stay, numbered.",
+            "For commands: how the results of parts of a file are joined; header: a common first"
+            " line is kept once; none: not joined, but numbered.",
             unset="concatenate, if --split is given",
         ),
     ] = None
@@ -257,7 +257,7 @@ class Scheduling(Section):
     storage_patience: Annotated[
         Seconds,
         Option(
-            "Seconds for which a disk that is full or fails is waited for, before the run ends.",
+            "Seconds to wait for a disk that is full or fails, before the run ends.",
             "SECONDS",
         ),
     ] = 60.0
@@ -431,11 +431,11 @@ class Metrics(Endpoint):
     web: Annotated[bool, Option("Serve metrics over HTTP.")] = True
     linger: Annotated[
         SecondsOrZero,
-        Option("Seconds to go on serving after the end; inf: until Ctrl-C.", "SECONDS"),
+        Option("Seconds that the endpoint stays up after the end; inf: until Ctrl-C.", "SECONDS"),
     ] = 30.0
     target_file: Annotated[
         LocalPath | None,
-        Option("Folder for a file that tells Prometheus (file_sd) where the run is.", "DIR"),
+        Option("Folder for a target file (Prometheus' file_sd) with the run's address.", "DIR"),
     ] = None
     textfile: Annotated[
         LocalPath | None,

@@ -71,7 +71,7 @@ kubernetes: $(VENV)/test.stamp ## Write deploy/kubernetes/exporter.yaml anew
 	    --set image.repository=registry.example.org/virnucpro-exporter,podMonitor.enabled=true >> build.tmp
 	mv build.tmp deploy/kubernetes/exporter.yaml
 
-release: $(VENV)/test.stamp ## Make the files of a release: package, Helm chart, rules with dashboards
+release: $(VENV)/test.stamp $(VENV)/docs.stamp ## Make the files of a release: package, Helm chart, rules with dashboards, manual
 	sh tests/install_programs.sh
 	rm -rf dist
 	$(BIN)/python -m hatchling build --directory dist
@@ -79,6 +79,10 @@ release: $(VENV)/test.stamp ## Make the files of a release: package, Helm chart,
 	tar --create --gzip --owner=0 --group=0 --file dist/virnucpro-mixin-$$($(BIN)/python -m hatchling version).tar.gz \
 	    prometheus/rules prometheus/tests prometheus/alertmanager.yml grafana/dashboards grafana/README.md \
 	    docs/alerting.md docs/runbook.md LICENSE
+	mkdir dist/man
+	$(BIN)/python -c 'from click_man.core import write_man_pages; from virnucpro_exporter import __version__; \
+	    from virnucpro_exporter.cli import cli; \
+	    write_man_pages("virnucpro-exporter", cli, version=__version__, target_dir="dist/man")'
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) $(MODELS_VENV) $(LOWEST_VENV) results dist site

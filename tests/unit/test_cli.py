@@ -120,6 +120,13 @@ def test_help_reads_as_the_golden_files_show(name: tuple[str, ...]) -> None:
     check_golden(GOLDEN / f"help{''.join(f'_{word}' for word in name)}.txt", text + "\n")
 
 
+def test_each_command_has_its_help_option_by_itself() -> None:
+    """Also where a program asks it without the group, as the tests of deployments do."""
+    for name, command in cli.commands.items():
+        context = command.make_context(name, ["x"], resilient_parsing=True)
+        assert "-h, --help" in command.get_help(context)
+
+
 def _without_table(text: str) -> str:
     """The help without the options of the table, but with the headings of their sections."""
     lines = text.splitlines()

@@ -18,9 +18,6 @@ from virnucpro_exporter.cli.simulate import simulate
 from virnucpro_exporter.cli.status import status
 from virnucpro_exporter.cli.watch import watch
 
-_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-
 _COMMANDS = {
     "Work": (run, config),
     "Look": (status, explain, report, watch, gpus),
@@ -31,7 +28,6 @@ _COMMANDS = {
 
 @click.group(
     cls=Group,
-    context_settings=_SETTINGS,
     invoke_without_command=True,
     sections={title: [str(one.name) for one in group] for title, group in _COMMANDS.items()},
     examples=[

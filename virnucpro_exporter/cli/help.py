@@ -12,6 +12,10 @@ from virnucpro_exporter.text import did_you_mean
 
 PROGRAM = "virnucpro-exporter"
 
+# Each command has them itself: click keeps the help option of the first context that asks for it,
+# which need not be one of the whole program.
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
 _LONGEST = 200  # of a first sentence, in characters: it is wrapped, never cut
 
 
@@ -23,7 +27,7 @@ class Command(click.Command):
     """
 
     def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, context_settings=_SETTINGS, **kwargs)
         self.examples = examples
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -47,7 +51,7 @@ class Group(click.Group):
         examples: Sequence[tuple[str, str]] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, context_settings=_SETTINGS, **kwargs)
         self.sections = sections
         self.examples = examples
 

@@ -12,14 +12,25 @@ from virnucpro_exporter.text import did_you_mean
 
 PROGRAM = "virnucpro-exporter"
 
-# Each command has them itself: click keeps the help option of the first context that asks for it,
-# which need not be one of the whole program.
-_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_SETTINGS = {"max_content_width": 100}
 
 _LONGEST = 200  # of a first sentence, in characters: it is wrapped, never cut
 
 
-class Command(click.Command):
+class _ShortHelp(click.Command):
+    """One that has `-h` beside `--help`.
+
+    Whatever context asks first: click keeps the help option of that one, which need not be the
+    context of the whole program.
+    """
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        """The names of the option."""
+        del ctx
+        return ["-h", "--help"]
+
+
+class Command(_ShortHelp):
     """A command with examples.
 
     Args:
@@ -27,7 +38,7 @@ class Command(click.Command):
     """
 
     def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **kwargs: Any) -> None:
-        super().__init__(*args, context_settings=_SETTINGS, **kwargs)
+        super().__init__(*args, **{"context_settings": _SETTINGS, **kwargs})
         self.examples = examples
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -36,7 +47,7 @@ class Command(click.Command):
         write_examples(formatter, self.examples)
 
 
-class Group(click.Group):
+class Group(_ShortHelp, click.Group):
     """Commands in sections.
 
     Args:
@@ -51,7 +62,7 @@ class Group(click.Group):
         examples: Sequence[tuple[str, str]] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, context_settings=_SETTINGS, **kwargs)
+        super().__init__(*args, **{"context_settings": _SETTINGS, **kwargs})
         self.sections = sections
         self.examples = examples
 

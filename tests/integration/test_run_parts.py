@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import itertools
+import json
 import os
 import random
 import shutil
@@ -66,6 +68,11 @@ def test_one_file_is_shared_by_all_workers(one_file: Path, tmp_path: Path) -> No
     assert "gives" in done.stderr
     assert results(output) == expected()
     assert len(parts(output, "completed")) > 1
+    (recorded,) = json.loads((output / "run.json").read_text())["files"]
+    ranges = [(part["start"], part["stop"]) for part in recorded["parts"]]
+    assert len(ranges) == len(parts(output, "completed"))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges))
+    assert {part["gpu"] for part in recorded["parts"]} == {"cpu0", "cpu1"}
     assert not list((output / ".virnucpro" / "attempts").iterdir())
     Path(f"{one_file}.go").touch()
     whole = run(one_file, *WORDS, "--split", "never", output=tmp_path / "whole")

@@ -357,6 +357,19 @@ def _input(file: FinishedFile, folder: Path, *, is_summed: bool) -> dict[str, An
             about for name in file.outputs for about in _result(folder, name, is_summed=is_summed)
         ],
     }
+    if file.parts:
+        about["parts"] = [
+            {
+                "start": part.start,
+                "stop": part.stop,
+                "sequences": part.sequences,
+                "residues": part.residues,
+                "seconds": part.seconds,
+                "gpu": part.gpu,
+                "gpu_model": part.model,
+            }
+            for part in file.parts
+        ]
     if is_summed:
         with contextlib.suppress(*_MISSING):  # it is not needed any more
             about["sha256"] = _digest(file.path)

@@ -54,6 +54,25 @@ class InputFile(NamedTuple):
     real: str = ""  # where the path leads; the path itself when empty
 
 
+class FinishedPart(NamedTuple):
+    """A part of a file whose results were joined.
+
+    Attributes:
+        start, stop: Its range, in places of the file; no stop is the end.
+        sequences, residues: What it holds, or None where that is unknown.
+        seconds: How long the attempt took that won.
+        gpu, model: Where that was; None where it is unknown.
+    """
+
+    start: int
+    stop: int | None
+    sequences: int | None
+    residues: int | None
+    seconds: float | None
+    gpu: str | None
+    model: str | None
+
+
 class FinishedFile(NamedTuple):
     """A file that has its results.
 
@@ -64,6 +83,7 @@ class FinishedFile(NamedTuple):
         seconds: How long the attempt took that won.
         gpu, model: Where that was; None where it is unknown.
         outputs: Names of the results, in the output folder.
+        parts: Those whose results were joined, in order; none of a file that was done whole.
     """
 
     path: str
@@ -74,7 +94,16 @@ class FinishedFile(NamedTuple):
     gpu: str | None
     model: str | None
     outputs: tuple[str, ...]
+    parts: tuple[FinishedPart, ...]
 
+
+# With the model of the GPU, as it was seen last.
+_FINISHED_PARTS = """SELECT real, start, stop, sequences, residues, duration, gpu,
+    (SELECT name FROM workers WHERE workers.gpu = parts.gpu ORDER BY updated DESC LIMIT 1)
+    FROM parts WHERE state = 'completed' ORDER BY real, start"""
+_FINISHED_FILES = """SELECT real, path, size, sequences, residues, duration, gpu,
+    (SELECT name FROM workers WHERE workers.gpu = files.gpu ORDER BY updated DESC LIMIT 1), outputs
+    FROM files WHERE state = 'completed' ORDER BY path"""
 
 # What the journal knows of a file: path, size, time, state, sequences, residues and outputs.
 _Row = tuple[str, int | None, int | None, str | None, int | None, int | None, str]
@@ -604,14 +633,14 @@ class Journal:
     def finished(self) -> Iterator[FinishedFile]:
         """All files that have their results, of this run and of earlier ones."""
         with self._writing():
-            rows = self._database.execute(
-                "SELECT path, size, sequences, residues, duration, gpu, (SELECT name FROM workers"
-                " WHERE workers.gpu = files.gpu ORDER BY updated DESC LIMIT 1), outputs"
-                " FROM files WHERE state = 'completed' ORDER BY path"
-            )
-            for path, *rest, outputs in rows:
-                cells = (os.fsdecode(path), *rest, tuple(json.loads(outputs)))
-                yield FinishedFile._make(cells)
+            parts: dict[bytes, list[FinishedPart]] = {}
+            for real, *cells in self._database.execute(_FINISHED_PARTS):
+                parts.setdefault(real, []).append(FinishedPart._make(cells))
+            rows = self._database.execute(_FINISHED_FILES)
+            for real, path, *rest, outputs in rows:
+                joined = tuple(parts.get(real, ()))
+                row = (os.fsdecode(path), *rest, tuple(json.loads(outputs)), joined)
+                yield FinishedFile._make(row)
 
     def note_workers(self, run: RunSnapshot, now: float) -> None:
         """Keep how long each worker has starved so far; `now` is Unix time, in seconds."""

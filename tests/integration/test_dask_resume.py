@@ -12,6 +12,8 @@ from tests.dask_cluster import DaskCluster, family
 from tests.dask_runs import WAITING, begun, command, fault, start, whole
 from tests.run_program import DEADLINE, call, processes_of, results, until
 
+pytestmark = pytest.mark.campaign  # whole clusters, one after the other
+
 
 @pytest.fixture(autouse=True)
 def one(cluster: DaskCluster) -> None:

@@ -13,9 +13,12 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.dask_runs import WAITING, Word, begun, inputs_of
 from tests.run_program import DEADLINE, QUIET, READS, ROOT, processes_of, until
+
+pytestmark = pytest.mark.campaign  # whole clusters, one after the other
 
 SCRIPT = ROOT / "deploy" / "slurm" / "run.sbatch"
 

@@ -136,6 +136,7 @@ def test_every_query_returns_data(prometheus: Prometheus, everything: bool) -> N
     all_return_data(prometheus, everything=everything)
 
 
+@pytest.mark.campaign
 def test_every_query_returns_data_of_many_machines(seen: Seen) -> None:
     """With GPUs called `node/index`, chosen one by one; the table of identities has the node."""
     prometheus = seen.as_of_many_machines

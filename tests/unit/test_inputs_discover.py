@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from virnucpro_exporter.errors import InputError
 from virnucpro_exporter.files import inputs
@@ -33,6 +35,20 @@ def folder(tmp_path: Path) -> Path:
 
 def found(folder: Path, *inputs: str, output: Path | None = None) -> list[str]:
     return [str(Path(f.path).relative_to(folder)) for f in discover(inputs, output).files]
+
+
+ANY_NAMES = st.lists(st.text("a09./", min_size=1), unique=True)
+ALIKE = st.lists(st.integers(0, 9999).map(lambda n: f"f{n % 7}/{n // 100:02}_{n % 100:02}.fa"))
+
+
+@given(st.one_of(ANY_NAMES, ALIKE))
+def test_natural_order(names: list[str]) -> None:
+    """Files are in one order, whether all names have digits in the same places or not."""
+    files = [inputs.Input(name, name, name) for name in names]
+    ordered = [file.path for file in inputs._in_natural_order(iter(files))]
+    assert ordered == sorted(
+        names, key=lambda name: inputs._natural_key(inputs.Input(name, "", ""))
+    )
 
 
 def test_folder(folder: Path) -> None:
@@ -141,7 +157,7 @@ def test_results_are_no_inputs(folder: Path) -> None:
     assert "out/x2_chunked500.fa" not in found(folder, str(folder))
     assert found(folder, str(folder / "out")) == ["out/x2_chunked500.fa"]
     arguments = [str(path) for path in folder.glob("x*")]
-    searched = discover(arguments, folder, ["x10.fa"])
+    searched = discover(arguments, folder, lambda: ["x10.fa"])
     assert [Path(file.path).name for file in searched.files] == ["x2.FASTA.gz"]
     assert "results of earlier runs" in next(searched.lines())
 

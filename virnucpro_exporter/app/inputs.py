@@ -53,7 +53,7 @@ def find_files(inputs: Inputs, outputs: Outputs, names: Names) -> Found:
     """
     if not inputs.paths:
         raise InputError("name files, folders or patterns to process")
-    found = discover(inputs.paths, outputs.folder, result_names(outputs.folder))
+    found = discover(inputs.paths, outputs.folder, lambda: result_names(outputs.folder))
     for file in found.files:
         if file.place.startswith(outputs.prefix):
             outputs.protect(file.place, file.path)

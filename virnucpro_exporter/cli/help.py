@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import click
@@ -45,6 +46,39 @@ class Command(_ShortHelp):
         """Write what follows the options, and the examples last."""
         super().format_epilog(ctx, formatter)
         write_examples(formatter, self.examples)
+
+
+class Commands(MutableMapping[str, click.Command]):
+    """Commands by name, each loaded when it is wanted: a run starts sooner without the others.
+
+    Args:
+        package: Where the module of each command is; it has the command's name, and so has what
+            it defines.
+        names: All of them, in order.
+    """
+
+    def __init__(self, package: str, names: Sequence[str]) -> None:
+        self._package = package
+        self._commands: dict[str, click.Command | None] = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> click.Command:
+        command = self._commands[name]
+        if command is None:
+            module = importlib.import_module(f"{self._package}.{name}")
+            command = self._commands[name] = getattr(module, name)
+        return command
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._commands[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._commands)
+
+    def __len__(self) -> int:
+        return len(self._commands)
 
 
 class Group(_ShortHelp, click.Group):

@@ -6,9 +6,10 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ _OTHER_FORMATS = re.compile(
 )
 _UNTIDY = re.compile(r"//|(\A|/)\./")
 _NUMBER = re.compile(r"[0-9]+")
+_ALL_ZEROS = str.maketrans("123456789", "0" * 9)
 _SHOWN = 3  # names in one line
 
 
@@ -80,7 +82,9 @@ class Inputs:
 
 
 def discover(
-    inputs: Sequence[str], output: Path | None = None, results: Collection[str] = ()
+    inputs: Sequence[str],
+    output: Path | None = None,
+    results: Callable[[], Collection[str]] = tuple,
 ) -> Inputs:
     """Turn files, folders and globs into a list of files.
 
@@ -92,7 +96,8 @@ def discover(
     Args:
         inputs: What the user gave, in order.
         output: The output folder, which is not searched when it lies within an input folder.
-        results: Names that earlier runs have left in the output folder.
+        results: Gives the names that earlier runs have left in the output folder; called where an
+            input lies there.
 
     Raises:
         InputError: An argument matches nothing, or is a stream; or nothing is left to do.
@@ -102,7 +107,7 @@ def discover(
         _refuse_streams(argument)
     for argument, seen in zip(inputs, look_at(inputs, _see), strict=True):
         before = search.found.noted()
-        matches = sorted(search.matches(argument, seen), key=_natural_key)
+        matches = _in_natural_order(search.matches(argument, seen))
         if not matches and search.found.noted() == before:
             if os.path.isdir(argument) and search.lies_in_output(argument):  # noqa: PTH112 (a text)
                 raise InputError(
@@ -127,9 +132,9 @@ def _refuse_streams(argument: str) -> None:
 
 
 class _Search:
-    def __init__(self, excluded: str | None, results: Collection[str]) -> None:
+    def __init__(self, excluded: str | None, results: Callable[[], Collection[str]]) -> None:
         self.excluded = excluded
-        self.results = results
+        self._read_results = results
         self.found = Inputs()
         self.files: dict[str, Input] = {}
         self._folders: dict[str, str] = {}  # where folders lead
@@ -137,7 +142,8 @@ class _Search:
     def take(self, matches: list[Input]) -> None:
         for match in matches:
             path = match.path
-            shown = os.fspath(Path(path)) if _UNTIDY.search(path) else path
+            may_be_untidy = "//" in path or "./" in path  # faster than the expression
+            shown = os.fspath(Path(path)) if may_be_untidy and _UNTIDY.search(path) else path
             self.files.setdefault(
                 match.real, match if shown is path else match._replace(path=shown)
             )
@@ -186,11 +192,22 @@ class _Search:
             yield Input(path, seen.real or place, place)
 
     def _is_result(self, path: str) -> bool:
-        if not self.results or self.excluded is None:
+        if self.excluded is None:
             return False
         folder, name = os.path.split(path)
-        inside = os.path.relpath(os.path.join(self._real_folder(folder), name), self.excluded)  # noqa: PTH118 (likewise)
-        return inside.split(os.sep, 1)[0] in self.results
+        place = os.path.join(self._real_folder(folder), name)  # noqa: PTH118 (likewise)
+        if not place.startswith(self._inside):
+            return False
+        return place[len(self._inside) :].split(os.sep, 1)[0] in self._results
+
+    @cached_property
+    def _inside(self) -> str:
+        """What the places of all that lies in the output folder begin with."""
+        return os.path.join(self.excluded or "", "")  # noqa: PTH118 (for its last character)
+
+    @cached_property
+    def _results(self) -> Collection[str]:
+        return self._read_results()
 
     def lies_in_output(self, path: str) -> bool:
         """Whether a path is the output folder, or leads into it."""
@@ -312,6 +329,14 @@ def _looks_like_sequences(name: str) -> bool:
         return True
     parts = lower.split(".")[1:-1]
     return any(f".{part}" in SUFFIXES for part in parts) and not _COMPANIONS.search(lower)
+
+
+def _in_natural_order(files: Iterator[Input]) -> list[Input]:
+    """The files in natural order."""
+    found = list(files)
+    # Names that differ in digits alone are in this order as they stand, and need no other keys.
+    shapes = {file.path.translate(_ALL_ZEROS) for file in found}
+    return sorted(found, key=_natural_key if len(shapes) > 1 else itemgetter(0))
 
 
 def _natural_key(file: Input) -> tuple[str, str]:

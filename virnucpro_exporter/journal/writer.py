@@ -487,9 +487,12 @@ class Journal:
             )
             # `os.fsdecode` takes three times as long, and there may be a million rows.
             coding = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-            return {
-                str(real, *coding): (str(path, *coding), *others) for path, *others, real in rows
-            }
+            known: dict[str, _Row] = {}
+            for path, size, mtime_ns, state, sequences, residues, outputs, real in rows:
+                shown = str(path, *coding)
+                place = shown if real == path else str(real, *coding)
+                known[place] = shown, size, mtime_ns, state, sequences, residues, outputs
+            return known
 
     def _refuse_replacing(self, path: str, real: bytes) -> None:
         """Refuse results of a file that would replace what is no earlier result of it."""

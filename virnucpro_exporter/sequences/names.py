@@ -8,7 +8,8 @@ COMPRESSED_SUFFIXES = (".gz", ".bgz", ".bz2", ".xz", ".zst")
 
 def is_sequence_name(name: str) -> bool:
     """Whether a file name ends in a known suffix, compressed or not, in any case."""
-    return without_compression(name).lower().endswith(SUFFIXES)
+    lower = name.lower()  # most names end with it, and there may be a million of them
+    return lower.endswith(SUFFIXES) or without_compression(lower).endswith(SUFFIXES)
 
 
 def stem(name: str) -> str:

@@ -66,6 +66,7 @@ SHORT_SECONDS = 0.1
 SHORT_FILES = 400
 RESIDUES_PER_SECOND = 10_000  # of the sleeping processor
 MANY_NODES, GPUS_PER_NODE = 8, 8
+NODES_TOGETHER = 16  # in one process, where agents are feigned
 RATE = 100.0  # files per second
 RATE_SECONDS = 60.0
 MEAN_SECONDS = 0.4
@@ -121,8 +122,17 @@ class Cluster:
 
 
 @contextmanager
-def cluster(nodes: int, gpus: int, *words_of_nodes: str) -> Iterator[Cluster]:
-    """A scheduler and nodes, until the end of the context."""
+def cluster(
+    nodes: int, gpus: int, *words_of_nodes: str, together: int = 1
+) -> Iterator[Cluster]:
+    """A scheduler and nodes, until the end of the context.
+
+    Args:
+        nodes: How many.
+        gpus: Of each node.
+        words_of_nodes: `feigned`, or nothing.
+        together: How many nodes share a process.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
@@ -146,9 +156,10 @@ def cluster(nodes: int, gpus: int, *words_of_nodes: str) -> Iterator[Cluster]:
         while not file.exists():
             time.sleep(0.05)
         address = json.loads(file.read_text())["address"]
+        names = [f"node{number}" for number in range(nodes)]
         started = [
-            start("benchmarks.virtual_node", address, f"node{number}", str(gpus), *words_of_nodes)
-            for number in range(nodes)
+            start("benchmarks.virtual_node", address, str(gpus), *some, *words_of_nodes)
+            for some in (names[at : at + together] for at in range(0, nodes, together))
         ]
         with Client(address, set_as_default=False) as client:
             client.wait_for_workers(nodes * gpus)
@@ -356,7 +367,7 @@ def quiet_share(nodes: int, seconds: float) -> float:
     """Processor time of the run, as a share of a core, while all work and no file ends."""
     workers = nodes * GPUS_PER_NODE
     with (
-        cluster(nodes, GPUS_PER_NODE, "feigned") as on,
+        cluster(nodes, GPUS_PER_NODE, "feigned", together=NODES_TOGETHER) as on,
         tempfile.TemporaryDirectory() as folder,
         ExitStack() as stack,
     ):

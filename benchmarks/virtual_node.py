@@ -1,9 +1,10 @@
-"""A node of a Dask cluster in one process, with a Dask worker for each of its virtual GPUs.
+"""Nodes of a Dask cluster in one process, with a Dask worker for each of their virtual GPUs.
 
-Started by `benchmarks.cluster`: python -m benchmarks.virtual_node SCHEDULER NAME GPUS [feigned]
+Started by `benchmarks.cluster`: python -m benchmarks.virtual_node SCHEDULER GPUS NAME... [feigned]
 
 With `feigned` the agents have no worker processes: a file ends after its time and is reported on
-every second until then. So a machine carries many more of them, and all messages are real.
+every second until then, and Dask's clocks in the nodes are slow. So a machine carries many more of
+them, and all messages to the run are real.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import dask
-from distributed import Worker
+from distributed import Worker, get_worker
 
-from virnucpro_exporter.cluster import agent
-from virnucpro_exporter.cluster.post import NODE_VARIABLE
+from virnucpro_exporter.cluster import agent, post
+from virnucpro_exporter.cluster.post import Visit
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.commands import StartAttempt
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
@@ -108,28 +110,65 @@ class FeignedPool:
         """There is nothing to kill."""
 
 
-async def serve(scheduler: str, name: str, gpus: int) -> None:
-    """Be the node until killed.
+# What Dask does in each of its workers between two messages, in a process that has hundreds.
+SLOW_CLOCKS = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "2s",
+    "distributed.admin.tick.limit": "60s",
+    "distributed.admin.system-monitor.interval": "60s",
+}
+
+
+def node_of(worker: Worker) -> str:
+    """The node of a Dask worker, from its name."""
+    return str(worker.name).rpartition("-")[0]
+
+
+def name_nodes() -> None:
+    """Have each Dask worker of this process tell the node that is in its name."""
+    really = post.visit
+
+    async def visit(token: str, dask_worker: Worker) -> Visit:
+        return replace(await really(token, dask_worker), node=node_of(dask_worker))
+
+    post.visit = visit
+    agent.node_name = lambda: node_of(get_worker())  # type: ignore[attr-defined]
+
+
+async def serve(scheduler: str, gpus: int, names: Sequence[str]) -> None:
+    """Be the nodes until killed.
 
     Args:
         scheduler: The address of the Dask scheduler.
-        name: Of the node.
-        gpus: How many it has.
+        gpus: How many each node has.
+        names: Of the nodes.
     """
-    os.environ[NODE_VARIABLE] = name
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     with tempfile.TemporaryDirectory() as folder:
         dask.config.set(temporary_directory=folder)
         async with AsyncExitStack() as stack:
-            for number in range(gpus):
-                worker = Worker(
-                    scheduler, nthreads=1, memory_limit=0, name=f"{name}-{number}", dashboard=False
-                )
-                await stack.enter_async_context(worker)
+            for name in names:
+                for number in range(gpus):
+                    worker = Worker(
+                        scheduler,
+                        nthreads=1,
+                        memory_limit=0,
+                        name=f"{name}-{number}",
+                        dashboard=False,
+                    )
+                    await stack.enter_async_context(worker)
             await asyncio.Event().wait()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Read the words of the command."""
+    scheduler, gpus, *names = [word for word in sys.argv[1:] if word != "feigned"]
+    name_nodes()
     if "feigned" in sys.argv:
         agent.LocalPool = FeignedPool  # type: ignore[attr-defined,assignment]
-    asyncio.run(serve(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+        dask.config.set(SLOW_CLOCKS)
+    asyncio.run(serve(scheduler, int(gpus), names))
+
+
+if __name__ == "__main__":
+    main()

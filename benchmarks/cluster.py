@@ -122,9 +122,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster(
-    nodes: int, gpus: int, *words_of_nodes: str, together: int = 1
-) -> Iterator[Cluster]:
+def cluster(nodes: int, gpus: int, *words_of_nodes: str, together: int = 1) -> Iterator[Cluster]:
     """A scheduler and nodes, until the end of the context.
 
     Args:

@@ -13,6 +13,7 @@ import psutil
 from rich.console import Console
 
 from tests import builders
+from virnucpro_exporter.cluster.looks import pack
 from virnucpro_exporter.cluster.nodes import NodeGpus
 from virnucpro_exporter.csv_log.writer import MetricsLog
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
@@ -35,7 +36,7 @@ class Views:
         self._coordinator = coordinator
         self._nodes = sorted(set(nodes))
         self._gpus = NodeGpus(clock=lambda: 0.0)  # what was said once stays fresh
-        self._answer = builders.gpus_up(8)
+        self._answer = pack(builders.NOW, builders.gpus_up(8))
         self._hear()
         sources = (coordinator, self._gpus)
         self._pages = Pages(build_registry(*sources), sources, max_age=float("inf"))
@@ -43,7 +44,7 @@ class Views:
 
     def _hear(self) -> None:
         for node in self._nodes:
-            self._gpus.take(node, f"{node}/0", builders.NOW, self._answer)
+            self._gpus.take(node, f"{node}/0", self._answer)
         self._gpus.latest()
 
     def _table(self, lines: int) -> None:

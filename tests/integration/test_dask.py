@@ -18,6 +18,7 @@ from tests.dask_cluster import DaskCluster
 from tests.dask_runs import WAITING, begun, command, fault, inputs_of, start
 from tests.facts import start as start_attempt
 from tests.run_program import DEADLINE, PROGRAM, QUIET, READS, ROOT, call, results, run, until
+from virnucpro_exporter.cluster.looks import Look
 from virnucpro_exporter.cluster.nodes import NodeGpus
 from virnucpro_exporter.errors import ClusterError
 from virnucpro_exporter.scheduling.events import (
@@ -27,7 +28,6 @@ from virnucpro_exporter.scheduling.events import (
     WorkerReady,
 )
 from virnucpro_exporter.scheduling.files import SequenceFile
-from virnucpro_exporter.snapshot import GpuSnapshot
 
 E = TypeVar("E", WorkerJoined, WorkerLost)
 
@@ -68,9 +68,9 @@ class Asked(NodeGpus):
         super().__init__()
         self.workers: set[str] = set()
 
-    def take(self, node: str, worker: str, now_there: float, snapshot: GpuSnapshot) -> None:
+    def take(self, node: str, worker: str, look: Look) -> None:
         self.workers.add(worker)
-        super().take(node, worker, now_there, snapshot)
+        super().take(node, worker, look)
 
 
 def test_a_silent_worker_does_not_hide_the_gpus_of_its_node(

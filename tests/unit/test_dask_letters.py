@@ -50,9 +50,13 @@ class Ends:
         self.post = Post(Dask())
         self.post.agent = self.agent
         self.link = Link("tcp://here:1", "here")
-        self.heard: list[WorkerEvent] = []
-        self.link.begin(worker("here/0"), lambda event, _: self.heard.append(event))
+        self.link.begin(worker("here/0"))
         self.hub: Any = SimpleNamespace(news=asyncio.Event())
+
+    @property
+    def heard(self) -> list[WorkerEvent]:
+        """What the run was told."""
+        return [event for event, _ in self.link.news]
 
     def down(self, *, is_due: bool = False) -> Down | None:
         """What the run would send now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from virnucpro_exporter.cluster.looks import pack
 from virnucpro_exporter.cluster.nodes import MAX_AGE, NodeGpus
 from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot, Node
 
@@ -20,7 +21,7 @@ class Watch:
         there = NOW + self.passed + ahead
         sample = GpuSample(there - age, utilization_ratio=0.5, foreign_processes=2)
         devices = tuple(GpuDevice(i, uuid=f"GPU-{node}{i}", up=True, sample=sample) for i in ids)
-        self.gpus.take(node, worker, there, GpuSnapshot(there - age, "nvitop", devices))
+        self.gpus.take(node, worker, pack(there, GpuSnapshot(there - age, "nvitop", devices)))
 
 
 def test_ages_do_not_depend_on_the_clocks_of_nodes() -> None:

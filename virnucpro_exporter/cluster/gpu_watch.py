@@ -9,7 +9,7 @@ from typing import Protocol
 from distributed.comm import get_address_host
 
 from virnucpro_exporter.cluster.link import Link
-from virnucpro_exporter.snapshot import GpuSnapshot
+from virnucpro_exporter.cluster.looks import Look
 
 # GPUs are told of about every second, as long as that makes no more messages a second than this; at
 # most so many seconds lie between two, because what is older than 5 s is not shown.
@@ -27,8 +27,8 @@ class Gpus(Protocol):
     def join(self, node: str, host: str) -> None:
         """A node has its first worker, at this address in the network."""
 
-    def take(self, node: str, worker: str, now_there: float, snapshot: GpuSnapshot) -> None:
-        """A worker of a node tells what it sees; both times are on the node's clock."""
+    def take(self, node: str, worker: str, look: Look) -> None:
+        """A worker of a node tells what it sees."""
 
     def leave(self, worker: str) -> None:
         """A worker has gone."""
@@ -66,7 +66,7 @@ class GpuWatch:
         """Take what a link has told of its GPUs, if it has."""
         told, link.gpus = link.gpus, None
         if told is not None and link in self._telling:
-            self._gpus.take(link.node, link.worker_id, *told)
+            self._gpus.take(link.node, link.worker_id, told)
             self._telling[link] = 0.0
             self._silent.discard(link)
 

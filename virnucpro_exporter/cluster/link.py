@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from virnucpro_exporter.cluster.commands import CloseIdle, Command, End, Order, Start
 from virnucpro_exporter.cluster.letters import About, Down, Numbered, Up
+from virnucpro_exporter.cluster.looks import Look
 from virnucpro_exporter.scheduling.events import (
     AttemptCompleted,
     AttemptFailed,
@@ -14,10 +14,9 @@ from virnucpro_exporter.scheduling.events import (
     WorkerLost,
 )
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
-from virnucpro_exporter.snapshot import GpuSnapshot
 
-# Takes an event, and of which process of its worker it tells; None: of the worker itself.
-Tell = Callable[[WorkerEvent, "int | None"], None]
+# An event, and of which process of its worker it tells; None: of the worker itself.
+News = tuple[WorkerEvent, "int | None"]
 
 # A Dask worker without work for so many seconds may go to a run that waits for it.
 IDLE_SECONDS = 10.0
@@ -36,6 +35,7 @@ class Link:
         watch: Seconds between two looks at its GPUs; 0 where others tell of them.
         workers: How many workers the run has, for others that wait for it.
         gpus: What it told of its GPUs last; it is taken from here.
+        news: What it told of its work; likewise.
         is_leaving: Its Dask worker is about to end.
         has_ended: The agent will do nothing any more.
         rival: How many workers a run has that waits for it, or None.
@@ -55,12 +55,12 @@ class Link:
         self.quiet = 0.0
         self.watch = 0.0
         self.workers = 0
-        self.gpus: tuple[float, GpuSnapshot] | None = None
+        self.gpus: Look | None = None
+        self.news: list[News] = []
         self.is_leaving = self.was_told_to_leave = self.is_doomed = self.is_broken = False
         self.rival: int | None = None
         self.idle = 0.0  # seconds without work
         self._is_silent = False
-        self._tell: Tell | None = None
         self._running: set[AttemptNumber] = set()
         self._commands: Numbered[Command] = Numbered()
         self._sent = 0
@@ -82,14 +82,9 @@ class Link:
         """The numbers of the GPUs that it sees."""
         return () if self.about is None else self.about.place.sees
 
-    def begin(self, worker_id: WorkerId, tell: Tell) -> None:
-        """It is a worker of the run now.
-
-        Args:
-            worker_id: Which.
-            tell: Takes what the agent tells.
-        """
-        self.worker_id, self._tell = worker_id, tell
+    def begin(self, worker_id: WorkerId) -> None:
+        """It is this worker of the run now."""
+        self.worker_id = worker_id
 
     def send(self, order: Order, generation: int = -1) -> None:
         """Have the agent carry out an order, after those before it."""
@@ -155,8 +150,8 @@ class Link:
             if told.number > self._heard:
                 self._heard = told.number
                 self._note(told.event)
-                if self._tell is not None:
-                    self._tell(told.event, told.generation)
+                if self.worker_id:
+                    self.news.append((told.event, told.generation))
         if up.is_idle_closed:
             self.idle_closed.set()
         self.is_leaving = self.is_leaving or up.is_leaving

@@ -22,7 +22,7 @@ from virnucpro_exporter.cluster.commands import Begin, Kill, Order
 from virnucpro_exporter.cluster.gpu_watch import Gpus, GpuWatch
 from virnucpro_exporter.cluster.letters import About
 from virnucpro_exporter.cluster.line import Line
-from virnucpro_exporter.cluster.link import IDLE_SECONDS, Link
+from virnucpro_exporter.cluster.link import IDLE_SECONDS, Link, News
 from virnucpro_exporter.cluster.post import NODE_VARIABLE, SILENT_BEATS, Visit, visit
 from virnucpro_exporter.scheduling.events import (
     LossCause,
@@ -78,6 +78,9 @@ class Listener(Protocol):
 
     def tell(self, event: Any, generation: int | None = None) -> None:
         """An event of a worker, and of which of its processes; None: of the worker itself."""
+
+    def tell_all(self, news: list[News]) -> None:
+        """Several events at once."""
 
     def complain(self, trouble: str) -> None:
         """Why a node cannot be used, in one line."""
@@ -330,7 +333,7 @@ class Members:
             self._complain(about.node, _conflict(worker_id, pin, self._pins[worker_id]))
             return
         self._pins[worker_id] = pin
-        link.begin(worker_id, self._listener.tell)
+        link.begin(worker_id)
         link.send(Begin(pin))
         self._post(link)
         if threads > 1 and not self._has_warned:
@@ -437,6 +440,12 @@ class Members:
 
     def _heard(self, links: list[Link]) -> None:
         """Something was told over a line."""
+        news: list[News] = []
+        for link in links:
+            news += link.news
+            link.news = []
+        if news:
+            self._listener.tell_all(news)
         for link in links:
             if self._watch is not None and link.gpus is not None:
                 self._watch.hear(link)

@@ -7,19 +7,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from virnucpro_exporter.cluster.looks import Look, unpack
 from virnucpro_exporter.snapshot import CollectorHealth, GpuDevice, GpuSnapshot, Latest, Node
 
 # Nodes are asked about every second; what one said is shown for so many seconds.
 MAX_AGE = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Heard:
     node: str
-    snapshot: GpuSnapshot  # its times are on our clock
+    look: Look
     at: float  # monotonic
     time: float  # Unix seconds
     has_left: bool = False
+    _snapshot: GpuSnapshot | None = None
+
+    @property
+    def snapshot(self) -> GpuSnapshot:
+        """What was seen, with times on our clock."""
+        if self._snapshot is None:
+            self._snapshot = unpack(self.look, self.node, self.time)
+        return self._snapshot
 
 
 class NodeGpus:
@@ -66,27 +75,23 @@ class NodeGpus:
                 hosts[node] = host
                 self.nodes.publish(tuple(Node(*known) for known in sorted(hosts.items())))
 
-    def take(self, node: str, worker: str, now_there: float, snapshot: GpuSnapshot) -> None:
+    def take(self, node: str, worker: str, look: Look) -> None:
         """A worker has answered.
 
         Args:
             node: The name of its node.
             worker: Its id.
-            now_there: Unix seconds on its clock as it answered.
-            snapshot: The GPUs that it sees, with times on its clock.
+            look: The GPUs that it sees.
         """
-        ahead = now_there - self._wall_clock()
-        devices = tuple(_renamed(node, device, ahead) for device in snapshot.devices)
-        moved = replace(snapshot, timestamp=snapshot.timestamp - ahead, devices=devices)
         with self._lock:
-            self._heard[worker] = _Heard(node, moved, self._clock(), self._wall_clock())
+            self._heard[worker] = _Heard(node, look, self._clock(), self._wall_clock())
             self._until = 0.0
 
     def leave(self, worker: str) -> None:
         """A worker has gone; the GPUs that no other one sees are down until it returns."""
         with self._lock:
             if heard := self._heard.get(worker):
-                self._heard[worker] = replace(heard, has_left=True)
+                heard.has_left = True
                 self._until = 0.0
 
     def close(self) -> None:
@@ -140,13 +145,6 @@ def _told(heard: _Heard) -> set[str]:
 def _order(device: GpuDevice) -> tuple[str, tuple[int, ...]]:
     node, _, number = device.gpu.rpartition("/")
     return node, tuple(int(part) for part in number.split(":"))
-
-
-def _renamed(node: str, device: GpuDevice, ahead: float) -> GpuDevice:
-    sample = device.sample
-    if sample is not None:
-        sample = replace(sample, timestamp=sample.timestamp - ahead, foreign_processes=None)
-    return replace(device, gpu=f"{node}/{device.gpu}", node=node, sample=sample)
 
 
 def _down(node: str, device: GpuDevice) -> GpuDevice:

@@ -22,6 +22,7 @@ from virnucpro_exporter.cluster.agent import Job
 from virnucpro_exporter.cluster.commands import Cancel, Kill, Order, Shrink, Spawn, Start
 from virnucpro_exporter.cluster.connect import Connect
 from virnucpro_exporter.cluster.gpu_watch import Gpus
+from virnucpro_exporter.cluster.link import News
 from virnucpro_exporter.cluster.members import Members, Terms
 from virnucpro_exporter.errors import ClusterError
 from virnucpro_exporter.scheduling.commands import ShrinkAttempt, StartAttempt
@@ -42,9 +43,6 @@ _GATHER_SECONDS = 15.0
 _GATHER_LOOK_SECONDS = 0.02
 
 _NO_ONE_YET = "no Dask worker is there yet; the run begins with the first one (Ctrl-C ends it)"
-
-# An event, and of which process of the worker; None: of the worker itself.
-_Told = tuple[WorkerEvent, "int | None"]
 
 
 class DaskPool:
@@ -213,13 +211,17 @@ class _Inbox:
     """What the event loop tells the run loop."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[_Told | BaseException | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[News] | BaseException] = queue.SimpleQueue()
         self.has_looked = threading.Event()  # whoever was there at the start has joined
         self.troubles: deque[str] = deque()  # why nodes cannot be used
 
     def tell(self, event: WorkerEvent, generation: int | None = None) -> None:
         """An event of a worker, and of which of its processes; None: of the worker itself."""
-        self._queue.put((event, generation))
+        self._queue.put([(event, generation)])
+
+    def tell_all(self, news: list[News]) -> None:
+        """Several events at once, for which the run loop wakes up once."""
+        self._queue.put(news)
 
     def complain(self, trouble: str) -> None:
         """Why a node cannot be used, in one line."""
@@ -232,9 +234,9 @@ class _Inbox:
 
     def wake(self) -> None:
         """End a `take` early."""
-        self._queue.put(None)
+        self._queue.put([])
 
-    def take(self, timeout: float | None) -> list[_Told]:
+    def take(self, timeout: float | None) -> list[News]:
         """All that was told, or after `timeout` seconds nothing.
 
         Raises:
@@ -245,12 +247,11 @@ class _Inbox:
             items.append(self._queue.get(timeout=timeout))
             while True:
                 items.append(self._queue.get_nowait())
-        told = []
+        told: list[News] = []
         for item in items:
             if isinstance(item, BaseException):
                 raise item
-            if item is not None:
-                told.append(item)
+            told += item
         return told
 
 

@@ -36,6 +36,7 @@ from virnucpro_exporter.cluster.letters import (
     opened,
     sealed,
 )
+from virnucpro_exporter.cluster.looks import pack
 from virnucpro_exporter.scheduling.events import Progress, WorkerEvent
 from virnucpro_exporter.snapshot import GpuSnapshot
 
@@ -220,7 +221,7 @@ class Post:
             up.has_ended = self.is_over.is_set()
         if is_due and self.agent is not None and self._is_to_look(now, hub):
             self._looked_at = now
-            up.gpus = time.time(), self.agent.gpus()
+            up.gpus = pack(time.time(), self.agent.gpus())
             is_news = True
         rival = self._rival() if is_due else self._told_rival
         is_news = is_news or rival != self._told_rival
@@ -450,9 +451,9 @@ class Hub:
                     await comm.write(sealed(batch))
 
     def pace(self) -> float:
-        """Seconds of a beat; shorter where GPUs are looked at more often."""
+        """Seconds of a beat: what is known of the GPUs and how far files have got go together."""
         watch = 0.0 if self._post is None else self._post.watch
-        return min(self._beat, watch) if watch else self._beat
+        return min(watch or self._beat, self._quiet)
 
     def _letters(self, *, is_due: bool) -> dict[str, Down | Up | None]:
         letters: dict[str, Down | Up | None] = {}

@@ -3,7 +3,8 @@
 Each history is one output folder. A run is started, things happen to its processes at random times,
 and when it has ended it is started again, at last in peace. After each life no process may be left,
 and journal, outputs and metrics must agree; at the end every file has its one result. In every
-second history the workers share the files, and join the results of their parts.
+second history the workers share the files, and join the results of their parts; in every fourth
+there are many very short files, whose outputs they move themselves.
 
 A history costs little, because this process loads the program once and forks for each life. It is
 alone in its process for that, and adopts all that a killed run leaves behind, so that it sees it.
@@ -26,13 +27,14 @@ from pathlib import Path
 
 from virnucpro_exporter import __main__ as program
 from virnucpro_exporter import cli
-from virnucpro_exporter.app import run as _loaded_before_the_forks
+from virnucpro_exporter.cli import run as _loaded_before_the_forks
 from virnucpro_exporter.scheduling import parts, splitting
 from virnucpro_exporter.workers import orphans, sentinel, starts
 
 DEADLINE = 60.0
 LIVES = 3  # the last one is left in peace
 FILES = 6
+SHORT_FILES = 300
 RECORDS = (100, 400)  # of a file that is done in parts
 REGION = 40  # records of one length
 ODDS = 3  # against something happening at each look
@@ -76,10 +78,12 @@ class History:
         self.files: dict[str, bytes] = {}
         self.inputs.mkdir(parents=True)
         self.is_shared = seed % 2 == 1
+        self.is_short = seed % 4 == 2
         self.processor = "Pieces" if self.is_shared else "in_two_steps"
         self.splits = self.went_on = 0  # parts that were given away; those that were kept by a run
         self.odds = self.random.choice(SHARED_ODDS) if self.is_shared else ODDS
-        for number in range(self.random.choice([1, 2]) if self.is_shared else FILES):
+        usual = SHORT_FILES if self.is_short else FILES
+        for number in range(self.random.choice([1, 2]) if self.is_shared else usual):
             content = self._shared_file() if self.is_shared else self._file()
             self.files[f"{number}.fa"] = content
             (self.inputs / f"{number}.fa").write_bytes(content)
@@ -87,7 +91,9 @@ class History:
 
     def _file(self) -> bytes:
         bases = "".join(self.random.choices("ACGT", k=self.random.randint(200, 3000)))
-        return f">{'bad' if not self.random.randrange(12) else 'r'}\n{bases}\n".encode()
+        text = f">{'bad' if not self.random.randrange(12) else 'r'}\n{bases}\n".encode()
+        keep = len(text) - len(text) % 7 if self.is_short else len(text)  # those take no time
+        return text[:keep]
 
     def _shared_file(self) -> bytes:
         """A file of many records, whose length, which tells nothing of their time, varies."""

@@ -20,6 +20,12 @@ def reverse(file: Path, output: Path, _progress: ProgressCallback) -> None:
     output.write_bytes(file.read_bytes()[::-1])
 
 
+def numbered(_file: Path, output: Path, _progress: ProgressCallback) -> None:
+    """Write which attempt this is, in a millisecond."""
+    output.write_text(output.parent.name)
+    time.sleep(0.001)
+
+
 def slow(file: Path, output: Path, _progress: ProgressCallback) -> None:
     """Take a moment, then write what only the input decides."""
     content = file.read_bytes()

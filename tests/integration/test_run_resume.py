@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import signal
+import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from tests.run_program import (
 from tests.slow_files import slowed
 
 FILES = 30
+SHORT = 3000
 MANY = 300
 KILLS = 3
 
@@ -72,6 +75,37 @@ def test_killed_run_is_resumed_to_the_same_results(tmp_path: Path) -> None:
     again = run(*words, output=output)
     assert again.returncode == 0
     assert f"0 files done, 0 failed, {FILES} skipped" in again.stdout
+
+
+def test_very_short_files_that_workers_move_are_done_once(tmp_path: Path) -> None:
+    """A worker is stopped, and the run killed, while outputs are moved: no result is replaced."""
+    inputs, output = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    for i in range(SHORT):
+        (inputs / f"f{i}.fa").write_text(">s\nACGT\n")
+    words: list[str | Path] = [inputs, "--processor", "tests.run_processors:numbered"]
+    before: dict[bytes, bytes] = {}
+    for _ in range(KILLS):
+        if len(before) > SHORT // 2:  # a busy machine may be late with a kill
+            break
+        with start(*words, output=output) as process:
+            until(partial(holds, output, len(before) + 1))
+            workers = [p for p in processes_of(output) if "boot.py" in " ".join(p.cmdline())]
+            workers[0].suspend()
+            until(partial(holds, output, len(before) + SHORT // 10))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            until(lambda: not processes_of(output))
+        now = results(output)
+        assert before.items() <= now.items()
+        before = now
+    assert run(*words, output=output).returncode == 0
+    with closing(sqlite3.connect(output / ".virnucpro" / "journal.sqlite")) as journal:
+        decided = journal.execute("SELECT outputs, attempt FROM files").fetchall()
+    found = {name.decode(): content.decode() for name, content in results(output).items()}
+    assert found == {json.loads(names)[0]: str(attempt) for names, attempt in decided}
+    assert len(found) == SHORT
+    assert before.items() <= results(output).items()
 
 
 def test_results_of_another_processor_are_not_taken_for_finished(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling import facts as fa
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.ids import WorkerId
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 from virnucpro_exporter.simulation import VirtualGpu, VirtualPool, VirtualWorkers, timeless
@@ -135,7 +136,7 @@ def test_a_start_that_its_turn_cancels_is_never_sent(tmp_path: Path) -> None:
     scheduler = started_twice()
     done = said.completed("0", 1, 10, 1000, 11.0, ("a.out",))
     decisions = scheduler.turn([said.ready("1"), done], 11.0)
-    assert decisions.commands == [co.KeepOutputs(FILE, facts.number(1), ("a.out",))]
+    assert decisions.commands == [co.KeepOutputs(WorkerId("0"), FILE, facts.number(1), ("a.out",))]
     assert [type(fact).__name__ for fact in decisions.facts] == [
         "FileStarted",
         "StallEnded",

@@ -20,9 +20,10 @@ from virnucpro_exporter.execution.runner import Runner, Terms
 from virnucpro_exporter.journal.schema import Committed
 from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling import facts as fa
-from virnucpro_exporter.scheduling.commands import StartAttempt
+from virnucpro_exporter.scheduling.commands import KeepOutputs, StartAttempt
 from virnucpro_exporter.scheduling.events import WorkerEvent
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.ids import AttemptNumber
 
 
 class Clock:
@@ -44,6 +45,7 @@ class Memory:
         self.error = error or sqlite3.OperationalError("database is locked")
         self.told: list[Any] = []
         self.kept: list[int] = []
+        self.late: list[int] = []
         self.records = 0
         self.reserved = 0
 
@@ -74,6 +76,10 @@ class Memory:
         assert any(isinstance(f, fa.FileCompleted) and f.attempt == attempt for f in self.told)
         del names
         self.kept.append(attempt)
+
+    def move(self, attempt: int, names: Iterable[str]) -> None:
+        self.commit(attempt, names)
+        self.late.append(attempt)
 
     def keep(self, attempt: int) -> None:
         del attempt
@@ -225,3 +231,42 @@ def test_very_short_files_share_transactions(tmp_path: Path) -> None:
     assert len(memory.kept) == len(set(memory.kept)) == 1000
     assert sum(isinstance(change, Committed) for change in memory.told) == 1000
     assert memory.records < 200
+
+
+class MovingPool(CarefulPool):
+    """Its worker moves outputs, but not each of them."""
+
+    def __init__(self, folder: Path, memory: Memory, share: int) -> None:
+        super().__init__(folder, memory)
+        self.share = share
+        self.done: list[AttemptNumber] = []
+        self.told = 0
+
+    def move(self, worker_id: str, moves: Sequence[KeepOutputs]) -> bool:
+        assert worker_id == "cpu0"
+        for move in moves:
+            assert move.outputs
+            if self.share and not move.attempt % self.share:
+                self.memory.commit(move.attempt, move.outputs)
+                self.done.append(move.attempt)
+        return bool(self.share)
+
+    def moved(self) -> list[AttemptNumber]:
+        moved = self.done[self.told :]
+        self.told = len(self.done)
+        return moved
+
+
+@pytest.mark.parametrize(("share", "is_late"), [(1, False), (2, True), (2000, True), (0, False)])
+def test_workers_move_the_outputs_of_very_short_files(
+    tmp_path: Path, share: int, is_late: bool
+) -> None:
+    """What is on record is moved, once: by its worker, or in a while by the run itself."""
+    memory = Memory()
+    pool = MovingPool(tmp_path, memory, share)
+    coordinator = WorkStealingCoordinator(["cpu0"], clock=Clock())
+    runner = Runner(coordinator, pool, ["cpu0"], memory, cast("Journal", memory), movers=pool)
+    runner.run([SequenceFile(f"{number}.fa") for number in range(1000)])
+    assert sorted(memory.kept) == list(range(1, 1001))
+    assert bool(memory.late) == is_late
+    assert sum(isinstance(change, Committed) for change in memory.told) == 1000

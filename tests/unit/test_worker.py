@@ -201,3 +201,45 @@ def test_a_part_for_a_processor_that_takes_whole_files_fails(tmp_path: Path) -> 
     for *_, error, is_permanent, _ in failed:
         assert "takes whole files" in error
         assert is_permanent
+
+
+class Writer(Reader):
+    """Leaves one output for each file, which says in which folder it was made."""
+
+    joins = None
+
+    def output_names(self, file: Path) -> list[str]:
+        """One."""
+        return [f"{file.name}.out"]
+
+    def process(self, file: Any, *rest: Any) -> Processed:
+        """Write it."""
+        output: Path = rest[0]
+        output.write_text(f"{output.parent.stat().st_ino}")
+        return super().process(file, *rest)
+
+
+def test_outputs_are_moved_and_their_folder_is_used_again(tmp_path: Path) -> None:
+    """A worker says which outputs it has moved; one that is not there is left to the run."""
+    attempts, results = tmp_path / "attempts", tmp_path / "results"
+    attempts.mkdir()
+    results.mkdir()
+    pool, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with pool, channel, mmap.mmap(-1, mmap.PAGESIZE) as slot:
+        worker = Worker(channel, slot, str(attempts), None, str(results))
+        assert worker.set_up(Writer, "cpu0")
+        pool.send(wire.encode([(wire.START, 4, b"in/a"), (wire.START, 5, b"in/b")]))
+        pool.send(wire.encode([(wire.MOVE, 4, (b"a.out",)), (wire.MOVE, 5, (b"gone",))]))
+        pool.send(wire.encode([(wire.START, 6, b"in/c")]))
+        pool.shutdown(socket.SHUT_WR)
+        worker.serve()
+        channel.shutdown(socket.SHUT_WR)
+        said = []
+        while packet := pool.recv(wire.RECEIVE_BYTES):
+            said += wire.decode(packet)
+        del worker  # it holds the slot
+    assert [message[1] for message in said if message[0] == wire.MOVED] == [[4]]
+    assert [path.name for path in results.iterdir()] == ["a.out"]
+    assert {path.name for path in attempts.iterdir()} == {"5", "6"}
+    assert (attempts / "5" / "b.out").exists()
+    assert (attempts / "6" / "c.out").read_text() == (results / "a.out").read_text()

@@ -266,7 +266,7 @@ def run(
         )
         entry.served_by(shown.server)
         terms = Terms(time.monotonic, config.scheduling.storage_patience, halt)
-        runner = Runner(coordinator, work.pool, gpus, outputs, journal, clock, terms)
+        runner = Runner(coordinator, work.pool, gpus, outputs, journal, clock, terms, work.movers)
         signals = RunSignals(lambda: _drain(runner, coordinator, signals), runner.stop)
         views.enter_context(signals)
         stack.callback(signals.detach)

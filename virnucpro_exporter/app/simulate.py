@@ -63,6 +63,9 @@ class NoResults:
     def commit(self, attempt: int, names: Iterable[str]) -> None:
         """Nothing is kept."""
 
+    def move(self, attempt: int, names: Iterable[str]) -> None:
+        """Likewise."""
+
     def keep(self, attempt: int) -> None:
         """Nothing lies anywhere."""
 

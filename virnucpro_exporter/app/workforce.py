@@ -17,6 +17,7 @@ from virnucpro_exporter.app.processor import FACTORY
 from virnucpro_exporter.cluster.nodes import NodeGpus
 from virnucpro_exporter.config import Cluster, Devices, Metrics
 from virnucpro_exporter.errors import ConfigError, UsageError
+from virnucpro_exporter.execution.moving import Movers
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.gpu.identity import CUDA_VARIABLE
 from virnucpro_exporter.gpu.monitor import GPUMonitor
@@ -45,12 +46,14 @@ class Workforce:
         pool: Their processes.
         monitor: Watches the GPUs, or None.
         nodes: The machines of a cluster; none where this machine does the work.
+        movers: The workers, where they can move outputs to their place; None on a cluster.
     """
 
     devices: list[Device]
     pool: WorkerPool
     monitor: Published[GpuSnapshot] | None
     nodes: Published[Sequence[Node]]
+    movers: Movers | None = None
 
 
 def workforce(  # noqa: PLR0913 - a run has so many parts that its workers need
@@ -109,9 +112,10 @@ def workforce(  # noqa: PLR0913 - a run has so many parts that its workers need
         pins,
         look_seconds=look_seconds,
         uses_gpu=None if monitor is None else lambda gpu: monitor.latest().is_busy_for_run(gpu),
+        results=outputs.folder,
     )
     stack.callback(local.close)
-    return Workforce(found, local, monitor, Latest(()))
+    return Workforce(found, local, monitor, Latest(()), local)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import Protocol
 from virnucpro_exporter.errors import JournalError, OutputError, assert_never
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.halting import Halting, HaltRule
+from virnucpro_exporter.execution.moving import HandedOver, Move, Movers
 from virnucpro_exporter.execution.storage import Storage, is_trouble
 from virnucpro_exporter.journal.schema import Change, Committed
 from virnucpro_exporter.journal.writer import Journal
@@ -65,7 +66,10 @@ class Results(Protocol):
         """Prepare for an attempt that is about to start."""
 
     def commit(self, attempt: int, names: Iterable[str]) -> None:
-        """Keep an attempt's outputs."""
+        """Keep an attempt's outputs; nothing writes there any more."""
+
+    def move(self, attempt: int, names: Iterable[str]) -> None:
+        """Keep an attempt's outputs, which its worker may be about to move."""
 
     def keep(self, attempt: int) -> None:
         """Let an attempt's outputs lie where they are until it is discarded."""
@@ -128,6 +132,7 @@ class Runner:
         journal: Where it is written down, or None.
         wall_clock: Unix seconds.
         terms: What is done about trouble.
+        movers: Workers that move the outputs of very short files themselves, or None.
 
     Attributes:
         last_loss: Why the last worker was given up.
@@ -145,6 +150,7 @@ class Runner:
         journal: Journal | None,
         wall_clock: Callable[[], float] = time.time,
         terms: Terms | None = None,
+        movers: Movers | None = None,
     ) -> None:
         terms = terms or Terms()
         self._coordinator = coordinator
@@ -161,7 +167,9 @@ class Runner:
         self._is_held = False  # as the scheduler knows it
         self._changes: list[Change] = []  # not yet in the journal
         self._changed_at: float | None = None  # since when there are some, by the coordinator
-        self._moves: deque[co.KeepOutputs | co.DiscardOutputs] = deque()  # not yet carried out
+        self._moves: deque[Move] = deque()  # not yet carried out
+        self._handed = HandedOver(movers)
+        self._late: deque[co.KeepOutputs] = deque()  # which workers have not moved in time
         self._files = 0
         self._awaited = 0  # files of which nothing is known yet
         self._feed: Feed | None = None
@@ -265,6 +273,9 @@ class Runner:
         if self._changed_at is not None and not self._storage.is_held:
             until_due = self._changed_at + _GROUP_SECONDS - self._coordinator.now()
             wait = max(0.0, min(wait, until_due))
+        due_at = self._handed.due_at()
+        if due_at is not None and not self._storage.is_held:
+            wait = max(0.0, min(wait, due_at - self._coordinator.now()))
         events = self._pool.poll(wait)
         if self._clock is None:
             return events
@@ -296,6 +307,7 @@ class Runner:
         # Files go out first, so that no worker waits for the disk.
         self._carry_out(decisions.commands)
         self._changes += decisions.facts
+        self._note_moved()
         self._moves += [
             command
             for command in decisions.commands
@@ -393,13 +405,29 @@ class Runner:
 
     def _settle(self) -> None:
         """Write down what was decided, then move the outputs; what cannot be done now is kept."""
+        now = self._coordinator.now()
+        self._late += self._handed.take_back(now)
         try:
-            self._settle_or_raise()
+            self._record()
+            self._handed.hand_over(self._moves, now)
+            self._move_or_raise()
         except (JournalError, OutputError) as error:
             self._hold_or_raise(error)
 
     def _settle_or_raise(self) -> None:
+        """The same, and wait for no worker."""
+        self._note_moved()
+        self._late += self._handed.take_back(float("inf"))
         self._record()
+        self._move_or_raise()
+
+    def _note_moved(self) -> None:
+        self._changes += [Committed(move.file.path) for move in self._handed.done()]
+
+    def _move_or_raise(self) -> None:
+        while self._late:
+            self._outputs.move(self._late[0].attempt, self._late[0].outputs)
+            self._changes.append(Committed(self._late.popleft().file.path))
         while self._moves:
             move = self._moves[0]
             if isinstance(move, co.KeepOutputs):

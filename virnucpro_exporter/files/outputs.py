@@ -172,6 +172,18 @@ class Outputs:
         return self.refusal(name)
 
     def commit(self, attempt: int, names: Iterable[str]) -> None:
+        """Move an attempt's outputs to their place, and let a later attempt have its folder.
+
+        Raises:
+            OutputError: An output is in neither place, or cannot be moved.
+        """
+        self.move(attempt, names)
+        if len(self._spare) < _MOST_SPARE:
+            self._spare.append(attempt)
+        else:
+            self.discard(attempt)
+
+    def move(self, attempt: int, names: Iterable[str]) -> None:
         """Move an attempt's outputs to their place; what has been moved already is left there.
 
         Raises:
@@ -186,10 +198,6 @@ class Outputs:
                     raise OutputError(f"{target!r} has vanished before it was kept") from error
             except OSError as error:
                 raise OutputError(f"{target!r}: {error.strerror}") from error
-        if len(self._spare) < _MOST_SPARE:
-            self._spare.append(attempt)
-        else:
-            self.discard(attempt)
 
     def _replace(self, source: str, target: str) -> None:
         try:

@@ -549,13 +549,16 @@ class Journal:
             ).fetchall()
         if not rows:
             return
-        present = self._outputs.names()
         states = []
         for path, attempt, outputs in rows:
             names = json.loads(outputs)
             folder = self._outputs.attempt_folder(attempt)
+            # Where it was comes first: a worker that outlives the run for a moment may move it.
             # Somebody has removed outputs since: the file is done again.
-            is_whole = all(name in present or (folder / name).exists() for name in names)
+            is_whole = all(
+                os.path.lexists(folder / name) or os.path.lexists(self._outputs.folder / name)
+                for name in names
+            )
             if is_whole:
                 self._outputs.commit(attempt, names)
             states.append(("completed" if is_whole else "queued", path))

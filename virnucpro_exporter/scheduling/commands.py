@@ -75,6 +75,7 @@ class RetireWorker:
 class KeepOutputs:
     """The attempt gave the file its result: move what it wrote to its place."""
 
+    worker_id: WorkerId
     file: SequenceFile
     attempt: AttemptNumber
     outputs: tuple[str, ...]

@@ -963,7 +963,7 @@ class State:
             )
         )
         if outputs:
-            self.commands.append(KeepOutputs(file, number, outputs))
+            self.commands.append(KeepOutputs(worker_id, file, number, outputs))
 
     def deliver(
         self,

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from virnucpro_exporter.errors import OutputError
-from virnucpro_exporter.scheduling.commands import ShrinkAttempt, StartAttempt
+from virnucpro_exporter.scheduling.commands import KeepOutputs, ShrinkAttempt, StartAttempt
 from virnucpro_exporter.scheduling.events import (
     LossCause,
     WorkerEvent,
@@ -75,9 +75,10 @@ class LocalPool:
         folder: Working directory of the workers; the program's own when None.
         look_seconds: Workers that are silent for so long are looked at for signs of life.
         uses_gpu: Whether a worker's GPU is busy with its processes, where that is known.
+        results: Where workers move outputs when they are told to; None where that is not wanted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a worker is given, most of it with a default
         self,
         spec: Mapping[str, Any],
         factory: str,
@@ -87,11 +88,15 @@ class LocalPool:
         folder: str | None = None,
         look_seconds: float = 10.0,
         uses_gpu: Callable[[str], bool] | None = None,
+        *,
+        results: Path | None = None,
     ) -> None:
         self._folder = folder
         self._spec = dict(spec)
         self._factory = factory
         self._attempts = attempts
+        self._results = results
+        self._moved: list[AttemptNumber] = []
         self._logs = logs
         self._devices = devices
         self._workers: dict[str, Child] = {}
@@ -151,6 +156,23 @@ class LocalPool:
         if worker := self._workers.get(action.worker_id):
             asked = wire.SHRINK, action.attempt, action.share, action.least_seconds
             self._send(worker, wire.encode([asked]))
+
+    def move(self, worker_id: str, moves: Sequence[KeepOutputs]) -> bool:
+        """Have a worker move outputs of its attempts to their place; False where it cannot."""
+        worker = self._workers.get(worker_id)
+        if self._results is None or worker is None:
+            return False
+        messages: list[wire.Message] = [
+            (wire.MOVE, move.attempt, tuple(map(os.fsencode, move.outputs))) for move in moves
+        ]
+        for packet in wire.packets(messages):
+            self._send(worker, packet)
+        return True
+
+    def moved(self) -> list[AttemptNumber]:
+        """The attempts whose outputs workers have moved since the last call."""
+        moved, self._moved = self._moved, []
+        return moved
 
     def cancel(self, worker_id: str, attempt: int) -> None:
         """Stop an attempt: within the worker where its processor can, else with its process."""
@@ -296,6 +318,7 @@ class LocalPool:
                 "factory": self._factory,
                 "spec": self._spec,
                 "attempts": str(self._attempts),
+                "results": None if self._results is None else str(self._results),
                 "channel": remote.fileno(),
                 "slot": descriptor,
                 "path": sys.path,
@@ -405,6 +428,9 @@ class LocalPool:
         was_ready = worker.ready
         heard = map(worker.hear, wire.decode(packet))
         self._events += [event for event in heard if event is not None]
+        if worker.moved:
+            self._moved += worker.moved
+            worker.moved.clear()
         if worker.ready and not was_ready:
             self._starts.loaded(worker.worker_id)
         return True

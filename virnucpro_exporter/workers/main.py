@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -233,15 +234,23 @@ class Worker:
         slot: Shared memory for the number of the attempt in process.
         attempts: The folder in which each attempt has its own.
         part_bytes: The most bytes of a file that one part has, or None for no limit.
+        results: Where outputs go that the worker is told to move, or None.
     """
 
     def __init__(
-        self, channel: socket.socket, slot: mmap.mmap, attempts: str, part_bytes: int | None = None
+        self,
+        channel: socket.socket,
+        slot: mmap.mmap,
+        attempts: str,
+        part_bytes: int | None = None,
+        results: str | None = None,
     ) -> None:
         self._channel = channel
         self._slot = memoryview(slot).cast("q")
         self._attempts = attempts
         self._part_bytes = part_bytes
+        self._results = results
+        self._spare: deque[int] = deque()  # attempts whose folders are left, and empty
         self._outbox = Outbox(channel)
         self._processor: Any = None
         self._can_split = False
@@ -292,7 +301,11 @@ class Worker:
         """Batches of files, read by a thread where a message may cancel the file in process."""
         if not (hasattr(self._processor, "cancel") or joining.shrinks(self._processor)):
             while packet := self._receive():
-                yield wire.decode(packet)
+                messages = wire.decode(packet)
+                if messages[0][0] == wire.MOVE:
+                    self._move(messages)
+                else:
+                    yield messages
             return
         batches: queue.SimpleQueue[list[wire.Message]] = queue.SimpleQueue()
         threading.Thread(target=self._listen, args=(batches,), daemon=True).start()
@@ -303,6 +316,9 @@ class Worker:
         cancel = getattr(self._processor, "cancel", None)
         while packet := self._receive():
             messages = wire.decode(packet)
+            if messages[0][0] == wire.MOVE:
+                self._move(messages)
+                continue
             for message in messages:
                 if message[0] == wire.CANCEL and cancel is not None:
                     cancel(self._folder(message[1]))
@@ -313,6 +329,35 @@ class Worker:
         if cancel is not None:
             cancel(None)
         batches.put([])
+
+    def _move(self, messages: Sequence[wire.Message]) -> None:
+        """Move outputs of attempts that won to their place, and say of which attempts all are.
+
+        What cannot be moved, or is not there, is left to the run.
+        """
+        moved = []
+        for _, attempt, names in messages:
+            folder = self._place(attempt)
+            try:
+                for name in map(os.fsdecode, names):
+                    os.rename(f"{folder}/{name}", f"{self._results}/{name}")  # noqa: PTH104 - paths as text, of which there are very many
+            except OSError:
+                continue
+            self._spare.append(attempt)
+            moved.append(attempt)
+        self._outbox.add((wire.MOVED, moved))
+        with contextlib.suppress(OSError):  # the pool is gone; the main thread sees it too
+            self._outbox.flush()
+
+    def _take_folder(self, folder: str) -> None:
+        """Take a folder that an attempt of this worker has left empty, or make one.
+
+        To rename a folder takes a fraction of the time of making one and removing another.
+        """
+        if self._spare:
+            with contextlib.suppress(OSError):  # it was removed, or the disk is in trouble
+                os.rename(self._place(self._spare.pop()), folder)  # noqa: PTH104 - likewise
+        make_empty(folder)
 
     def _shrink(self, attempt: int, share: float, least_seconds: float) -> None:
         """Give a share of the range in process away, and say where it ends now.
@@ -431,7 +476,7 @@ class Worker:
             names = plain_names(self._processor.output_names(file))
             folder = self._place(attempt)
             if names:
-                make_empty(folder)
+                self._take_folder(folder)
             output = Path(f"{folder}/{names[0] if names else 'output'}")
             progress = Progress(self._outbox, attempt, start, self._tell_shortages)
             done = self._process(held, output, progress)
@@ -519,7 +564,7 @@ def main() -> None:
         socket.socket(fileno=config["channel"]) as channel,
         mmap.mmap(config["slot"], mmap.PAGESIZE) as slot,
     ):
-        worker = Worker(channel, slot, config["attempts"], part_bytes)
+        worker = Worker(channel, slot, config["attempts"], part_bytes, config["results"])
         if worker.set_up(_builder(config["factory"], config["spec"]), config["gpu"]):
             worker.serve()
         sys.stdout.flush()

@@ -89,6 +89,7 @@ class Child:
     Attributes:
         death: A descriptor that becomes readable when the process ends.
         outgoing: Packets that it has not taken yet.
+        moved: Attempts whose outputs it has moved, as it said since this was looked at.
         ready: Its processor is set up.
         cancellable: Its processor can stop a file by itself.
         held: Attempts that it was handed and has not answered for.
@@ -111,6 +112,7 @@ class Child:
         self.death = os.pidfd_open(process.pid)
         self.outgoing: deque[bytes] = deque()
         self._outputs: dict[int, list[bytes]] = {}  # of attempts whose end is still to be heard
+        self.moved: list[AttemptNumber] = []
         self.ready = False
         self.cancellable = False
         self.held: set[int] = set()
@@ -150,10 +152,6 @@ class Child:
             found = (*self._outputs.pop(attempt, ()), *found)
             outputs = tuple(map(os.fsdecode, found)) if found else ()
             return AttemptCompleted(self.worker_id, attempt, sequences, residues, duration, outputs)
-        if tag == wire.OUTPUTS:
-            attempt, found = values
-            self._outputs.setdefault(attempt, []).extend(found)
-            return None
         if tag == wire.SHRUNK:
             attempt, cut, is_final = values
             where = None if cut is None else Cut(*cut)
@@ -164,8 +162,18 @@ class Child:
             self.ready = True
             self.cancellable, can_split, cuts_first = values
             return WorkerReady(self.worker_id, can_split, cuts_first)
-        (self.setup_error,) = values
+        self._keep(tag, values)
         return None
+
+    def _keep(self, tag: int, values: Sequence[Any]) -> None:
+        """Note what no event tells."""
+        if tag == wire.OUTPUTS:
+            attempt, found = values
+            self._outputs.setdefault(attempt, []).extend(found)
+        elif tag == wire.MOVED:
+            self.moved += values[0]
+        else:
+            (self.setup_error,) = values
 
     @property
     def was_killed_loading(self) -> bool:

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Towards the worker.
-START, CANCEL, SHRINK = 0, 1, 2
+START, CANCEL, SHRINK, MOVE = 0, 1, 2, 3
 # Towards the pool.
 READY, SETUP_FAILED, STARTED, PROGRESS, COMPLETED, FAILED, OUTPUTS = 10, 11, 12, 13, 14, 15, 16
-SHRUNK, MEMORY_SHORT = 17, 18
+SHRUNK, MEMORY_SHORT, MOVED = 17, 18, 19
 
 Message = tuple[Any, ...]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -20,9 +21,9 @@ from virnucpro_exporter.cli.completion import VARIABLE, complete
 from virnucpro_exporter.cli.faults import line_of
 from virnucpro_exporter.cli.help import Command, Group
 from virnucpro_exporter.cli.options import TableCommand
-from virnucpro_exporter.config import RunConfig, SimulateConfig, declared
+from virnucpro_exporter.config import COMMAND_VARIABLES, RunConfig, SimulateConfig, declared
 from virnucpro_exporter.config.options import Place
-from virnucpro_exporter.errors import UsageError
+from virnucpro_exporter.errors import UsageError, VirnucproError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -86,6 +87,54 @@ def test_the_version_has_a_short_name(capsys: pytest.CaptureFixture[str]) -> Non
     """`-V` is `--version`."""
     cli.main(["-V"], standalone_mode=False)
     assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value", "what"),
+    [
+        ("gpus", "GPUS_INTERVAL", "soon", "EXPORTER_GPUS_INTERVAL: must be seconds, 1 at least"),
+        ("gpus", "GPUS_JSON", "perhaps", "EXPORTER_GPUS_JSON: must be true or false"),
+        ("gpus", "GPUS_INTERVL", "5", "EXPORTER_GPUS_INTERVL: there is no such option; did you"),
+        ("watch h", "WATCH_CACERT", " ", "EXPORTER_WATCH_CACERT: is empty"),
+        ("watch", "WATCH_URLS", "ftp://a b", "ftp://a"),
+        ("status", "OUTPUT", "absent", "no run has written into"),
+        ("status", "OUTPUT", "", "EXPORTER_OUTPUT: is empty"),
+        ("report", "OUTPUT", "absent", "absent"),
+        ("explain a.fa", "OUTPUT", "absent", "no run has written into"),
+        ("explain", "OUTPUT", "absent", "FILE...: is missing"),
+        ("run", "CONFIG", "", "EXPORTER_CONFIG: is empty"),
+    ],
+)
+def test_environment_variables_that_cannot_be_meant(
+    monkeypatch: pytest.MonkeyPatch, words: str, name: str, value: str, what: str
+) -> None:
+    """Every command reads variables, and names the one that is wrong."""
+    monkeypatch.setenv(f"VIRNUCPRO_EXPORTER_{name}", value)
+    with pytest.raises((click.ClickException, VirnucproError)) as refused:
+        cli.main(shlex.split(words), standalone_mode=False)
+    error: Exception = refused.value
+    assert what in (line_of(error) if isinstance(error, click.ClickException) else str(error))
+
+
+def test_environment_variables_of_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command line wins over them, and those of Kubernetes for a service are left alone."""
+    monkeypatch.setenv("VIRNUCPRO_EXPORTER_GPUS_JSON", "true")
+    monkeypatch.setenv("VIRNUCPRO_EXPORTER_GPUS_INTERVAL", "soon")
+    monkeypatch.setenv("VIRNUCPRO_EXPORTER_GPUS_PORT_80_TCP", "tcp://10.0.0.1:80")
+    words = ["gpus", "--simulate-gpus", "2", "--interval", "5"]
+    assert cli.main(words, standalone_mode=False) == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [gpu["gpu"] for gpu in shown] == ["0", "1"]
+
+
+def test_variables_are_named_after_commands() -> None:
+    """Those whose options are not in the table; the others would take them for misspelt ones."""
+    for name in COMMAND_VARIABLES:
+        command = cli.commands[name]
+        assert isinstance(command, Command)
+        assert not isinstance(command, TableCommand)
 
 
 @pytest.mark.parametrize(("name", "model"), [("run", RunConfig), ("simulate", SimulateConfig)])

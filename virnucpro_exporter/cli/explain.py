@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import click
 
 from virnucpro_exporter.app.explain import explain_text
 from virnucpro_exporter.cli.help import Command
 from virnucpro_exporter.cli.options import folder as paths
+from virnucpro_exporter.config import OUTPUT_VARIABLE
+
+
+class ExplainCommand(Command):
+    """Needs no folder where the environment has it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the folder in front, if the first word is none: every word is a file then."""
+        known = os.environ.get(OUTPUT_VARIABLE, "").strip()
+        first = next((word for word in args if not word.startswith("-")), None)
+        if known and first is not None and not Path(first).is_dir():
+            args = [known, *args]
+        return super().parse_args(ctx, args)
 
 
 @click.command(
-    cls=Command,
+    cls=ExplainCommand,
     examples=[("all that happened to a file", "explain RESULTS reads_07.fa")],
 )
-@click.argument("folder", type=paths, metavar="DIR")
+@click.argument("folder", type=paths, metavar="DIR", envvar=OUTPUT_VARIABLE)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def explain(folder: str, files: tuple[str, ...]) -> int:
     """Explain why files wait, moved or failed, from the journal of an output folder.

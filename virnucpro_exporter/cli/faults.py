@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
 from virnucpro_exporter.text import did_you_mean
 
@@ -26,9 +27,12 @@ def _what(error: click.ClickException) -> str:
             meant = did_you_mean(error.option_name, known)
             return f"{error.option_name}: there is no such option{meant}"
         case click.MissingParameter(param=click.Parameter() as param):
-            return f"{_name(param)}: is missing"
+            return f"{name_of(param)}: is missing"
         case click.BadParameter(param=click.Parameter() as param):
-            return f"{_name(param)}: {error.message}"
+            right = (
+                "must be true or false" if isinstance(param.type, click.types.BoolParamType) else ""
+            )
+            return f"{_place(param, context)}: {right or error.message}"
         case click.BadOptionUsage():
             needs = "takes no value" if "does not take" in error.message else "needs a value"
             return f"{error.option_name}: {needs}"
@@ -36,10 +40,17 @@ def _what(error: click.ClickException) -> str:
             return error.format_message()
 
 
-def _name(param: click.Parameter) -> str:
+def name_of(param: click.Parameter) -> str:
+    """What a parameter is called on the command line."""
     if isinstance(param, click.Argument):
         return str(param.metavar or param.name)
     return max(param.opts, key=len)
+
+
+def _place(param: click.Parameter, context: click.Context | None) -> str:
+    """Where a value was written: an environment variable, or the command line."""
+    source = context.get_parameter_source(param.name or "") if context is not None else None
+    return str(param.envvar) if source is ParameterSource.ENVIRONMENT else name_of(param)
 
 
 def _options(context: click.Context) -> list[str]:

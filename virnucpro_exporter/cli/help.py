@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import click
 
+from virnucpro_exporter.cli.faults import name_of
+from virnucpro_exporter.config import COMMAND_VARIABLES
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.text import did_you_mean
 
@@ -34,6 +37,9 @@ class _ShortHelp(click.Command):
 class Command(_ShortHelp):
     """A command with examples.
 
+    The options of a command in `COMMAND_VARIABLES` can be environment variables, which `variables`
+    lists: by its name, what it stands for on the command line.
+
     Args:
         examples: Command lines without the name of the program, each with what it does.
     """
@@ -41,11 +47,57 @@ class Command(_ShortHelp):
     def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **kwargs: Any) -> None:
         super().__init__(*args, **{"context_settings": _SETTINGS, **kwargs})
         self.examples = examples
+        self._prefix = COMMAND_VARIABLES.get(self.name or "")
+        if self._prefix is not None:
+            for param in self.params:
+                if param.envvar is None and not getattr(param, "hidden", False):
+                    param.envvar = self._prefix + _key(param)
+        self.variables = {
+            str(param.envvar): name_of(param) for param in self.params if param.envvar is not None
+        }
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse variables of the command that are empty or misspelt, which click would ignore.
+
+        Raises:
+            UsageError: There are some.
+        """
+        if not ctx.resilient_parsing:
+            self._check_variables()
+        return super().parse_args(ctx, args)
+
+    def _check_variables(self) -> None:
+        faults = [
+            f"{name}: is empty: give a value, or leave it out (is a variable not set?)"
+            for name in self.variables
+            if not os.environ.get(name, "-").strip()
+        ]
+        if self._prefix is not None:
+            known = [name.removeprefix(self._prefix) for name in self.variables]
+            for name in sorted(os.environ):
+                if name.startswith(self._prefix) and name not in self.variables:
+                    # One that is like none is left alone: Kubernetes makes some of its services.
+                    meant = did_you_mean(name.removeprefix(self._prefix), known)
+                    faults += [f"{name}: there is no such option{meant}"] if meant else []
+        if faults:
+            raise UsageError(*faults)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write what follows the options, and the examples last."""
+        """Write what follows the options: environment variables, and the examples last."""
         super().format_epilog(ctx, formatter)
+        self.format_variables(formatter)
         write_examples(formatter, self.examples)
+
+    def format_variables(self, formatter: click.HelpFormatter) -> None:
+        """Write which environment variables there are."""
+        if self.variables:
+            with formatter.section("Environment variables"):
+                formatter.write_dl([(option, name) for name, option in self.variables.items()])
+
+
+def _key(param: click.Parameter) -> str:
+    """What the name of a parameter's environment variable ends with."""
+    return max(param.opts, key=len).lstrip("-").replace("-", "_").upper()
 
 
 class Commands(MutableMapping[str, click.Command]):

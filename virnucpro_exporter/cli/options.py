@@ -16,7 +16,14 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from virnucpro_exporter.cli.help import Command
-from virnucpro_exporter.config.options import FOREVER, Declared, Kind, Place, local_path
+from virnucpro_exporter.config.options import (
+    FOREVER,
+    VARIABLE_PREFIX,
+    Declared,
+    Kind,
+    Place,
+    local_path,
+)
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.text import did_you_mean
 
@@ -116,11 +123,12 @@ def seconds(least: float) -> Callable[[str | float], float]:
 
 
 class TableOption(click.Option):
-    """An option of the table, which knows its section."""
+    """An option of the table, which knows its section and its environment variable."""
 
-    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, section: str, variable: str | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
+        self.variable = variable
 
 
 class TableCommand(Command):
@@ -151,6 +159,17 @@ class TableCommand(Command):
             with formatter.section(section):
                 formatter.write_dl([record for _, record in group])
 
+    def format_variables(self, formatter: click.HelpFormatter) -> None:
+        """Write how they are named, with an example of each beginning."""
+        named = {
+            param.variable.removesuffix(str(param.name).upper()): param.variable
+            for param in reversed(self.params)
+            if isinstance(param, TableOption) and param.variable is not None
+        }
+        such = " or ".join(named.values())
+        with formatter.section("Environment variables"):
+            formatter.write_text(f"{VARIABLE_PREFIX} and an option in capitals, such as {such}.")
+
 
 def with_table(
     table: Iterable[Declared], choices: Mapping[str, Sequence[str]] | None = None
@@ -177,6 +196,7 @@ def _option(one: Declared, choices: Sequence[Any]) -> Callable[[F], F]:
         one.key,
         cls=TableOption,
         section=one.section,
+        variable=one.variable,
         type=_type(one, choices),
         is_flag=one.kind is Kind.SWITCH,
         multiple=one.kind is Kind.TEXTS,

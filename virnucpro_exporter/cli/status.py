@@ -7,6 +7,7 @@ import click
 from virnucpro_exporter.app.status import status_code, status_json, status_text
 from virnucpro_exporter.cli.help import Command
 from virnucpro_exporter.cli.options import folder as paths
+from virnucpro_exporter.config import OUTPUT_VARIABLE
 
 
 @click.command(
@@ -16,7 +17,7 @@ from virnucpro_exporter.cli.options import folder as paths
         ("for programs", "status RESULTS --json"),
     ],
 )
-@click.argument("folder", type=paths, metavar="DIR")
+@click.argument("folder", type=paths, metavar="DIR", envvar=OUTPUT_VARIABLE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(folder: str, as_json: bool) -> int:  # noqa: FBT001 - click passes options by name
     """Show the progress of the run in an output folder, from its journal.

@@ -3,7 +3,12 @@
 The command line, the YAML file and docs/configuration.md are made from that table.
 """
 
-from virnucpro_exporter.config.options import CONFIG_VARIABLE, declared
+from virnucpro_exporter.config.options import (
+    COMMAND_VARIABLES,
+    CONFIG_VARIABLE,
+    OUTPUT_VARIABLE,
+    declared,
+)
 from virnucpro_exporter.config.sections import (
     DEFAULT_LOG,
     Cluster,
@@ -28,8 +33,10 @@ from virnucpro_exporter.config.settings import (
 from virnucpro_exporter.config.shown import as_json, as_yaml
 
 __all__ = [
+    "COMMAND_VARIABLES",
     "CONFIG_VARIABLE",
     "DEFAULT_LOG",
+    "OUTPUT_VARIABLE",
     "Cluster",
     "Devices",
     "Inputs",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from virnucpro_exporter.config.options import (
+    COMMAND_VARIABLES,
     CONFIG_VARIABLE,
     VARIABLE_PREFIX,
     Declared,
@@ -118,6 +119,8 @@ def misspelt_variables(
 ) -> list[Fault]:
     """A fault for each environment variable that is like that of an option, and is none.
 
+    Commands whose options are not in the table check theirs themselves.
+
     Args:
         models: All that have such variables.
         environment: All variables.
@@ -127,8 +130,9 @@ def misspelt_variables(
     }
     short = {name.removeprefix(VARIABLE_PREFIX) for name in known}
     faults = []
+    others = tuple(COMMAND_VARIABLES.values())
     for name in sorted(environment):
-        if name.startswith(VARIABLE_PREFIX) and name not in known:
+        if name.startswith(VARIABLE_PREFIX) and name not in known and not name.startswith(others):
             meant = did_you_mean(name.removeprefix(VARIABLE_PREFIX), short)
             if meant:
                 faults.append(Fault(0, f"{name}: there is no such option{meant}"))

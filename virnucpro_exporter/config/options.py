@@ -30,6 +30,14 @@ VARIABLE_PREFIX = "VIRNUCPRO_EXPORTER_"
 # The one of `--config`, which is no option of the table.
 CONFIG_VARIABLE = f"{VARIABLE_PREFIX}CONFIG"
 
+# The one of the output folder: of a run, and of the commands that look into it.
+OUTPUT_VARIABLE = f"{VARIABLE_PREFIX}OUTPUT"
+
+# How the variables of commands begin whose options are not in the table.
+COMMAND_VARIABLES = {
+    name: f"{VARIABLE_PREFIX}{name.upper()}_" for name in ("gpus", "report", "status", "watch")
+}
+
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 

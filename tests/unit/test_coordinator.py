@@ -275,7 +275,7 @@ def test_a_loop_over_a_worker_notes_starts_and_ends() -> None:
     snapshot = run.snapshot()
     assert (snapshot.files_completed, snapshot.retries) == (3, 1)
     assert repr(run) == (
-        "<WorkStealingCoordinator of 1 workers, completed: 0 files queued, 0 in process, "
+        "<WorkStealingCoordinator of 1 worker, completed: 0 files queued, 0 in process, "
         "3 completed, 0 failed>"
     )
 

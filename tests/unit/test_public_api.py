@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import ast
+import io
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 import virnucpro_exporter
+from tests.gpu_sources import ScriptedSource
+from virnucpro_exporter import (
+    GPUMonitor,
+    LoadBalancingDashboard,
+    MetricsServer,
+    SequenceFile,
+    WorkStealingCoordinator,
+)
+from virnucpro_exporter.metrics import GpuCollector, RunCollector
 
 
 def test_every_public_name_can_be_imported() -> None:
@@ -38,6 +51,29 @@ def test_type_checkers_see_each_name_where_it_is_loaded_from() -> None:
     }
     assert seen == virnucpro_exporter._WHERE
     assert set(seen) == set(virnucpro_exporter.__all__)
+
+
+def test_objects_show_their_state() -> None:
+    """`repr` in a notebook, before and after they are started."""
+    run = WorkStealingCoordinator({"0": 1.0, "1": 2.5})
+    run.submit([SequenceFile("a.fa", residues=1)])
+    run.snapshot()
+    gpus = GPUMonitor(source=ScriptedSource("a"))
+    server = MetricsServer(run, gpus, listen=["localhost:0"])
+    screen = LoadBalancingDashboard(
+        run, gpus, log_file=None, console=Console(file=io.StringIO()), plain=True
+    )
+    of_run = "<WorkStealingCoordinator of 2 workers, starting: 1 file queued, 0 in process, "
+    assert repr(run).startswith(of_run)
+    assert repr(gpus) == "<GPUMonitor: not started>"
+    assert repr(server) == "<MetricsServer: not serving>"
+    assert repr(screen) == f"<LoadBalancingDashboard: not shown, of {run!r}>"
+    assert repr(RunCollector(run)) == f"RunCollector({run!r})"
+    with gpus, server, screen:
+        gpus.wait()
+        assert repr(GpuCollector(gpus)) == "GpuCollector(<GPUMonitor: 1 GPU, backend scripted>)"
+        assert re.fullmatch(r"<MetricsServer: (http://\S+/metrics ?)+>", repr(server))
+        assert repr(screen).startswith("<LoadBalancingDashboard: shown, of ")
 
 
 def test_a_worker_starts_without_the_parts_of_its_parent() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from virnucpro_exporter.app.tables import eta, percent, run_object
+from virnucpro_exporter.app.tables import as_tsv, eta, percent, run_object
 from virnucpro_exporter.journal.files_table import FileRow
 from virnucpro_exporter.journal.status import RunStatus
 
@@ -42,6 +43,18 @@ def test_share_and_time_left_follow_residues() -> None:
     assert percent(status(*files), files) == pytest.approx(33.3)  # of the files
     assert eta(status(*files), files, 1015.0) is None
     assert percent(status(files[0]), files[:1]) == 100.0
+
+
+def test_each_row_of_the_table_is_a_sample_to_multiqc() -> None:
+    """Lines with `#` are its header, and a name that it has seen replaces the row before."""
+    paths = ["A/final.fa", "B/final.fa", "C/#x.fa", "only.fa", "/final.fa", "D/line\nbreak.fa"]
+    lines = as_tsv([row(path, "completed") for path in paths]).splitlines()
+    header = yaml.safe_load("\n".join(line[1:] for line in lines if line.startswith("#")))
+    assert header["plot_type"] == "table"
+    cells = [line.split("\t") for line in lines if not line.startswith("#")]
+    assert len({len(row) for row in cells}) == 1
+    names = ["A/final.fa", "B/final.fa", "./#x.fa", "only.fa", "/final.fa", "line\\nbreak.fa"]
+    assert [row[0] for row in cells] == ["file", *names]
 
 
 def test_paths_can_be_opened_by_programs(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -131,7 +131,13 @@ def report_json(folder: str, now: float) -> str:
 def report_tsv(folder: str) -> str:
     """One row for each file, with a header for MultiQC; raises OutputError likewise."""
     _, files = read_files(folder)
-    lines = ["\t".join(_COLUMNS), *("\t".join(_row(file)) for file in files)]
+    return as_tsv(files)
+
+
+def as_tsv(files: Sequence[FileRow]) -> str:
+    """The table of `report_tsv`."""
+    names = _names([file.path for file in files])
+    lines = ["\t".join(_COLUMNS), *("\t".join(_row(file, names[file.path])) for file in files)]
     return _HEADER + "\n".join(lines)
 
 
@@ -157,10 +163,28 @@ def write_failed(folder: str, path: str) -> int:
     return len(failed)
 
 
-def _row(file: FileRow) -> Iterable[str]:
+def _names(paths: Sequence[str]) -> dict[str, str]:
+    """The name of each file, with as many folders in front as make it unlike all others.
+
+    To MultiQC a second row of the same name is the same sample, and a line with `#` a header.
+    """
+    names: dict[str, str] = {}
+    left, depth = list(paths), 1
+    while left:
+        tails = {path: str(Path(*Path(path).parts[-depth:])) for path in left}
+        counts = Counter(tails.values())
+        for path, tail in tails.items():
+            if counts[tail] == 1 or tail == path or depth >= len(Path(path).parts):
+                names[path] = f"./{tail}" if tail.startswith("#") else tail
+        left = [path for path in left if path not in names]
+        depth += 1
+    return names
+
+
+def _row(file: FileRow, name: str) -> Iterable[str]:
     rate = file.residues / file.seconds if file.residues and file.seconds else None
     cells = (
-        *(Path(file.path).name, file.state, file.gpu, file.attempts, _moment(file.started)),
+        *(name, file.state, file.gpu, file.attempts, _moment(file.started)),
         *(_number(file.seconds), file.size, file.sequences, file.residues, _number(rate)),
         *(file.error, file.path),
     )

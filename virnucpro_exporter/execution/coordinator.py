@@ -24,6 +24,7 @@ from virnucpro_exporter.scheduling.snapshot import RunContext, is_load_imbalance
 from virnucpro_exporter.scheduling.speed import DoneBefore
 from virnucpro_exporter.scheduling.stalls import is_judged
 from virnucpro_exporter.snapshot import Latest, RunEnd, RunResult, RunSnapshot, StealEvent
+from virnucpro_exporter.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -134,9 +135,10 @@ class WorkStealingCoordinator:
 
     def __repr__(self) -> str:
         run = self.latest()
+        workers = counted(len(run.workers), "worker")
         return (
-            f"<WorkStealingCoordinator of {len(run.workers)} workers, {run.state.value}: "
-            f"{run.files_queued} files queued, {run.files_processing} in process, "
+            f"<WorkStealingCoordinator of {workers}, {run.state.value}: "
+            f"{counted(run.files_queued, 'file')} queued, {run.files_processing} in process, "
             f"{run.files_completed} completed, {run.files_failed} failed>"
         )
 

@@ -12,6 +12,7 @@ from virnucpro_exporter.gpu.sampler import REOPEN_AFTER, Sampler
 from virnucpro_exporter.gpu.sources import LINKS, PROCESSES, GpuSource
 from virnucpro_exporter.gpu.watcher import Runs
 from virnucpro_exporter.snapshot import GpuSnapshot
+from virnucpro_exporter.text import counted
 
 FIRST_SAMPLE_TIMEOUT = 5.0
 
@@ -71,6 +72,11 @@ class GPUMonitor:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def __repr__(self) -> str:
+        gpus = self.latest()
+        found = f"{counted(len(gpus.devices), 'GPU')}, backend {gpus.backend}"
+        return f"<GPUMonitor: {'not started' if self._started_at is None else found}>"
 
     def latest(self) -> GpuSnapshot:
         """What is known now. Never waits, and never asks a GPU.

@@ -81,6 +81,10 @@ class LoadBalancingDashboard(LiveDisplay):
         self._wall_clock = wall_clock
         self._trails = Trails(TRAIL_INTERVALS, TRAIL_SECONDS)
 
+    def __repr__(self) -> str:
+        state = "not shown" if self._thread is None else "shown"
+        return f"<LoadBalancingDashboard: {state}, of {self._coordinator!r}>"
+
     def show_endpoint(self, url: str) -> None:
         """Show this address of the metrics endpoint from now on."""
         self._options = replace(self._options, endpoint=url)

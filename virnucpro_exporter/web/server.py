@@ -172,6 +172,10 @@ class MetricsServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def __repr__(self) -> str:
+        where = "not serving" if self._thread is None else " ".join(self.urls)
+        return f"<MetricsServer: {where}>"
+
     @property
     def addresses(self) -> tuple[str, ...]:
         """`HOST:PORT` of every socket that listens, known once started."""

@@ -73,6 +73,9 @@ class GpuCollector(Collector):
     def __init__(self, source: Published[GpuSnapshot]) -> None:
         self._source = source
 
+    def __repr__(self) -> str:
+        return f"GpuCollector({self._source!r})"
+
     def collect(self) -> Iterator[Family]:
         """All families of the newest snapshot."""
         gpus = self._source.latest()

@@ -129,6 +129,9 @@ class RunCollector(Collector):
     def __init__(self, source: Published[RunSnapshot]) -> None:
         self._source = source
 
+    def __repr__(self) -> str:
+        return f"RunCollector({self._source!r})"
+
     def collect(self) -> Iterator[Family]:
         """All families of the newest snapshot."""
         run = self._source.latest()

@@ -19,7 +19,7 @@ from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.batching import Tokens
 from virnucpro_exporter.processors.loading import bytes_to_load, turn_to_load
 from virnucpro_exporter.processors.steps import read_step
-from virnucpro_exporter.processors.windows import Piece, Report, Source, Windows
+from virnucpro_exporter.processors.windows import Piece, Report, Source, Tally, Windows
 from virnucpro_exporter.sequences import OpenPart, Record, stem
 
 if TYPE_CHECKING:
@@ -125,10 +125,11 @@ class EmbeddingProcessor(ABC):
         names: dict[str, None] = {}
         vectors: list[Any] = []
         tally = Tally(progress)
-        for made in self._windows.run(file, tally.window):
+        for made in self._windows.run(file, partial(_begin, tally)):
             _add_names(made.content, names)
             check_finite(made.content, made.vectors)
-            tally.end(made.content)
+            residues = sum(len(record.sequence) for record in made.content)
+            tally.end(tally.sequences + len(made.content), tally.residues + residues)
             vectors.append(made.vectors.cpu())
         is_all = not isinstance(file, OpenPart) or (not file.part.start and file.finish())
         (self.save if is_all else save_part)(list(names), vectors, output)
@@ -203,37 +204,9 @@ def check_finite(window: Sequence[Record], vectors: Any) -> None:
         raise NotFiniteError(f"{shown(window[row])}; suspect the GPU, or else the model")
 
 
-class Tally:
-    """Counts what is done within a file, and reports it.
-
-    Args:
-        progress: Is told.
-
-    Attributes:
-        sequences, residues: Of all windows that are done.
-    """
-
-    def __init__(self, progress: ProgressCallback) -> None:
-        self._progress = progress
-        self.sequences = 0
-        self.residues = 0
-
-    def window(self, records: Sequence[Record]) -> Report:
-        """What counts the sequences of a window, none of which is done yet."""
-        sequences, residues = self.sequences, self.residues
-
-        def report(_: float, rows: Sequence[int]) -> None:
-            nonlocal sequences, residues
-            sequences += len(rows)
-            residues += sum(len(records[row].sequence) for row in rows)
-            self._progress(sequences, residues)
-
-        return report
-
-    def end(self, records: Sequence[Record]) -> None:
-        """A window is done."""
-        self.sequences += len(records)
-        self.residues += sum(len(record.sequence) for record in records)
+def _begin(tally: Tally, records: Sequence[Record]) -> Report:
+    """Each sequence of a window counts itself."""
+    return tally.begin([(1, len(record.sequence)) for record in records])
 
 
 def shown(record: Record) -> str:

@@ -34,7 +34,7 @@ from virnucpro_exporter.processors.translate import (
     split_chunks,
     translate_frames,
 )
-from virnucpro_exporter.processors.windows import Piece, Report, Source, Windows
+from virnucpro_exporter.processors.windows import Piece, Report, Source, Tally, Windows
 from virnucpro_exporter.sequences import OpenPart, Record, read_sequences, stem
 
 if TYPE_CHECKING:
@@ -209,10 +209,10 @@ class VirnucproProcessor:
             NotFiniteError: A vector or a score is NaN or infinite.
         """
         begin = time.perf_counter()
-        loaded, vectors, tally = self._ready(), _Vectors(output), _Tally(progress)
+        loaded, vectors, tally = self._ready(), _Vectors(output), Tally(progress)
         with output.open("wb") as rows, ThreadPoolExecutor(1, "rows") as writer:
             written: Future[None] | None = None
-            for made in self._windows.run(file, tally.window):
+            for made in self._windows.run(file, partial(_begin, tally)):
                 window = made.content
                 scores = loaded.classifier.scores(made.vectors)
                 check_finite(window.names, made.vectors)
@@ -223,7 +223,7 @@ class VirnucproProcessor:
                 written = writer.submit(
                     _write, rows, vectors, window.frames, scores.cpu().numpy(), kept
                 )
-                tally.end(window)
+                tally.end(window.sequences, window.residues)
             if written is not None:
                 written.result()
         vectors.end()
@@ -319,39 +319,11 @@ def read_windows(
         yield Window(frames, sequences, residues)
 
 
-class _Tally:
-    """Counts what is done within a file, and reports it.
-
-    Args:
-        progress: Is told.
-
-    Attributes:
-        sequences, residues: Of all windows that are done.
-    """
-
-    def __init__(self, progress: ProgressCallback) -> None:
-        self._progress = progress
-        self.sequences = 0
-        self.residues = 0
-
-    def window(self, window: Window) -> Report:
-        """What reports progress within a window, by the share of its work that is done."""
-        sequences, residues, done = self.sequences, self.residues, 0.0
-
-        def report(share: float, rows: Sequence[int]) -> None:
-            nonlocal done
-            done = min(done + share * len(rows) / len(window.frames), 1.0) if rows else done
-            self._progress(
-                sequences + int(done * (window.sequences - sequences)),
-                residues + int(done * (window.residues - residues)),
-            )
-
-        return report
-
-    def end(self, window: Window) -> None:
-        """A window is done."""
-        self.sequences, self.residues = window.sequences, window.residues
-        self._progress(self.sequences, self.residues)
+def _begin(tally: Tally, window: Window) -> Report:
+    """Each frame of a window counts a like share of what the window has of the file."""
+    number = len(window.frames)
+    sequences, residues = window.sequences - tally.sequences, window.residues - tally.residues
+    return tally.begin([(sequences / number, residues / number)] * number if number else [])
 
 
 def _write(

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from virnucpro_exporter.processors.base import ProgressCallback
 from virnucpro_exporter.processors.batching import Tokens
 from virnucpro_exporter.sequences import OpenPart
 
@@ -183,6 +184,47 @@ class Windows(Generic[C]):
             log.warning("%d small files are processed one by one (%s)", len(others) + 1, error)
         others.clear()
         return self._compute(piece.tokens, reporter())
+
+
+class Tally:
+    """Counts what is done within a file, and reports it.
+
+    Args:
+        progress: Is called with the numbers of sequences and residues.
+
+    Attributes:
+        sequences, residues: Of all windows that are done.
+    """
+
+    def __init__(self, progress: ProgressCallback) -> None:
+        self._progress = progress
+        self._reported = 0, 0
+        self.sequences = 0
+        self.residues = 0
+
+    def begin(self, rows: Sequence[tuple[float, float]]) -> Report:
+        """What reports progress within a window, none of which is done yet.
+
+        Args:
+            rows: How many sequences and residues each row counts.
+        """
+        sequences, residues = float(self.sequences), float(self.residues)
+        self._reported = self.sequences, self.residues
+
+        def report(share: float, made: Sequence[int]) -> None:
+            nonlocal sequences, residues
+            sequences += share * sum(rows[row][0] for row in made)
+            residues += share * sum(rows[row][1] for row in made)
+            self._reported = int(sequences), int(residues)
+            self._progress(*self._reported)
+
+        return report
+
+    def end(self, sequences: int, residues: int) -> None:
+        """A window is done, and with it so many of the file."""
+        self.sequences, self.residues = sequences, residues
+        if self._reported != (sequences, residues):
+            self._progress(sequences, residues)
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from distributed import Client
 
-from tests.run_program import DEADLINE, ROOT, until
+from tests.run_program import DEADLINE, ROOT, TELLING, until
 from virnucpro_exporter.cluster.agent import Job
 from virnucpro_exporter.cluster.connect import existing
 from virnucpro_exporter.cluster.letters import Place
@@ -66,6 +66,7 @@ class DaskCluster:
 
     Attributes:
         file: In which the scheduler has written its address.
+        log: What the scheduler and the workers tell.
         workers: The processes.
     """
 
@@ -75,6 +76,7 @@ class DaskCluster:
         self._environment = environment
         self._folder = tempfile.TemporaryDirectory(prefix="dask-")
         self.file = Path(self._folder.name) / "scheduler.json"
+        self.log = Path(self._folder.name) / "log"
         self.workers: list[subprocess.Popen[bytes]] = []
         options = [
             f"--host={address}",
@@ -93,13 +95,14 @@ class DaskCluster:
     def _start(
         self, enter: Sequence[str], module: str, *options: str, **environment: str
     ) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*enter, sys.executable, "-m", module, *options],
-            cwd=ROOT,
-            env={**os.environ, **self._environment, **environment},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with self.log.open("a") as log:
+            return subprocess.Popen(
+                [*enter, sys.executable, "-m", module, *options],
+                cwd=ROOT,
+                env={**os.environ, **TELLING, **self._environment, **environment},
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
 
     def add_worker(
         self,

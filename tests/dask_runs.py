@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 from tests.dask_cluster import DaskCluster
-from tests.run_program import PROGRAM, QUIET, ROOT
+from tests.run_program import PROGRAM, QUIET, ROOT, TELLING
 
 WAITING = ["--processor=tests.run_processors:waiting", "--log-level=info"]
 
@@ -32,6 +33,7 @@ def start(
     return subprocess.Popen(
         [*enter, *command(cluster, *words, output=output)],
         cwd=ROOT,
+        env={**os.environ, **TELLING},
         text=True,
         stdout=subprocess.PIPE,
         stderr=errors,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,9 @@ PROGRAM: list[str | Path] = [sys.executable, "-m", "virnucpro_exporter"]
 QUIET = ["--no-web", "--linger", "0", "--no-dashboard"]
 DEADLINE = 100.0
 
+# Has programs in Python tell where they are when `until` has waited in vain.
+TELLING = {"PYTHONFAULTHANDLER": "1"}
+
 
 def as_a_job() -> None:
     """Make a process group, as a shell does for each job; to be called in the new process.
@@ -29,11 +34,37 @@ def as_a_job() -> None:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait for something that has to happen."""
+    """Wait for something that has to happen; if it does not, tell what the programs are doing."""
     end = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < end
+        if time.monotonic() > end:
+            raise AssertionError(f"it has not happened within {DEADLINE:g} s\n{scene()}")
         time.sleep(0.01)
+
+
+def scene() -> str:
+    """The processes that descend from this one, and what they have told that nobody has read.
+
+    Programs in Python that have its fault handler also tell where they are; they end by that.
+    """
+    lines: list[str] = []
+    streams: dict[str, int] = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error, OSError):
+            command = " ".join(process.cmdline())
+            lines.append(f"{process.pid} of {process.ppid()}, {process.status()}: {command}")
+            for path in (f"/proc/{process.pid}/fd/1", f"/proc/{process.pid}/fd/2"):
+                name = str(Path(path).readlink())
+                if name.startswith(("/", "pipe:")) and name not in {*streams, os.devnull}:
+                    streams[name] = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            if "python" in process.name() and "PYTHONFAULTHANDLER" in process.environ():
+                process.send_signal(signal.SIGABRT)
+    time.sleep(1)
+    for name, stream in streams.items():
+        with contextlib.suppress(OSError):
+            lines.append(f"{name}:\n{os.read(stream, 1 << 16).decode(errors='replace')}")
+        os.close(stream)
+    return "\n".join(lines)
 
 
 def arguments(*words: str | Path, output: Path, workers: int = 2) -> list[str | Path]:

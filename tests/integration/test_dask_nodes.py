@@ -15,6 +15,29 @@ from virnucpro_exporter.scheduling.events import LossCause, WorkerLost
 # Dask runs such a text when a worker starts.
 OTHER_VERSION = "import virnucpro_exporter as program; program.__version__ = '0.0.1'"
 NOT_INSTALLED = "import sys; sys.modules['virnucpro_exporter'] = None"
+# Breaks the first connection after a run has come, as one that takes too long breaks.
+REFUSING = """
+from distributed.comm.core import Listener
+from virnucpro_exporter.cluster.post import Leaving
+
+def refuse_once(setup, on_connection):
+    due = []
+    def setup_first(*arguments, **named):
+        due.append(True)
+        setup(*arguments, **named)
+    async def refuse(listener, comm, *arguments):
+        if due:
+            due.clear()
+            comm.abort()
+        else:
+            await on_connection(listener, comm, *arguments)
+    Leaving.setup, Listener.on_connection = setup_first, refuse
+
+def dask_setup(_):
+    refuse_once(Leaving.setup, Listener.on_connection)
+"""
+# A scheduler that tells of no worker.
+SILENT = "from distributed.broker import Broker; Broker.subscribe = lambda *_: None"
 IMPATIENT = "from virnucpro_exporter.workers import starts; starts._SYSTEM_PATIENCE = 1.0"
 
 
@@ -56,6 +79,33 @@ def test_a_node_without_this_version_is_told_and_left_out(
     done = call(command(cluster, READS, output=tmp_path / "out"))
     assert "12 files done, 0 failed" in done.stdout, done.stderr
     assert len([line for line in done.stderr.splitlines() if why in line]) == 1
+
+
+def test_a_dask_worker_that_cannot_be_reached_once_joins_all_the_same(
+    cluster: DaskCluster, inputs: Path, tmp_path: Path
+) -> None:
+    """A connection to a busy node may take too long: it is tried again."""
+    cluster.add_worker("one")
+    cluster.add_worker("busy", DASK_DISTRIBUTED__WORKER__PRELOAD=REFUSING)
+    going = start(cluster, inputs, *WAITING, output=tmp_path / "out")
+    until(lambda: len(begun(inputs)) >= 2)
+    (inputs / "go").touch()
+    out, errors = going.communicate(timeout=DEADLINE)
+    assert "4 files done, 0 failed, 0 skipped, 0 left; 0 retries" in out, errors
+    assert "cannot be" not in errors
+
+
+def test_a_dask_worker_joins_that_no_event_has_told_of(inputs: Path, tmp_path: Path) -> None:
+    """An event is lost while a client subscribes, or is connected anew: the list has them all."""
+    with DaskCluster(DASK_DISTRIBUTED__SCHEDULER__PRELOAD=SILENT) as cluster:
+        cluster.add_worker("one")
+        going = start(cluster, inputs, *WAITING, output=tmp_path / "out")
+        until(lambda: begun(inputs))
+        cluster.add_worker("two")
+        until(lambda: len(begun(inputs)) >= 2)
+        (inputs / "go").touch()
+        out, errors = going.communicate(timeout=DEADLINE)
+        assert "4 files done, 0 failed, 0 skipped, 0 left; 0 retries" in out, errors
 
 
 def test_a_dask_worker_with_several_threads_is_told(cluster: DaskCluster, tmp_path: Path) -> None:

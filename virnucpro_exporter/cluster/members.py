@@ -6,7 +6,8 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
 from pkgutil import resolve_name
@@ -43,8 +44,18 @@ _END_SECONDS = 10.0
 # Time passes in such steps, in seconds, and in no fewer for the time of a silence.
 _STEP_SECONDS, _STEPS = 1.0, 8
 
-# A Dask worker that was lost and is still there is asked again after so many seconds.
+# A Dask worker that was lost or could not be reached, and is still there, is asked again after so
+# many seconds, which double up to the most.
 _AGAIN_SECONDS = 0.5
+_MOST_AGAIN_SECONDS = 15.0
+
+# The list of Dask workers is read again after so many seconds, which double up to the most: events
+# are lost before a subscription has arrived, and while a client is connected anew.
+_LIST_SECONDS = 1.0
+_MOST_LIST_SECONDS = 30.0
+
+# A Dask worker that could not be reached so many times is told of.
+_TRIES_TOLD = 2
 
 # Two runs compare the numbers of their workers again after so many seconds; one worker cannot be
 # shared.
@@ -62,6 +73,7 @@ _TAKEN = (
 )
 _OTHER_VERSION = f"the Dask worker at %s has version %s of this program, not {__version__}"
 _UNUSABLE = "the Dask worker at %s cannot be used: %s"
+_UNREACHED = "the Dask worker at %s cannot be reached yet (%s); it is tried again while it is there"
 _THREADS = (
     "the Dask worker of %s has %d threads and does one file at a time all the same; start one with"
     " --nthreads 1 for each GPU or CPU slot"
@@ -149,15 +161,28 @@ class Members:
 
     async def open(self) -> None:
         """Hear of Dask workers from now on, and take those that are there."""
-        self._client.subscribe_topic(_TOPIC, self._hear_of)
+        await self._look()
+        self._start(self._keep_looking())
+        self._start(self._keep_time())
+
+    async def _keep_looking(self) -> None:
+        for seconds in _doubled(_LIST_SECONDS, _MOST_LIST_SECONDS):
+            await asyncio.sleep(seconds)
+            await self._look()
+
+    async def _look(self) -> None:
+        """Compare who is known with who is there, and hear of changes from now on."""
+        before = frozenset(self._known)
+        self._client.subscribe_topic(_TOPIC, self._hear_of)  # one more time changes nothing
         ask = self._client.scheduler.ncores()
         try:
             there = await asyncio.wait_for(ask, self._terms.silence)
         except (OSError, asyncio.TimeoutError):
-            there = ()  # the client's own connection tells whether the scheduler is gone
+            return  # the client's own connection tells whether the scheduler is gone
         for address in there:
             self._appear(address)
-        self._start(self._keep_time())
+        for address in before - there.keys():
+            self._disappear(address)
 
     def _hear_of(self, event: tuple[float, Any]) -> None:
         """Take what the scheduler tells of its workers."""
@@ -262,13 +287,23 @@ class Members:
     # -- a Dask worker becomes a worker of the run --
 
     async def _adopt(self, address: str, delay: float) -> None:
-        """Put an agent on a Dask worker."""
+        """Put an agent on a Dask worker, as soon as it can be reached."""
         await asyncio.sleep(delay)
+        for tries, seconds in enumerate(_doubled(_AGAIN_SECONDS, _MOST_AGAIN_SECONDS), 1):
+            trouble = await self._try(address)
+            if trouble is None:
+                return
+            if tries == _TRIES_TOLD:
+                log.warning(_UNREACHED, address, trouble)
+            await asyncio.sleep(seconds)
+
+    async def _try(self, address: str) -> str | None:
+        """Put an agent on a Dask worker if it can be reached; else returns why it cannot."""
         link: Link | None = None
         try:
             visited = await self._visit(address)
             if visited is None:
-                return
+                return None
             link = Link(address, visited.node)
             link.workers = len(self._links)
             if visited.is_taken:
@@ -277,15 +312,22 @@ class Members:
                 self._taken.add(address)
             self._connect(link)
             about = await self._settle(link)
-            if about is not None:
+            if about is None or self._line_of(link) is None:
+                return "no connection"
+            if about.place.trouble:
+                self._complain(about.node, f"node {about.node}: {about.place.trouble}")
+            else:
                 self._note_shown(about)
                 self._join(link, about, visited.threads)
+        except (OSError, asyncio.TimeoutError, CancelledError) as error:
+            return _text(error)  # the connection to it, or that to the scheduler, was broken
         except Exception as error:  # noqa: BLE001 - whatever is wrong there must not end the run
             if address in self._known:
-                self._complain(_host(address), _UNUSABLE % (address, " ".join(str(error).split())))
+                self._complain(_host(address), _UNUSABLE % (address, _text(error)))
         finally:
             if link is not None and not link.worker_id:
                 self._let_go(link)
+        return None
 
     async def _visit(self, address: str) -> Visit | None:
         call = partial(self._client.run, workers=[address])
@@ -318,13 +360,7 @@ class Members:
         finally:
             told.cancel()
             over.cancel()
-        about = link.about
-        if about is None:
-            return None
-        if about.place.trouble:
-            self._complain(about.node, f"node {about.node}: {about.place.trouble}")
-            return None
-        return about
+        return link.about
 
     def _join(self, link: Link, about: About, threads: int) -> None:
         worker_id, pin = self._id(about), about.place.pin
@@ -591,6 +627,16 @@ def _conflict(gpu: str, pin: str, before: str) -> str:
         f"two GPUs are called {gpu}, {before} and {pin}; give their Dask workers different names of"
         f" the node in {NODE_VARIABLE}"
     )
+
+
+def _doubled(seconds: float, most: float) -> Iterator[float]:
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, most)
+
+
+def _text(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _host(address: str) -> str:

@@ -23,6 +23,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = {
     "compression": ("sequences",),  # of the standard library, from Python 3.14 on
     "dask": ("cluster",),
     "distributed": ("cluster",),
+    "fsspec": ("stores.access",),
     "huggingface_hub": ("processors.models",),
     "isal": ("sequences", "web.live", "web.pages"),
     "markupsafe": ("web.live",),

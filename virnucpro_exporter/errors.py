@@ -74,6 +74,10 @@ class StorageError(VirnucproError):
     """The disk takes nothing any more; the same command resumes the run when there is room."""
 
 
+class StoreError(VirnucproError, OSError):
+    """The store of an object cannot be used."""
+
+
 class HaltedError(VirnucproError):
     """The run was ended early."""
 

@@ -45,7 +45,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         ("run x --output ''", "--output: is empty"),
         ("run '' --output out", "INPUT...: is empty"),
         ("run x --output s3://bucket/out", "--output: must be a path on this machine, not a URL"),
-        ("run gs://bucket/x.fa --output out", "INPUT...: must be a path on this machine"),
+        ("run ftp://host/x.fa --output out", "INPUT...: cannot be used: ftp:// is not supported"),
         ("run x --output out --", "write the command after `--`"),
         ("run x --output out -- ''", "PROGRAM ...: is empty"),
         ("run x -o out --fresh --resume", "--fresh and --resume: use one of them"),

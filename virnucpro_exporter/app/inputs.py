@@ -82,6 +82,8 @@ def measure(paths: Sequence[Path], how: str) -> list[SequenceFile]:
 
 def source(file: Input) -> InputFile:
     """The file as the journal knows it again."""
+    if file.stored is not None:
+        return InputFile(file.path, file.stored.size, file.stored.version, file.real)
     try:
         status = os.stat(file.path)  # noqa: PTH116 (a million Path objects take seconds)
     except OSError:

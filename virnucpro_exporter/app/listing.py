@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from virnucpro_exporter.app.inputs import measure, source
@@ -22,6 +21,7 @@ from virnucpro_exporter.journal.writer import Earlier, InputFile, Journal
 from virnucpro_exporter.scheduling.events import FilesSubmitted
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.parts import BegunFile
+from virnucpro_exporter.stores.paths import path_of
 from virnucpro_exporter.text import counted
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def looked_at(files: Sequence[Input], earlier: Earlier, how: str) -> Iterable[Se
         return answers_about(files, look)
     looked = look_at(files, look)
     unknown = [i for i, f in enumerate(looked) if f.file.sequences is None and not f.is_done]
-    counted = measure([Path(files[i].path) for i in unknown], how)
+    counted = measure([path_of(files[i].path) for i in unknown], how)
     for i, file in zip(unknown, counted, strict=True):
         looked[i] = Looked(looked[i].source, file, is_counted=file.sequences is not None)
     return [looked]

@@ -24,6 +24,7 @@ from virnucpro_exporter.files.looking import answers_about, look_at
 from virnucpro_exporter.files.outputs import RECORD, Outputs
 from virnucpro_exporter.journal.writer import FinishedFile
 from virnucpro_exporter.snapshot import RunSnapshot
+from virnucpro_exporter.stores.paths import path_of
 
 log = logging.getLogger(__name__)
 
@@ -340,7 +341,7 @@ def _file(path: str, name: str, size: int, *, is_summed: bool) -> dict[str, Any]
 
 
 def _digest(path: str) -> str:
-    with Path(path).open("rb") as file:
+    with path_of(path).open("rb") as file:
         return file_digest(file)
 
 

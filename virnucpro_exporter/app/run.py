@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virnucpro_exporter.app.announce import (
@@ -75,6 +74,8 @@ from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.overview.findings import draining
 from virnucpro_exporter.scheduling.assignment import assign_files_weighted
 from virnucpro_exporter.snapshot import GpuSnapshot, RunResult, RunSnapshot, RunState
+from virnucpro_exporter.stores import urls
+from virnucpro_exporter.stores.paths import path_of
 from virnucpro_exporter.text import counted
 from virnucpro_exporter.web.discovery import NodeDiscovery
 from virnucpro_exporter.workers import orphans
@@ -168,7 +169,7 @@ def plan(config: RunConfig) -> str:
     outputs = output_folder(config.inputs)
     inputs = _find(config.inputs, config.views, config.metrics, outputs, output_names(spec))
     with devices(config.devices) as (found, _):
-        files = measure([Path(file.path) for file in inputs.files], config.inputs.count)
+        files = measure([path_of(file.path) for file in inputs.files], config.inputs.count)
         by_id = assign_files_weighted(files, {d.gpu: d.weight for d in found})
         plan = plan_text({device: by_id[device.gpu] for device in found})
         if len(found) < 2:
@@ -228,6 +229,7 @@ def run(
             views,
             stack,
             scheduled=scheduled,
+            environment=urls.environment(config.inputs.paths),
         )
         journal = stack.enter_context(
             contextlib.closing(

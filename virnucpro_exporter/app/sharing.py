@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from virnucpro_exporter.config import Scheduling
@@ -11,6 +10,7 @@ from virnucpro_exporter.files.looking import look_at
 from virnucpro_exporter.processors import build
 from virnucpro_exporter.scheduling.policy import NoStealing
 from virnucpro_exporter.sequences import extent
+from virnucpro_exporter.stores.paths import path_of
 from virnucpro_exporter.text import clean, counted
 from virnucpro_exporter.workers.joining import can_split
 
@@ -68,6 +68,6 @@ def _why_whole(spec: Mapping[str, Any], scheduling: Scheduling) -> str:
 def _can_be_entered(path: str) -> bool:
     """Whether a reader can begin in the middle; what cannot be opened says so when it is done."""
     try:
-        return extent(Path(path)) is not None
+        return extent(path_of(path)) is not None
     except OSError:
         return False

@@ -67,6 +67,7 @@ def workforce(  # noqa: PLR0913 - a run has so many parts that its workers need
     stack: contextlib.ExitStack,
     *,
     scheduled: Scheduled | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Workforce:
     """Take the devices and make their pool.
 
@@ -80,6 +81,7 @@ def workforce(  # noqa: PLR0913 - a run has so many parts that its workers need
         views: Closes what the views need.
         stack: Closes the pool, before the views.
         scheduled: The cluster that the caller has at hand, if it has one.
+        environment: What all workers have in their environment, too; on this machine alone.
 
     Raises:
         ClusterError: The Dask cluster cannot be used.
@@ -88,6 +90,11 @@ def workforce(  # noqa: PLR0913 - a run has so many parts that its workers need
     """
     look_seconds = min(_LOOK_SECONDS, stall_threshold / _LOOKS_BEFORE_A_STALL)
     if cluster.is_used:
+        if environment:
+            raise UsageError(
+                "URLs with a query string are for workers of this machine; on a Dask cluster use "
+                "s3:// or gs://, with credentials in the environment of its workers"
+            )
         if metrics.gpu_links or metrics.gpu_processes:
             raise UsageError(
                 "--gpu-links and --gpu-processes: a run on a Dask cluster does not ask for these;"
@@ -103,7 +110,7 @@ def workforce(  # noqa: PLR0913 - a run has so many parts that its workers need
         runs=runs_of(registry_folder(metrics)),
     )
     found, monitor = views.enter_context(devices(wanted, watching=watching))
-    pins = {device.gpu: device.environment for device in found}
+    pins = {device.gpu: {**device.environment, **(environment or {})} for device in found}
     local = LocalPool(
         spec,
         FACTORY,

@@ -23,6 +23,7 @@ from virnucpro_exporter.config.options import (
     Kind,
     declared,
 )
+from virnucpro_exporter.stores.urls import without_secrets
 from virnucpro_exporter.text import did_you_mean
 
 _SWITCHES = {
@@ -110,7 +111,9 @@ def from_environment(model: type[BaseModel], environment: Mapping[str, str]) -> 
             try:
                 values[key] = _value(table[key], environment[name], splits=True)
             except ValueError as error:
-                faults.append(Fault(0, f"{name}: {error} (given: {environment[name]!r})"))
+                faults.append(
+                    Fault(0, f"{name}: {error} (given: {without_secrets(environment[name])!r})")
+                )
     return Layer(values, lambda key: str(names[key]), faults=tuple(faults))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import enum
 import os
-import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,9 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from virnucpro_exporter.errors import UsageError
+from virnucpro_exporter.stores.urls import is_url, put_query_aside
 
 # Seconds that mean "for ever": 31 years. Longer waits, and `inf`, overflow in the calls that wait.
 FOREVER = 1e9
@@ -37,8 +39,6 @@ OUTPUT_VARIABLE = f"{VARIABLE_PREFIX}OUTPUT"
 COMMAND_VARIABLES = {
     name: f"{VARIABLE_PREFIX}{name.upper()}_" for name in ("gpus", "report", "status", "watch")
 }
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class Place(enum.Enum):
@@ -179,7 +179,7 @@ def declared(model: type[BaseModel]) -> Iterator[Declared]:
 
 def _is_path(annotation: Any, metadata: Sequence[Any]) -> bool:
     """Whether a type, or what it is made of, is checked as a path."""
-    if any(getattr(item, "func", None) is local_path for item in metadata):
+    if any(getattr(item, "func", None) in (local_path, source) for item in metadata):
         return True
     if typing.get_origin(annotation) is Annotated:
         inner, *about = typing.get_args(annotation)
@@ -226,7 +226,7 @@ def local_path(value: str) -> str:
     Raises:
         ValueError: It is a URL, or the home folder of a user who does not exist.
     """
-    if _URL.match(value):
+    if is_url(value):
         raise ValueError("must be a path on this machine, not a URL; copy or mount what it names")
     if not value.startswith("~") or os.path.lexists(value):
         return value
@@ -238,6 +238,20 @@ def local_path(value: str) -> str:
     return home.rstrip("/") + slash + rest or "/"
 
 
+def source(value: str) -> str:
+    """A path on this machine, or the URL of an object without its query, which is put aside.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if not is_url(value):
+        return local_path(value)
+    try:
+        return put_query_aside(value)
+    except UsageError as error:
+        raise ValueError(f"cannot be used: {error.detail}") from None
+
+
 def _forever(value: float) -> float:
     return min(value, FOREVER)
 
@@ -245,7 +259,7 @@ def _forever(value: float) -> float:
 Text = Annotated[str, AfterValidator(_text)]
 LocalPath = Annotated[Text, AfterValidator(local_path)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
-LocalPaths = Annotated[tuple[LocalPath, ...], Field(strict=False)]
+Sources = Annotated[tuple[Annotated[Text, AfterValidator(source)], ...], Field(strict=False)]
 Positive = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0), AfterValidator(_forever)]
 SecondsOrZero = Annotated[float, Field(ge=0), AfterValidator(_forever)]

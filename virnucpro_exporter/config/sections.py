@@ -17,7 +17,6 @@ from virnucpro_exporter.config.options import (
     Count,
     Ids,
     LocalPath,
-    LocalPaths,
     Option,
     Place,
     Port,
@@ -25,6 +24,7 @@ from virnucpro_exporter.config.options import (
     Seconds,
     SecondsOrZero,
     Section,
+    Sources,
     Text,
     Texts,
 )
@@ -80,9 +80,9 @@ class Inputs(Section):
     """Inputs and results."""
 
     paths: Annotated[
-        LocalPaths,
+        Sources,
         Option(
-            "Files, folders and patterns to process.",
+            "Files, folders and patterns to process, or URLs: s3://, gs://, https://.",
             "INPUT...",
             key="inputs",
             place=Place.ARGUMENT,

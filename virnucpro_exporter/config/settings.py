@@ -34,6 +34,7 @@ from virnucpro_exporter.config.sections import (
 from virnucpro_exporter.config.yaml_file import read_yaml
 from virnucpro_exporter.errors import ConfigError, UsageError
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
+from virnucpro_exporter.stores.urls import without_secrets
 from virnucpro_exporter.text import did_you_mean
 
 # Over a network it takes some milliseconds until a worker that has ended a file gets the next one,
@@ -350,4 +351,6 @@ def _shortened(value: Any) -> str:
     """A value as it may stand in a line."""
     shown = reprlib.Repr()
     shown.maxstring = shown.maxother = 100
+    if isinstance(value, str):
+        value = without_secrets(value)
     return shown.repr(value)

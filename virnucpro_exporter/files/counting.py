@@ -36,9 +36,13 @@ from virnucpro_exporter.sequences.texts import (
     compression_of,
     read_texts,
 )
+from virnucpro_exporter.stores.access import StoredFile
+from virnucpro_exporter.stores.paths import StoredPath
+from virnucpro_exporter.stores.urls import is_url
 
 HEADER = re.compile(rb"\n>[^\n]*")
 HEAD_BYTES = 4 << 20
+STORED_HEAD_BYTES = 1 << 18  # of a file in a store: one request
 SAMPLES = 64
 
 # A sample tells how many records a file has, where it has begun so many of them.
@@ -223,6 +227,8 @@ def estimate(path: str | os.PathLike[str]) -> SequenceFile:
         it was, or a sample does not tell.
     """
     name = os.fspath(path)
+    if is_url(name):
+        return _estimate_stored(name)
     try:
         # Without a file object, which costs more than reading a small file.
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
@@ -241,6 +247,31 @@ def estimate(path: str | os.PathLike[str]) -> SequenceFile:
     is_telling = tally.sequences >= _TELLING_RECORDS
     likely = round(share * tally.sequences) if is_telling else None
     return SequenceFile(name, None, max(1, round(share * tally.residues)), likely)
+
+
+def _estimate_stored(url: str) -> SequenceFile:
+    """Estimate the residues of an object from its first bytes: each request to a store takes long.
+
+    One that cannot be read costs 1, as any file.
+    """
+    tally = Tally()
+    try:
+        with StoredPath(url).open_raw() as file:
+            size = file.size
+            head = _Head(file, STORED_HEAD_BYTES)
+            try:
+                tally.add(iter(head))
+            except SequenceFileError:
+                if not head.cut:
+                    raise
+    except (OSError, SequenceFileError):
+        return SequenceFile(url)
+    if not head.cut:
+        return SequenceFile(url, tally.sequences, max(1, tally.residues))
+    share = max(1.0, size / head.raw_bytes)
+    is_telling = tally.sequences >= _TELLING_RECORDS
+    likely = round(share * tally.sequences) if is_telling else None
+    return SequenceFile(url, None, max(1, round(share * tally.residues)), likely)
 
 
 def _count_small(descriptor: int) -> Tally | None:
@@ -283,15 +314,20 @@ def _look_into(file: BinaryIO) -> tuple[Tally, float | None]:
 
 
 class _Head:
-    """The first blocks of a file, up to `HEAD_BYTES` of text and a little more.
+    """The first blocks of a file, up to so many bytes of text and a little more.
+
+    Args:
+        file: The file.
+        most: So many.
 
     Attributes:
         cut: There was more.
         raw_bytes: How much of the file the text was, once it is cut.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO | StoredFile, most: int = HEAD_BYTES) -> None:
         self._file = file
+        self._most = most
         self.cut = False
         self.raw_bytes = 0
 
@@ -299,7 +335,7 @@ class _Head:
         length = 0
         for block in read_blocks(self._file):
             # All text of what was read so far is counted: bytes and residues belong together.
-            if length >= HEAD_BYTES and self._file.tell() != self.raw_bytes:
+            if length >= self._most and self._file.tell() != self.raw_bytes:
                 self.cut = True
                 return
             yield block

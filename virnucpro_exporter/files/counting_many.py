@@ -13,6 +13,7 @@ from virnucpro_exporter.errors import SequenceFileError
 from virnucpro_exporter.files.counting import count
 from virnucpro_exporter.files.looking import look_at
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.stores.paths import StoredPath
 
 # Below this much input, starting processes takes longer than counting in this one.
 PARALLEL_BYTES = 256 << 20
@@ -38,7 +39,9 @@ def count_files(
         The counted files, in the order of `paths`.
     """
     sizes = dict(zip(paths, look_at(paths, size_of), strict=True))
-    if processes <= 1 or len(sizes) <= 1 or sum(sizes.values()) < PARALLEL_BYTES:
+    # The library of a store has threads of its own, and objects are not read any faster apart.
+    is_far = any(isinstance(path, StoredPath) for path in sizes)
+    if is_far or processes <= 1 or len(sizes) <= 1 or sum(sizes.values()) < PARALLEL_BYTES:
         counted = _count_here(list(sizes), on_progress)
     else:
         largest_first = sorted(sizes, key=sizes.__getitem__, reverse=True)

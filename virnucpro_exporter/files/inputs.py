@@ -16,7 +16,9 @@ from typing import NamedTuple
 from virnucpro_exporter.errors import InputError
 from virnucpro_exporter.files.looking import look_at
 from virnucpro_exporter.files.outputs import HIDDEN, RECORD
+from virnucpro_exporter.files.stored_inputs import chosen, find_stored
 from virnucpro_exporter.sequences import SUFFIXES, is_sequence_name
+from virnucpro_exporter.stores.access import Stored
 
 # What may follow a sequence suffix without being sequences: indices, checksums, what tools say.
 _COMPANIONS = re.compile(
@@ -41,11 +43,13 @@ class Input(NamedTuple):
         path: As it was typed or found.
         real: Where that leads, absolute and without links: by this a file is the same.
         place: The real folder of the path, and its name there; `real` itself where it is no link.
+        stored: What its store says of it, where it lies in one: all three are its URL then.
     """
 
     path: str
     real: str
     place: str
+    stored: Stored | None = None
 
 
 @dataclass(slots=True)
@@ -85,8 +89,9 @@ def discover(
     inputs: Sequence[str],
     output: Path | None = None,
     results: Callable[[], Collection[str]] = tuple,
+    output_url: str | None = None,
 ) -> Inputs:
-    """Turn files, folders and globs into a list of files.
+    """Turn files, folders, globs and URLs into a list of files.
 
     A file named outright is taken whatever its suffix. Folders are searched through, links
     followed, hidden entries skipped, for names with a known suffix; a link that leads nowhere is
@@ -98,6 +103,7 @@ def discover(
         output: The output folder, which is not searched when it lies within an input folder.
         results: Gives the names that earlier runs have left in the output folder; called where an
             input lies there.
+        output_url: Where results go in a store, if they do; nothing below it is an input.
 
     Raises:
         InputError: An argument matches nothing, or is a stream; or nothing is left to do.
@@ -105,9 +111,15 @@ def discover(
     search = _Search(None if output is None else os.path.realpath(output), results)
     for argument in inputs:
         _refuse_streams(argument)
+    stored = find_stored(inputs)
     for argument, seen in zip(inputs, look_at(inputs, _see), strict=True):
         before = search.found.noted()
-        matches = _in_natural_order(search.matches(argument, seen))
+        found = (
+            search.matches(argument, seen)
+            if argument not in stored
+            else search.objects(argument, stored[argument], output_url)
+        )
+        matches = _in_natural_order(found)
         if not matches and search.found.noted() == before:
             if os.path.isdir(argument) and search.lies_in_output(argument):  # noqa: PTH112 (a text)
                 raise InputError(
@@ -142,7 +154,8 @@ class _Search:
     def take(self, matches: list[Input]) -> None:
         for match in matches:
             path = match.path
-            may_be_untidy = "//" in path or "./" in path  # faster than the expression
+            # Faster than the expression alone.
+            may_be_untidy = ("//" in path or "./" in path) and match.stored is None
             shown = os.fspath(Path(path)) if may_be_untidy and _UNTIDY.search(path) else path
             self.files.setdefault(
                 match.real, match if shown is path else match._replace(path=shown)
@@ -173,6 +186,15 @@ class _Search:
                 yield from self._search(name, visited)
             elif is_name or not self.lies_in_output(name):
                 yield from self._named(name, found, is_name=is_name)
+
+    def objects(self, url: str, found: Sequence[Stored], output_url: str | None) -> Iterator[Input]:
+        """Yield the objects that a URL means."""
+        files, left_out = chosen(url, found, output_url)
+        for reason, urls in left_out.items():
+            for one in urls:
+                self.found.leave_out(reason, one)
+        for stored in files:
+            yield Input(stored.url, stored.url, stored.url, stored)
 
     def _named(self, path: str, seen: _Seen, *, is_name: bool) -> Iterator[Input]:
         kind = seen.odd_kind

@@ -37,6 +37,7 @@ from virnucpro_exporter.journal.schema import (
 from virnucpro_exporter.scheduling.facts import FileStarted
 from virnucpro_exporter.scheduling.speed import DoneBefore
 from virnucpro_exporter.snapshot import RunSnapshot
+from virnucpro_exporter.stores.urls import is_url
 
 # So many numbers of attempts are kept at once.
 _RESERVED = 1000
@@ -402,7 +403,8 @@ class Journal:
             [
                 (os.fsencode(path),)
                 for real, (path, _, _, state, *_) in left.items()
-                if state in ("queued", "processing", "failed") and not os.path.lexists(real)
+                if state in ("queued", "processing", "failed")
+                and not (is_url(real) or os.path.lexists(real))
             ],
         )
         return len(known) - len(left)

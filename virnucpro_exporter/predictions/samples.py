@@ -11,6 +11,7 @@ from pathlib import Path
 
 from virnucpro_exporter.errors import InputError, VirnucproError
 from virnucpro_exporter.sequences import read_sequences, stem
+from virnucpro_exporter.stores.paths import path_of
 
 COLUMNS = ("sample", "file")
 
@@ -61,11 +62,11 @@ def read_sheet(path: str) -> list[Sample]:
                 f"{name!r} in the sample sheet {path!r} cannot be the name of a file: give the "
                 "sample another name"
             )
-        place = Path(file_path).absolute()
+        place = path_of(file_path).absolute()
         if place in places:
             raise InputError(f"{file_path!r} is twice in the sample sheet {path!r}")
         places.add(place)
-        files[name].append(str(Path(file_path)))
+        files[name].append(str(path_of(file_path)))
     if not files:
         raise InputError(f"the sample sheet {path!r} names no files")
     return [Sample(name, tuple(paths)) for name, paths in files.items()]
@@ -82,7 +83,7 @@ def name_samples(paths: Sequence[str]) -> list[Sample]:
         clashing = _clashing(names)
         if not clashing:
             break
-        names |= {path: form(Path(path).absolute()) for path in clashing}
+        names |= {path: form(path_of(path).absolute()) for path in clashing}
     clashing = _clashing(names)
     if clashing:
         raise InputError(
@@ -124,7 +125,7 @@ def refuse_mates(samples: Iterable[Sample]) -> None:
         for path in sample.files if len(sample.files) > 1 else ():
             # A file that cannot be read fails in an attempt of its own.
             with contextlib.suppress(VirnucproError, OSError):
-                name = next(iter(read_sequences(Path(path)))).name
+                name = next(iter(read_sequences(path_of(path)))).name
                 other = first.setdefault(name, path)
                 if other != path:
                     break

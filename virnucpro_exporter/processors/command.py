@@ -19,13 +19,13 @@ from typing import IO
 from virnucpro_exporter.errors import ProcessorError, VirnucproError
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.progress_file import ProgressFile
+from virnucpro_exporter.processors.staging import FOLDER, local_file
 from virnucpro_exporter.sequences import OpenPart, copy_part
 from virnucpro_exporter.workers import orphans
 
 PLACEHOLDERS = ("input", "output", "gpu", "progress")
 PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
 PROGRESS_VARIABLE = "VIRNUCPRO_PROGRESS"
-PART_FOLDER = ".virnucpro_part"  # in the folder of an attempt, for the file made for it
 LOOK_SECONDS = 0.5  # between two looks at the progress of a command
 TAIL_BYTES = 4096
 LINE_CHARACTERS = 300
@@ -111,18 +111,19 @@ class CommandProcessor:
     def process(self, file: Path | OpenPart, output: Path, progress: ProgressCallback) -> Processed:
         """Run the command, and pass on what it reports.
 
-        A part of a file is written as a file first; where it has no records, nothing is done.
+        A part of a file, or an object of a store, is written as a file first; where a part has no
+        records, nothing is done.
 
         Raises:
             CommandError: It was cancelled, ended with another status than 0, or left no output.
             SequenceFileError: The part cannot be read.
             FileNotFoundError: It failed, and its input is gone.
         """
-        if not isinstance(file, OpenPart):
-            return self._process(file, output, progress)
-        if file.is_whole:
-            return self._process(file.path, output, progress)
-        folder = output.parent / PART_FOLDER
+        if not isinstance(file, OpenPart) or file.is_whole:
+            path = file.path if isinstance(file, OpenPart) else file
+            with local_file(path, output.parent) as local:
+                return self._process(local, output, progress)
+        folder = output.parent / FOLDER
         folder.mkdir()
         try:
             copy = folder / file.name

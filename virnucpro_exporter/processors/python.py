@@ -25,6 +25,7 @@ from typing import Any
 
 from virnucpro_exporter.errors import ProcessorError
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
+from virnucpro_exporter.processors.staging import local_file
 from virnucpro_exporter.sequences import OpenPart
 
 
@@ -122,5 +123,9 @@ class PythonProcessor:
 
     def process(self, file: Path | OpenPart, output: Path, progress: ProgressCallback) -> Processed:
         """Process a file or part; the user's code returns None, a number or `Processed`."""
-        result = self._process(file, output, progress)
+        if isinstance(file, OpenPart):  # such code reads it with our reader
+            result = self._process(file, output, progress)
+        else:
+            with local_file(file, output.parent) as local:
+                result = self._process(local, output, progress)
         return result if isinstance(result, Processed) else Processed(result)

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from isal import isal_zlib
 
+from virnucpro_exporter.sequences.opening import size_of
 from virnucpro_exporter.sequences.parts import (
     OpenPart,
     Part,
@@ -31,6 +32,7 @@ from virnucpro_exporter.sequences.texts import (
     compression_of,
     is_bgzip,
 )
+from virnucpro_exporter.stores.access import StoredFile
 
 _COPIED_AT_ONCE = 1 << 26
 _LEVEL, _RAW_BITS = 1, -15  # for zlib: a copy lives for minutes; deflate without a header
@@ -71,18 +73,25 @@ def _copy_plain(part: Part, source: BinaryIO, copy: BinaryIO) -> bool:
     if begin is None:
         return False
     end = None if part.stop is None else _first_record(Part(part.path, part.stop))
-    left = (os.fstat(source.fileno()).st_size if end is None else end) - begin
+    left = (size_of(source) if end is None else end) - begin
     source.seek(begin)
     while left > 0:
         asked = min(left, _COPIED_AT_ONCE)
-        try:
-            done = os.copy_file_range(source.fileno(), copy.fileno(), asked)
-        except OSError:  # between two file systems, or one that cannot
-            done = os.sendfile(copy.fileno(), source.fileno(), None, asked)
+        done = _copy_some(source, copy, asked)
         if not done:
             raise OSError("the input has become shorter")
         left -= done
     return True
+
+
+def _copy_some(source: BinaryIO, copy: BinaryIO, asked: int) -> int:
+    """Copy at most so many bytes, past this process where both are files; how many were copied."""
+    if isinstance(source, StoredFile):
+        return copy.write(source.read(asked))
+    try:
+        return os.copy_file_range(source.fileno(), copy.fileno(), asked)
+    except OSError:  # between two file systems, or one that cannot
+        return os.sendfile(copy.fileno(), source.fileno(), None, asked)
 
 
 def _first_record(part: Part) -> int | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import stat
 import sys
 import threading
 from collections import deque
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from virnucpro_exporter.errors import EmptyFileError
+from virnucpro_exporter.sequences.opening import can_be_entered, read_at, size_of
 from virnucpro_exporter.sequences.reading_on import read_on
 from virnucpro_exporter.sequences.records import (
     EVERYTHING,
@@ -204,10 +204,11 @@ def extent(path: Path) -> int | None:
     Raises:
         OSError: It cannot be opened or read.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        return None  # a pipe can be read once
+    if not path.is_file():
+        path.stat()
+        return None  # a pipe can be read once, and opening it may wait for its writer
     with path.open("rb", buffering=0) as file:
-        return last_place(file.read(MAGIC_BYTES), os.fstat(file.fileno()).st_size) or None
+        return last_place(file.read(MAGIC_BYTES), size_of(file)) or None
 
 
 def read_sequences(source: Path | Part | OpenPart) -> Iterator[Record]:
@@ -293,9 +294,9 @@ def _enter(file: BinaryIO, place: int, before: int) -> Iterator[Text]:
 
 def _read_first(file: BinaryIO) -> Iterator[Text]:
     """The text of a file from its start, which the next part may be read on from."""
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    if not can_be_entered(file):
         return read_texts(file)
-    is_to_begin = must_begin(os.pread(file.fileno(), MAGIC_BYTES, 0))
+    is_to_begin = must_begin(read_at(file, MAGIC_BYTES, 0))
     return read_on(file, 0, 0, read_texts) if is_to_begin else read_texts(file)
 
 

@@ -7,18 +7,16 @@ after the other would decompress all that is before each of them anew.
 from __future__ import annotations
 
 import itertools
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import BinaryIO
 
+from virnucpro_exporter.sequences.opening import open_again
 from virnucpro_exporter.sequences.texts import Text
 
 KEPT_BYTES = 1 << 22  # of the text that was read last: the next part begins somewhere in it
 
-_Key = tuple[str, int, int, int, int]
-
-_stopped: dict[_Key, _Stopped] = {}  # one at most
+_stopped: dict[Hashable, _Stopped] = {}  # one at most
 
 
 class _Stopped:
@@ -72,9 +70,7 @@ def read_on(
         before: So many bytes before it are wanted at least, if there are as many.
         texts: Makes the whole text of the file, open at its beginning.
     """
-    own = open(file.name, "rb", buffering=0)  # noqa: PTH123, SIM115 - any path; it stays open
-    status = os.fstat(own.fileno())
-    key = (os.fsdecode(file.name), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    own, key = open_again(file)  # it stays open
     stopped = _stopped.pop(key, None)
     if stopped is not None and stopped.reaches(place, before):
         own.close()

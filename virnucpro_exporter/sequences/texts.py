@@ -15,7 +15,6 @@ from __future__ import annotations
 import bz2
 import itertools
 import lzma
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -24,6 +23,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 from isal import igzip_lib, isal_zlib
 
 from virnucpro_exporter.errors import SequenceFileError
+from virnucpro_exporter.sequences.opening import read_at
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -290,7 +290,7 @@ def _block_before(file: BinaryIO, offset: int, before: int) -> int:
     begin = offset - 2 * BGZIP_BLOCK_BYTES - before
     if begin <= 0:
         return 0
-    data = os.pread(file.fileno(), offset - begin + MAGIC_BYTES, begin)
+    data = read_at(file, offset - begin + MAGIC_BYTES, begin)
     index = data.find(BGZIP_START)
     while 0 <= index < offset - begin:
         end: int | None = index

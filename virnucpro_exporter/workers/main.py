@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from virnucpro_exporter.errors import SequenceFileError, VirnucproError
 from virnucpro_exporter.sequences import OpenPart, Part, Shrunk
+from virnucpro_exporter.stores.paths import path_of
 from virnucpro_exporter.workers import joining, orphans, sentinel, wire
 from virnucpro_exporter.workers.process import JOB_SIGNALS
 from virnucpro_exporter.workers.storage import is_storage_trouble
@@ -410,7 +411,7 @@ class Worker:
         share: float = 1.0,
         joins: Sequence[int] = (),
     ) -> _Held:
-        file = Path(os.fsdecode(path))
+        file = path_of(os.fsdecode(path))
         if not self._can_split or joins:
             is_misfit = not self._can_split and (stretch is not None or bool(joins))
             return _Held(attempt, file, file, joins, is_misfit)

@@ -1,0 +1,124 @@
+"""URLs of objects: which are taken, and what of them may be shown.
+
+A query string may hold a signature, which is as good as a password. So it is kept apart from the
+URL from the start: names, logs, metrics and the journal have the URL without it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+
+from virnucpro_exporter.errors import UsageError
+
+BUCKETS = ("s3", "gs")
+WEB = ("https", "http")
+SCHEMES = (*BUCKETS, *WEB)
+
+# How workers get query strings: other users cannot read the environment of a process.
+QUERIES_VARIABLE = "VIRNUCPRO_URL_QUERIES"
+_MOST_BYTES = 100_000  # of one variable; Linux takes 128 KiB
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_QUERY = re.compile(r"(https?://[^\s?'\"<>]*)\?[^\s'\"<>]*", re.IGNORECASE)
+
+_ANY_QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s?'\"<>]*)\?[^\s'\"<>]*=[^\s'\"<>]*")
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s?'\"@]*@")
+
+_queries: dict[str, str] = {}
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is a URL and no path of this machine."""
+    return _URL.match(text) is not None
+
+
+def scheme_of(url: str) -> str:
+    """What stands before `://`, in small letters."""
+    return url.partition("://")[0].lower()
+
+
+def without_queries(text: str) -> str:
+    """A text of any kind in which no URL has a query string."""
+    return _QUERY.sub(r"\1", text)
+
+
+def without_secrets(text: str) -> str:
+    """A text of any kind in which no URL has a user, a password or a query string."""
+    return _USER.sub(r"\1...@", _ANY_QUERY.sub(r"\1", without_queries(text)))
+
+
+def refusal(url: str) -> str | None:
+    """Why a URL cannot be used, in words that do not repeat what may be secret; None where it can.
+
+    Args:
+        url: With its query, if it has one.
+    """
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()
+    host, _, key = rest.partition("/")
+    if scheme not in SCHEMES:
+        return f"{scheme}:// is not supported: use {', '.join(f'{one}://' for one in SCHEMES)}"
+    if "@" in host or (":" in host and scheme in BUCKETS):
+        return (
+            f"a {scheme}:// URL with a user or password in it: credentials belong into the "
+            "environment or the configuration of the store's own tools"
+        )
+    if not host:
+        return f"{url!r} names no {'bucket' if scheme in BUCKETS else 'server'}"
+    if scheme in BUCKETS and re.search(r"\?.*=", key):
+        return f"a {scheme}:// URL with a query string: name the object alone"
+    key = key.partition("?")[0] if scheme in WEB else key
+    if any(part in ("", ".", "..") for part in key.removesuffix("/").split("/")) and key:
+        return f"{without_queries(url)!r} has an empty, '.' or '..' part in its path"
+    return None
+
+
+def put_query_aside(url: str) -> str:
+    """Remember the query string of a URL for this process and its workers.
+
+    Returns:
+        The URL without it.
+
+    Raises:
+        UsageError: The URL cannot be used.
+    """
+    why = refusal(url)
+    if why is not None:
+        raise UsageError(why)
+    scheme, _, rest = url.partition("://")
+    bare = f"{scheme.lower()}://{rest}".partition("#")[0] if scheme.lower() in WEB else url
+    if scheme.lower() in BUCKETS:
+        return f"{scheme.lower()}://{rest}"
+    bare, _, query = bare.partition("?")
+    if query:
+        _queries[bare] = query
+    return bare
+
+
+def with_query(url: str) -> str:
+    """The URL as its server wants it; never to be shown."""
+    if not _queries and QUERIES_VARIABLE in os.environ:
+        _queries.update(json.loads(os.environ.pop(QUERIES_VARIABLE)))
+    query = _queries.get(url)
+    return url if query is None else f"{url}?{query}"
+
+
+def environment(urls: Iterable[str]) -> dict[str, str]:
+    """What workers need in their environment to read these URLs.
+
+    Raises:
+        UsageError: There are too many query strings.
+    """
+    known = {url: _queries[url] for url in urls if url in _queries}
+    if not known:
+        return {}
+    text = json.dumps(known)
+    if len(text) > _MOST_BYTES:
+        raise UsageError(
+            f"{len(known)} URLs with query strings are too many for one run: give s3:// or gs:// "
+            "URLs, or run them in several runs"
+        )
+    return {QUERIES_VARIABLE: text}

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -75,15 +75,30 @@ class ObjectStore:
     def objects(self, prefix: str) -> dict[str, bytes]:
         """The content of all objects below a prefix, by the rest of their names."""
         top = f"{BUCKET}/{prefix}/"
-        return {name.removeprefix(top): self.files.cat_file(name) for name in self.files.find(top)}
+        found = {}
+        for name in self.files.find(top):
+            with suppress(FileNotFoundError):  # a run may have removed it since
+                found[name.removeprefix(top)] = self.files.cat_file(name)
+        return found
 
-    def close(self) -> None:
-        """End the server."""
+    def stop(self) -> None:
+        """End the server; what it holds is lost."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()
+
+    def start_again(self) -> None:
+        """Start an empty server at the same address, with the bucket."""
+        self._process = self._start(self.port)
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+        self.files.mkdir(BUCKET)
+
+    def close(self) -> None:
+        """End the server."""
+        self.stop()
 
 
 class _Files(SimpleHTTPRequestHandler):

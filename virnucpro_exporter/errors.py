@@ -74,6 +74,10 @@ class StorageError(VirnucproError):
     """The disk takes nothing any more; the same command resumes the run when there is room."""
 
 
+class UploadError(StorageError):
+    """Results are not in the store yet; the same command uploads them."""
+
+
 class StoreError(VirnucproError, OSError):
     """The store of an object cannot be used."""
 

@@ -44,7 +44,11 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         ("completion tcsh", "must be one of: bash, zsh, fish (given: 'tcsh')"),
         ("run x --output ''", "--output: is empty"),
         ("run '' --output out", "INPUT...: is empty"),
-        ("run x --output s3://bucket/out", "--output: must be a path on this machine, not a URL"),
+        (
+            "run x --output https://host/out",
+            "--output: cannot be used: a web server takes",
+        ),
+        ("run x --output s3://bucket", "--output: cannot be used: name a prefix in the bucket"),
         ("run ftp://host/x.fa --output out", "INPUT...: cannot be used: ftp:// is not supported"),
         ("run x --output out --", "write the command after `--`"),
         ("run x --output out -- ''", "PROGRAM ...: is empty"),

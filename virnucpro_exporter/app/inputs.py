@@ -15,11 +15,13 @@ from virnucpro_exporter.files.counting_many import count_files, size_of
 from virnucpro_exporter.files.inputs import Input, discover
 from virnucpro_exporter.files.inputs import Inputs as Found
 from virnucpro_exporter.files.looking import look_at
-from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.files.outputs import Outputs, StoredOutputs
 from virnucpro_exporter.journal.results import result_names
 from virnucpro_exporter.journal.writer import InputFile
 from virnucpro_exporter.processors import build
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.stores.access import need
+from virnucpro_exporter.stores.urls import is_url, scheme_of, state_folder
 from virnucpro_exporter.terminal.counting import CountingProgress
 
 
@@ -31,6 +33,11 @@ def output_folder(inputs: Inputs) -> Outputs:
     """
     if inputs.output is None:
         raise UsageError("name the output folder with --output DIR")
+    if is_url(inputs.output):
+        need(scheme_of(inputs.output))
+        return StoredOutputs(inputs.state_folder or state_folder(inputs.output), inputs.output)
+    if inputs.state_folder is not None:
+        raise UsageError("--state-folder is for results in a store; a folder has its own journal")
     return Outputs(inputs.output)
 
 
@@ -53,9 +60,10 @@ def find_files(inputs: Inputs, outputs: Outputs, names: Names) -> Found:
     """
     if not inputs.paths:
         raise InputError("name files, folders or patterns to process")
-    found = discover(inputs.paths, outputs.folder, lambda: result_names(outputs.folder))
+    url = f"{outputs.url}/" if isinstance(outputs, StoredOutputs) else None
+    found = discover(inputs.paths, outputs.folder, lambda: result_names(outputs.folder), url)
     for file in found.files:
-        if file.place.startswith(outputs.prefix):
+        if file.stored is not None or file.place.startswith(outputs.prefix):
             outputs.protect(file.place, file.path)
         if file.real != file.place:
             outputs.protect(file.real, file.path)

@@ -92,7 +92,7 @@ class Predictions:
         wanted = {path for sample in self._samples for path in sample.files}
         files = [file for file in journal.finished() if file.path in wanted]
         rows = {
-            file.path: outputs.folder / name
+            file.path: outputs.result(name)
             for file in files
             for name in file.outputs
             if name.endswith(".rows")

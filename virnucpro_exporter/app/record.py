@@ -15,16 +15,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import virnucpro_exporter
 from virnucpro_exporter.app.devices import Device
 from virnucpro_exporter.files.digests import file_digest
 from virnucpro_exporter.files.looking import answers_about, look_at
-from virnucpro_exporter.files.outputs import RECORD, Outputs
+from virnucpro_exporter.files.outputs import RECORD, Outputs, StoredOutputs
 from virnucpro_exporter.journal.writer import FinishedFile
 from virnucpro_exporter.snapshot import RunSnapshot
 from virnucpro_exporter.stores.paths import path_of
+from virnucpro_exporter.stores.writing import sizes
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,23 @@ _FIRST_BYTES = 200
 
 # After what is said of the run, a line for each file: the end of that part, and of all.
 _FILES, _END = '"files": [', "\n]}\n"
+
+
+class StoredFile(NamedTuple):
+    """A file of a result that is in a store.
+
+    Attributes:
+        name: Below the prefix of the run.
+        size: In bytes.
+        url: Where it is.
+    """
+
+    name: str
+    size: int
+    url: str
+
+
+Stored = dict[str, list[StoredFile]]
 
 _MISSING = (FileNotFoundError, NotADirectoryError)
 
@@ -101,6 +119,8 @@ class Recorder:
         self._models = Models(spec)
         self._path = outputs.record
         self._folder = outputs.folder
+        self._outputs = outputs
+        self._stored: Stored = {}
         self._before = outputs.hidden / RECORD  # of the run before this one
         self._new = outputs.hidden / f"{RECORD}.new"
         self._is_ours = True
@@ -138,6 +158,8 @@ class Recorder:
         """
         if not self._is_ours:
             return
+        if isinstance(self._outputs, StoredOutputs):
+            self._stored = _stored(self._outputs)
         head = self._head(ended)
         if ended.has_done_nothing and _is_same(self._before, head):
             self._before.replace(self._path)
@@ -201,7 +223,8 @@ class Recorder:
             out.write("{" + "".join(lines) + _FILES)
             comma = "\n"
             for part in answers_about(
-                files, lambda file: _input(file, self._folder, is_summed=is_summed)
+                files,
+                lambda file: _input(file, self._folder, self._stored, is_summed=is_summed),
             ):
                 for about in part:
                     out.write(comma + json.dumps(about))
@@ -312,7 +335,22 @@ def _model_file(path: Path) -> dict[str, Any]:
     return about
 
 
-def _result(folder: Path, name: str, *, is_summed: bool) -> list[dict[str, Any]]:
+def _stored(outputs: StoredOutputs) -> Stored:
+    """What is in the store, by the name of the result.
+
+    Raises:
+        OSError: The store cannot be asked.
+    """
+    found: Stored = {}
+    for name, size in sizes(outputs.url).items():
+        one = StoredFile(name, size, f"{outputs.url}/{name}")
+        found.setdefault(name.partition("/")[0], []).append(one)
+    return found
+
+
+def _result(
+    folder: Path, name: str, stored: Stored | None = None, *, is_summed: bool
+) -> list[dict[str, Any]]:
     """A result, or each file of one that is a folder; without size if it has been removed."""
     path = f"{folder}/{name}"
     try:
@@ -330,6 +368,8 @@ def _result(folder: Path, name: str, *, is_summed: bool) -> list[dict[str, Any]]
             for file in inner
         ]
     except _MISSING:
+        if stored and name in stored:
+            return [_file(one.url, one.name, one.size, is_summed=is_summed) for one in stored[name]]
         return [{"name": name}]
 
 
@@ -345,7 +385,7 @@ def _digest(path: str) -> str:
         return file_digest(file)
 
 
-def _input(file: FinishedFile, folder: Path, *, is_summed: bool) -> dict[str, Any]:
+def _input(file: FinishedFile, folder: Path, stored: Stored, *, is_summed: bool) -> dict[str, Any]:
     about: dict[str, Any] = {
         "path": file.path,
         "bytes": file.size,
@@ -355,7 +395,9 @@ def _input(file: FinishedFile, folder: Path, *, is_summed: bool) -> dict[str, An
         "gpu": file.gpu,
         "gpu_model": file.model,
         "results": [
-            about for name in file.outputs for about in _result(folder, name, is_summed=is_summed)
+            about
+            for name in file.outputs
+            for about in _result(folder, name, stored, is_summed=is_summed)
         ],
     }
     if file.parts:

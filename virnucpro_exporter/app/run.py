@@ -37,6 +37,7 @@ from virnucpro_exporter.app.predictions import (
 )
 from virnucpro_exporter.app.processor import check_here, describe, processor_spec
 from virnucpro_exporter.app.record import Ended, Record, Recorder
+from virnucpro_exporter.app.sending import Sending, in_store
 from virnucpro_exporter.app.sharing import may_do_parts, sharing_text
 from virnucpro_exporter.app.signals import RunSignals
 from virnucpro_exporter.app.summary import failures_text, plan_text, summary_text
@@ -60,6 +61,7 @@ from virnucpro_exporter.errors import (
     OutputError,
     ProcessorError,
     StorageError,
+    UploadError,
     UsageError,
     VirnucproError,
 )
@@ -216,6 +218,7 @@ def run(
             )
         )
         names = output_names(spec)
+        sending = stack.enter_context(in_store(outputs, config.scheduling.storage_patience))
         inputs = _find(config.inputs, config.views, config.metrics, outputs, names)
         predictions = predictions_of(config.inputs, spec, inputs, outputs)
         stack.enter_context(_tidied(outputs))
@@ -255,7 +258,7 @@ def run(
         entry.follow(coordinator.latest)
         clock = steady_clock()
         record = Record(coordinator.run_id, clock(), work.devices, config.flat())
-        recorder = _begin(journal, Recorder(spec, outputs), record)
+        recorder = _begin(journal, Recorder(spec, outputs), record, sending)
         shown = show(
             config.views,
             config.metrics,
@@ -268,17 +271,21 @@ def run(
         )
         entry.served_by(shown.server)
         terms = Terms(time.monotonic, config.scheduling.storage_patience, halt)
-        runner = Runner(coordinator, work.pool, gpus, outputs, journal, clock, terms, work.movers)
+        runner = Runner(
+            *(coordinator, work.pool, gpus, outputs, journal, clock, terms),
+            movers=None if sending.is_used else work.movers,
+        )
         signals = RunSignals(lambda: _drain(runner, coordinator, signals), runner.stop)
         views.enter_context(signals)
         stack.callback(signals.detach)
         runner.run(feed=listing)
         if not runner.was_stopped:
             work.pool.close_idle(_CLOSE_SECONDS)
-        finished = _outcome(
-            coordinator.snapshot(), runner, signals, is_missing_inputs=is_missing_inputs
+        finished = _sent(
+            _outcome(coordinator.snapshot(), runner, signals, is_missing_inputs=is_missing_inputs),
+            lambda: sending.finish(lambda: runner.was_stopped),
         )
-        finished = _leave(finished, predictions, recorder, journal, signals, clock())
+        finished = _leave(finished, predictions, recorder, journal, signals, clock(), sending)
         entry.end(_conclude(coordinator, finished, signals, journal, clock()))
         stack.close()
         shown.dashboard.stop()
@@ -345,7 +352,7 @@ def _listing(
     """The files, to be looked at while the run goes on."""
     earlier = journal.begin_plan([(file.path, file.real) for file in inputs.files], names)
     parts = looked_at(inputs.files, earlier, options.count)
-    aim = f"on {counted(len(gpus), 'worker')}, into {outputs.folder}"
+    aim = f"on {counted(len(gpus), 'worker')}, into {outputs.shown}"
     return Listing(journal, parts, len(inputs.files), aim, began)
 
 
@@ -386,13 +393,14 @@ def _outcome(
     return Finished(snapshot, status, notice=notice)
 
 
-def _begin(journal: Journal, recorder: Recorder, record: Record) -> Recorder:
+def _begin(journal: Journal, recorder: Recorder, record: Record, sending: Sending) -> Recorder:
     """Note that the run starts; from now on what it leaves is not whole."""
     journal.begin(record.run_id, record.options, record.started)
     try:
         recorder.begin(record)
     except OSError as error:
         raise OutputError(f"{RECORD}: {error.strerror}") from error
+    sending.begin()
     return recorder
 
 
@@ -410,6 +418,17 @@ def _conclude(
     return snapshot
 
 
+def _sent(finished: Finished, send: Callable[[], None]) -> Finished:
+    """How a run ended, after its results were sent to a store or not."""
+    try:
+        send()
+    except UploadError as error:
+        if finished.exit_code == 0:
+            return replace(finished, exit_code=error.exit_code, error=error)
+        log.warning("%s", error)  # what ended the run comes first
+    return finished
+
+
 def _leave(
     finished: Finished,
     predictions: Predictions | None,
@@ -417,8 +436,11 @@ def _leave(
     journal: Journal,
     signals: RunSignals,
     now: float,
+    sending: Sending,
 ) -> Finished:
     """Write the tables of a run and its record, and say how it ended then."""
+    if isinstance(finished.error, UploadError):  # there are results that are not where it says
+        return finished
     tables = Tables()
     # Who waits for the end of a job gets it soon; the rows are kept.
     if predictions is not None and not signals.caught:
@@ -432,12 +454,12 @@ def _leave(
             Ended(now, state, finished.exit_code, snapshot, tables.names), journal.finished()
         )
     except (OSError, JournalError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         why = StorageError(f"{RECORD}: {reason}; the same command writes it")
         if finished.exit_code == 0:
             return replace(finished, exit_code=why.exit_code, error=why)
         log.warning("%s", why)  # what ended the run comes first
-    return finished
+    return _sent(finished, lambda: sending.send_last(tables.names))
 
 
 def _with_tables(finished: Finished, tables: Tables) -> Finished:

@@ -23,6 +23,7 @@ from virnucpro_exporter.config.options import (
     Kind,
     Place,
     local_path,
+    output_place,
 )
 from virnucpro_exporter.errors import UsageError
 from virnucpro_exporter.text import did_you_mean
@@ -79,8 +80,20 @@ class PathType(click.ParamType):  # type: ignore[type-arg] # generic from click 
         return [CompletionItem(incomplete, type=self._kind)]
 
 
+class OutputType(PathType):
+    """The output folder of a run, or its folder on this machine where results go into a store."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Find the folder."""
+        try:
+            return output_place(text(value))
+        except ValueError as error:  # without what was given, which may be secret
+            raise click.BadParameter(str(error), ctx, param) from None
+
+
 path = PathType()
 folder = PathType("dir")
+output = OutputType("dir")
 
 
 class Choice(click.Choice):  # type: ignore[type-arg] # likewise

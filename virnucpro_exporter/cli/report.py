@@ -9,7 +9,7 @@ import click
 from virnucpro_exporter.app.report import make_report
 from virnucpro_exporter.app.tables import report_json, report_tsv, write_failed
 from virnucpro_exporter.cli.help import Command
-from virnucpro_exporter.cli.options import path
+from virnucpro_exporter.cli.options import output, path
 from virnucpro_exporter.config import OUTPUT_VARIABLE
 from virnucpro_exporter.errors import UsageError
 
@@ -23,7 +23,7 @@ from virnucpro_exporter.errors import UsageError
         ("the files that failed, one a line", "report RESULTS --failed-list failed.txt"),
     ],
 )
-@click.argument("source", type=path, metavar="LOG_OR_OUTPUT_DIR", envvar=OUTPUT_VARIABLE)
+@click.argument("source", type=output, metavar="LOG_OR_OUTPUT_DIR", envvar=OUTPUT_VARIABLE)
 @click.option("--html", type=path, metavar="FILE", help="Also write a page with pictures.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with all GPUs and files.")
 @click.option("--tsv", "as_tsv", is_flag=True, help="A row for each file, for MultiQC too.")

@@ -6,7 +6,7 @@ import click
 
 from virnucpro_exporter.app.status import status_code, status_json, status_text
 from virnucpro_exporter.cli.help import Command
-from virnucpro_exporter.cli.options import folder as paths
+from virnucpro_exporter.cli.options import output as paths
 from virnucpro_exporter.config import OUTPUT_VARIABLE
 
 

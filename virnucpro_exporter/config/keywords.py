@@ -11,6 +11,7 @@ class RunOptions(TypedDict, total=False):
     """The options of a run, as keywords that editors and type checkers know."""
 
     sample_sheet: str | os.PathLike[str] | None
+    state_folder: str | os.PathLike[str] | None
     count: Literal["estimate", "exact"] | None
     checksums: bool | None
     fresh: bool | None

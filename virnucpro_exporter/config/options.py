@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.stores.urls import is_url, put_query_aside
+from virnucpro_exporter.stores.urls import WEB, is_url, put_query_aside, scheme_of, state_folder
 
 # Seconds that mean "for ever": 31 years. Longer waits, and `inf`, overflow in the calls that wait.
 FOREVER = 1e9
@@ -179,7 +179,7 @@ def declared(model: type[BaseModel]) -> Iterator[Declared]:
 
 def _is_path(annotation: Any, metadata: Sequence[Any]) -> bool:
     """Whether a type, or what it is made of, is checked as a path."""
-    if any(getattr(item, "func", None) in (local_path, source) for item in metadata):
+    if any(getattr(item, "func", None) in (local_path, source, destination) for item in metadata):
         return True
     if typing.get_origin(annotation) is Annotated:
         inner, *about = typing.get_args(annotation)
@@ -252,6 +252,32 @@ def source(value: str) -> str:
         raise ValueError(f"cannot be used: {error.detail}") from None
 
 
+def destination(value: str) -> str:
+    """A folder on this machine, or the URL of a prefix of a bucket.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if not is_url(value):
+        return local_path(value)
+    url = source(value)
+    if scheme_of(url) in WEB:
+        raise ValueError("cannot be used: a web server takes no results: use s3:// or gs://")
+    if "/" not in url.partition("://")[2].rstrip("/"):
+        raise ValueError("cannot be used: name a prefix in the bucket, such as s3://BUCKET/RESULTS")
+    return url
+
+
+def output_place(value: str) -> str:
+    """The folder of a run on this machine, also of one whose results go into a store.
+
+    Raises:
+        ValueError: It is neither a folder nor a prefix of a bucket.
+    """
+    place = destination(value)
+    return state_folder(place) if is_url(place) else place
+
+
 def _forever(value: float) -> float:
     return min(value, FOREVER)
 
@@ -259,6 +285,7 @@ def _forever(value: float) -> float:
 Text = Annotated[str, AfterValidator(_text)]
 LocalPath = Annotated[Text, AfterValidator(local_path)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
+Destination = Annotated[Text, AfterValidator(destination)]
 Sources = Annotated[tuple[Annotated[Text, AfterValidator(source)], ...], Field(strict=False)]
 Positive = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0), AfterValidator(_forever)]

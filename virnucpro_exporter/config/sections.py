@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field
 
 from virnucpro_exporter.config.options import (
     Count,
+    Destination,
     Ids,
     LocalPath,
     Option,
@@ -97,7 +98,21 @@ class Inputs(Section):
         ),
     ] = None
     output: Annotated[
-        LocalPath | None, Option("Folder for the results (required).", "DIR", flags="--output -o")
+        Destination | None,
+        Option(
+            "Folder for the results, or s3://BUCKET/PREFIX or gs:// (required).",
+            "DIR",
+            flags="--output -o",
+        ),
+    ] = None
+    state_folder: Annotated[
+        LocalPath | None,
+        Option(
+            "With results in a store: folder of this machine for the journal, and for results until"
+            " they are uploaded.",
+            "DIR",
+            unset="virnucpro-state/s3/BUCKET/PREFIX",
+        ),
     ] = None
     count: Annotated[
         Literal["estimate", "exact"],

@@ -17,7 +17,9 @@ from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 
-from virnucpro_exporter.errors import OutputError
+from virnucpro_exporter.errors import OutputError, StoreError
+from virnucpro_exporter.stores.paths import path_of
+from virnucpro_exporter.stores.writing import exists, sizes
 
 HIDDEN = ".virnucpro"
 
@@ -53,10 +55,12 @@ class Outputs:
         attempts: One folder per attempt in process, named by its number.
         replaced: Folders on their way out, which a new result replaces.
         record: The record of the last run, which no result replaces.
+        shown: Where results go, for people.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder).absolute()
+        self.shown = str(self.folder)
         self.hidden = self.folder / HIDDEN
         self.journal = self.hidden / "journal.sqlite"
         self.lock = self.hidden / "lock"
@@ -142,7 +146,7 @@ class Outputs:
         """Why no result may have a name, or None: it is not reserved, no input's, not too long."""
         if name in self._reserved or self._is_rotated(name):
             return f"{name!r} is a name that this program needs itself"
-        if name in self._inputs and os.path.lexists(self.folder / name):
+        if name in self._inputs and self.has(name):
             return f"it would replace the input {self._inputs[name]!r} by its result"
         if len(name) * _MOST_BYTES <= self._longest_name:
             return None
@@ -194,7 +198,7 @@ class Outputs:
             try:
                 self._replace(f"{self._attempts}/{attempt}/{name}", target)
             except FileNotFoundError as error:
-                if not os.path.lexists(target):
+                if not self.has(name):
                     raise OutputError(f"{target!r} has vanished before it was kept") from error
             except OSError as error:
                 raise OutputError(f"{target!r}: {error.strerror}") from error
@@ -257,6 +261,14 @@ class Outputs:
         """
         return {int(name) for name in _names(self.attempts) if name.isdecimal()}
 
+    def has(self, name: str) -> bool:
+        """Whether an output is in place."""
+        return os.path.lexists(f"{self._folder}/{name}")
+
+    def result(self, name: str) -> Path:
+        """Where an output can be read."""
+        return self.folder / name
+
     def names(self) -> set[str]:
         """The outputs that are in place, in one look at the folder.
 
@@ -264,6 +276,93 @@ class Outputs:
             OutputError: The folder has vanished.
         """
         return _names(self.folder)
+
+
+class StoredOutputs(Outputs):
+    """Outputs that go into a store. The folder holds the journal, and outputs on their way.
+
+    Args:
+        folder: On this machine.
+        url: Where the outputs go.
+
+    Attributes:
+        url: The same, without a slash at its end.
+        uploading: Outputs that are being uploaded; `clean` leaves them.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], url: str) -> None:
+        super().__init__(folder)
+        self.url = url.rstrip("/")
+        self.shown = self.url
+        self.uploading = self.hidden / "uploading"
+
+    def prepare(self) -> None:
+        """Create the folders that are missing; raises as for any output folder."""
+        super().prepare()
+        self.uploading.mkdir(exist_ok=True)
+
+    def _inside(self, place: str) -> str | None:
+        top = f"{self.url}/"
+        if place.startswith(top):
+            return place[len(top) :].split("/", 1)[0]
+        return super()._inside(place)
+
+    def has(self, name: str) -> bool:
+        """Whether an output is in place, or on its way.
+
+        Raises:
+            OutputError: The store cannot be asked.
+        """
+        if super().has(name) or (self.uploading / name).exists():
+            return True
+        try:
+            return exists(f"{self.url}/{name}")
+        except StoreError as error:
+            raise OutputError(error.detail) from None
+
+    def result(self, name: str) -> Path:
+        """Where an output can be read: on this machine as long as it is there."""
+        places = (self.folder / name, self.uploading / name)
+        return next((p for p in places if p.exists()), path_of(f"{self.url}/{name}"))
+
+    def names(self) -> set[str]:
+        """The outputs that are in place or on their way.
+
+        Raises:
+            OutputError: The store cannot be asked, or the folder has vanished.
+        """
+        return self.pending() | {name.partition("/")[0] for name in self.sizes()}
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of all objects of the store that lie below its prefix.
+
+        Raises:
+            OutputError: The store cannot be asked.
+        """
+        try:
+            return sizes(self.url)
+        except StoreError as error:
+            raise OutputError(error.detail) from None
+
+    def pending(self) -> set[str]:
+        """The outputs on their way.
+
+        Raises:
+            OutputError: The folder has vanished.
+        """
+        found = _names(self.folder) | _names(self.uploading)
+        return {n for n in found if n not in self._reserved and not self._is_rotated(n)}
+
+    def take_out(self, name: str) -> Path:
+        """Move an output aside, so that a later one of its name has its own place; where it is.
+
+        Raises:
+            OSError: It cannot be moved.
+        """
+        place = self.uploading / name
+        if not os.path.lexists(place):
+            (self.folder / name).replace(place)
+        return place
 
 
 def _move(source: str, target: str) -> None:

@@ -280,7 +280,7 @@ class Journal:
             ).fetchone()[0]
             if before is not None and before[0] != processor and finished and not keep:
                 raise OutputError(
-                    f"{str(self._outputs.folder)!r} holds results of {finished} files done by "
+                    f"{self._outputs.shown!r} holds results of {finished} files done by "
                     f"{before[0]}, and this run would use {processor}: name another folder, or "
                     "give --fresh to do all files again, or --resume to keep what is finished"
                 )
@@ -502,7 +502,7 @@ class Journal:
             owner = self._owner(name, real)
             if owner is not None:
                 raise OutputError(
-                    f"{str(self._outputs.folder / name)!r} is the result of {owner!r}, and that of "
+                    f"'{self._outputs.shown}/{name}' is the result of {owner!r}, and that of "
                     f"{path!r} would replace it; choose another --output, or give --fresh to "
                     "forget the earlier result"
                 )
@@ -534,7 +534,7 @@ class Journal:
             ).fetchone()
         if row is None:
             return None
-        if os.path.lexists(self._outputs.folder / name):
+        if self._outputs.has(name):
             return os.fsdecode(row[0])
         with self._transaction() as database:
             # The result was removed, so the input is no longer done, whoever takes its name now.
@@ -558,8 +558,7 @@ class Journal:
             # Where it was comes first: a worker that outlives the run for a moment may move it.
             # Somebody has removed outputs since: the file is done again.
             is_whole = all(
-                os.path.lexists(folder / name) or os.path.lexists(self._outputs.folder / name)
-                for name in names
+                os.path.lexists(folder / name) or self._outputs.has(name) for name in names
             )
             if is_whole:
                 self._outputs.commit(attempt, names)

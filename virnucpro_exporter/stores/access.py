@@ -13,7 +13,7 @@ import io
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module, util
 from typing import Any, NamedTuple, TypeVar
@@ -89,22 +89,26 @@ def _system(scheme: str) -> Any:
         # At level debug these log requests with their signatures.
         logging.getLogger(name).setLevel(logging.WARNING)
     fsspec = import_module("fsspec")
-    return fsspec.filesystem(scheme, use_listings_cache=False)
+    more: dict[str, Any] = {}
+    if scheme == "s3":  # s3fs and we ask again; to do so at three levels would take minutes
+        more["config_kwargs"] = {"retries": {"total_max_attempts": 1}, "connect_timeout": 10}
+    return fsspec.filesystem(scheme, use_listings_cache=False, **more)
 
 
-def _attempt(url: str, ask: Callable[[Any], T]) -> T:
+def attempt(url: str, ask: Callable[[Any], T], pauses: Sequence[float] = PAUSES) -> T:
     """Ask a store, and ask again where it is away.
 
     Args:
         url: What it is asked about.
         ask: Is given the file system.
+        pauses: Seconds to wait before each further time.
 
     Raises:
         FileNotFoundError: There is no such object.
         StoreError: Another error, in one line.
     """
     system = _system(scheme_of(url))
-    for pause in (*PAUSES, None):
+    for pause in (*pauses, None):
         try:
             return ask(system)
         except Exception as error:  # noqa: BLE001 - each library has errors of its own
@@ -152,8 +156,12 @@ def _known(url: str, error: Exception) -> str | None:
     return f": {error}" if isinstance(error, ImportError) else None
 
 
-def look_up(url: str) -> Stored:
+def look_up(url: str, *, fresh: bool = False) -> Stored:
     """Ask about one object; what was heard in the last seconds is not asked again.
+
+    Args:
+        url: Its URL.
+        fresh: Ask in any case.
 
     Raises:
         FileNotFoundError: There is none of this name.
@@ -161,12 +169,12 @@ def look_up(url: str) -> Stored:
     """
     now = time.monotonic()
     heard_at, found = _heard.get(url, (float("-inf"), None))
-    if found is not None and now - heard_at < _FRESH_SECONDS:
+    if found is not None and not fresh and now - heard_at < _FRESH_SECONDS:
         return found
     if scheme_of(url) in WEB:
-        found = _attempt(url, lambda system: _probe(system, url))
+        found = attempt(url, lambda system: _probe(system, url))
     else:
-        found = _attempt(url, lambda system: _as_stored(url, _object(system, url)))
+        found = attempt(url, lambda system: _as_stored(url, _object(system, url)))
     if len(_heard) >= _MOST_HEARD:
         _heard.clear()
     _heard[url] = now, found
@@ -231,7 +239,7 @@ def find(url: str) -> list[Stored]:
                 "s3:// or gs://"
             )
         return [look_up(url)]
-    return _attempt(url, lambda system: list(_listed(system, scheme, url)))
+    return attempt(url, lambda system: list(_listed(system, scheme, url)))
 
 
 def _listed(system: Any, scheme: str, url: str) -> Iterator[Stored]:
@@ -359,7 +367,7 @@ class StoredFile(io.RawIOBase):
             is_next = self._at == self._held_at + len(self._held)
             self._ahead = min(2 * self._ahead, _MOST_AHEAD) if is_next else _FIRST_AHEAD
             wanted = max(size, self._ahead)
-            text = _attempt(self.name, lambda system: self._fetch(system, wanted))
+            text = attempt(self.name, lambda system: self._fetch(system, wanted))
         self._held_at, self._held = self._at, text
 
     def _fetch(self, system: Any, wanted: int) -> bytes:

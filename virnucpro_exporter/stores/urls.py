@@ -40,6 +40,11 @@ def scheme_of(url: str) -> str:
     return url.partition("://")[0].lower()
 
 
+def state_folder(url: str) -> str:
+    """Where the journal of a run lies that writes into a store, unless a folder is named."""
+    return f"virnucpro-state/{url.replace('://', '/', 1)}"
+
+
 def without_queries(text: str) -> str:
     """A text of any kind in which no URL has a query string."""
     return _QUERY.sub(r"\1", text)

@@ -1,0 +1,159 @@
+"""Runs whose results go into an object store."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.object_store import BUCKET, SECRET, ObjectStore, secrets_in, with_environment
+from tests.run_program import PROGRAM, READS, ROOT, arguments, results, until
+
+URL = f"s3://{BUCKET}"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    """A server with a bucket."""
+    store = ObjectStore()
+    yield store
+    store.close()
+
+
+def command(inputs: str | Path, output: str, state: Path, *words: str) -> list[str | Path]:
+    """A run into a store."""
+    start = arguments(inputs, output=state)
+    start[start.index("--output") + 1] = output
+    return [*start, "--state-folder", state, *words]
+
+
+def call(words: list[str | Path], store: ObjectStore) -> subprocess.CompletedProcess[str]:
+    """Run to the end."""
+    done = subprocess.run(
+        words,
+        cwd=ROOT,
+        env=with_environment(store.environment),
+        text=True,
+        capture_output=True,
+        timeout=110,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def start(words: list[str | Path], store: ObjectStore) -> subprocess.Popen[bytes]:
+    """Start a run of which nothing is read."""
+    return subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=with_environment(store.environment),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def expected(tmp_path: Path, *words: str) -> dict[str, bytes]:
+    """The results of the same run into a folder."""
+    folder = tmp_path / "local"
+    subprocess.run(
+        [*arguments(READS, output=folder), *words], cwd=ROOT, capture_output=True, check=True
+    )
+    return {name.decode(): content for name, content in results(folder).items()}
+
+
+def objects(store: ObjectStore, prefix: str) -> dict[str, bytes]:
+    """The results that are in the store."""
+    return {
+        name: content
+        for name, content in store.objects(prefix).items()
+        if not name.startswith(".virnucpro/") and name != "run.json"
+    }
+
+
+def test_killed_at_any_moment_and_resumed(store: ObjectStore, tmp_path: Path) -> None:
+    """The objects are those of an undisturbed run, and another machine goes on from them."""
+    state = tmp_path / "state"
+    slow = ("--processor", "tests.run_processors:slow")
+    words = command(READS, f"{URL}/killed", state, *slow)
+    whole = expected(tmp_path, *slow)
+    # What a run leaves that is killed while it uploads a large result.
+    begun = store.files.call_s3("create_multipart_upload", Bucket=BUCKET, Key="killed/x.out")
+    assert begun["UploadId"]
+    for least in (1, 4):
+        process = start(words, store)
+        until(lambda least=least: len(objects(store, "killed")) >= least)  # type: ignore[misc]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert objects(store, "killed").items() <= whole.items()
+    elsewhere = call(command(READS, f"{URL}/killed", tmp_path / "other", *slow), store)
+    assert elsewhere.returncode == 2
+    assert f"'{URL}/killed' belongs to a run on" in elsewhere.stderr
+    done = call(words, store)
+    assert done.returncode == 0, done.stderr
+    assert objects(store, "killed") == whole
+    recorded = json.loads(store.objects("killed")["run.json"])
+    sizes = {r["name"]: r["bytes"] for file in recorded["files"] for r in file["results"]}
+    assert sizes == {name: len(content) for name, content in whole.items()}
+    assert not store.files.call_s3("list_multipart_uploads", Bucket=BUCKET).get("Uploads")
+    assert ".virnucpro/owner.json" not in store.objects("killed")
+    assert not [path for path in state.iterdir() if path.name.endswith(".out")]
+    elsewhere = call(command(READS, f"{URL}/killed", tmp_path / "other", *slow), store)
+    assert f"{len(whole)} skipped" in elsewhere.stdout
+    store.files.rm_file(f"{BUCKET}/killed/{min(whole)}")
+    again = call(words, store)
+    assert f"1 files done, 0 failed, {len(whole) - 1} skipped" in again.stdout, again.stderr
+    assert objects(store, "killed") == whole
+    said = [one.stdout + one.stderr for one in (done, elsewhere, again)]
+    assert not secrets_in(tmp_path, *said)
+    assert not [n for n, text in store.objects("killed").items() if SECRET.encode() in text]
+
+
+def test_inputs_beside_results(store: ObjectStore, tmp_path: Path) -> None:
+    """A prefix that is searched may hold the results, and no input is replaced by a result."""
+    for file in sorted(READS.iterdir())[:2]:
+        store.put(f"beside/{file.name}", file.read_bytes())
+    words = command(f"{URL}/beside/", f"{URL}/beside/out", tmp_path / "state")
+    assert "2 files done" in call(words, store).stdout
+    assert "2 skipped" in call(words, store).stdout
+    status = call([*PROGRAM, "status", tmp_path / "state"], store)
+    assert status.returncode == 0
+    assert "completed" in status.stdout
+    own = store.put("results/a_chunked500.fa", b">x\nACGT\n")
+    other = store.put("others/a.fa", b">x\nACGT\n")
+    words = command(own, f"{URL}/results", tmp_path / "third", other)
+    done = call(words, store)
+    assert done.returncode == 2
+    assert f"it would replace the input '{own}'" in done.stderr
+
+
+@pytest.mark.campaign
+def test_the_store_goes_away(tmp_path: Path) -> None:
+    """Results wait on this machine, one line says so, and the same command uploads them."""
+    store, state = ObjectStore(), tmp_path / "state"
+    slow = ("--processor", "tests.run_processors:slow", "--storage-patience", "1")
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    for number in range(100):
+        (inputs / f"{number}.fa").write_bytes(b">x\n%d" % number)
+    words = command(inputs, f"{URL}/away", state, *slow)
+    process = subprocess.Popen(
+        words, cwd=ROOT, env=with_environment(store.environment), text=True, stderr=subprocess.PIPE
+    )
+    until(lambda: objects(store, "away"))
+    store.stop()
+    _, said = process.communicate(timeout=110)
+    assert process.returncode == 1
+    assert "Results are not in the store yet; the same command uploads them: " in said
+    assert "its server cannot be reached" in said
+    assert list(state.glob("*.out"))
+    store.start_again()
+    done = call(words, store)
+    assert done.returncode == 0, done.stderr
+    whole = {f"{n}.fa.out": (b">x\n%d" % n)[::-1] for n in range(100)}
+    assert objects(store, "away") == whole
+    store.close()

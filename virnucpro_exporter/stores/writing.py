@@ -1,0 +1,144 @@
+"""Writing objects: each is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from virnucpro_exporter.errors import StoreError
+from virnucpro_exporter.stores.access import PAUSES, attempt, look_up
+from virnucpro_exporter.stores.urls import scheme_of
+
+
+def upload(path: Path, url: str, pauses: Sequence[float] = PAUSES) -> None:
+    """Write a file as an object, which appears when all of it has arrived; a large one in parts.
+
+    Args:
+        path: The file, or a folder of files.
+        url: The object, or the prefix of the objects.
+        pauses: Seconds to wait before each further time where the store is away.
+
+    Raises:
+        OSError: The file cannot be read, or the store does not take it.
+    """
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                upload(file, f"{url}/{file.relative_to(path)}", pauses)
+        return
+    attempt(url, lambda system: system.put_file(str(path), url), pauses)
+
+
+def put(url: str, content: bytes) -> None:
+    """Write a small object.
+
+    Raises:
+        StoreError: The store does not take it.
+    """
+    attempt(url, lambda system: system.pipe_file(url, content))
+
+
+def create(url: str, content: bytes) -> bool:
+    """Write a small object where there is none.
+
+    Returns:
+        Whether there was none.
+
+    Raises:
+        NotImplementedError: The store cannot tell while it writes.
+        StoreError: The store does not take it.
+    """
+
+    def ask(system: Any) -> bool | None:
+        try:
+            system.pipe_file(url, content, mode="create")
+        except FileExistsError:
+            return False
+        except (TypeError, NotImplementedError):
+            return None
+        except OSError as error:
+            if "not implemented" in str(error).lower():
+                return None
+            raise
+        return True
+
+    done = attempt(url, ask)
+    if done is None:
+        raise NotImplementedError
+    return done
+
+
+def get(url: str) -> bytes:
+    """The content of a small object.
+
+    Raises:
+        FileNotFoundError: There is none.
+        StoreError: The store cannot be asked.
+    """
+    content: bytes = attempt(url, lambda system: system.cat_file(url))
+    return content
+
+
+def remove(url: str) -> None:
+    """Remove an object; there need be none.
+
+    Raises:
+        StoreError: The store does not let it go.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        attempt(url, lambda system: system.rm_file(url))
+
+
+def exists(url: str) -> bool:
+    """Whether there is an object of this name, or below it.
+
+    Raises:
+        StoreError: The store cannot be asked.
+    """
+    try:
+        look_up(url, fresh=True)
+    except FileNotFoundError:
+        return bool(attempt(url, lambda system: system.exists(url)))
+    return True
+
+
+def sizes(url: str) -> dict[str, int]:
+    """The bytes of all objects below a prefix, by the rest of their names.
+
+    Raises:
+        StoreError: The store cannot be asked.
+    """
+    top = f"{url.partition('://')[2]}/"
+    found = attempt(url, lambda system: system.find(f"{url}/", detail=True))
+    return {name.removeprefix(top): int(about["size"] or 0) for name, about in found.items()}
+
+
+def end_uploads(url: str) -> int:
+    """End what a killed run has begun to upload below a prefix, which would be stored for ever.
+
+    Returns:
+        How many uploads; 0 also where a store ends them itself.
+
+    Raises:
+        StoreError: The store cannot be asked.
+    """
+    if scheme_of(url) != "s3":
+        return 0
+    bucket, _, prefix = url.partition("://")[2].partition("/")
+
+    def ask(system: Any) -> int:
+        found = system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
+        uploads = found.get("Uploads") or []
+        for one in uploads:
+            own = {"Key": one["Key"], "UploadId": one["UploadId"]}
+            system.call_s3("abort_multipart_upload", Bucket=bucket, **own)
+        return len(uploads)
+
+    try:
+        return attempt(url, ask)
+    except StoreError as error:
+        if "NotImplemented" in str(error):
+            return 0
+        raise

@@ -87,6 +87,11 @@ class Halting:
         if self.rule.same and not self._results:
             self._alike.setdefault(alike(error, path), []).append((path, worker))
 
+    @property
+    def has_failures(self) -> bool:
+        """Whether there may be a verdict."""
+        return bool(self._given_up or self._alike)
+
     def verdict(self, files: int, workers: int) -> str | None:
         """Why the run is to end, or None.
 

@@ -350,8 +350,10 @@ class Runner:
 
     def _judge_failures(self) -> None:
         """End the run where failures are enough."""
+        if self.halted or not self._halting.has_failures:
+            return
         workers = len(self._coordinator.latest().workers) - len(self.given_up)
-        reason = "" if self.halted else self._halting.verdict(self._files + self._awaited, workers)
+        reason = self._halting.verdict(self._files + self._awaited, workers)
         if reason:
             self.halted = reason
             log.error("%s; the run ends", reason)

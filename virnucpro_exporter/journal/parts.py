@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,6 @@ def rewrite(database: sqlite3.Connection, real: bytes, parts: Sequence[Standing]
     return {attempt for (attempt,) in before if attempt is not None} - wanted
 
 
-def has_rows(database: sqlite3.Connection, reals: Iterable[bytes]) -> list[bytes]:
-    """Those of the files that have parts."""
-    known = {real for (real,) in database.execute("SELECT DISTINCT real FROM parts")}
-    return [real for real in reals if real in known] if known else []
+def reals(database: sqlite3.Connection) -> set[bytes]:
+    """The files that have parts, by where their paths lead."""
+    return {real for (real,) in database.execute("SELECT DISTINCT real FROM parts")}

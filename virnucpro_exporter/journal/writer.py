@@ -46,6 +46,10 @@ _RESERVED = 1000
 _MOST_RECALLED = 512
 
 
+# As `os.fsdecode`, which takes three times as long: there may be a million rows.
+_CODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+
+
 class InputFile(NamedTuple):
     """An input file as it is on the disk now: the same file whatever way its path is spelled."""
 
@@ -98,12 +102,9 @@ class FinishedFile(NamedTuple):
     parts: tuple[FinishedPart, ...]
 
 
-# With the model of the GPU, as it was seen last.
-_FINISHED_PARTS = """SELECT real, start, stop, sequences, residues, duration, gpu,
-    (SELECT name FROM workers WHERE workers.gpu = parts.gpu ORDER BY updated DESC LIMIT 1)
+_FINISHED_PARTS = """SELECT real, start, stop, sequences, residues, duration, gpu
     FROM parts WHERE state = 'completed' ORDER BY real, start"""
-_FINISHED_FILES = """SELECT real, path, size, sequences, residues, duration, gpu,
-    (SELECT name FROM workers WHERE workers.gpu = files.gpu ORDER BY updated DESC LIMIT 1), outputs
+_FINISHED_FILES = """SELECT real, path, size, sequences, residues, duration, gpu, outputs
     FROM files WHERE state = 'completed' ORDER BY path"""
 
 # What the journal knows of a file: path, size, time, state, sequences, residues and outputs.
@@ -128,7 +129,8 @@ class Resumed:
 
 def _names_in(outputs: str) -> Sequence[str]:
     """The names in the text of a list; most need no escapes, and can be read faster."""
-    names: Sequence[str] = json.loads(outputs) if "\\" in outputs else outputs[2:-2].split('", "')
+    is_plain = outputs != "[]" and "\\" not in outputs
+    names: Sequence[str] = outputs[2:-2].split('", "') if is_plain else json.loads(outputs)
     return names
 
 
@@ -143,6 +145,10 @@ class Earlier:
     def __init__(self, rows: Mapping[str, _Row], present: set[str]) -> None:
         self._rows = rows
         self._present = present
+
+    def knows(self, real: str) -> bool:
+        """Whether the file at this place has been in an earlier run."""
+        return real in self._rows
 
     def state_of(self, real: str) -> tuple[str | None, str]:
         """How the file at this place stood, None for one that was not known; its outputs."""
@@ -422,22 +428,26 @@ class Journal:
             JournalError: The journal cannot be written; the same files may be given again.
             OutputError: A result would replace that of another input.
         """
-        rows, known = [], 0
+        rows: list[tuple[bytes | int | str | None, ...]] = []
+        known = 0
         for file in files:
+            path = file.path.encode(*_CODING)
             real = file.real or file.path
+            bare = path if real == file.path else real.encode(*_CODING)
+            if not self._earlier.knows(real):
+                rows.append((path, file.size, file.mtime_ns, None, None, "[]", bare))
+                continue
+            known += 1
             state, outputs = self._earlier.state_of(real)
             _, counts = self._earlier.standing(file)
-            known += state is not None
-            path, bare = os.fsencode(file.path), os.fsencode(real)
             if state == "completed" and self._names:  # it has changed since
                 self._refuse_replacing(file.path, bare)
-            row = (file.size, file.mtime_ns, "queued", *(counts or (None, None)), outputs, bare)
-            rows.append((path, *row))
+            rows.append((path, file.size, file.mtime_ns, *(counts or (None, None)), outputs, bare))
         with self._transaction() as database:
             database.executemany(
                 "INSERT OR REPLACE INTO files"
                 " (path, size, mtime_ns, state, sequences, residues, outputs, real)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                " VALUES (?, ?, ?, 'queued', ?, ?, ?, ?)",
                 rows,
             )
             database.execute(
@@ -447,9 +457,12 @@ class Journal:
 
     def _begun_among(self, files: Sequence[InputFile]) -> dict[str, tuple[parts.Standing, ...]]:
         """Those of the files of which parts are done; what is left of any other is forgotten."""
-        by_real = {os.fsencode(file.real or file.path): file for file in files}
         with self._writing():
-            split = parts.has_rows(self._database, by_real)
+            known = parts.reals(self._database)
+        if not known:
+            return {}
+        by_real = {os.fsencode(file.real or file.path): file for file in files}
+        split = [real for real in by_real if real in known]
         begun = {}
         for real in split:
             file = by_real[real]
@@ -487,12 +500,10 @@ class Journal:
                 "SELECT path, size, mtime_ns, state, sequences, residues, outputs,"
                 " coalesce(real, path) FROM files"
             )
-            # `os.fsdecode` takes three times as long, and there may be a million rows.
-            coding = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
             known: dict[str, _Row] = {}
             for path, size, mtime_ns, state, sequences, residues, outputs, real in rows:
-                shown = str(path, *coding)
-                place = shown if real == path else str(real, *coding)
+                shown = str(path, *_CODING)
+                place = shown if real == path else str(real, *_CODING)
                 known[place] = shown, size, mtime_ns, state, sequences, residues, outputs
             return known
 
@@ -640,13 +651,20 @@ class Journal:
     def finished(self) -> Iterator[FinishedFile]:
         """All files that have their results, of this run and of earlier ones."""
         with self._writing():
+            # The model of each GPU, as it was seen last.
+            models: dict[str | None, str] = dict(
+                self._database.execute("SELECT gpu, name FROM workers ORDER BY updated")
+            )
             parts: dict[bytes, list[FinishedPart]] = {}
-            for real, *cells in self._database.execute(_FINISHED_PARTS):
-                parts.setdefault(real, []).append(FinishedPart._make(cells))
+            for real, *cells, gpu in self._database.execute(_FINISHED_PARTS):
+                parts.setdefault(real, []).append(
+                    FinishedPart._make((*cells, gpu, models.get(gpu)))
+                )
             rows = self._database.execute(_FINISHED_FILES)
-            for real, path, *rest, outputs in rows:
-                joined = tuple(parts.get(real, ()))
-                row = (os.fsdecode(path), *rest, tuple(json.loads(outputs)), joined)
+            for real, path, *rest, gpu, outputs in rows:
+                joined = tuple(parts[real]) if real in parts else ()
+                names = tuple(_names_in(outputs))
+                row = (str(path, *_CODING), *rest, gpu, models.get(gpu), names, joined)
                 yield FinishedFile._make(row)
 
     def note_workers(self, run: RunSnapshot, now: float) -> None:

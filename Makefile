@@ -110,7 +110,7 @@ $(LOWEST_VENV)/stamp: pyproject.toml
 	@echo "installing the lowest versions of what pyproject.toml names into $(LOWEST_VENV)"
 	$(PYTHON) -m venv $(LOWEST_VENV)
 	$(LOWEST_VENV)/bin/pip install --quiet --disable-pip-version-check uv
-	$(LOWEST_VENV)/bin/uv pip compile --quiet --no-deps --extra dask --resolution lowest-direct pyproject.toml \
+	$(LOWEST_VENV)/bin/uv pip compile --quiet --no-deps --extra dask --extra storage --resolution lowest-direct pyproject.toml \
 	    --python $(LOWEST_VENV)/bin/python --output-file $(LOWEST_VENV)/lowest.txt
 	echo "check-jsonschema<0.34" >> $(LOWEST_VENV)/lowest.txt # later ones need a later click
 	$(LOWEST_VENV)/bin/pip install --quiet --disable-pip-version-check \

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +133,33 @@ def test_inputs_beside_results(store: ObjectStore, tmp_path: Path) -> None:
     done = call(words, store)
     assert done.returncode == 2
     assert f"it would replace the input '{own}'" in done.stderr
+
+
+def test_documented_commands(store: ObjectStore, tmp_path: Path) -> None:
+    """The commands of the page work as they are written."""
+    for file in sorted(READS.iterdir())[:2]:
+        store.put(f"2026/{file.name}.gz", gzip.compress(file.read_bytes()))
+    page = (ROOT / "docs" / "storage.md").read_text()
+    lines = re.findall(r"^\$ (.*)", page, re.MULTILINE)
+    assert len(lines) >= 4
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for line in lines:
+        done = subprocess.run(
+            ["/bin/bash", "-c", line],
+            cwd=tmp_path,
+            env={
+                **with_environment(store.environment),
+                "PATH": programs,
+                "VIRNUCPRO_EXPORTER_WEB": "false",
+                "VIRNUCPRO_EXPORTER_GPUS": "cpu:2",
+            },
+            text=True,
+            capture_output=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert len(objects(store, "results/2026")) == 6
 
 
 @pytest.mark.campaign

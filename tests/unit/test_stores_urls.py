@@ -17,7 +17,7 @@ SECRET = "hunter2"  # noqa: S105 - what must not be seen
     [
         (f"s3://key:{SECRET}@reads/x", "(given: 's3://...@reads/x')"),
         (f"https://me:{SECRET}@host/x.fa?{SECRET}", "(given: 'https://...@host/x.fa')"),
-        (f"s3://reads/x?Signature={SECRET}", "a s3:// URL with a query string"),
+        (f"s3://reads/x?Signature={SECRET}", "a query string in a URL of s3://"),
         (f"ftp://me:{SECRET}@host/x.fa", "ftp:// is not supported: use s3://, gs://, https://"),
         ("s3://reads/a//b.fa", "has an empty, '.' or '..' part"),
         ("https://host/../b.fa", "has an empty, '.' or '..' part"),

@@ -364,7 +364,7 @@ class StoredFile(io.RawIOBase):
         if self.stored.has_ranges and self._at >= self.size:
             text = b""
         else:
-            is_next = self._at == self._held_at + len(self._held)
+            is_next = bool(self._held) and self._at == self._held_at + len(self._held)
             self._ahead = min(2 * self._ahead, _MOST_AHEAD) if is_next else _FIRST_AHEAD
             wanted = max(size, self._ahead)
             text = attempt(self.name, lambda system: self._fetch(system, wanted))

@@ -68,13 +68,13 @@ def refusal(url: str) -> str | None:
         return f"{scheme}:// is not supported: use {', '.join(f'{one}://' for one in SCHEMES)}"
     if "@" in host or (":" in host and scheme in BUCKETS):
         return (
-            f"a {scheme}:// URL with a user or password in it: credentials belong into the "
-            "environment or the configuration of the store's own tools"
+            f"a user or password in a URL of {scheme}:// would be shown: credentials belong into "
+            "the environment or the configuration of the store's own tools"
         )
     if not host:
         return f"{url!r} names no {'bucket' if scheme in BUCKETS else 'server'}"
     if scheme in BUCKETS and re.search(r"\?.*=", key):
-        return f"a {scheme}:// URL with a query string: name the object alone"
+        return f"a query string in a URL of {scheme}://: name the object alone"
     key = key.partition("?")[0] if scheme in WEB else key
     if any(part in ("", ".", "..") for part in key.removesuffix("/").split("/")) and key:
         return f"{without_queries(url)!r} has an empty, '.' or '..' part in its path"

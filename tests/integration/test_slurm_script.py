@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -21,6 +22,7 @@ from tests.run_program import DEADLINE, QUIET, READS, ROOT, TELLING, processes_o
 pytestmark = pytest.mark.campaign  # whole clusters, one after the other
 
 SCRIPT = ROOT / "deploy" / "slurm" / "run.sbatch"
+CERTIFICATES = ROOT / "deploy" / "dask-certificates.sh"
 
 # Two tasks, each on a node of its own, without GPUs. It is told to end as SLURM tells its steps.
 SRUN = """#!/bin/bash
@@ -47,6 +49,7 @@ def submit(folder: Path, *words: Word, **programs: str) -> subprocess.Popen[str]
     for name, script in {"srun": SRUN, "scancel": SCANCEL, **programs}.items():
         (bin_folder / name).write_text(script)
         (bin_folder / name).chmod(0o755)
+    shutil.copy(CERTIFICATES, folder)
     path = [str(bin_folder), str(Path(sys.executable).parent), os.environ["PATH"]]
     return subprocess.Popen(
         [SCRIPT, *QUIET, "--output", folder / "out", *words],
@@ -98,7 +101,7 @@ def test_only_holders_of_a_certificate_of_the_job_are_talked_to(tmp_path: Path) 
     secrets = tmp_path / "dask-job-7"
     assert secrets.stat().st_mode & 0o777 == 0o700
     (key,) = secrets.glob("*.key")
-    assert (key.name, key.stat().st_mode & 0o777) == ("node.key", 0o600)
+    assert (key.name, key.stat().st_mode & 0o777) == ("tls.key", 0o600)
     scheduler = json.loads((secrets / "scheduler.json").read_text())
     assert scheduler["address"].startswith("tls://")
     assert all(worker.startswith("tls://") for worker in scheduler["workers"])
@@ -110,7 +113,7 @@ def test_only_holders_of_a_certificate_of_the_job_are_talked_to(tmp_path: Path) 
         if c.status == psutil.CONN_LISTEN and not c.laddr.ip.startswith("127.")
     }
     assert len(places) >= 5  # a scheduler, two nannies and two workers
-    context = ssl.create_default_context(cafile=secrets / "authority.crt")
+    context = ssl.create_default_context(cafile=secrets / "ca.crt")
     context.check_hostname = False
     assert all(refuses(place, context) for place in places)
     (inputs / "go").touch()
@@ -143,7 +146,7 @@ def test_without_certificates_nothing_starts(tmp_path: Path) -> None:
     job = submit(tmp_path, READS, openssl="#!/bin/sh\necho no randomness >&2\nexit 1\n")
     _, errors = ended(job, tmp_path)
     assert job.returncode == 1
-    assert errors == "openssl cannot make the certificates of the job: no randomness\n"
+    assert errors == "openssl cannot make the certificates: no randomness\n"
 
 
 def test_before_the_time_is_up_the_files_in_process_end(tmp_path: Path) -> None:

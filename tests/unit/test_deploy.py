@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from virnucpro_exporter.cli import cli
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 KUBERNETES = ROOT / "deploy" / "kubernetes" / "run.yaml"
+CERTIFICATES = ROOT / "deploy" / "dask-certificates.sh"
 UNIT = ROOT / "deploy" / "virnucpro-exporter.service"
 SETTINGS = dict(re.findall(r"^#(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
 # By version for people, by digest for machines; what is built here has no digest yet.
@@ -238,8 +240,12 @@ def test_systemd_accepts_the_unit_and_finds_it_confined(tmp_path: Path) -> None:
 
 
 def test_the_kubernetes_job_fits_together() -> None:
-    """Every program takes its options; run and workers see the same files under the same path."""
-    job, _ = yaml.safe_load_all(KUBERNETES.read_text())
+    """Every program takes its options; run and workers see the same files under the same path.
+
+    Workers and run are told the scheduler's address with TLS, and all three programs find Dask's
+    settings and certificates.
+    """
+    job, *_ = yaml.safe_load_all(KUBERNETES.read_text())
     cluster = job["spec"]["cluster"]["spec"]
     pods = [job["spec"]["job"]["spec"], cluster["scheduler"]["spec"], cluster["worker"]["spec"]]
     run, scheduler, worker = (pod["containers"][0] for pod in pods)
@@ -251,6 +257,13 @@ def test_the_kubernetes_job_fits_together() -> None:
         program.make_context(" ".join(name), [*options, *container.get("args", ())])
     assert not programs
     assert pods[0]["volumes"] == pods[2]["volumes"]
+    address = f"tls://{job['metadata']['name']}-scheduler:8786"
+    assert run["args"][:2] == ["--dask", address]
+    assert worker["command"][2] == address
+    for pod in pods:
+        names = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert names == {volume["name"] for volume in pod["volumes"]}
+        assert {"dask-settings", "dask-tls"} <= names
     assert run["volumeMounts"] == worker["volumeMounts"]
     assert run["workingDir"] == worker["workingDir"] == run["volumeMounts"][0]["mountPath"]
     assert cluster["scheduler"]["service"]["selector"] == {
@@ -304,7 +317,7 @@ class _Policy(_Strict):
 
 def test_nothing_but_its_own_pods_reaches_the_dask_workers() -> None:
     """The policy holds for all pods of the run; of the others each has named ports alone."""
-    job, content = yaml.safe_load_all(KUBERNETES.read_text())
+    job, _, content = yaml.safe_load_all(KUBERNETES.read_text())
     policy = _Policy.model_validate(content).spec
     ours = {"dask.org/cluster-name": job["metadata"]["name"]}
     assert policy.podSelector.matchLabels == ours
@@ -319,7 +332,29 @@ def test_nothing_but_its_own_pods_reaches_the_dask_workers() -> None:
         for rule in others
         for peer in rule.peers
     }
-    assert ports == {"dask-operator": [8786, 8787], "monitoring": [9877]}
+    assert ports == {"monitoring": [9877]}
+
+
+def test_dask_on_kubernetes_refuses_peers_without_a_certificate(tmp_path: Path) -> None:
+    """The ConfigMap has the settings that the script for certificates writes, for the Secret."""
+    job, settings, _ = yaml.safe_load_all(KUBERNETES.read_text())
+    volumes = {volume["name"]: volume for volume in job["spec"]["job"]["spec"]["volumes"]}
+    assert volumes["dask-settings"]["configMap"]["name"] == settings["metadata"]["name"]
+    folder = tmp_path / "it's"
+    subprocess.run([CERTIFICATES, folder], check=True)
+    comm = yaml.safe_load((folder / "dask.yaml").read_text())["distributed"]["comm"]
+    of_pods = yaml.safe_load(settings["data"]["tls.yaml"])
+    pair = {"cert": f"{folder}/tls.crt", "key": f"{folder}/tls.key"}
+    roles = dict.fromkeys(("scheduler", "worker", "client"), pair)
+    tls = {"ca-file": f"{folder}/ca.crt", **roles}
+    assert comm == {"default-scheme": "tls", "require-encryption": True, "tls": tls}
+    of_pods = json.loads(json.dumps(of_pods).replace("/etc/dask-tls", str(folder)))
+    assert of_pods == {"distributed": {"comm": comm}}
+    assert {path.name for path in folder.iterdir()} == {"ca.crt", "tls.crt", "tls.key", "dask.yaml"}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    again = subprocess.run([CERTIFICATES, folder], capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert again.stderr == f"{folder} has certificates already; remove it first\n"
 
 
 def test_the_danger_is_told_first() -> None:

@@ -60,27 +60,44 @@ def _claim(outputs: StoredOutputs, name: str) -> bytes:
         "started": time.time(),
     }
     own = json.dumps(about).encode()
+    # Asked first, since some stores overwrite although they were told to create.
+    if _is_left_by(about["folder_id"], name, outputs):
+        writing.put(name, own)
+        return own
     try:
-        if writing.create(name, own):
-            return own
+        while not writing.create(name, own):
+            if _is_left_by(about["folder_id"], name, outputs):
+                break
     except NotImplementedError:
         log.warning(
             "%s cannot tell whether an object is new: two runs that start at one moment may both "
             "write there",
             outputs.url,
         )
-    with contextlib.suppress(FileNotFoundError):
-        other = _read(writing.get(name))
-        if other.get("folder_id") != about["folder_id"]:
-            started = other.get("started")
-            since = f" since {format_moment(started)}" if isinstance(started, float) else ""
-            host, process = (clean(str(other.get(key, "?"))) for key in ("host", "process"))
-            raise OutputError(
-                f"{outputs.url!r} belongs to a run on {host} (process {process}{since}): wait for "
-                f"it, or resume it there if it was killed; if that cannot be, remove {name}"
-            )
-    writing.put(name, own)  # it is that of a killed run of this folder
+        writing.put(name, own)
     return own
+
+
+def _is_left_by(folder_id: object, name: str, outputs: StoredOutputs) -> bool:
+    """Whether a killed run of this folder has left the object; False where there is none.
+
+    Raises:
+        OutputError: It is that of another folder.
+    """
+    try:
+        other = _read(writing.get(name))
+    except FileNotFoundError:
+        return False
+    if other.get("folder_id") == folder_id:
+        return True
+    started = other.get("started")
+    since = f" since {format_moment(started)}" if isinstance(started, float) else ""
+    host, process, folder = (clean(str(other.get(k, "?"))) for k in ("host", "process", "folder"))
+    raise OutputError(
+        f"{outputs.url!r} belongs to a run on {host} (process {process}{since}, --state-folder "
+        f"{folder}): wait for it, or resume it there if it was killed; if that cannot be, "
+        f"remove {name}"
+    )
 
 
 def _read(content: bytes) -> dict[str, object]:

@@ -325,24 +325,11 @@ def test_program_adopts_what_a_dead_worker_leaves(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
-def test_sentinel_that_dies_is_replaced(tmp_path: Path) -> None:
-    """Killed together with the program later, nothing is left: no stopped worker, no daemon."""
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
-    ) as parent:
-        assert parent.stdout is not None
-        worker, sentinel = json.loads(parent.stdout.readline())
-        until(lambda: len(family(worker)) >= 4)
-        left = family(worker)
-        os.kill(sentinel, signal.SIGKILL)
-        assert json.loads(parent.stdout.readline()) != sentinel
-        os.kill(worker, signal.SIGSTOP)
-        parent.kill()
-    until(lambda: not any(family(pid) for pid in left))
-
-
-def test_stopped_worker_dies_with_the_program_and_the_sentinel(tmp_path: Path) -> None:
-    """The program may be killed between stopping a worker and killing it, without a sentinel."""
+@pytest.mark.parametrize("is_replacement_killed", [False, True])
+def test_stopped_worker_dies_with_the_program(
+    tmp_path: Path, *, is_replacement_killed: bool
+) -> None:
+    """A sentinel that dies is replaced; no daemon stays, even if the second one is killed, too."""
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
     ) as parent:
@@ -352,8 +339,10 @@ def test_stopped_worker_dies_with_the_program_and_the_sentinel(tmp_path: Path) -
         left = family(worker)
         os.kill(sentinel, signal.SIGKILL)
         replacement = json.loads(parent.stdout.readline())
+        assert replacement != sentinel
         os.kill(worker, signal.SIGSTOP)
-        os.kill(replacement, signal.SIGKILL)
+        if is_replacement_killed:
+            os.kill(replacement, signal.SIGKILL)
         parent.kill()
     until(lambda: not any(family(pid) for pid in left))
 

@@ -13,6 +13,7 @@ from tests import builders, facts
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.history import AttemptSpan, Outcome, RunPeriod, StallSpan, WorkerTotals
+from virnucpro_exporter.journal.files_table import read_files
 from virnucpro_exporter.journal.history import read_history
 from virnucpro_exporter.journal.writer import InputFile, Journal
 from virnucpro_exporter.scheduling.facts import Outcome as End
@@ -65,6 +66,8 @@ def test_everything_that_took_time_is_remembered(journal: Journal, outputs: Outp
     journal.note_workers(replace(builders.running(), workers=(worker,)), 70.0)
     journal.note_workers(replace(builders.running(), workers=(worker,)), 90.0)
     journal.finish("completed", 95.0)
+    _, files = read_files(outputs.folder)
+    assert {file.path: file.failures for file in files} == dict(zip(PATHS, (0, 1, 1), strict=True))
     found = read_history(outputs.folder, now=1000.0)
     assert found.runs == (RunPeriod("run 1", "completed", 50.0, 95.0),)
     assert set(found.attempts) == {

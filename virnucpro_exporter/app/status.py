@@ -50,7 +50,7 @@ def _shared(file: SharedFile, *, is_active: bool) -> str:
 def _work(gpu: GpuTotals) -> str:
     """Sequences where they are known, else residues."""
     if gpu.sequences is not None:
-        return f"{gpu.sequences:,} sequences"
+        return counted(gpu.sequences, "sequence")
     return "? sequences" if gpu.residues is None else f"{gpu.residues:,} residues"
 
 

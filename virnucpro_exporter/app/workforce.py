@@ -23,6 +23,7 @@ from virnucpro_exporter.gpu.identity import CUDA_VARIABLE
 from virnucpro_exporter.gpu.monitor import GPUMonitor
 from virnucpro_exporter.metrics.collectors import Published
 from virnucpro_exporter.snapshot import GpuSnapshot, Latest, Node
+from virnucpro_exporter.text import counted
 from virnucpro_exporter.workers.local_pool import LocalPool
 from virnucpro_exporter.workers.pool import WorkerPool
 
@@ -208,6 +209,7 @@ def _connection(wanted: Devices, cluster: Cluster, scheduled: Scheduled | None) 
     count = cluster.dask_local
     with devices(wanted, slots=count) as (found, _):
         if len(found) < count:
-            raise UsageError(f"--dask-local {count}: there are {len(found)} GPUs or slots to use")
+            there = counted(len(found), "GPU or slot", "GPUs or slots")
+            raise UsageError(f"--dask-local {count} needs more than there is: {there}")
         pins = [device.environment[CUDA_VARIABLE] for device in found[:count]]
     return lambda: dask_connect.local(pins)

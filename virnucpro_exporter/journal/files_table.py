@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,7 +21,8 @@ class FileRow(NamedTuple):
         real: Where it leads, absolute.
         state: `queued`, `processing`, `committing`, `completed`, `failed` or `gone`.
         size: In bytes.
-        attempts: Attempts that failed.
+        attempts: Attempts at it, however they ended.
+        failures: How many of them failed, took too long or lost their worker.
         gpu: The worker that has it, or had it last.
         started: When its last attempt began (Unix time, s).
         seconds: How long the attempt took that completed it.
@@ -35,6 +37,7 @@ class FileRow(NamedTuple):
     state: str
     size: int | None
     attempts: int
+    failures: int
     gpu: str | None
     started: float | None
     seconds: float | None
@@ -47,6 +50,10 @@ class FileRow(NamedTuple):
 _COLUMNS = (
     "path, real, state, size, attempts, gpu, started, duration, sequences, residues, error, outputs"
 )
+
+
+# "lost" is what versions before schema 3 wrote.
+_FAILED = "WHERE outcome IN ('failed', 'timed out', 'worker lost', 'lost')"
 
 
 def read_files(folder: str | os.PathLike[str]) -> tuple[RunStatus, list[FileRow]]:
@@ -64,10 +71,12 @@ def _read(database: sqlite3.Connection, is_active: bool) -> tuple[RunStatus, lis
 
 def _rows(database: sqlite3.Connection) -> Iterator[FileRow]:
     row: Any
+    failures = Counter(path for (path,) in rows(database, "attempts", "path", _FAILED))
     for row in rows(database, "files", _COLUMNS, "ORDER BY path"):
         path, real, state, size, attempts, *rest, outputs = row
         where = None if real is None else os.path.realpath(os.fsdecode(real))
         known = None if size is None or size < 0 else size
+        ended = attempts or 0, failures[path]
         names = tuple(json.loads(outputs or "[]"))
-        cells = (os.fsdecode(path), where, state, known, attempts or 0, *rest, names)
+        cells = (os.fsdecode(path), where, state, known, *ended, *rest, names)
         yield FileRow._make(cells)

@@ -112,7 +112,7 @@ def _about(block: Block) -> str:
     if first.outcome is not Outcome.COMPLETED:
         facts.append(fate(first.outcome).name)
     if first.sequences is not None:
-        facts.append(f"{first.sequences:,} sequences")
+        facts.append(counted(first.sequences, "sequence"))
     if first.error:
         facts.append(first.error)
     return ", ".join(facts)

@@ -6,7 +6,16 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana.frame import Shelf, assemble
 from grafana.limits import limit
-from grafana.panels import COUNT, Column, Label, chart, stat, table, timeline
+from grafana.panels import (
+    COUNT,
+    Column,
+    Label,
+    chart,
+    stat,
+    table,
+    timeline,
+    warning_stat,
+)
 from grafana.queries import INSTANCE, Query
 from grafana.style import BAD, GOOD, NEUTRAL, SUCCEEDS, UP, WARNING, thresholds
 
@@ -35,12 +44,11 @@ def _answers() -> Shelf:
                 Query("sum(up)"),
                 missing=_NO_EXPORTER,
             ),
-            stat(
+            warning_stat(
                 "Targets down",
                 "Exporters that Prometheus should scrape and cannot. A run that has ended "
                 "takes its exporter with it.",
                 Query("sum(1 - up)"),
-                colours=thresholds(GOOD, (1, WARNING)),
                 missing=_NO_EXPORTER,
             ),
             stat(

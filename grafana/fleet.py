@@ -17,7 +17,18 @@ from grafana.common import (
 )
 from grafana.frame import Shelf, assemble
 from grafana.limits import limit
-from grafana.panels import COUNT, RATE, Column, Label, Panel, chart, stat, table
+from grafana.panels import (
+    COUNT,
+    RATE,
+    Column,
+    Label,
+    Panel,
+    bad_count,
+    chart,
+    stat,
+    table,
+    warning_stat,
+)
 from grafana.queries import BY_RUN, GPU, RUN, RUNNING, WORKER, Query
 from grafana.style import (
     BAD,
@@ -60,12 +71,11 @@ def _answers() -> Shelf:
                 Query("sum(up)"),
                 missing=_NO_MACHINE,
             ),
-            stat(
+            warning_stat(
                 "Do not answer",
                 "Machines and runs that Prometheus should scrape and cannot. A run that has ended "
                 "takes its exporter with it: Firing alerts tells what should be there.",
                 Query("sum(1 - up)"),
-                colours=thresholds(GOOD, (1, WARNING)),
                 missing=_NO_MACHINE,
             ),
             stat(
@@ -173,25 +183,10 @@ def _machines() -> Panel:
                 decimals=0,
             ),
             Column("Hottest", f"max {by} (virnucpro_gpu_temperature_celsius)", "celsius", width=85),
-            Column(
-                "Held down",
-                f"sum {by} (max by (job, instance, gpu) ({HELD_DOWN}))",
-                colours=thresholds(CLEAR, (1, WARNING)),
-                width=90,
-            ),
+            bad_count("Held down", f"sum {by} (max by (job, instance, gpu) ({HELD_DOWN}))", 90),
             Column("Power", f"sum {by} (virnucpro_gpu_power_watts)", "watt", width=85),
-            Column(
-                "XID errors",
-                f"sum {by} (virnucpro_gpu_xid_errors_total)",
-                colours=thresholds(CLEAR, (1, WARNING)),
-                width=90,
-            ),
-            Column(
-                "Of others",
-                f"sum {by} (virnucpro_gpu_foreign_processes)",
-                colours=thresholds(CLEAR, (1, WARNING)),
-                width=85,
-            ),
+            bad_count("XID errors", f"sum {by} (virnucpro_gpu_xid_errors_total)", 90),
+            bad_count("Of others", f"sum {by} (virnucpro_gpu_foreign_processes)", 85),
             Column(
                 "GPUs read",
                 f"max {by} (time()"

@@ -24,9 +24,11 @@ from grafana.panels import (
     durations,
     matrix,
     named,
+    share,
     stat,
     table,
     timeline,
+    warning_stat,
 )
 from grafana.queries import BY_WORKER, GPU, WORKER, Query
 from grafana.style import (
@@ -94,12 +96,11 @@ def _answers() -> Shelf:
                 colours=none_wanted,
                 missing="no GPU is known",
             ),
-            stat(
+            warning_stat(
                 "Held down",
                 "GPUs whose clocks are held down by heat or the power brake. A power cap is normal "
                 "under load and does not count.",
                 Query(f"sum(max by (job, instance, gpu) ({HELD_DOWN}))"),
-                colours=thresholds(GOOD, (1, WARNING)),
                 missing="not known",
             ),
             stat(
@@ -220,7 +221,7 @@ def _queues() -> Shelf:
                 Query("virnucpro_queue_depth_residues", WORKER),
                 missing=_NO_WORKER,
             ),
-            chart(
+            share(
                 "Where in its file",
                 "The range of its file that is in process, and how far it is done. A whole file "
                 "goes from 0 to 1; a part of one begins where another GPU stops.",
@@ -229,8 +230,6 @@ def _queues() -> Shelf:
                 ),
                 Query('virnucpro_worker_range_ratio{edge="end"}', "end of {{gpu}}", is_many=True),
                 Query("virnucpro_worker_range_done_ratio", "done of {{gpu}}", is_many=True),
-                unit="percentunit",
-                limits=(0, 1),
                 missing="no file is in process",
             ),
         ],
@@ -241,22 +240,18 @@ def _load() -> Shelf:
     return Shelf(
         8,
         [
-            chart(
+            share(
                 "Utilisation",
                 "Share of time in which a kernel ran. A GPU that hangs may show 100 %: look "
                 "at the time since progress, too.",
                 Query("virnucpro_gpu_utilization_ratio", GPU),
-                unit="percentunit",
-                limits=(0, 1),
                 missing=_NO_GPU,
             ),
-            chart(
+            share(
                 "Memory in use",
                 "Of the memory installed. A loaded model fills memory, and that is normal.",
                 Query("virnucpro_gpu_memory_used_bytes / virnucpro_gpu_memory_size_bytes", GPU),
-                unit="percentunit",
                 colours=thresholds(NEUTRAL, (0.98, WARNING)),
-                limits=(0, 1),
                 missing=_NO_GPU,
             ),
             dashed(
@@ -382,16 +377,14 @@ def _clocks() -> Shelf:
                 colours=thresholds(NEUTRAL, (90, WARNING), (100, BAD)),
                 missing="not known",
             ),
-            chart(
+            share(
                 "Memory traffic",
                 "Share of the time in which memory was read or written. Near 100 % the memory, not "
                 "the compute units, is the limit.",
                 Query("virnucpro_gpu_memory_copy_ratio", GPU),
-                unit="percentunit",
-                limits=(0, 1),
                 missing="not known",
             ),
-            chart(
+            share(
                 "Clocks over the highest",
                 "Of the streaming multiprocessors (SM) and the memory.",
                 Query(
@@ -401,8 +394,6 @@ def _clocks() -> Shelf:
                     "virnucpro_gpu_memory_clock_hertz / virnucpro_gpu_memory_clock_max_hertz",
                     f"{GPU}, memory",
                 ),
-                unit="percentunit",
-                limits=(0, 1),
                 missing="not known",
             ),
             chart(
@@ -518,7 +509,7 @@ def _stealing() -> Shelf:
                 limits=(None, None),
             ),
             dashed(
-                chart(
+                share(
                     "Steal success",
                     "Share of the requests with an empty queue that got a file. Dashed are the "
                     "shares of all requests that got none: empty, as nothing waited, which is how "
@@ -536,8 +527,6 @@ def _stealing() -> Shelf:
                         " (sum(rate(virnucpro_steal_attempts_total[$__rate_interval])) > 0)",
                         "all GPUs, {{reason}}",
                     ),
-                    unit="percentunit",
-                    limits=(0, 1),
                     missing="nobody asked for work",
                 ),
                 "/^all GPUs/",

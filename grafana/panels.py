@@ -39,7 +39,17 @@ from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from grafana.queries import GPU, Query
-from grafana.style import GPU_COLOURS, NEUTRAL, States, fixed, mapping, thresholds
+from grafana.style import (
+    CLEAR,
+    GOOD,
+    GPU_COLOURS,
+    NEUTRAL,
+    WARNING,
+    States,
+    fixed,
+    mapping,
+    thresholds,
+)
 
 DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 PLAIN = thresholds(NEUTRAL)
@@ -124,6 +134,17 @@ def stat(
     return _described(panel, title, text, unit, colours, missing)
 
 
+def warning_stat(title: str, text: str, query: Query, missing: str) -> stats.Panel:
+    """A number that should be 0, and is in the colour of a warning otherwise."""
+    colours = thresholds(GOOD, (1, WARNING))
+    return stat(title, text, query, colours=colours, missing=missing)
+
+
+def bad_count(title: str, expr: str, width: int) -> Column:
+    """A column of numbers that should be 0; others are in the colour of a warning."""
+    return Column(title, expr, colours=thresholds(CLEAR, (1, WARNING)), width=width)
+
+
 def chart(
     title: str,
     text: str,
@@ -164,6 +185,15 @@ def chart(
         for pattern, colour in _gpu_colours():
             panel.override_by_regexp(pattern, [fixed(colour)])
     return _described(panel, title, text, unit, colours, missing)
+
+
+def share(
+    title: str, text: str, *queries: Query, colours: ThresholdsConfig = PLAIN, missing: str
+) -> charts.Panel:
+    """A chart of a share of something, 0 to 100 %."""
+    return chart(
+        title, text, *queries, unit="percentunit", colours=colours, missing=missing, limits=(0, 1)
+    )
 
 
 def dashed(panel: charts.Panel, pattern: str) -> charts.Panel:

@@ -22,12 +22,15 @@ from grafana.panels import (
     Column,
     Label,
     Panel,
+    bad_count,
     chart,
     dashed,
     named,
+    share,
     stacked,
     stat,
     table,
+    warning_stat,
 )
 from grafana.queries import BY_RUN, BY_WORKER, RUNNING, WORKER, Query
 from grafana.style import (
@@ -137,12 +140,11 @@ def _answers() -> Shelf:
                 colours=_NONE_WANTED,
                 missing="no GPU is known",
             ),
-            stat(
+            warning_stat(
                 "Failed files",
                 "Files that were given up after all attempts. The run reports them with their "
                 "errors at its end, and `virnucpro-exporter status` at any time.",
                 Query('sum(virnucpro_run_files{state="failed"})'),
-                colours=thresholds(GOOD, (1, WARNING)),
                 missing=_NO_RUN,
             ),
         ],
@@ -203,23 +205,10 @@ def _problems() -> Shelf:
         Column("Waiting", f"{by} (virnucpro_queue_depth_files)", width=70),
         Column("Done", f"{by} (virnucpro_files_completed_total {there})", width=65),
         Column("Parts", f"{by} (virnucpro_parts_completed_total {there})", width=60),
-        Column(
-            "Failed attempts",
-            f"{by} (virnucpro_file_failures_total {there})",
-            colours=thresholds(CLEAR, (1, WARNING)),
-            width=115,
-        ),
-        Column(
-            "Restarts",
-            f"{by} (virnucpro_worker_restarts_total {there})",
-            colours=thresholds(CLEAR, (1, WARNING)),
-            width=75,
-        ),
-        Column(
-            "Short of memory",
-            f"{by} (virnucpro_worker_memory_shortages_total {there})",
-            colours=thresholds(CLEAR, (1, WARNING)),
-            width=120,
+        bad_count("Failed attempts", f"{by} (virnucpro_file_failures_total {there})", 115),
+        bad_count("Restarts", f"{by} (virnucpro_worker_restarts_total {there})", 75),
+        bad_count(
+            "Short of memory", f"{by} (virnucpro_worker_memory_shortages_total {there})", 120
         ),
     ]
     return Shelf(
@@ -402,23 +391,19 @@ def _shares() -> Shelf:
     return Shelf(
         8,
         [
-            chart(
+            share(
                 "Share of time busy",
                 "1 is a file in progress all the time. It says nothing about how hard the "
                 "GPU works: see its utilisation.",
                 Query("rate(virnucpro_worker_busy_seconds_total[$__rate_interval])", WORKER),
-                unit="percentunit",
-                limits=(0, 1),
                 missing=_NO_RUN,
             ),
-            chart(
+            share(
                 "Share of time starved",
                 "Idle while files waited in another queue. Above a quarter for minutes, work "
                 "stealing does not keep up.",
                 Query("rate(virnucpro_worker_starved_seconds_total[$__rate_interval])", WORKER),
-                unit="percentunit",
                 colours=thresholds(NEUTRAL, (limit("LoadImbalance"), WARNING)),
-                limits=(0, 1),
                 missing=_NO_RUN,
             ),
             dashed(

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # Work begins when all files are known, or after so many seconds with those that are known by then:
 # the largest file should be among the first, so a moment is worth waiting.
-PATIENCE = 1.0
+PATIENCE = 0.75
 
 # After that, what became known is handed over this often, in seconds.
 _EVERY = 0.1

@@ -45,6 +45,12 @@ def holds(folder: Path, number: int) -> bool:
     return folder.exists() and len(results(folder)) >= number
 
 
+def workers_of(folder: Path) -> list[psutil.Process]:
+    found = psutil.process_iter(["cmdline"])  # those that have just ended have none
+    lines = ((process, " ".join(process.info["cmdline"] or ())) for process in found)
+    return [process for process, line in lines if "boot.py" in line and str(folder) in line]
+
+
 def test_killed_run_is_resumed_to_the_same_results(tmp_path: Path) -> None:
     """However often the parent is killed, each file ends up whole and done, exactly once."""
     inputs, output = tmp_path / "in", tmp_path / "out"
@@ -78,6 +84,27 @@ def test_killed_run_is_resumed_to_the_same_results(tmp_path: Path) -> None:
     assert f"0 files done, 0 failed, {FILES} skipped" in again.stdout
 
 
+def stop_a_worker_and_kill(words: list[str | Path], output: Path, before: int) -> None:
+    """Run, stop a worker after some of the files, and kill the run after more of them.
+
+    A busy machine may see neither before all files are done.
+    """
+    with start(*words, output=output) as process:
+
+        def have(share: int) -> bool:
+            return holds(output, before + SHORT // share) or process.poll() is not None
+
+        until(lambda: workers_of(output) or process.poll() is not None)
+        until(lambda: have(20))
+        for worker in workers_of(output)[:1]:
+            with suppress(psutil.NoSuchProcess):
+                worker.suspend()
+        until(lambda: have(10))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        until(lambda: not processes_of(output))
+
+
 def test_very_short_files_that_workers_move_are_done_once(tmp_path: Path) -> None:
     """A worker is stopped, and the run killed, while outputs are moved: no result is replaced."""
     inputs, output = tmp_path / "in", tmp_path / "out"
@@ -89,16 +116,7 @@ def test_very_short_files_that_workers_move_are_done_once(tmp_path: Path) -> Non
     for _ in range(KILLS):
         if len(before) > SHORT // 2:  # a busy machine may be late with a kill
             break
-        with start(*words, output=output) as process:
-            until(partial(holds, output, len(before) + 1))
-            workers = [p for p in processes_of(output) if "boot.py" in " ".join(p.cmdline())]
-            with suppress(psutil.NoSuchProcess):  # a fast run may have ended by now
-                for worker in workers[:1]:
-                    worker.suspend()
-            until(partial(holds, output, len(before) + SHORT // 10))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            until(lambda: not processes_of(output))
+        stop_a_worker_and_kill(words, output, len(before))
         now = results(output)
         assert before.items() <= now.items()
         before = now

@@ -6,11 +6,13 @@ The clock starts when all worker processes are ready.
 1. Files of 100 ms on four workers: makespan on Dask over that of the local pool, in turns.
 2. 64 virtual GPUs on 8 nodes, 100 files a second: processor time of the process of the run, with
    its journal, the table, the log and a scrape a second.
-3. The files of `benchmarks.processes` (50 of lognormal(1.5) durations, declared costs up to 30 %
-   off) on four nodes, beside `Client.map` on the same Dask workers: all alike; two of a GPU model
-   that is known to be half as fast; and one that turns out to run at 0.3x. The bound is that of the
-   balance benchmark. Nobody can be sooner, so map/ours cannot be more than map/bound.
-4. The same, all alike, and one of the nodes is killed in the middle.
+3. Processor time of the run while no file ends, and how many short files a second go through Dask
+   workers.
+4. The files of `benchmarks.processes` (50 of lognormal(1.5) durations, declared costs up to 30 %
+   off) on four nodes, beside `Client.map`, largest first, on the same Dask workers: all alike; two
+   of a GPU model that is known to be half as fast; and one that turns out to run at 0.3x. The bound
+   is that of the balance benchmark: no run can be sooner.
+5. The same, all alike, and one of the nodes is killed in the middle.
 
 Run: python -m benchmarks.cluster [--instances 8] [--rounds 5]
 """
@@ -315,10 +317,10 @@ def measure_overhead(rounds: int) -> None:
     ratio = statistics.median(ratios)
     print(f"{SHORT_FILES} files of {SHORT_SECONDS:g} s on 4 workers, median of {rounds}")
     print(
-        f"Dask / local pool: {ratio:.4f} ({min(ratios):.4f} to {max(ratios):.4f}), goal 1.02",
+        f"Dask / local pool: {ratio:.4f} ({min(ratios):.4f} to {max(ratios):.4f}), goal 1.01",
         end="",
     )
-    print(verdict(is_met=ratio <= 1.02), flush=True)
+    print(verdict(is_met=ratio <= 1.01), flush=True)
 
 
 def measure_load() -> None:
@@ -418,10 +420,10 @@ def measure_balance(instances: int) -> None:
     print(f"\n{FILES} files of {MEAN_SECONDS:g} s on average, 4 nodes, beside Client.map")
     print(f"{'':<14} {'ours/bound':>11} {'map/bound':>11} {'map/ours':>10} {'least':>7}  goal")
     with cluster(4, 1) as on:
-        for name, target, speeds, weights in (
-            ("all alike", SLEEPER, alike, alike),
-            ("two at 0.5x", "benchmarks.cluster:OnMixed", OnMixed.speeds, OnMixed.speeds),
-            ("one at 0.3x", "benchmarks.cluster:OnSlow", OnSlow.speeds, alike),
+        for name, target, speeds, weights, goal in (
+            ("all alike", SLEEPER, alike, alike, 0.99),
+            ("two at 0.5x", "benchmarks.cluster:OnMixed", OnMixed.speeds, OnMixed.speeds, 0.99),
+            ("one at 0.3x", "benchmarks.cluster:OnSlow", OnSlow.speeds, alike, 1.2),
         ):
             rows = []
             for seed in range(instances):
@@ -432,8 +434,9 @@ def measure_balance(instances: int) -> None:
                 rows.append((mine / bound, theirs / bound, theirs / mine))
             mine, theirs, ratio = (statistics.median(column) for column in zip(*rows, strict=True))
             least = min(row[2] for row in rows)
-            line = f"{name:<14} {mine:>11.2f} {theirs:>11.2f} {ratio:>10.2f} {least:>7.2f}  1.3"
-            print(line + verdict(is_met=ratio >= 1.3), flush=True)
+            line = f"{name:<14} {mine:>11.3f} {theirs:>11.3f} {ratio:>10.3f} {least:>7.3f}  {goal}"
+            is_met = least >= 0.99 and ratio >= goal
+            print(line + verdict(is_met=is_met), flush=True)
 
 
 def measure_kill() -> None:

@@ -197,6 +197,11 @@ class WorkStealingCoordinator:
         """The time on the clock of the facts, in seconds."""
         return self._clock()
 
+    def count_workers(self) -> int:
+        """How many workers the run has had, those that have left included; no snapshot is made."""
+        with self._lock:
+            return len(self._scheduler.state.fleet)
+
     def excuse(self, seconds: float) -> None:
         """So long was the program paused: that time counts for no deadline and no speed."""
         with self._lock:

@@ -352,7 +352,7 @@ class Runner:
         """End the run where failures are enough."""
         if self.halted or not self._halting.has_failures:
             return
-        workers = len(self._coordinator.latest().workers) - len(self.given_up)
+        workers = self._coordinator.count_workers() - len(self.given_up)
         reason = self._halting.verdict(self._files + self._awaited, workers)
         if reason:
             self.halted = reason

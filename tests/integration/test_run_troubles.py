@@ -48,7 +48,7 @@ def test_pause_of_everything_blames_no_worker(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert "was paused for" in errors
     assert "new worker" not in errors
-    assert "tried again" not in errors
+    assert "will be retried" not in errors
 
 
 def test_signal_to_the_whole_job_drains_the_run(tmp_path: Path) -> None:

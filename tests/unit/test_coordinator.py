@@ -82,8 +82,8 @@ def test_a_stall_is_told_once_when_it_starts_and_once_when_it_ends(
     assert run.detect_stalled_workers() == []
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
-    assert told[0].startswith("GPU 0 has stalled: no progress for 301 s")
-    assert told[1].startswith("GPU 0 is no longer stalled")
+    assert told[0].startswith("GPU 0 stalled: no progress for 301 s")
+    assert told[1].startswith("GPU 0 recovered from a stall")
 
 
 def test_an_idle_worker_without_work_is_never_stalled() -> None:

@@ -99,9 +99,9 @@ def test_a_file_that_moves_has_not_failed(tmp_path: Path, caplog: pytest.LogCapt
     assert not any(attempt.is_failure for attempt in moved)
     assert coordinator.snapshot().retries == 0
     assert summarize(read_history(outputs.folder, now=1e6), None).retries == 0
-    told = [r for r in caplog.records if "moves from GPU 0 to GPU" in r.getMessage()]
+    told = [r for r in caplog.records if "moved from GPU 0 to GPU" in r.getMessage()]
     assert {record.levelno for record in told} == {logging.INFO}
-    assert not [r for r in caplog.records if "tried again" in r.getMessage()]
+    assert not [r for r in caplog.records if "will be retried" in r.getMessage()]
     explained = explain_text(str(outputs.folder), [moved[0].path])
     assert "its attempt on GPU 0 was taken back: it would end sooner" in explained
     assert "a new plan gave it to GPU" in explained
@@ -260,5 +260,5 @@ def test_a_lack_of_memory_is_counted_and_logged() -> None:
     line = log_line(found[-1])
     assert line.level == logging.WARNING
     assert line.text % line.values == (
-        "GPU 1 has not enough memory for its batches (3 times so far): it makes smaller ones"
+        "GPU 1 ran out of memory (3 times so far) and reduces its batch size"
     )

@@ -161,7 +161,7 @@ def test_a_file_that_was_begun_is_in_process_for_the_next_run(
             False,
             "GPU 0 gives 49% of its part of 'in/a.fa' to GPU 1 (49 residues)",
         ),
-        (FIRST, True, "GPU 0 ends its part of 'in/a.fa' and leaves 49% of it to the next run"),
+        (FIRST, True, "GPU 0 ends its part of 'in/a.fa'; 49% of it is left for the next run"),
     ],
 )
 def test_the_log_says_who_gives_what_to_whom(part: FilePart, line: str, *, is_left: bool) -> None:
@@ -169,7 +169,7 @@ def test_the_log_says_who_gives_what_to_whom(part: FilePart, line: str, *, is_le
     _, text, values = log_line(facts.split("0", 1, part, REST, "1", is_left=is_left))
     assert text % values == line
     _, text, values = log_line(facts.completed("0", 5, A, 2.0, parts=2))
-    assert text % values == "GPU 0 has joined 2 parts of 'in/a.fa' in 2.0 s"
+    assert text % values == "GPU 0 joined 2 parts of 'in/a.fa' in 2.0 s"
 
 
 def test_what_was_given_is_told_as_it_was_then(journal: Journal, outputs: Outputs) -> None:

@@ -21,15 +21,15 @@ _SECTIONS = {
     commands=Commands(__name__, [name for names in _SECTIONS.values() for name in names]),
     sections=_SECTIONS,
     examples=[
-        ("all files of a folder, on all GPUs", "run READS/ --output RESULTS"),
-        ("its progress, also after its end", "status RESULTS"),
-        ("what it would look like, without a GPU or a file", "simulate"),
+        ("process all files of a folder on all GPUs", "run READS/ --output RESULTS"),
+        ("progress, or the result", "status RESULTS"),
+        ("a simulated run, without GPUs or files", "simulate"),
     ],
 )
 @click.version_option(__version__, "-V", "--version", prog_name=PROGRAM)
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Run sequence files across GPUs with work stealing, and show what every GPU really does."""
+    """Process sequence files on several GPUs with work stealing, and monitor the GPUs."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
         context.exit(2)

@@ -1,4 +1,4 @@
-"""`assets`: what comes with the program for others to read."""
+"""`assets`: dashboards, rules and Compose files as files."""
 
 from __future__ import annotations
 
@@ -23,20 +23,16 @@ from virnucpro_exporter.text import counted
     ],
 )
 @click.argument("folder", metavar="DIR", type=paths)
-@click.option("--force", is_flag=True, help="Replace files that are there and differ.")
-@click.option(
-    "--runbook-base", metavar="URL", help="Where you keep the runbook: alerts link to its sections."
-)
-@click.option(
-    "--grafana-url", metavar="URL", help="Your Grafana: alerts link to the dashboard of their GPU."
-)
+@click.option("--force", is_flag=True, help="Overwrite existing files that differ.")
+@click.option("--runbook-base", metavar="URL", help="URL of your runbook, for the links in alerts.")
+@click.option("--grafana-url", metavar="URL", help="URL of your Grafana, for the links in alerts.")
 def assets(
     folder: str,
     force: bool,  # noqa: FBT001 - click passes options by name
     runbook_base: str | None,
     grafana_url: str | None,
 ) -> int:
-    """Write dashboards, alert rules and the files for Docker Compose into a folder.
+    """Write the dashboards, alert rules and Docker Compose files to a folder.
 
     With Docker, `COMPOSE_PROFILES=demo docker compose up` in that folder starts them all, with a
     simulated run. docs/deploy.md and docs/alerting.md, which are written too, explain the rest.

@@ -1,4 +1,4 @@
-"""`completion`: command lines that the shell completes."""
+"""`completion`: shell completion of command lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VARIABLE = "_VIRNUCPRO_EXPORTER_COMPLETE"
 
 
 def complete(cli: click.Command, instruction: str) -> int:
-    """Answer the script of a shell.
+    """Answer a request of the completion script.
 
     Args:
         cli: The whole command line.
@@ -26,19 +26,19 @@ def complete(cli: click.Command, instruction: str) -> int:
 @click.command(
     cls=Command,
     examples=[
-        ("for the shell that you use, from its next start on", "completion --install"),
+        ("install for your shell; takes effect in new shells", "completion --install"),
         ("a script for all users", "completion bash > /etc/bash_completion.d/virnucpro-exporter"),
     ],
 )
 @click.argument("shell", required=False, type=Choice(app.SHELLS), metavar="[bash|zsh|fish]")
-@click.option("--install", is_flag=True, help="Have the shell read the script when it starts.")
+@click.option("--install", is_flag=True, help="Install the script in the shell's start-up files.")
 @click.pass_context
 def completion(
     context: click.Context,
     shell: str | None,
     install: bool,  # noqa: FBT001 - click passes options by name
 ) -> int:
-    """Print a script with which a shell completes commands, options and paths, or install it."""
+    """Print or install the script that completes commands, options and paths in a shell."""
     shell = shell or app.users_shell()
     kind = get_completion_class(shell)
     if kind is None:  # click has all of them
@@ -49,5 +49,5 @@ def completion(
         return 0
     path, reader = app.install(shell, script)
     by = "" if reader is None else f", and a line in {str(reader)!r} that reads it"
-    click.echo(f"{str(path)!r} is written{by}; it counts from the next start of {shell} on")
+    click.echo(f"{str(path)!r} is written{by}; it takes effect in new shells")
     return 0

@@ -1,4 +1,4 @@
-"""`config`: what is in force, and whether a file can be used."""
+"""`config`: the options in effect, and checks of option files."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from virnucpro_exporter.config import as_json, as_yaml, check_file, in_force
 from virnucpro_exporter.text import counted
 
 EXAMPLES = [
-    ("what a run would use, and where it is written", "config show --config run.yaml --gpus 0,1"),
-    ("a file with all options, to start from", "config show > run.yaml"),
-    ("all that is wrong with a file", "config check run.yaml"),
+    ("options in effect, and their sources", "config show --config run.yaml --gpus 0,1"),
+    ("write a file with all options", "config show > run.yaml"),
+    ("list all errors in a file", "config check run.yaml"),
 ]
 
 
 @click.group(cls=Group, sections={"Commands": ("show", "check")}, examples=EXAMPLES)
 def config() -> None:
-    """Show the options of a run and where each comes from, or check a file of options."""
+    """Show the options in effect and their sources, or check an option file."""
 
 
 @click.command(cls=RunCommand, examples=EXAMPLES[:2])
 @run_options
-@click.option("--json", "is_json", is_flag=True, help="One JSON object.")
-@click.option("--changed", is_flag=True, help="Only what is no default.")
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON object.")
+@click.option("--changed", is_flag=True, help="Only options that differ from their default.")
 @click.pass_context
 def show(
     context: click.Context,
@@ -38,7 +38,7 @@ def show(
     changed: bool,  # noqa: FBT001 - likewise
     **options: Any,
 ) -> int:
-    """Show what a run with the same options would use, and from where.
+    """Show the options in effect for a run with these options, and their sources.
 
     An option comes from a default, a file, an environment variable or the command line. What is
     printed can be used as a file of options.
@@ -53,7 +53,7 @@ def show(
 @click.command(cls=Command, examples=EXAMPLES[2:])
 @click.argument("file", type=path, metavar="FILE.yaml")
 def check(file: str) -> int:
-    """Check a file of options: one line for each fault, and exit status 2 if there is one.
+    """Check an option file: print one line per error, and exit with status 2 on any.
 
     No run is started, and the folders in the file are not checked.
     """

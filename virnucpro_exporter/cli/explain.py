@@ -14,7 +14,7 @@ from virnucpro_exporter.config import OUTPUT_VARIABLE
 
 
 class ExplainCommand(Command):
-    """Needs no folder where the environment has it."""
+    """Takes the folder from the environment if no argument names it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the folder in front, if the first word is none: every word is a file then."""
@@ -27,12 +27,12 @@ class ExplainCommand(Command):
 
 @click.command(
     cls=ExplainCommand,
-    examples=[("all that happened to a file", "explain RESULTS reads_07.fa")],
+    examples=[("the history of a file", "explain RESULTS reads_07.fa")],
 )
 @click.argument("folder", type=paths, metavar="DIR", envvar=OUTPUT_VARIABLE)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def explain(folder: str, files: tuple[str, ...]) -> int:
-    """Explain why files wait, moved or failed, from the journal of an output folder.
+    """Explain from the journal why files wait, were moved or failed.
 
     FILE is an input as the run was given it, or its name without the folder.
     """

@@ -1,4 +1,4 @@
-"""`gpus`: what every GPU of this machine does."""
+"""`gpus`: the state of the GPUs of this machine."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from virnucpro_exporter.cli.options import seconds, simulated_gpus
 @click.command(
     cls=Command,
     examples=[
-        ("what they do now", "gpus"),
-        ("again and again, the one in trouble first", "gpus --watch --interval 5"),
-        ("for programs, one JSON object a line", "gpus --json"),
+        ("current state of all GPUs", "gpus"),
+        ("refresh every 5 s, GPUs with problems first", "gpus --watch --interval 5"),
+        ("for programs, one JSON object per line", "gpus --json"),
     ],
 )
-@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per GPU and line.")
+@click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per GPU and line.")
 @click.option(
     "--interval",
     type=seconds(1.0),
     metavar="SECONDS",
     default=2.0,
     show_default=True,
-    help="Time between two looks.",
+    help="Refresh interval.",
 )
 @simulated_gpus
 def gpus(
@@ -35,7 +35,7 @@ def gpus(
     interval: float,
     simulated: int | None,
 ) -> int:
-    """Show the state of every GPU, and why a value is missing. Exit status 3 without GPUs."""
+    """Show the state of every GPU, and why values are missing. Exit status 3 without GPUs."""
     # What is wrong with a GPU stands in the table; the log is for defects of this program.
     streams.start_logging("error", "%(message)s")
     show_gpus(click.echo, watch=watch, as_json=as_json, interval=interval, simulated=simulated)

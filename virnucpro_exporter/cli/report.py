@@ -17,18 +17,26 @@ from virnucpro_exporter.errors import UsageError
 @click.command(
     cls=Command,
     examples=[
-        ("the work of each GPU, and what held the run back", "report RESULTS"),
-        ("a page with pictures", "report RESULTS --html report.html"),
-        ("a table of all files, which MultiQC reads", "report RESULTS --tsv > virnucpro_mqc.tsv"),
-        ("the files that failed, one a line", "report RESULTS --failed-list failed.txt"),
+        ("the work of each GPU, and what slowed the run", "report RESULTS"),
+        ("an HTML report with charts", "report RESULTS --html report.html"),
+        ("a table of all files for MultiQC", "report RESULTS --tsv > virnucpro_mqc.tsv"),
+        ("the paths of failed files", "report RESULTS --failed-list failed.txt"),
     ],
 )
 @click.argument("source", type=output, metavar="LOG_OR_OUTPUT_DIR", envvar=OUTPUT_VARIABLE)
-@click.option("--html", type=path, metavar="FILE", help="Also write a page with pictures.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, with all GPUs and files.")
-@click.option("--tsv", "as_tsv", is_flag=True, help="A row for each file, for MultiQC too.")
+@click.option("--html", type=path, metavar="FILE", help="Also write an HTML report with charts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with all files.")
 @click.option(
-    "--failed-list", type=path, metavar="FILE", help="Also write the paths of failed files."
+    "--tsv",
+    "as_tsv",
+    is_flag=True,
+    help="Print a TSV table of files, for MultiQC.",
+)
+@click.option(
+    "--failed-list",
+    type=path,
+    metavar="FILE",
+    help="Also write the paths of failed files.",
 )
 def report(
     source: str,

@@ -42,8 +42,7 @@ def run_options(function: F) -> F:
             type=path,
             metavar="FILE.yaml",
             envvar=CONFIG_VARIABLE,
-            help="A file of options. Variables VIRNUCPRO_EXPORTER_... win over it, and flags over"
-            " both.",
+            help="Option file. Variables VIRNUCPRO_EXPORTER_... override it; flags override both.",
         ),
         with_table(declared(RunConfig)),
         click.argument("inputs", nargs=-1, metavar="INPUT... [-- PROGRAM ...]", type=INPUTS),
@@ -70,19 +69,19 @@ def settings_of(context: click.Context, options: Mapping[str, Any]) -> dict[str,
 @click.command(
     cls=RunCommand,
     examples=[
-        ("translate all files of a folder, on all GPUs", "run READS/ -o TRANSLATED"),
-        ("a program of yours on each file", "run READS/ -o OUT -- prog {input} {output}"),
+        ("translate all files of a folder on all GPUs", "run READS/ -o TRANSLATED"),
+        ("run a program on each file", "run READS/ -o OUT -- prog {input} {output}"),
         (
-            "viruses, from FASTA to tables",
+            "find viruses: from FASTA to tables",
             "run CONTIGS/ -o FOUND --processor virnucpro --classifier 500_model.pth",
         ),
-        ("two CPU slots, to try it", "run READS/ -o OUT --gpus cpu:2"),
-        ("options of a file, and other GPUs", "run --config run.yaml --gpus 0,1"),
+        ("use two CPU slots, without a GPU", "run READS/ -o OUT --gpus cpu:2"),
+        ("options from a file, with other GPUs", "run --config run.yaml --gpus 0,1"),
     ],
 )
 @run_options
-@click.option("-q", "--quiet", is_flag=True, help="No table, and warnings and the summary alone.")
-@click.option("--dry-run", is_flag=True, help="Print which GPU would get which files, and stop.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only warnings and the summary.")
+@click.option("--dry-run", is_flag=True, help="Print which GPU would get which files.")
 @click.pass_context
 def run(
     context: click.Context,

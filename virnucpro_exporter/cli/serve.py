@@ -17,7 +17,7 @@ from virnucpro_exporter.config import Serve, declared, serve_config
     cls=TableCommand,
     examples=[
         ("all GPUs and runs of this machine, on port 9877", "serve"),
-        ("to this machine alone", "serve --web-listen-address localhost:9877"),
+        ("for clients on this machine only", "serve --web-listen-address localhost:9877"),
     ],
 )
 @with_table(declared(Serve))

@@ -20,8 +20,8 @@ _SCENARIOS = "\n".join(f"  {name:<10} {scenario.about}" for name, scenario in ap
     cls=TableCommand,
     epilog=f"\b\nScenarios:\n{_SCENARIOS}",
     examples=[
-        ("a GPU that stalls", "simulate --scenario stall"),
-        ("for dashboards, until Ctrl-C", "simulate --forever --no-dashboard"),
+        ("simulate a stalled GPU", "simulate --scenario stall"),
+        ("feed dashboards until Ctrl-C", "simulate --forever --no-dashboard"),
     ],
 )
 @with_table(declared(SimulateConfig), {"scenario": tuple(app.SCENARIOS)})

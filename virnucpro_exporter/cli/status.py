@@ -18,7 +18,7 @@ from virnucpro_exporter.config import OUTPUT_VARIABLE
     ],
 )
 @click.argument("folder", type=paths, metavar="DIR", envvar=OUTPUT_VARIABLE)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(folder: str, as_json: bool) -> int:  # noqa: FBT001 - click passes options by name
     """Show the progress of the run in an output folder, from its journal.
 

@@ -18,7 +18,7 @@ from virnucpro_exporter.cli.options import path, seconds, text
         ("a run, or the service of a machine", "watch gpu7"),
         ("several machines on one screen", "watch gpu7 gpu8 gpu9"),
         (
-            "with TLS and a password, which is asked for",
+            "with TLS, and a prompt for the password",
             "watch https://gpu7:9877 --cacert ca.crt --user prometheus",
         ),
     ],
@@ -30,17 +30,21 @@ from virnucpro_exporter.cli.options import path, seconds, text
     metavar="SECONDS",
     default=2.0,
     show_default=True,
-    help="Time between two looks.",
+    help="Refresh interval.",
 )
-@click.option("--cacert", type=path, metavar="FILE", help="Authorities to trust, PEM.")
-@click.option("-k", "--insecure", is_flag=True, help="Trust any server.")
-@click.option("--cert", type=path, metavar="FILE", help="Certificate of this client, PEM.")
-@click.option("--key", type=path, metavar="FILE", help="Its key, if not in the same file.")
+@click.option("--cacert", type=path, metavar="FILE", help="CA certificates to trust, PEM.")
+@click.option("-k", "--insecure", is_flag=True, help="Do not verify the server's certificate.")
+@click.option("--cert", type=path, metavar="FILE", help="Client certificate, PEM.")
+@click.option("--key", type=path, metavar="FILE", help="Key of the certificate, PEM.")
 @click.option(
-    "-u", "--user", type=text, metavar="USER[:PASSWORD]", help="Asks for a password left out."
+    "-u",
+    "--user",
+    type=text,
+    metavar="USER[:PASSWORD]",
+    help="Prompts for a missing password.",
 )
 def watch(urls: tuple[str, ...], interval: float, user: str | None, **options: Any) -> int:
-    """Show runs and GPUs elsewhere, from metrics endpoints.
+    """Show the runs and GPUs of other machines, from their metrics endpoints.
 
     An address is that of a run, or of `serve`, which exports all runs and GPUs of its machine; the
     default port is 9877. When all watched runs have ended, the last screen stays, and the exit

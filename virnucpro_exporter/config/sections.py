@@ -47,7 +47,7 @@ def _log(value: str) -> str:
 LogPath = Annotated[LocalPath, AfterValidator(_log)]
 Balancer = Annotated[
     Literal["stealing", "static"],
-    Option("How files are shared out; static: no stealing and no second attempts."),
+    Option("How files are assigned to workers; static: no stealing and no second attempts."),
 ]
 _SIZES = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE = re.compile(r"[1-9][0-9]{0,14}[KMGT]?")
@@ -62,8 +62,8 @@ def _split(value: str) -> str:
 Split = Annotated[
     Annotated[Text, AfterValidator(_split)] | None,
     Option(
-        "Whether workers share a file; auto: where the processor and the file allow it; SIZE, such"
-        " as 200M: likewise, and no part is larger (bytes of the file; K, M, G, T).",
+        "Whether idle workers take parts of files; auto: where the processor and the file allow"
+        " it; SIZE, such as 200M: likewise, with parts of at most SIZE bytes (K, M, G, T).",
         "auto|never|SIZE",
         unset="auto, and never for commands without --join",
     ),
@@ -71,8 +71,8 @@ Split = Annotated[
 OnStall = Annotated[
     Literal["auto", "report", "retry", "restart"],
     Option(
-        "What happens to the file of a stalled worker: nothing, a second attempt elsewhere (auto:"
-        " only of work that reports progress), or the worker is killed and its file queued again."
+        "What to do about a stalled worker: report it; retry its file on another worker (auto:"
+        " only if the processor reports progress); or restart it and queue its file again."
     ),
 ]
 
@@ -92,7 +92,7 @@ class Inputs(Section):
     sample_sheet: Annotated[
         LocalPath | None,
         Option(
-            "For virnucpro, in place of inputs: a table with the columns sample and file.",
+            "For virnucpro, instead of inputs: a table with the columns sample and file.",
             "FILE.tsv",
             unset="each file is a sample",
         ),
@@ -100,7 +100,7 @@ class Inputs(Section):
     output: Annotated[
         Destination | None,
         Option(
-            "Folder for the results, or s3://BUCKET/PREFIX or gs:// (required).",
+            "Output folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX (required).",
             "DIR",
             flags="--output -o",
         ),
@@ -108,24 +108,24 @@ class Inputs(Section):
     state_folder: Annotated[
         LocalPath | None,
         Option(
-            "With results in a store: folder of this machine for the journal, and for results until"
-            " they are uploaded.",
+            "For results in a store: local folder for the journal, and for results until they are"
+            " uploaded.",
             "DIR",
             unset="virnucpro-state/s3/BUCKET/PREFIX",
         ),
     ] = None
     count: Annotated[
         Literal["estimate", "exact"],
-        Option("How the sizes of files are measured; exact: read every file before the start."),
+        Option("How file sizes are measured; exact: read every file before the run starts."),
     ] = "estimate"
-    checksums: Annotated[
-        bool, Option("Write the SHA-256 of inputs and results into run.json, too.")
-    ] = False
+    checksums: Annotated[bool, Option("Write the SHA-256 of inputs and results to run.json.")] = (
+        False
+    )
     fresh: Annotated[
         bool | None,
         Option(
-            "Forget what earlier runs finished, or keep it even if another processor did it.",
-            unset="keep it, and refuse another processor",
+            "Discard the results of earlier runs, or keep them even from another processor.",
+            unset="keep results; refuse another processor",
             flags="--fresh/--resume",
         ),
     ] = None
@@ -137,7 +137,7 @@ class Processor(Section):
     name: Annotated[
         Text,
         Option(
-            "What is done to a file; a program after `--` implies command.",
+            "How files are processed; a program after `--` implies command.",
             "virnucpro|translate|esm2|dnabert|command|MODULE:NAME",
             key="processor",
         ),
@@ -145,29 +145,30 @@ class Processor(Section):
     command: Annotated[
         Texts,
         Option(
-            "A program to run on each file, with {input}, {output}, {gpu} and {progress} where they"
-            " belong.",
+            "Program to run on each file, with the placeholders {input}, {output}, {gpu} and"
+            " {progress}.",
             "-- PROGRAM ...",
             place=Place.ARGUMENT,
         ),
     ] = ()
     chunk_size: Annotated[
-        Literal[300, 500], Option("For translate and virnucpro: length of a chunk.")
+        Literal[300, 500], Option("For translate and virnucpro: chunk length in bases.")
     ] = 500
     classifier: Annotated[
         LocalPath | None,
-        Option("For virnucpro: VirNucPro's classifier for such chunks, 500_model.pth.", "FILE"),
+        Option("For virnucpro: the classifier for this chunk size, such as 500_model.pth.", "FILE"),
     ] = None
     dnabert_model: Annotated[
         LocalPath | None,
-        Option("For virnucpro.", "NAME|DIR", unset="zhihan1996/DNABERT-S"),
+        Option("For virnucpro: the DNABERT-S model.", "NAME|DIR", unset="zhihan1996/DNABERT-S"),
     ] = None
     esm2_model: Annotated[
         LocalPath | None,
-        Option("For virnucpro.", "NAME|DIR", unset="facebook/esm2_t36_3B_UR50D"),
+        Option("For virnucpro: the ESM-2 model.", "NAME|DIR", unset="facebook/esm2_t36_3B_UR50D"),
     ] = None
     keep_vectors: Annotated[
-        bool, Option("For virnucpro: keep the vectors too, 13 KB for each open frame.")
+        bool,
+        Option("For virnucpro: also keep the embedding vectors, 13 KB per open reading frame."),
     ] = False
     model: Annotated[
         LocalPath | None,
@@ -180,7 +181,7 @@ class Processor(Section):
     tokens_per_batch: Annotated[
         Count | None,
         Option(
-            "For models: the most tokens that go through one at once.",
+            "For models: maximum tokens per batch.",
             "N",
             unset="8192, on CPU slots 1024",
         ),
@@ -188,8 +189,8 @@ class Processor(Section):
     precision: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"],
         Option(
-            "For models: the numbers in which they compute; auto: bf16 for ESM-2 on GPUs that have"
-            " it, else fp32."
+            "For models: floating-point format; auto: bf16 for ESM-2 on GPUs that support it, else"
+            " fp32."
         ),
     ] = "auto"
     trust_remote_code: Annotated[
@@ -197,20 +198,23 @@ class Processor(Section):
         Option("For virnucpro and dnabert: run the Python code that comes with DNABERT-S."),
     ] = False
     output_suffix: Annotated[
-        Text, Option("For commands and Python: result = name of the file + this.", "TEXT")
+        Text,
+        Option(
+            "For commands and Python: suffix added to the file name to name the result.", "TEXT"
+        ),
     ] = ".out"
     join: Annotated[
         Literal["concatenate", "header", "none"] | None,
         Option(
-            "For commands: how the results of parts of a file are joined; header: a common first"
-            " line is kept once; none: not joined, but numbered.",
+            "For commands: how the results of a file's parts are joined; header: concatenate, keep"
+            " the common first line once; none: keep numbered results.",
             unset="concatenate, if --split is given",
         ),
     ] = None
 
     @property
     def reports_progress(self) -> bool:
-        """Whether it is known to report progress; what users bring shows that by what it does."""
+        """Whether it always reports progress; commands and Python classes may or may not."""
         return self.name in {"virnucpro", "translate", "esm2", "dnabert"}
 
 
@@ -220,59 +224,59 @@ class Devices(Section):
     gpus: Annotated[
         Ids | None,
         Option(
-            "Which GPUs: all, ids, UUIDs, MIG slices or CPU slots.",
+            "GPUs to use: all, ids, UUIDs, MIG slices or CPU slots.",
             "all|0,1|UUID|0:1|cpu:N",
             unset="those of CUDA_VISIBLE_DEVICES, else all, else a slot for each usable CPU",
         ),
     ] = None
     gpu_weighted: Annotated[
-        bool, Option("Expect faster GPU models to be faster, or all to be the same at first.")
+        bool, Option("Initial speed of a GPU: from its model, or the same for all.")
     ] = True
     gpu_weights: Annotated[
         dict[Text, Positive],
         Option(
-            'Speeds of further GPU models (RTX 3090 = 1.0), e.g. {"My GPU": 1.5}.',
+            'Relative speeds of GPU models (RTX 3090 = 1.0), e.g. {"My GPU": 1.5}.',
             place=Place.FILE,
         ),
     ] = Field(default={})
 
 
 class Scheduling(Section):
-    """Scheduling, and what to do about trouble."""
+    """Scheduling and failures."""
 
     balancer: Balancer = "stealing"
     split: Split = None
     stall_threshold: Annotated[
         Seconds,
         Option(
-            "Seconds without progress that count as a stall; more where a processor never reports"
-            " any.",
+            "Seconds without progress before a worker counts as stalled; longer for processors that"
+            " report no progress.",
             "SECONDS",
         ),
     ] = 300.0
     on_stall: OnStall = "auto"
-    max_attempts: Annotated[Count, Option("Attempts per file before it is given up.", "N")] = 3
+    max_attempts: Annotated[Count, Option("Attempts per file before it counts as failed.", "N")] = 3
     setup_timeout: Annotated[
         Seconds,
         Option(
-            "Seconds that a worker may take to set its processor up: to load a model.", "SECONDS"
+            "Maximum seconds for a worker to set up its processor, such as load a model.", "SECONDS"
         ),
     ] = 1800.0
     file_timeout: Annotated[
-        Seconds | None, Option("Seconds that one attempt may take.", "SECONDS", unset="no limit")
+        Seconds | None, Option("Maximum seconds per attempt.", "SECONDS", unset="no limit")
     ] = None
     halt: Annotated[
         Text,
         Option(
-            "When failures end the run: same (all files fail in the same way), never, or as in GNU"
-            " parallel: soon,fail=N now,fail=N soon,fail=N%.",
+            "When failures end the run: same (all files fail with the same error), never, or as in"
+            " GNU parallel: soon,fail=N now,fail=N soon,fail=N%.",
             "WHEN",
         ),
     ] = "same"
     storage_patience: Annotated[
         Seconds,
         Option(
-            "Seconds to wait for a disk that is full or fails, before the run ends.",
+            "Seconds to wait for a full or failing disk before the run ends.",
             "SECONDS",
         ),
     ] = 60.0
@@ -284,7 +288,7 @@ class Scheduling(Section):
 
     @property
     def part_bytes(self) -> int | None:
-        """The most bytes of a file that one part has; None where there is no limit."""
+        """Maximum bytes of a part; None without a limit."""
         if self.split in {None, "auto", "never"}:
             return None
         unit = _SIZES.get(self.split[-1], 1)
@@ -296,37 +300,40 @@ class Cluster(Section):
 
     dask: Annotated[
         Text | None,
-        Option("Work on a Dask cluster: its scheduler, tcp://HOST:8786.", "ADDRESS"),
+        Option("Run on the Dask cluster of this scheduler, tcp://HOST:8786.", "ADDRESS"),
     ] = None
     dask_scheduler_file: Annotated[
-        LocalPath | None, Option("Likewise, by the scheduler's file.", "FILE")
+        LocalPath | None, Option("Run on the Dask cluster of this scheduler file.", "FILE")
     ] = None
     dask_local: Annotated[
         Count | None,
-        Option("A Dask cluster of N workers on this machine, to try it.", "N"),
+        Option("Start a Dask cluster of N workers on this machine, for trials.", "N"),
     ] = None
     dask_timeout: Annotated[
         Annotated[Seconds, Field(ge=1)],
-        Option("Seconds that a node may be silent, or the run be without any.", "SECONDS"),
+        Option("Maximum seconds without an answer from a node, or without any worker.", "SECONDS"),
     ] = 60.0
     dask_exporter_port: Annotated[
-        Port, Option("Where `serve` listens on the nodes, for /sd in docs/endpoint.md.", "PORT")
+        Port,
+        Option(
+            "Port of `serve` on the nodes, for service discovery (/sd in docs/endpoint.md).", "PORT"
+        ),
     ] = _PORT
 
     @property
     def is_used(self) -> bool:
-        """Whether a Dask cluster does the work."""
+        """Whether the run uses a Dask cluster."""
         named = (self.dask, self.dask_scheduler_file, self.dask_local)
         return any(value is not None for value in named)
 
 
 class Views(Section):
-    """What is shown."""
+    """Display and logs."""
 
     dashboard: Annotated[
         bool | None,
         Option(
-            "A live table, or log lines.",
+            "Show a live table, or log lines.",
             unset="the table on a terminal",
             flags="--dashboard/--no-dashboard --show-gpu-dashboard/--no-gpu-dashboard",
         ),
@@ -334,23 +341,26 @@ class Views(Section):
     metrics_log: Annotated[
         LogPath | None,
         Option(
-            f"CSV log; {DEFAULT_LOG} lies in the output folder, any other path is relative to the"
+            f"CSV log; {DEFAULT_LOG} is in the output folder, other paths are relative to the"
             " current folder.",
             "FILE",
             unset="no log",
         ),
     ] = DEFAULT_LOG
-    metrics_log_interval: Annotated[Seconds, Option("Seconds between its rows.", "SECONDS")] = 5.0
+    metrics_log_interval: Annotated[
+        Seconds, Option("Seconds between samples in the CSV log.", "SECONDS")
+    ] = 5.0
     metrics_log_max_bytes: Annotated[
-        Annotated[int, Field(ge=10_000)], Option("Bytes at which a new log begins.", "N")
+        Annotated[int, Field(ge=10_000)],
+        Option("Size in bytes at which the CSV log is rotated.", "N"),
     ] = 50_000_000
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Option("The least important messages that are shown."),
+        Option("Lowest level of log messages to show."),
     ] = "info"
 
     def log_path(self, folder: Path) -> Path | None:
-        """Where the metrics log is written, or None where it is not wanted.
+        """Where the metrics log is written, or None without a log.
 
         Args:
             folder: The output folder, in which the default name lies.
@@ -364,27 +374,29 @@ class Endpoint(Section):
     web_listen_address: Annotated[
         Texts,
         Option(
-            "Repeatable. Without a host: all addresses; this machine alone: localhost:9877.",
+            "Address to listen on; :9877 for all interfaces, localhost:9877 for this machine only."
+            " Repeatable.",
             "HOST:PORT",
         ),
     ] = (f":{_PORT}",)
     web_telemetry_path: Annotated[Text, Option("Path of the metrics.", "PATH")] = "/metrics"
     web_config_file: Annotated[
         LocalPath | None,
-        Option("TLS and basic authentication, see docs/configuration.md.", "FILE"),
+        Option("TLS and basic authentication; see docs/configuration.md.", "FILE"),
     ] = None
     gpu_links: Annotated[
-        bool, Option("Traffic and errors of PCIe and NVLink, too.", flags="--gpu-links")
+        bool, Option("Also export traffic and errors of PCIe and NVLink.", flags="--gpu-links")
     ] = False
     gpu_processes: Annotated[
-        bool, Option("Memory and owner of each process on a GPU, too.", flags="--gpu-processes")
+        bool,
+        Option("Also export memory and owner of each process on a GPU.", flags="--gpu-processes"),
     ] = False
 
 
 RunRegistry = Annotated[
     LocalPath | None,
     Option(
-        "Folder in which runs announce themselves to `serve`.",
+        "Folder in which `serve` finds the runs of this machine.",
         "DIR",
         unset="/run/virnucpro-exporter/runs, else in XDG_RUNTIME_DIR",
     ),
@@ -417,12 +429,12 @@ class Serve(Endpoint):
     run_registry: RunRegistry = None
     keep_runs: Annotated[
         Annotated[Text, AfterValidator(_span)],
-        Option("How long a run is shown after its end, such as 90m, 24h, 7d.", "TIME"),
+        Option("How long finished runs are shown, such as 90m, 24h, 7d.", "TIME"),
     ] = "24h"
     state_dir: Annotated[
         LocalPath | None,
         Option(
-            "Where runs are remembered over a restart.",
+            "Folder that keeps finished runs across restarts.",
             "DIR",
             unset="STATE_DIRECTORY, else virnucpro-exporter in XDG_STATE_HOME",
         ),
@@ -430,7 +442,7 @@ class Serve(Endpoint):
 
     @property
     def keep_seconds(self) -> float:
-        """For how long a run is shown after its end."""
+        """Seconds for which a finished run is shown."""
         return float(self.keep_runs[:-1]) * _UNITS[self.keep_runs[-1]]
 
 
@@ -439,46 +451,57 @@ class Metrics(Endpoint):
 
     run_name: Annotated[
         Annotated[Text, AfterValidator(_name)] | None,
-        Option("What the run is called.", "NAME", unset="the name of the output folder"),
+        Option(
+            "Name of the run in metrics and dashboards.",
+            "NAME",
+            unset="the name of the output folder",
+        ),
     ] = None
     run_registry: RunRegistry = None
 
     web: Annotated[bool, Option("Serve metrics over HTTP.")] = True
     linger: Annotated[
         SecondsOrZero,
-        Option("Seconds that the endpoint stays up after the end; inf: until Ctrl-C.", "SECONDS"),
+        Option(
+            "Seconds that the endpoint stays up after the run ends; inf: until Ctrl-C.", "SECONDS"
+        ),
     ] = 30.0
     target_file: Annotated[
         LocalPath | None,
-        Option("Folder for a target file (Prometheus' file_sd) with the run's address.", "DIR"),
+        Option("Folder for a Prometheus target file (file_sd) with the address of the run.", "DIR"),
     ] = None
     textfile: Annotated[
         LocalPath | None,
-        Option("For node_exporter's textfile collector.", "FILE.prom"),
+        Option(
+            "Also write the metrics to this file, for node_exporter's textfile collector.",
+            "FILE.prom",
+        ),
     ] = None
     push_gateway: Annotated[Text | None, Option("Push the metrics to a Pushgateway.", "URL")] = None
     push_grouping: Annotated[
         Annotated[Texts, AfterValidator(_pairs)] | None,
         Option(
-            "Repeatable. A further label of the grouping key.",
+            "Additional label of the grouping key. Repeatable.",
             "LABEL=VALUE",
             unset="instance and run",
         ),
     ] = None
-    push_keep: Annotated[bool, Option("Leave the last metrics in the Pushgateway at the end.")] = (
-        False
-    )
+    push_keep: Annotated[
+        bool, Option("Keep the last metrics in the Pushgateway after the run ends.")
+    ] = False
     push_user: Annotated[
-        Text | None, Option("The user at the Pushgateway.", "NAME", unset="VIRNUCPRO_PUSH_USER")
+        Text | None, Option("User name for the Pushgateway.", "NAME", unset="VIRNUCPRO_PUSH_USER")
     ] = None
     push_password_file: Annotated[
         LocalPath | None,
-        Option("File with the user's password.", "FILE", unset="VIRNUCPRO_PUSH_PASSWORD"),
+        Option(
+            "File with the password for the Pushgateway.", "FILE", unset="VIRNUCPRO_PUSH_PASSWORD"
+        ),
     ] = None
     push_ca_file: Annotated[
         LocalPath | None,
         Option(
-            "Authorities (PEM) that the Pushgateway's certificate may come from.",
+            "CA certificates (PEM) to verify the Pushgateway.",
             "FILE",
             unset="VIRNUCPRO_PUSH_CA_FILE, else those of the system",
         ),
@@ -489,22 +512,28 @@ class Metrics(Endpoint):
 
 
 class Simulated(Section):
-    """What is simulated."""
+    """Simulation."""
 
     variables: ClassVar[str] = "SIMULATE_"
 
-    gpus: Annotated[Annotated[int, Field(ge=1, le=1024)], Option("Virtual GPUs.", "N")] = 8
-    files: Annotated[Annotated[int, Field(ge=1, le=100_000)], Option("Made-up files.", "N")] = 500
+    gpus: Annotated[
+        Annotated[int, Field(ge=1, le=1024)], Option("Number of virtual GPUs.", "N")
+    ] = 8
+    files: Annotated[
+        Annotated[int, Field(ge=1, le=100_000)], Option("Number of virtual files.", "N")
+    ] = 500
     speed: Annotated[
-        Annotated[float, Field(gt=0, le=1000)], Option("Times as fast as real ones.", "X")
+        Annotated[float, Field(gt=0, le=1000)], Option("Speed-up over real time.", "X")
     ] = 60.0
-    scenario: Annotated[Text, Option("What goes wrong; see below.", "SCENARIO")] = "balanced"
-    forever: Annotated[bool, Option("Run after run.", flags="--forever")] = False
+    scenario: Annotated[Text, Option("Fault to simulate; see below.", "SCENARIO")] = "balanced"
+    forever: Annotated[
+        bool, Option("Start a new run after each run, until Ctrl-C.", flags="--forever")
+    ] = False
     machines: Annotated[
         Annotated[int, Field(ge=1, le=64)],
-        Option("Machines with so many GPUs, each on a port of its own.", "N"),
+        Option("Number of machines, each with --gpus GPUs and its own port.", "N"),
     ] = 1
-    seed: Annotated[int, Option("Another seed, another run.", "N")] = 1
+    seed: Annotated[int, Option("Seed of the random numbers.", "N")] = 1
 
 
 class SimulatedScheduling(Section):
@@ -513,12 +542,16 @@ class SimulatedScheduling(Section):
     balancer: Balancer = "stealing"
     stall_threshold: Annotated[
         Seconds | None,
-        Option("Seconds without progress that count as a stall.", "SECONDS", unset="300 / speed"),
+        Option(
+            "Seconds without progress before a worker counts as stalled.",
+            "SECONDS",
+            unset="300 / speed",
+        ),
     ] = None
     on_stall: OnStall = "auto"
 
 
 class SimulatedViews(Views):
-    """What is shown."""
+    """Display and logs."""
 
     metrics_log: Annotated[LogPath | None, Option("CSV log.", "FILE", unset="no log")] = None

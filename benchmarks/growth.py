@@ -11,6 +11,7 @@ Run: python -m benchmarks.growth [--minutes 10] [--seconds 20]
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 import time
 from collections import Counter
@@ -97,12 +98,16 @@ def watch(on: Cluster, minutes: int) -> None:
     nodes = [psutil.Process(node.pid) for node in on.nodes]
     for minute in range(minutes + 1):
         workers = [child for node in nodes for child in node.children(recursive=True)]
-        print(f"\nminute {minute}, processor time {time.process_time():.1f} s")
-        print(f"  the run   {sizes([here])}")
-        print(f"  8 nodes   {sizes(nodes)}")
-        print(f"  {len(workers):2} workers {sizes(workers)}")
         counts = (f"{what} {count}" for what, count in sorted(COUNTED.items()))
-        print("  " + ", ".join(counts), flush=True)
+        figures = (
+            f"\nminute {minute}, processor time {time.process_time():.1f} s",
+            f"  the run   {sizes([here])}",
+            f"  8 nodes   {sizes(nodes)}",
+            f"  {len(workers):2} workers {sizes(workers)}",
+            f"  {', '.join(counts)}",
+        )
+        # The live table has taken the place of the usual output.
+        print(*figures, sep="\n", file=sys.__stdout__, flush=True)
         COUNTED.clear()
         if minute < minutes:
             time.sleep(60.0)

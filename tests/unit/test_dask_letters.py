@@ -17,7 +17,7 @@ from virnucpro_exporter.cluster.commands import Command, Kill, Spawn, Start
 from virnucpro_exporter.cluster.letters import About, Down, Place, Up, opened, sealed
 from virnucpro_exporter.cluster.line import Line
 from virnucpro_exporter.cluster.link import Link
-from virnucpro_exporter.cluster.post import Post
+from virnucpro_exporter.cluster.post import Post, joined
 from virnucpro_exporter.scheduling.events import WorkerEvent
 from virnucpro_exporter.scheduling.files import SequenceFile
 
@@ -103,6 +103,30 @@ def test_what_a_broken_connection_took_along_is_told_again_and_done_once() -> No
     about = ends.up()
     assert about is not None
     assert not about.events
+
+
+def test_of_two_letters_in_one_batch_only_the_last_progress_is_kept() -> None:
+    """The Dask worker that forwards them drops no other event, and keeps their order."""
+    ends = Ends()
+    ends.deliver(ends.down())
+    ends.post.put([(1, said.started("here/0", 1)), (1, said.progress("here/0", 1, 1, 10))])
+    letter = joined(None, said_up(ends))
+    ends.post.put([(1, said.progress("here/0", 1, 2, 20))])
+    letter = joined(letter, said_up(ends))
+    ends.post.put([(1, said.completed("here/0", 1, 2, 40, 0.5))])
+    ends.link.take(joined(letter, said_up(ends)))
+    assert ends.heard == [
+        said.started("here/0", 1),
+        said.progress("here/0", 1, 2, 20),
+        said.completed("here/0", 1, 2, 40, 0.5),
+    ]
+
+
+def said_up(ends: Ends) -> Up:
+    """What the agent's side sends now."""
+    letter = ends.up(is_due=True)
+    assert letter is not None
+    return letter
 
 
 def test_how_far_a_file_has_got_waits_for_something_else_to_tell() -> None:

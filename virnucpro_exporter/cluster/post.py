@@ -546,7 +546,7 @@ class Peer:
                 batch = opened(await comm.read())
                 self._heard_at = time.monotonic()
                 if self._address in batch:
-                    self._heard = _joined(self._heard, batch[self._address])
+                    self._heard = joined(self._heard, batch[self._address])
                     if _is_urgent(self._heard):
                         self._hurry()
         except OSError:  # its node tells the run, which looks for another way
@@ -573,12 +573,17 @@ def _is_urgent(up: Up) -> bool:
     return is_urgent or any(not isinstance(told.event, Progress) for told in up.events)
 
 
-def _joined(before: Up | None, up: Up) -> Up:
+def joined(before: Up | None, up: Up) -> Up:
+    """Two letters of one Dask worker as one, in their order; of its progress only the last word."""
     if before is None:
         return up
+    events = list(before.events)
+    around = [told.event for told in (*events[-1:], *up.events[:1])]
+    if len(around) == 2 and all(isinstance(event, Progress) for event in around):
+        events.pop()  # of the same attempt: no other has begun since
     return Up(
         up.taken,
-        [*before.events, *up.events],
+        [*events, *up.events],
         up.about or before.about,
         up.gpus or before.gpus,
         is_idle_closed=up.is_idle_closed or before.is_idle_closed,

@@ -261,3 +261,14 @@ def test_a_second_attempt_shows_whether_the_worker_is_slow_or_the_file(is_conten
         run.tell(ev.TimePassed())
     stopped = [a.attempt for a in run.actions if isinstance(a, co.CancelAttempt)]
     assert stopped == [second if is_content else first]
+
+
+def test_a_file_that_is_critical_no_more_gets_no_speculative_attempt() -> None:
+    """What looked critical in a pause is judged anew with the next news."""
+    run = Run()
+    state = run.scheduler.state
+    (attempt,) = state.worker(WorkerId("0")).running
+    state.urge(attempt)
+    run.now = 10.0
+    run.progress(100, 100, 100)
+    assert state.still_urgent() == []

@@ -380,6 +380,7 @@ class Rebalancing:
 
     def _relieve(self, outlook: Outlook, now: float, *, may_move: bool) -> None:
         """Take critical files back while little of them is done; else have them done twice."""
+        self._state.calm()  # estimates have changed since: what was critical may not be so now
         for attempt in self._policy.critical(outlook, now):
             if attempt.worker not in outlook.slow or not is_movable(attempt, now):
                 self._state.urge(attempt)

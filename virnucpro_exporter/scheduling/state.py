@@ -1068,6 +1068,10 @@ class State:
         if attempt not in self.urgent:
             self.urgent.append(attempt)
 
+    def calm(self) -> None:
+        """Forget what was critical, to judge it anew; a stall keeps its attempt urgent."""
+        self.urgent = [a for a in self.urgent if a.worker.stalled_since is not None]
+
     def still_urgent(self) -> list[Attempt]:
         """The attempts whose files still want one."""
         self.urgent = [a for a in self.urgent if a.record.holders == (a,)]

@@ -50,7 +50,7 @@ def test_a_node_that_cannot_set_the_processor_up_is_left_out(
     log = tmp_path / "log"
     with log.open("w") as errors:
         going = start(cluster, *words, output=tmp_path / "out", errors=errors)
-    until(lambda: len(begun(inputs)) == 1)  # alone, the bad one would end the run
+    until(lambda: len(begun(inputs)) >= 1)  # alone, the bad one would end the run
     cluster.add_worker("bad")
     why = "bad/cpu0 is given up: processor setup failed: ValueError: no model here"
     until(lambda: why in log.read_text())
@@ -173,16 +173,16 @@ def test_two_runs_share_a_cluster(cluster: DaskCluster, inputs: Path, tmp_path: 
     words = [*WAITING, "--dask-timeout=20"]
     with log.open("w") as file:
         going = start(cluster, inputs, *words, output=tmp_path / "out", errors=file)
-    until(lambda: len(begun(inputs)) == 2)
+    until(lambda: len(begun(inputs)) >= 2)
     second = start(cluster, second_inputs, *WAITING, output=tmp_path / "other")
     until(lambda: "leaves: another run gets its Dask worker" in log.read_text())
     for name in begun(inputs):
         (inputs / f"{name}.go").touch()
-    until(lambda: len(begun(second_inputs)) == 1)
+    until(lambda: len(begun(second_inputs)) >= 1)
     (inputs / "go").touch()
     out, _ = going.communicate(timeout=DEADLINE)
     assert "4 files done, 0 failed, 0 skipped, 0 left; 0 retries" in out, log.read_text()
-    until(lambda: len(begun(second_inputs)) == 2)
+    until(lambda: len(begun(second_inputs)) >= 2)
     (second_inputs / "go").touch()
     out, errors = second.communicate(timeout=DEADLINE)
     assert "6 files done, 0 failed, 0 skipped, 0 left; 0 retries" in out, errors

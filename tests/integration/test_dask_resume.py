@@ -78,7 +78,7 @@ def test_the_processes_of_a_killed_run_end_by_themselves(
     """The Dask worker is free again when it has heard nothing for the time that was set."""
     output = tmp_path / "out"
     going = start(cluster, inputs, *WAITING, "--dask-timeout=2", output=output)
-    until(lambda: len(begun(inputs)) == 1)
+    until(lambda: len(begun(inputs)) >= 1)
     worker = cluster.workers[0].pid
     assert len(family(worker)) > 1
     going.kill()

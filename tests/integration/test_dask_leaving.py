@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from distributed import Client, Worker
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.dask_cluster import DaskCluster, are_dead, family
 from tests.dask_runs import WAITING, begun, fault, start, whole
@@ -22,6 +23,17 @@ def finish(going: subprocess.Popen[str], inputs: Path, output: Path) -> str:
     assert (going.returncode, "4 files done, 0 failed" in out) == (0, True), (out, errors)
     assert results(output) == whole(inputs)
     return errors
+
+
+def workers_up(values: Path) -> dict[str, float]:
+    """`virnucpro_worker_up` by worker, as a textfile has it now."""
+    families = text_string_to_metric_families(values.read_text()) if values.exists() else ()
+    return {
+        sample.labels["gpu"]: sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "virnucpro_worker_up"
+    }
 
 
 def one_of(parent: subprocess.Popen[bytes], words: str) -> psutil.Process:
@@ -125,8 +137,8 @@ def test_a_dask_worker_that_leaves_ends_what_it_does(
 ) -> None:
     """By `retire_workers`, SIGTERM or `--lifetime`: it gets no more files, and loses none."""
     leaving = cluster.add_worker("one")
-    log = tmp_path / "log"
-    words = [*WAITING, "--max-attempts=1"]
+    log, values = tmp_path / "log", tmp_path / "values.prom"
+    words = [*WAITING, "--max-attempts=1", f"--textfile={values}", "--push-interval=1"]
     with log.open("w") as errors:
         going = start(cluster, inputs, *words, output=tmp_path / "out", errors=errors)
     until(lambda: len(begun(inputs)) >= 1)
@@ -145,6 +157,8 @@ def test_a_dask_worker_that_leaves_ends_what_it_does(
     (inputs / f"{name}.go").touch()
     assert leaving.wait(DEADLINE) == 0
     assert begun(inputs)[name] == 1
+    until(lambda: "one/cpu0 left the run" in log.read_text())
+    until(lambda: workers_up(values) == {"two/cpu0": 1.0})  # neither up nor down: no page
     finish(going, inputs, tmp_path / "out")
     assert "Traceback" not in log.read_text()
     assert set(begun(inputs).values()) == {1}

@@ -77,12 +77,23 @@ def test_a_node_that_has_left_is_no_failure_of_the_watch() -> None:
     """Its GPUs are down; when it returns, they are up again."""
     watch = Watch()
     watch.hear("a", 0.0, 1.0, "0")
-    watch.gpus.leave("a")
+    watch.gpus.leave("a", in_order=False)
     snapshot = watch.gpus.latest()
     assert [device.up for device in snapshot.devices] == [False]
     assert snapshot.health.success
     watch.hear("a", 0.0, 1.0, "0")
     assert [device.up for device in watch.gpus.latest().devices] == [True]
+
+
+def test_the_gpus_of_a_node_that_leaves_in_order_are_no_longer_those_of_the_run() -> None:
+    """Nothing is down, so that nothing is paged for."""
+    watch = Watch()
+    watch.hear("a", 0.0, 1.0, "0")
+    watch.hear("b", 0.0, 1.0, "0")
+    watch.gpus.leave("a", in_order=True)
+    snapshot = watch.gpus.latest()
+    assert [(device.gpu, device.up) for device in snapshot.devices] == [("b/0", True)]
+    assert snapshot.health.success
 
 
 def test_every_worker_adds_the_gpus_that_it_sees() -> None:
@@ -96,9 +107,9 @@ def test_every_worker_adds_the_gpus_that_it_sees() -> None:
         return [(device.gpu, device.up) for device in watch.gpus.latest().devices]
 
     assert up() == [("a/2", True), ("a/3", True), ("a/10", True)]
-    watch.gpus.leave("a/10")
+    watch.gpus.leave("a/10", in_order=False)
     assert up() == [("a/2", True), ("a/3", True), ("a/10", True)]
-    watch.gpus.leave("a/2")
+    watch.gpus.leave("a/2", in_order=False)
     assert up() == [("a/2", False), ("a/3", True), ("a/10", False)]
     assert watch.gpus.latest().health.success
 
@@ -119,7 +130,7 @@ def test_nodes_stay_known_when_they_leave() -> None:
     gpus = NodeGpus()
     for node, host in (("b", "10.0.0.2"), ("a", "10.0.0.1"), ("b", "fd00::2")):
         gpus.join(node, host)
-    gpus.leave("a")
+    gpus.leave("a", in_order=False)
     gpus.close()
     assert gpus.nodes.latest() == (Node("a", "10.0.0.1"), Node("b", "fd00::2"))
 

@@ -19,6 +19,7 @@ from virnucpro_exporter.scheduling.policy import NoStealing, StealPolicy
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import OnStall, SchedulerSettings
 from virnucpro_exporter.scheduling.snapshot import RunContext, take_snapshot
+from virnucpro_exporter.snapshot import WorkerState
 
 Decided = co.Command | fa.Fact
 A = TypeVar("A", bound=Decided)
@@ -355,6 +356,27 @@ def test_a_worker_that_leaves_ends_what_it_holds_and_gets_nothing_more() -> None
     assert run.state.is_finished
     assert run.state.completed_files == 4
     assert run.state.retries == 0
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_only_a_worker_that_did_not_leave_in_order_is_lost(in_order: bool) -> None:
+    """A worker that has left is neither up nor down, and no time is lost; it may join again."""
+    run = Run({"0": 1.0, "1": 1.0}, 500, 400)
+    run.ready("0", "1")
+    if in_order:
+        run.tell(ev.WorkerLeaving(facts.worker("0"), "its node goes"))
+    lost = run.tell(said.lost("0", "gone", ev.LossCause.LEFT_CLUSTER))
+    assert only(fa.WorkerRetired, lost) == [fa.WorkerRetired(facts.worker("0"), "gone", in_order)]
+
+    def seen() -> tuple[WorkerState, bool | None, float]:
+        worker, _ = take_snapshot(run.scheduler, RunContext(), run.now + 60.0).workers
+        return worker.state, worker.is_alive, worker.lost_seconds
+
+    left = WorkerState.LEFT, None, 0.0
+    assert seen() == (left if in_order else (WorkerState.LOST, False, 60.0))
+    run.tell(ev.WorkerJoined(facts.worker("0")))
+    run.ready("0")
+    assert seen()[1:] == (True, 0.0)
 
 
 def test_a_lone_worker_that_leaves_keeps_the_files_for_the_next_one() -> None:

@@ -81,6 +81,8 @@ def _worker_line(worker: WorkerSnapshot, run: RunSnapshot, width: int) -> str:
     lost = "LOST" if worker.state is WorkerState.LOST else "lost"
     if worker.state is WorkerState.LOST or worker.lost_seconds > 0:
         line += f", {lost} for {format_duration(worker.lost_seconds)}"
+    if worker.state is WorkerState.LEFT:
+        line += ", left"
     return line
 
 

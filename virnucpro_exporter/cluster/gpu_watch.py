@@ -30,8 +30,8 @@ class Gpus(Protocol):
     def take(self, node: str, worker: str, look: Look) -> None:
         """A worker of a node tells what it sees."""
 
-    def leave(self, worker: str) -> None:
-        """A worker has gone."""
+    def leave(self, worker: str, *, in_order: bool) -> None:
+        """A worker has gone: in order, or because it is lost."""
 
 
 class GpuWatch:
@@ -59,7 +59,7 @@ class GpuWatch:
         self._links[link.node].remove(link)
         self._silent.discard(link)
         if self._telling.pop(link, None) is not None:
-            self._gpus.leave(link.worker_id)
+            self._gpus.leave(link.worker_id, in_order=link.was_told_to_leave)
         self._choose(link.node)
 
     def hear(self, link: Link) -> None:

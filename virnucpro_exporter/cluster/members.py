@@ -588,6 +588,9 @@ class Members:
 
     def _lose(self, link: Link, reason: str) -> None:
         """A Dask worker is gone, or does not answer."""
+        is_last_word = link.is_leaving and not link.was_told_to_leave  # it announced both at once
+        if is_last_word and self._links.get(link.worker_id) is link and not self._is_over:
+            self._see_off(link, "its Dask worker is about to leave")
         self._let_go(link)
         if self._links.get(link.worker_id) is not link:
             link.introduced.set()  # it was not one of the run yet

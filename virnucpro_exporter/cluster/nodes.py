@@ -87,10 +87,19 @@ class NodeGpus:
             self._heard[worker] = _Heard(node, look, self._clock(), self._wall_clock())
             self._until = 0.0
 
-    def leave(self, worker: str) -> None:
-        """A worker has gone; the GPUs that no other one sees are down until it returns."""
+    def leave(self, worker: str, *, in_order: bool) -> None:
+        """A worker has gone.
+
+        Args:
+            worker: Its id.
+            in_order: The GPUs that no other worker sees are no longer the run's; else they are down
+                until it returns.
+        """
         with self._lock:
-            if heard := self._heard.get(worker):
+            if in_order:
+                self._heard.pop(worker, None)
+                self._until = 0.0
+            elif heard := self._heard.get(worker):
                 heard.has_left = True
                 self._until = 0.0
 

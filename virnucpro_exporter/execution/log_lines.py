@@ -84,6 +84,8 @@ def log_line(fact: fa.Fact) -> Line:  # noqa: C901, PLR0911, PLR0912, RET503 - o
             return Line(INFO, "%s recovered from a stall after %.0f s", (_at(worker_id), seconds))
         case fa.WorkerRestarted(worker_id, reason):
             return Line(WARNING, "%s: worker restarted: %s", (_at(worker_id), reason))
+        case fa.WorkerRetired(worker_id, has_left=True):
+            return Line(INFO, "%s left the run", (_at(worker_id),))
         case fa.WorkerRetired(worker_id, reason):
             return Line(ERROR, "%s is given up: %s", (_at(worker_id), reason))
         case fa.MemoryRanShort(worker_id, times):

@@ -22,7 +22,7 @@ OVER = (RunState.COMPLETED, RunState.FAILED)
 # A GPU that is down explains the other two, so it comes first, as it holds back their alerts.
 STALLED, LOST, DOWN = "STALLED", "LOST", "GPU DOWN"
 WRONG = (DOWN, LOST, STALLED)
-URGENCY = (*WRONG, "starved", "busy", "loading", "starting", "idle")
+URGENCY = (*WRONG, "starved", "busy", "loading", "starting", "idle", "left")
 
 
 class Row(NamedTuple):

@@ -252,10 +252,17 @@ class WorkerRestarted:
 
 @message
 class WorkerRetired:
-    """The worker is given up."""
+    """The worker is given up, or has left in order.
+
+    Attributes:
+        worker_id: The worker.
+        reason: Why, in one line.
+        has_left: It had announced that it would leave.
+    """
 
     worker_id: WorkerId
     reason: str
+    has_left: bool = False
 
 
 @message

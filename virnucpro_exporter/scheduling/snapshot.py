@@ -177,7 +177,7 @@ def _run_state(state: State) -> RunState:
 
 def _worker_state(state: State, worker: Worker) -> WorkerState:
     if worker.is_retired:
-        return WorkerState.LOST
+        return WorkerState.LEFT if worker.has_left else WorkerState.LOST
     if worker.is_loading:
         return WorkerState.LOADING
     if not (worker.is_ready or worker.is_leaving):
@@ -200,7 +200,7 @@ def _worker(
         name=w.name,
         weight=w.weight,
         state=_worker_state(state, w),
-        is_alive=w.is_ready or w.is_loading or w.is_leaving,
+        is_alive=None if w.has_left else w.is_ready or w.is_loading or w.is_leaving,
         is_stalled=w.stalled_since is not None,
         stall_deadline_time=_deadline(state, w, context),
         queue_depth=len(w.queue),
@@ -228,7 +228,7 @@ def _worker(
         last_progress_time=None if progress is None else progress + context.wall_offset,
         stalls=counters.stalls,
         lost_seconds=counters.lost_seconds
-        + max(0.0, _since(w.retired_at, _now_or_end(state, now))),
+        + max(0.0, _since(None if w.has_left else w.retired_at, _now_or_end(state, now))),
         stalled_seconds=counters.stalled_seconds + _since(w.stalled_since, _now_or_end(state, now)),
         restarts=counters.restarts,
         memory_shortages=counters.shortages,

@@ -372,12 +372,13 @@ class State:
     def retire(self, worker: Worker, reason: str, now: float) -> None:
         """The worker is given up; it holds nothing, and its queue is open to the others."""
         worker.is_retired = True
+        worker.has_left = worker.is_leaving
         worker.is_leaving = False
         worker.retired_at = now
         worker.is_ready = worker.is_loading = False
         self.end_stall(worker, now)
         self.commands.append(RetireWorker(worker.id))
-        self.facts.append(WorkerRetired(worker.id, reason))
+        self.facts.append(WorkerRetired(worker.id, reason, worker.has_left))
         # A file has failed on fewer workers than it may fail, so it cannot avoid all of many.
         if len(self.usable()) < self.settings.max_attempts:
             for record in [r for w in self.fleet for r in w.queue if r.avoid]:
@@ -388,9 +389,9 @@ class State:
     def come_back(self, worker: Worker, now: float) -> None:
         """A worker that was given up is there again: its node has returned."""
         worker.is_retired = False
-        worker.counters.lost_seconds += now - (
-            now if worker.retired_at is None else worker.retired_at
-        )
+        if worker.retired_at is not None and not worker.has_left:
+            worker.counters.lost_seconds += now - worker.retired_at
+        worker.has_left = False
         worker.retired_at = None
         worker.touched_at = worker.spawned_at = now
         worker.troubles.clear()

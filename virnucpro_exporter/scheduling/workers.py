@@ -33,6 +33,7 @@ class Worker:
         cuts_first: Its processor does ranges that may end sooner before it begins.
         retired_at: Since when it is given up, or None.
         is_retired: It is given up, and has no process unless it joins again.
+        has_left: It is retired because it left in order: it was leaving.
         spawned_at: When its process was last started.
         startup: Seconds until its last process was ready; before the first is, as long as another
             worker took.
@@ -72,6 +73,7 @@ class Worker:
         "cuts_first",
         "errors",
         "fixed",
+        "has_left",
         "has_reported",
         "id",
         "idle_from",
@@ -122,6 +124,7 @@ class Worker:
         self.is_leaving = False
         self.can_split = self.cuts_first = False
         self.is_retired = False
+        self.has_left = False
         self.retired_at: float | None = None
         self.spawned_at = now
         self.startup = 0.0

@@ -59,7 +59,7 @@ class WorkerState(enum.Enum):
     """What a worker does at the moment; whether it is stalled is told apart, by `is_stalled`.
 
     A worker that is starting has no process; one that is loading has one, which sets the processor
-    up: it loads the model.
+    up: it loads the model. One that has left was taken from the run in order: it is not lost.
     """
 
     STARTING = "starting"
@@ -68,6 +68,7 @@ class WorkerState(enum.Enum):
     IDLE = "idle"
     STARVED = "starved"
     LOST = "lost"
+    LEFT = "left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class WorkerSnapshot:
         name: The device's model name, empty when it is not known.
         weight: Declared speed relative to an RTX 3090.
         state: What it does now.
-        is_alive: Whether its process runs, if only to load.
+        is_alive: Whether its process runs, if only to load; None for a worker that has left.
         is_stalled: Holds or awaits files, and has made no progress up to its deadline.
         stall_deadline_time: Unix seconds at which more silence is a stall: the stall threshold
             after the last progress, and later where the worker never reports progress and its
@@ -167,7 +168,7 @@ class WorkerSnapshot:
     name: str = ""
     weight: float = 1.0
     state: WorkerState = WorkerState.STARTING
-    is_alive: bool = False
+    is_alive: bool | None = False
     is_stalled: bool = False
     stall_deadline_time: float | None = None
     queue_depth: int = 0

@@ -29,6 +29,7 @@ STATE_STYLES = {
     "loading": "dim",
     "starting": "dim",
     "idle": "dim",
+    "left": "dim",
 }
 # Of the terminal's width, the state keeps this share, within limits in columns.
 _STATE_SHARE, _STATE_LEAST, _STATE_MOST = 0.3, 19, 40

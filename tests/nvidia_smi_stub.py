@@ -1,9 +1,11 @@
 """A program that stands in for `nvidia-smi`: it prints, as that would, what a state file says.
 
 Run: nvidia-smi --query-gpu=FIELD,... --format=csv,noheader,nounits
+     nvidia-smi --help-query-gpu
 
 The state file lies beside the program. Its keys: `gpus`, one mapping of field to cell for each;
-`exit` and `text` for a run that fails; `seconds` for which it hangs first.
+`unknown`, fields that this driver lacks; `broken`, fields that it lists and refuses; `exit` and
+`text` for a run that fails; `seconds` for which it hangs first.
 """
 
 from __future__ import annotations
@@ -25,6 +27,28 @@ FIELDS = {
     "driver_version": "550.54.15",
     "pci.bus_id": "00000000:01:00.0",
     "name": "NVIDIA H100 80GB HBM3",
+    "utilization.memory": "12",
+    "enforced.power.limit": "700.00",
+    "clocks.current.sm": "1980",
+    "clocks_event_reasons.active": "0x0000000000000025",
+    "clocks_throttle_reasons.active": "0x0000000000000025",
+    "clocks.current.memory": "2619",
+    "clocks.max.sm": "1980",
+    "clocks.max.memory": "2619",
+    "temperature.memory": "58",
+    "fan.speed": "[N/A]",
+    "pstate": "P0",
+    "ecc.errors.corrected.volatile.total": "3",
+    "ecc.errors.uncorrected.volatile.total": "0",
+    "ecc.errors.corrected.aggregate.total": "7",
+    "ecc.errors.uncorrected.aggregate.total": "1",
+    "remapped_rows.correctable": "0",
+    "remapped_rows.uncorrectable": "1",
+    "remapped_rows.pending": "Yes",
+    "remapped_rows.failure": "No",
+    "retired_pages.single_bit_ecc.count": "[N/A]",
+    "retired_pages.double_bit.count": "[N/A]",
+    "retired_pages.pending": "[N/A]",
 }
 
 
@@ -70,10 +94,15 @@ def main(folder: Path, *arguments: str) -> int:
     if state.get("exit"):
         print(state["text"])  # noqa: T201 - all text goes to standard output
         return int(state["exit"])
+    known = [field for field in FIELDS if field not in state.get("unknown", ())]
     query, *rest = arguments
+    if query == "--help-query-gpu":
+        for field in known:
+            print(f'"{field}"\nWhat it is.\n')  # noqa: T201
+        return 0
     fields = query.removeprefix("--query-gpu=").split(",")
     for field in fields:
-        if field not in FIELDS:
+        if field not in known or field in state.get("broken", ()):
             print(f'Field "{field}" is not a valid field to query.')  # noqa: T201
             return 2
     if rest != ["--format=csv,noheader,nounits"]:

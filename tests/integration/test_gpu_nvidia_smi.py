@@ -15,10 +15,12 @@ from virnucpro_exporter.gpu.nvidia_smi import NvidiaSmiSource
 from virnucpro_exporter.gpu.sources import (
     CORE,
     GPU_IS_LOST,
+    HEALTH,
     NOT_FOUND,
     SLOW,
     UNKNOWN,
     SourceError,
+    query_of,
 )
 
 UUID = FIELDS["uuid"]
@@ -52,6 +54,7 @@ def test_a_row_becomes_base_units(smi: FakeNvidiaSmi, source: NvidiaSmiSource) -
     assert (found.driver_version, found.pci_bus_id) == ("550.54.15", "00000000:01:00.0")
     assert source.read(UUID, CORE).values == {
         "utilization_ratio": 0.37,
+        "memory_copy_ratio": 0.12,
         "memory_used_bytes": 40054 * 2**20,
         "memory_size_bytes": 81559 * 2**20,
         "temperature_celsius": 61.0,
@@ -81,7 +84,7 @@ def test_a_cell_without_a_number(
     source.open()
     reading = source.read(UUID, CORE)
     assert reading.faults == {"power_watts": code}
-    assert len(reading.values) == 4
+    assert len(reading.values) == 5
 
 
 @pytest.mark.parametrize("column", ["memory.used", "memory.total"])
@@ -92,13 +95,90 @@ def test_half_of_the_memory(smi: FakeNvidiaSmi, source: NvidiaSmiSource, column:
     source.open()
     reading = source.read(UUID, CORE)
     assert reading.faults == {"memory_used_bytes": 3}
-    assert set(reading.values) == {"utilization_ratio", "temperature_celsius", "power_watts"}
+    assert not {"memory_used_bytes", "memory_size_bytes"} & set(reading.values)
+    assert {"utilization_ratio", "temperature_celsius", "power_watts"} <= set(reading.values)
 
 
 def test_what_it_has_no_column_for(source: NvidiaSmiSource) -> None:
-    """The slow values are not supported, which is no error."""
+    """What the program cannot print is not supported, which is no error."""
     source.open()
-    assert source.read(UUID, SLOW).faults == dict.fromkeys(SLOW, 3)
+    absent = ("energy_joules", "foreign_processes", "throttled_seconds", "recovery_action")
+    assert source.read(UUID, absent).faults == dict.fromkeys(absent, 3)
+
+
+HEALTHY = {
+    "power_limit_watts": 700.0,
+    "sm_clock_hertz": 1.98e9,
+    "throttle_reasons": {"sw_power_cap", "sw_thermal_slowdown"},
+    "memory_clock_hertz": 2.619e9,
+    "sm_clock_max_hertz": 1.98e9,
+    "memory_clock_max_hertz": 2.619e9,
+    "memory_temperature_celsius": 58.0,
+    "performance_state": 0,
+    "ecc_errors": {"corrected": 3, "uncorrected": 0},
+    "ecc_lifetime_errors": {"corrected": 7, "uncorrected": 1},
+    "remapped_rows": {"corrected": 0, "uncorrected": 1},
+    "row_remap_pending": True,
+    "row_remap_failed": False,
+}
+
+
+def test_the_health_of_a_gpu(source: NvidiaSmiSource) -> None:
+    """Clocks, reasons, errors and rows are read; a GPU without a fan has no speed of one."""
+    source.open()
+    reading = source.read(UUID, (*SLOW, *HEALTH))
+    assert reading.values == HEALTHY
+    assert reading.faults["fan_ratio"] == reading.faults["retired_pages"] == 3
+
+
+@pytest.mark.parametrize(
+    ("unknown", "lost"),
+    [
+        (["clocks_event_reasons.active"], set()),
+        (["remapped_rows.correctable"], {"remapped_rows"}),
+        (["ecc.errors.uncorrected.volatile.total"], {"ecc_errors"}),
+        (["remapped_rows.pending"], {"row_remap_pending"}),
+    ],
+)
+def test_a_driver_that_lacks_a_column(
+    smi: FakeNvidiaSmi, source: NvidiaSmiSource, unknown: list[str], lost: set[str]
+) -> None:
+    """Only what needs the column is absent, also when the driver changes meanwhile."""
+    source.open()
+    smi.say(unknown=unknown)
+    with pytest.raises(SourceError, match="is not a valid field"):
+        source.read(UUID, HEALTH)
+    values = source.read(UUID, (*SLOW, *HEALTH)).values
+    assert set(HEALTHY) - set(values) - _of_a_lost_query(lost) == lost
+
+
+def test_a_driver_that_cannot_answer_what_it_lists(
+    smi: FakeNvidiaSmi, source: NvidiaSmiSource
+) -> None:
+    """The core values stay when the query for the others fails."""
+    smi.say(broken=["fan.speed"])
+    source.open()
+    for _ in range(2):
+        assert source.read(UUID, CORE).faults == {}
+        assert source.read(UUID, ("fan_ratio",)).faults == {"fan_ratio": 3}
+
+
+def _of_a_lost_query(lost: set[str]) -> set[str]:
+    return {name for name in HEALTHY if name != query_of(name) and query_of(name) in lost} - lost
+
+
+@pytest.mark.parametrize("cell", ["[Unknown Error]", "nonsense", "-", ""])
+def test_nonsense_in_a_column_of_health(
+    smi: FakeNvidiaSmi, source: NvidiaSmiSource, cell: str
+) -> None:
+    """What is no answer is a fault of its value alone, and never a number."""
+    health = [field for field in FIELDS if list(FIELDS).index(field) > list(FIELDS).index("name")]
+    smi.gpus[0].update(dict.fromkeys(health, cell))
+    smi.say()
+    source.open()
+    reading = source.read(UUID, (*CORE, *SLOW, *HEALTH))
+    assert len(reading.values) == 5
+    assert reading.faults["ecc_errors"] == UNKNOWN
 
 
 def test_a_gpu_that_is_lost_while_the_other_is_not(tmp_path: Path, source: NvidiaSmiSource) -> None:
@@ -140,12 +220,11 @@ def test_a_failed_run_says_why(
 
 
 def test_a_field_that_this_version_does_not_know(
-    source: NvidiaSmiSource, monkeypatch: pytest.MonkeyPatch
+    smi: FakeNvidiaSmi, source: NvidiaSmiSource
 ) -> None:
     """Its own words are passed on."""
-    command = [part.replace("name", "foo") for part in source._command]
-    monkeypatch.setattr(source, "_command", command)
-    with pytest.raises(SourceError, match=r'\(2\): Field "foo" is not a valid field'):
+    smi.say(unknown=["name"])
+    with pytest.raises(SourceError, match="is not a valid field to query"):
         source.open()
 
 
@@ -270,16 +349,17 @@ def test_one_run_serves_all_gpus(tmp_path: Path) -> None:
     now = 100.0
     source = NvidiaSmiSource(str(smi.program), timeout=60.0, max_age=0.8, clock=lambda: now)
     uuids = [found.uuid for found in source.open()]
+    opened = smi.calls
     now = 100.5
     assert all(source.read(uuid, CORE).values for uuid in uuids)
     assert source.read(UUID, CORE).age == 0.5  # so that nothing looks younger than it is
-    assert smi.calls == 1
+    assert smi.calls == opened
     now = 101.0
     smi.say(exit=9, text=NO_DRIVER)
     for uuid in uuids:
         with pytest.raises(SourceError):
             source.read(uuid, CORE)
-    assert smi.calls == 2
+    assert smi.calls == opened + 1
 
 
 def test_through_the_monitor(smi: FakeNvidiaSmi) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -26,33 +27,150 @@ from virnucpro_exporter.gpu.sources import (
     SourceError,
     query_of,
 )
+from virnucpro_exporter.snapshot import ECC_KINDS, THROTTLE_BITS
 from virnucpro_exporter.text import clean
 
-# The name comes last: it is not quoted. A comma in it, or a decimal comma, makes a row too long.
-_COLUMNS = (
-    "index,uuid,utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,"
-    "driver_version,pci.bus_id,name"
-)
-_N_COLUMNS = _COLUMNS.count(",") + 1
+_log = logging.getLogger(__name__)
+
 _MIB = 1024 * 1024
-_CELLS: tuple[tuple[str, int, Callable[[float], Any]], ...] = (
-    ("utilization_ratio", 2, lambda v: v / 100),
-    ("memory_used_bytes", 3, lambda v: int(v * _MIB)),
-    ("memory_size_bytes", 4, lambda v: int(v * _MIB)),
-    ("temperature_celsius", 5, float),
-    ("power_watts", 6, float),
+_MHZ = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """A value, the columns that it is made of, and how.
+
+    Attributes:
+        name: Of the `GpuSample` field.
+        columns: Names that `--query-gpu` knows.
+        convert: Makes the value of their cells; raises ValueError.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    convert: Callable[..., Any]
+
+
+def _number(cell: str) -> float:
+    number = float(cell)
+    if not math.isfinite(number):
+        raise ValueError(cell)
+    return number
+
+
+def _share(cell: str) -> float:
+    return _number(cell) / 100
+
+
+def _bytes(cell: str) -> int:
+    return int(_number(cell) * _MIB)
+
+
+def _clock(cell: str) -> float:
+    return _number(cell) * _MHZ
+
+
+def _state(cell: str) -> int:
+    return int(cell.removeprefix("P"))
+
+
+def _reasons(cell: str) -> frozenset[str]:
+    bits = int(cell, 16)
+    return frozenset(name for bit, name in THROTTLE_BITS.items() if bits & bit)
+
+
+def _errors(*cells: str) -> dict[str, int]:
+    return {kind: int(cell) for kind, cell in zip(ECC_KINDS, cells, strict=True)}
+
+
+def _pages(single: str, double: str) -> dict[str, int]:
+    return {"single_bit": int(single), "double_bit": int(double)}
+
+
+def _flag(cell: str) -> bool:
+    """Whether a cell says yes, as a word or as a number."""
+    return {"yes": True, "no": False}[cell.lower()] if cell.isalpha() else int(cell) > 0
+
+
+def _ecc(when: str) -> tuple[str, ...]:
+    return tuple(f"ecc.errors.{kind}.{when}.total" for kind in ECC_KINDS)
+
+
+_CORE = (
+    _Value("utilization_ratio", ("utilization.gpu",), _share),
+    _Value("memory_used_bytes", ("memory.used",), _bytes),
+    _Value("memory_size_bytes", ("memory.total",), _bytes),
+    _Value("temperature_celsius", ("temperature.gpu",), _number),
+    _Value("power_watts", ("power.draw",), _number),
 )
+# Not every driver knows all of these, and one unknown column fails the whole query: only those that
+# `--help-query-gpu` lists are asked for. Of two values with one name, the first that it lists.
+_EXTRAS = (
+    _Value("memory_copy_ratio", ("utilization.memory",), _share),
+    _Value("power_limit_watts", ("enforced.power.limit",), _number),
+    _Value("sm_clock_hertz", ("clocks.current.sm",), _clock),
+    _Value("throttle_reasons", ("clocks_event_reasons.active",), _reasons),
+    _Value("throttle_reasons", ("clocks_throttle_reasons.active",), _reasons),
+    _Value("memory_clock_hertz", ("clocks.current.memory",), _clock),
+    _Value("sm_clock_max_hertz", ("clocks.max.sm",), _clock),
+    _Value("memory_clock_max_hertz", ("clocks.max.memory",), _clock),
+    _Value("memory_temperature_celsius", ("temperature.memory",), _number),
+    _Value("fan_ratio", ("fan.speed",), _share),
+    _Value("performance_state", ("pstate",), _state),
+    _Value("ecc_errors", _ecc("volatile"), _errors),
+    _Value("ecc_lifetime_errors", _ecc("aggregate"), _errors),
+    _Value("remapped_rows", ("remapped_rows.correctable", "remapped_rows.uncorrectable"), _errors),
+    _Value("row_remap_pending", ("remapped_rows.pending",), _flag),
+    _Value("row_remap_failed", ("remapped_rows.failure",), _flag),
+    _Value(
+        "retired_pages",
+        ("retired_pages.single_bit_ecc.count", "retired_pages.double_bit.count"),
+        _pages,
+    ),
+    _Value("retired_pages_pending", ("retired_pages.pending",), _flag),
+)
+# Without one of these the other values of its query still stand.
+_OPTIONAL = frozenset(
+    ("memory_copy_ratio", "row_remap_pending", "row_remap_failed", "retired_pages_pending")
+)
+_IDENTITY = ("index", "uuid", "driver_version", "pci.bus_id")
+_LISTED = re.compile(r'"([a-z0-9_.]+)"')
+
+
+def known_values(help_text: str) -> tuple[_Value, ...]:
+    """Which of the values that not every driver has can be asked for.
+
+    Args:
+        help_text: What `--help-query-gpu` printed.
+    """
+    listed = frozenset(_LISTED.findall(help_text))
+    known: dict[str, _Value] = {}
+    for value in _EXTRAS:
+        if listed.issuperset(value.columns):
+            known.setdefault(value.name, value)
+    return tuple(known.values())
+
+
+def _columns(values: tuple[_Value, ...]) -> tuple[str, ...]:
+    """The columns of a query. The name comes last: it is not quoted.
+
+    A comma in it, or a decimal comma, makes a row too long.
+    """
+    return (*_IDENTITY, *(column for value in values for column in value.columns), "name")
+
+
 _LOST = "[GPU is lost]"
 _UUID = re.compile(r"(GPU|MIG)-[0-9A-Za-z/-]+")
 _WORDS = {
     "[N/A]": NOT_SUPPORTED,
+    "N/A": NOT_SUPPORTED,
     "[Not Supported]": NOT_SUPPORTED,
     "[Insufficient Permissions]": NO_PERMISSION,
     "[GPU requires reset]": RESET_REQUIRED,
     _LOST: GPU_IS_LOST,
     "[Timeout]": TIMEOUT,
 }
-# A row has about 150 bytes, and no machine has a thousand GPUs.
+# A row has about 300 bytes, the help 20 KiB, and no machine has five hundred GPUs.
 _MOST_BYTES = 2**18
 _MOST_QUOTED = 120  # characters of a line that is quoted in a message
 
@@ -83,20 +201,28 @@ class Table:
         return UNKNOWN if self.refused else NOT_FOUND
 
 
-def parse(text: str) -> Table:
+def parse(text: str, values: tuple[_Value, ...] = _CORE) -> Table:
     """The rows of a successful run. One that has not exactly the columns asked for is refused.
+
+    Args:
+        text: What was printed.
+        values: What was asked for.
 
     Raises:
         SourceError: There are rows, and none of them is a GPU's.
     """
     gpus, lost, refused = {}, 0, ""
+    columns = _columns(values)
     for line in filter(str.strip, text.splitlines()):
         cells = [cell.strip() for cell in line.split(",")]
         if set(cells) == {_LOST}:
             lost += 1
-        elif len(cells) == _N_COLUMNS and cells[0].isdecimal() and _UUID.fullmatch(cells[1]):
-            found = Found(cells[0], cells[1], cells[9], cells[8], cells[7])
-            gpus[found.uuid] = (found, _reading(cells))
+        elif len(cells) == len(columns) and cells[0].isdecimal() and _UUID.fullmatch(cells[1]):
+            row = dict(zip(columns, cells, strict=True))
+            found = Found(
+                row["index"], row["uuid"], row["name"], row["pci.bus_id"], row["driver_version"]
+            )
+            gpus[found.uuid] = (found, _reading(row, values))
         else:
             refused = refused or line
     if refused and not (gpus or lost):
@@ -104,25 +230,19 @@ def parse(text: str) -> Table:
     return Table(gpus, lost, refused)
 
 
-def _reading(cells: list[str]) -> Reading:
+def _reading(row: Mapping[str, str], asked: tuple[_Value, ...]) -> Reading:
     values: dict[str, Any] = {}
     faults: dict[str, int] = {}
-    for name, column, convert in _CELLS:
-        number = _number(cells[column])
-        if number is None:
-            faults[query_of(name)] = _WORDS.get(cells[column], UNKNOWN)
-        else:
-            values[name] = convert(number)
+    for value in asked:
+        cells = [row[column] for column in value.columns]
+        try:
+            values[value.name] = value.convert(*cells)
+        except (ValueError, KeyError):
+            if value.name not in _OPTIONAL:
+                words = (_WORDS[cell] for cell in cells if cell in _WORDS)
+                faults[query_of(value.name)] = next(words, UNKNOWN)
     values = {name: value for name, value in values.items() if query_of(name) not in faults}
     return Reading(values, faults, is_free=True)
-
-
-def _number(cell: str) -> float | None:
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 class NvidiaSmiSource:
@@ -144,7 +264,8 @@ class NvidiaSmiSource:
         max_age: float = 0.8,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._command = [program, f"--query-gpu={_COLUMNS}", "--format=csv,noheader,nounits"]
+        self._program = program
+        self._extras: tuple[_Value, ...] | None = None  # None until the program was asked
         self._timeout = timeout
         self._max_age = max_age
         self._clock = clock
@@ -200,18 +321,36 @@ class NvidiaSmiSource:
     def _refresh(self) -> None:
         self._table, self._ran_at = Table(), self._clock()
         try:
-            self._table = parse(self._run())
+            self._table = self._query()
+            if self._extras is None and self._table.gpus:
+                self._table = self._with_extras(self._table)
             self._error = ""
         except SourceError as error:
-            self._error = str(error)
+            self._extras = None  # perhaps of another driver by now
+            self._table, self._error = Table(), str(error)
             raise
 
-    def _run(self) -> str:
+    def _query(self) -> Table:
+        values = (*_CORE, *(self._extras or ()))
+        query = f"--query-gpu={','.join(_columns(values))}"
+        return parse(self._run(query, "--format=csv,noheader,nounits"), values)
+
+    def _with_extras(self, core: Table) -> Table:
+        """Learn what this driver knows beyond the core, and ask for it; the core if that fails."""
+        try:
+            self._extras = known_values(self._run("--help-query-gpu"))
+            return self._query()
+        except SourceError as error:
+            self._extras = ()
+            _log.warning("nvidia-smi gives no health of GPUs: %s", error)
+            return core
+
+    def _run(self, *arguments: str) -> str:
         if self._stuck is not None and self._stuck.poll() is None:
             raise SourceError("nvidia-smi hangs, and cannot even be killed")
         try:
-            process = subprocess.Popen(  # noqa: S603 - a fixed command
-                self._command,
+            process = subprocess.Popen(  # noqa: S603 - fixed arguments
+                [self._program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -27,8 +27,8 @@ from virnucpro_exporter.gpu.sources import (
 from virnucpro_exporter.snapshot import (
     ECC_KINDS,
     RECOVERY_ACTIONS,
+    THROTTLE_BITS,
     THROTTLE_POLICIES,
-    THROTTLE_REASONS,
     GpuModes,
     GpuProcess,
 )
@@ -50,9 +50,6 @@ _WHY = {
     18: "the NVIDIA driver and library versions do not match; reboot, or reload the driver and "
     "start this program again",
 }
-# Of the reasons, in their order. GpuIdle (0x01) is none of them: it holds nothing down.
-_THROTTLE_BITS = (0x04, 0x20, 0x40, 0x80, 0x08, 0x10, 0x02, 0x100)
-_THROTTLE = tuple(zip(_THROTTLE_BITS, THROTTLE_REASONS, strict=True))
 _HIGHEST_STATE = 15  # 32 stands for unknown
 _ALL_LINKS = 0xFFFFFFFF  # the scope of a field that adds up the links of NVLink
 _KIB = 1024
@@ -108,7 +105,9 @@ def _throttle(handle: Any) -> dict[str, Any]:
         bits = pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
     except (pynvml.NVMLError_FunctionNotFound, AttributeError):  # its name in older drivers
         bits = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
-    return {"throttle_reasons": frozenset(name for bit, name in _THROTTLE if bits & bit)}
+    return {
+        "throttle_reasons": frozenset(name for bit, name in THROTTLE_BITS.items() if bits & bit)
+    }
 
 
 def _processes(handle: Any) -> dict[str, Any]:

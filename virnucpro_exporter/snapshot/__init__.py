@@ -12,6 +12,7 @@ Import the names from here, whatever module defines them.
 from virnucpro_exporter.snapshot.gpu import (
     ECC_KINDS,
     RECOVERY_ACTIONS,
+    THROTTLE_BITS,
     THROTTLE_POLICIES,
     THROTTLE_REASONS,
     CollectorHealth,
@@ -45,6 +46,7 @@ __all__ = [
     "ECC_KINDS",
     "PAIRED_WORKERS",
     "RECOVERY_ACTIONS",
+    "THROTTLE_BITS",
     "THROTTLE_POLICIES",
     "THROTTLE_REASONS",
     "WHOLE",

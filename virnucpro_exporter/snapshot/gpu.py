@@ -17,6 +17,10 @@ THROTTLE_REASONS = (
     "applications_clocks_setting",
     "display_clock_setting",
 )
+# Their bits in what the driver answers. GpuIdle (0x01) is none of them: it holds nothing down.
+THROTTLE_BITS = dict(
+    zip((0x04, 0x20, 0x40, 0x80, 0x08, 0x10, 0x02, 0x100), THROTTLE_REASONS, strict=True)
+)
 THROTTLE_POLICIES = (
     "power",
     "thermal",

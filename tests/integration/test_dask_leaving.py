@@ -121,9 +121,7 @@ def test_a_dask_worker_that_is_told_to_leave_takes_no_file_along(
     leaving.terminate()
     until(lambda: are_dead(members))
     assert leaving.wait() == 0
-    assert "one/cpu0 is given up: its Dask worker has left" in finish(
-        going, inputs, tmp_path / "out"
-    )
+    assert "one/cpu0 left the run" in finish(going, inputs, tmp_path / "out")
 
 
 async def end_lifetime(dask_worker: Worker) -> None:

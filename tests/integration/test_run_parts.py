@@ -109,8 +109,8 @@ def test_a_drain_ends_parts_at_the_next_record(
         _, told = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, told
     # A part may just have ended of itself, and its rest waits already.
-    assert told.count("ends its part of") == told.count("to the next run")
-    assert 1 <= told.count("to the next run") <= 2
+    assert told.count("ends its part of") == told.count("for the next run")
+    assert 1 <= told.count("for the next run") <= 2
     before = parts(output, "completed")
     assert len(before) >= 2
     assert parts(output, "queued")

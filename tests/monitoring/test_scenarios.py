@@ -39,7 +39,7 @@ RUNS = {
     # These begin last: what they show happens a few seconds after their start, and is then over.
     # Only reported: a second attempt elsewhere would end the stall before it is worth an alert.
     "stall": ("--scenario=stall", "--files=140", "--on-stall=report"),
-    "lost-gpu": ("--scenario=lost-gpu", "--files=140"),
+    "lost-gpu": ("--scenario=lost-gpu", "--files=140", "--on-stall=report"),
 }
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -85,10 +85,18 @@ def start(*words: str | Path, output: Path, workers: int = 2) -> subprocess.Pope
     )
 
 
-def call(command: list[str | Path]) -> subprocess.CompletedProcess[str]:
+def call(
+    command: list[str | Path], environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command of ours to its end; none may ever show a traceback."""
     done = subprocess.run(
-        command, cwd=ROOT, text=True, capture_output=True, timeout=DEADLINE, check=False
+        command,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=DEADLINE,
+        check=False,
     )
     assert "Traceback" not in done.stderr
     return done

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import run_program
 from tests.object_store import BUCKET, SECRET, ObjectStore, secrets_in, with_environment
 from tests.run_program import PROGRAM, READS, ROOT, arguments, results, until
 
@@ -36,18 +37,8 @@ def command(inputs: str | Path, output: str, state: Path, *words: str) -> list[s
 
 
 def call(words: list[str | Path], store: ObjectStore) -> subprocess.CompletedProcess[str]:
-    """Run to the end."""
-    done = subprocess.run(
-        words,
-        cwd=ROOT,
-        env=with_environment(store.environment),
-        text=True,
-        capture_output=True,
-        timeout=110,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr
-    return done
+    """Run to the end, with the credentials of a store."""
+    return run_program.call(words, with_environment(store.environment))
 
 
 def start(words: list[str | Path], store: ObjectStore) -> subprocess.Popen[bytes]:

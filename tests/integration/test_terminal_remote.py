@@ -176,7 +176,7 @@ def test_stalls_and_losses_are_told_once(
         endpoint.body = Endpoint.body + f'virnucpro_worker_stalled{{gpu="0"}} {stalled}\n'
         source.latest()
     assert caplog.messages == [
-        "GPU 1 has lost its worker", "GPU 0 has stalled", "GPU 0 is no longer stalled"
+        "GPU 1 lost its worker", "GPU 0 stalled", "GPU 0 recovered from a stall"
     ]  # fmt: skip
 
 

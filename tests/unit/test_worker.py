@@ -7,6 +7,7 @@ import io
 import mmap
 import operator
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,22 +152,35 @@ class Reader:
         return Processed(1, 2, float(len(file.name)))
 
 
-def test_a_processor_knows_the_files_that_its_worker_holds(tmp_path: Path) -> None:
-    """It is given the very files that follow, and may say itself how long each of them took."""
+def answers(
+    processor: Any,
+    packets: Sequence[list[wire.Message]],
+    attempts: Path,
+    results: Path | None = None,
+) -> list[wire.Message]:
+    """All that a worker says to the packets that it is sent."""
     pool, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    reader = Reader()
     with pool, channel, mmap.mmap(-1, mmap.PAGESIZE) as slot:
-        worker = Worker(channel, slot, str(tmp_path))
-        assert worker.set_up(lambda: reader, "cpu0")
-        part = wire.START, 5, b"in/bc", (7, 9), 1.0
-        pool.send(wire.encode([(wire.START, 4, b"in/a"), part]))
+        moves_to = None if results is None else str(results)
+        worker = Worker(channel, slot, str(attempts), results=moves_to)
+        assert worker.set_up(lambda: processor, "cpu0")
+        for packet in packets:
+            pool.send(wire.encode(packet))
         pool.shutdown(socket.SHUT_WR)
         worker.serve()
         channel.shutdown(socket.SHUT_WR)
-        said = []
-        while packet := pool.recv(wire.RECEIVE_BYTES):
-            said += wire.decode(packet)
+        said: list[wire.Message] = []
+        while answer := pool.recv(wire.RECEIVE_BYTES):
+            said += wire.decode(answer)
         del worker  # it holds the slot
+    return said
+
+
+def test_a_processor_knows_the_files_that_its_worker_holds(tmp_path: Path) -> None:
+    """It is given the very files that follow, and may say itself how long each of them took."""
+    reader = Reader()
+    part = wire.START, 5, b"in/bc", (7, 9), 1.0
+    said = answers(reader, [[(wire.START, 4, b"in/a"), part]], tmp_path)
     (expected,) = reader.expected
     assert [file.part for file in expected] == [Part(Path("in/a")), Part(Path("in/bc"), 7, 9)]
     assert all(map(operator.is_, reader.processed, expected))
@@ -181,20 +195,9 @@ def test_a_part_for_a_processor_that_takes_whole_files_fails(tmp_path: Path) -> 
     """A class that no longer says how results are joined does not do a whole file for each part."""
     reader = Reader()
     reader.joins = None
-    pool, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with pool, channel, mmap.mmap(-1, mmap.PAGESIZE) as slot:
-        worker = Worker(channel, slot, str(tmp_path))
-        assert worker.set_up(lambda: reader, "cpu0")
-        part = wire.START, 4, b"in/a", (0, 9), 1.0
-        join = wire.START, 5, b"in/a", None, 1.0, (1, 2)
-        pool.send(wire.encode([part, join]))
-        pool.shutdown(socket.SHUT_WR)
-        worker.serve()
-        channel.shutdown(socket.SHUT_WR)
-        said = []
-        while packet := pool.recv(wire.RECEIVE_BYTES):
-            said += wire.decode(packet)
-        del worker  # it holds the slot
+    part = wire.START, 4, b"in/a", (0, 9), 1.0
+    join = wire.START, 5, b"in/a", None, 1.0, (1, 2)
+    said = answers(reader, [[part, join]], tmp_path)
     assert not reader.processed
     failed = [message for message in said if message[0] == wire.FAILED]
     assert [message[1] for message in failed] == [4, 5]
@@ -224,20 +227,12 @@ def test_outputs_are_moved_and_their_folder_is_used_again(tmp_path: Path) -> Non
     attempts, results = tmp_path / "attempts", tmp_path / "results"
     attempts.mkdir()
     results.mkdir()
-    pool, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with pool, channel, mmap.mmap(-1, mmap.PAGESIZE) as slot:
-        worker = Worker(channel, slot, str(attempts), None, str(results))
-        assert worker.set_up(Writer, "cpu0")
-        pool.send(wire.encode([(wire.START, 4, b"in/a"), (wire.START, 5, b"in/b")]))
-        pool.send(wire.encode([(wire.MOVE, 4, (b"a.out",)), (wire.MOVE, 5, (b"gone",))]))
-        pool.send(wire.encode([(wire.START, 6, b"in/c")]))
-        pool.shutdown(socket.SHUT_WR)
-        worker.serve()
-        channel.shutdown(socket.SHUT_WR)
-        said = []
-        while packet := pool.recv(wire.RECEIVE_BYTES):
-            said += wire.decode(packet)
-        del worker  # it holds the slot
+    packets: list[list[wire.Message]] = [
+        [(wire.START, 4, b"in/a"), (wire.START, 5, b"in/b")],
+        [(wire.MOVE, 4, (b"a.out",)), (wire.MOVE, 5, (b"gone",))],
+        [(wire.START, 6, b"in/c")],
+    ]
+    said = answers(Writer(), packets, attempts, results)
     assert [message[1] for message in said if message[0] == wire.MOVED] == [[4]]
     assert [path.name for path in results.iterdir()] == ["a.out"]
     assert {path.name for path in attempts.iterdir()} == {"5", "6"}

@@ -64,11 +64,10 @@ def _claim(outputs: StoredOutputs, name: str) -> bytes:
     if _is_left_by(about["folder_id"], name, outputs):
         writing.put(name, own)
         return own
-    try:
-        while not writing.create(name, own):
-            if _is_left_by(about["folder_id"], name, outputs):
-                break
-    except NotImplementedError:
+    while (is_new := writing.create(name, own)) is False:
+        if _is_left_by(about["folder_id"], name, outputs):
+            break
+    if is_new is None:
         log.warning(
             "%s cannot tell whether an object is new: two runs that start at one moment may both "
             "write there",

@@ -170,16 +170,16 @@ def troubles(before: RunSnapshot | None, after: RunSnapshot) -> list[tuple[int, 
     were = set(before.stalled) if before else set()
     had_lost = _lost(before) if before else set()
     found = [
-        (logging.WARNING, f"{device_words(gpu)} has stalled")
+        (logging.WARNING, f"{device_words(gpu)} stalled")
         for gpu in after.stalled
         if gpu not in were
     ]
     found += [
-        (logging.INFO, f"{device_words(gpu)} is no longer stalled")
+        (logging.INFO, f"{device_words(gpu)} recovered from a stall")
         for gpu in sorted(were - set(after.stalled))
     ]
     found += [
-        (logging.WARNING, f"{device_words(gpu)} has lost its worker")
+        (logging.WARNING, f"{device_words(gpu)} lost its worker")
         for gpu in sorted(_lost(after) - had_lost)
     ]
     return found

@@ -22,7 +22,7 @@ from virnucpro_exporter.errors import StoreError, UsageError
 from virnucpro_exporter.stores.urls import WEB, scheme_of, with_query, without_secrets
 
 # What is read ahead: little at first, since many readers want the first bytes alone, and more as
-# they go on. One request takes some 50 ms.
+# they go on: each request costs a round trip.
 _FIRST_AHEAD, _MOST_AHEAD = 1 << 18, 1 << 23
 
 # A server that is away is asked again after so many seconds each.

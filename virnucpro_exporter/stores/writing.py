@@ -40,14 +40,13 @@ def put(url: str, content: bytes) -> None:
     attempt(url, lambda system: system.pipe_file(url, content))
 
 
-def create(url: str, content: bytes) -> bool:
+def create(url: str, content: bytes) -> bool | None:
     """Write a small object where there is none.
 
     Returns:
-        Whether there was none.
+        Whether there was none; None, and nothing is written, if the store cannot tell.
 
     Raises:
-        NotImplementedError: The store cannot tell while it writes.
         StoreError: The store does not take it.
     """
 
@@ -64,10 +63,7 @@ def create(url: str, content: bytes) -> bool:
             raise
         return True
 
-    done = attempt(url, ask)
-    if done is None:
-        raise NotImplementedError
-    return done
+    return attempt(url, ask)
 
 
 def get(url: str) -> bytes:
@@ -126,10 +122,11 @@ def end_uploads(url: str) -> int:
     """
     if scheme_of(url) != "s3":
         return 0
-    bucket, _, prefix = url.partition("://")[2].partition("/")
+    bucket, _, key = url.partition("://")[2].partition("/")
+    prefix = f"{key}/" if key else ""
 
     def ask(system: Any) -> int:
-        found = system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
+        found = system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
         uploads = found.get("Uploads") or []
         for one in uploads:
             own = {"Key": one["Key"], "UploadId": one["UploadId"]}

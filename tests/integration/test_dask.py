@@ -73,6 +73,7 @@ class Asked(NodeGpus):
         super().take(node, worker, look)
 
 
+@pytest.mark.campaign
 def test_a_silent_worker_does_not_hide_the_gpus_of_its_node(
     cluster: DaskCluster, tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def stop_a_worker_and_kill(words: list[str | Path], output: Path, before: int) -
         until(lambda: not processes_of(output))
 
 
+@pytest.mark.campaign
 def test_very_short_files_that_workers_move_are_done_once(tmp_path: Path) -> None:
     """A worker is stopped, and the run killed, while outputs are moved: no result is replaced."""
     inputs, output = tmp_path / "in", tmp_path / "out"

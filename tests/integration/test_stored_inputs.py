@@ -132,6 +132,7 @@ def test_web_servers(text: bytes, tmp_path: Path, has_ranges: bool) -> None:
     assert not secrets_in(tmp_path, *texts, words=("abcdefsecret",))
 
 
+@pytest.mark.campaign
 def test_killed_and_resumed(store: ObjectStore, text: bytes, tmp_path: Path) -> None:
     """A run that is killed while it reads objects goes on, and does nothing twice."""
     for number in range(12):

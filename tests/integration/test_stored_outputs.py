@@ -21,6 +21,8 @@ from tests.dask_runs import whole as whole_of
 from tests.object_store import BUCKET, SECRET, ObjectStore, secrets_in, with_environment
 from tests.run_program import PROGRAM, READS, ROOT, arguments, until
 
+pytestmark = pytest.mark.campaign  # whole runs, killed and resumed
+
 URL = f"s3://{BUCKET}"
 
 
@@ -64,11 +66,12 @@ def objects(store: ObjectStore, prefix: str) -> dict[str, bytes]:
     }
 
 
-def let_end(inputs: Path, most: int) -> None:
-    """Let so many files end of those that have begun; the others wait, so the run cannot end."""
+def results_so_far(store: ObjectStore, prefix: str, inputs: Path, most: int) -> int:
+    """How many are in the store. So many files may end; others wait, so that the run cannot end."""
     for name in sorted(begun(inputs)):
         if len(list(inputs.glob("*.go"))) < most:
             (inputs / f"{name}.go").touch()
+    return len(objects(store, prefix))
 
 
 def test_killed_at_any_moment_and_resumed(store: ObjectStore, tmp_path: Path) -> None:
@@ -81,14 +84,14 @@ def test_killed_at_any_moment_and_resumed(store: ObjectStore, tmp_path: Path) ->
     unfinished = store.files.call_s3("create_multipart_upload", Bucket=BUCKET, Key="killed/x.out")
     assert unfinished["UploadId"]
 
-    def has(least: int, most: int) -> bool:
-        let_end(inputs, most)
-        return len(objects(store, "killed")) >= least
-
     # Two that began before the first kill may wait now, behind files that may not end.
     for least, most in ((1, 1), (4, 6)):
         process = start(words, store)
-        until(lambda least=least, most=most: has(least, most))  # type: ignore[misc]
+        until(
+            lambda least=least, most=most: (  # type: ignore[misc]
+                results_so_far(store, "killed", inputs, most) >= least
+            )
+        )
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert objects(store, "killed").items() <= whole.items()
@@ -161,21 +164,18 @@ def test_documented_commands(store: ObjectStore, tmp_path: Path) -> None:
     assert len(objects(store, "results/2026")) == 6
 
 
-@pytest.mark.campaign
 def test_the_store_goes_away(tmp_path: Path) -> None:
     """Results wait on this machine, one line says so, and the same command uploads them."""
     store, state = ObjectStore(), tmp_path / "state"
-    slow = ("--processor", "tests.run_processors:slow", "--storage-patience", "1")
     inputs = tmp_path / "in"
-    inputs.mkdir()
-    for number in range(100):
-        (inputs / f"{number}.fa").write_bytes(b">x\n%d" % number)
-    words = command(inputs, f"{URL}/away", state, *slow)
+    shutil.copytree(READS, inputs)
+    words = command(inputs, f"{URL}/away", state, *WAITING, "--storage-patience", "1")
     process = subprocess.Popen(
         words, cwd=ROOT, env=with_environment(store.environment), text=True, stderr=subprocess.PIPE
     )
-    until(lambda: objects(store, "away"))
+    until(lambda: results_so_far(store, "away", inputs, 1) == 1)
     store.stop()
+    (inputs / "go").touch()
     _, said = process.communicate(timeout=110)
     assert process.returncode == 1
     assert "Results are not in the store yet; the same command uploads them: " in said
@@ -184,6 +184,5 @@ def test_the_store_goes_away(tmp_path: Path) -> None:
     store.start_again()
     done = call(words, store)
     assert done.returncode == 0, done.stderr
-    whole = {f"{n}.fa.out": (b">x\n%d" % n)[::-1] for n in range(100)}
-    assert objects(store, "away") == whole
+    assert objects(store, "away") == {n.decode(): text for n, text in whole_of(inputs).items()}
     store.close()

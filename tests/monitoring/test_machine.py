@@ -3,6 +3,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.machine import Machine
 from tests.monitoring.programs import Prometheus, eventually
 from tests.monitoring.rules import faster_rules
@@ -12,6 +14,7 @@ WATCHED = 24  # seconds after the last end: eight minutes of the rules, longer t
 QUICK = "sleep 1; cp {input} {output}"
 
 
+@pytest.mark.campaign
 def test_a_prometheus_that_scrapes_serve_alone_knows_how_each_run_ended(tmp_path: Path) -> None:
     """Killed, interrupted, failed at once: all that is known stays; only failures fire an alert."""
     with Machine(tmp_path / "machine") as machine:

@@ -122,11 +122,10 @@ def end_uploads(url: str) -> int:
     """
     if scheme_of(url) != "s3":
         return 0
-    bucket, _, key = url.partition("://")[2].partition("/")
-    prefix = f"{key}/" if key else ""
+    bucket, _, prefix = url.partition("://")[2].partition("/")
 
     def ask(system: Any) -> int:
-        found = system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
+        found = system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
         uploads = found.get("Uploads") or []
         for one in uploads:
             own = {"Key": one["Key"], "UploadId": one["UploadId"]}

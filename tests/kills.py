@@ -204,6 +204,9 @@ class Known:
         self._kept(sum(result is not None for _, result in parts))
         return FilesSubmitted((), begun=(BegunFile(file, parts),))
 
+    def leave(self) -> None:
+        """The file was handed over, or waits."""
+
 
 def live(folder: Path, kept: Callable[[int], None] = lambda _: None) -> None:
     """A run from its start to its end."""

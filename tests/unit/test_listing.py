@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from tests import events as said
 from tests.fakes import FakePool
-from virnucpro_exporter.app.listing import PATIENCE, Listing, Looked, looked_at
+from virnucpro_exporter.app.listing import PATIENCE, Listing, Looked, done_before, looked_at
 from virnucpro_exporter.errors import JournalError
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
@@ -22,6 +24,8 @@ from virnucpro_exporter.scheduling.events import FilesSubmitted
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.snapshot import RunState
+
+ENDS = ("completed", "completed", "failed", "completed")  # of the files of an earlier run
 
 
 class Clock:
@@ -182,6 +186,36 @@ def test_workers_are_started_for_work_alone(
     assert pool.spawned == ([] if is_done else ["0"])
     snapshot = coordinator.snapshot()
     assert (snapshot.files_completed, snapshot.files_skipped) == (3, 3 * is_done)
+
+
+@pytest.mark.parametrize("how", ["drain", "stop"])
+def test_run_that_is_ended_at_its_start_says_what_was_done_before(
+    journal: Journal, tmp_path: Path, how: str
+) -> None:
+    """Also of files that it has not looked at; one that failed waits for the next run."""
+    names = "abcd"
+    files = [Input(name, f"/{name}", f"/{name}") for name in names]
+    inputs = [(file.path, file.real) for file in files]
+    journal.begin_plan(inputs)
+    journal.plan_more([looked(name).source for name in names])
+    states = [(state, name.encode()) for state, name in zip(ENDS, names, strict=True)]
+    with sqlite3.connect(tmp_path / ".virnucpro" / "journal.sqlite") as database:
+        database.executemany("UPDATE files SET state = ? WHERE path = ?", states)
+    database.close()
+    earlier = journal.begin_plan(inputs)
+    parts = itertools.chain([[looked("a", is_done=True)]], itertools.repeat([]))  # never gets on
+    made = Listing(
+        *(journal, parts, len(names), "", 0.0, Clock()),
+        done_after=lambda seen: done_before(files[seen:], earlier),
+    )
+    coordinator, pool = WorkStealingCoordinator(["0"]), Pool(tmp_path)
+    runner = Runner(coordinator, pool, ["0"], Outputs(tmp_path), journal)
+    getattr(runner, how)()
+    runner.run(feed=made)
+    snapshot = coordinator.snapshot()
+    assert (snapshot.files_skipped, snapshot.files_queued) == (3, 1)
+    assert read_status(tmp_path).counts == {"completed": 3, "queued": 1}
+    assert not pool.spawned
 
 
 def test_run_does_not_end_before_all_files_are_known() -> None:

@@ -78,6 +78,16 @@ def looked_at(files: Sequence[Input], earlier: Earlier, how: str) -> Iterable[Se
     return [looked]
 
 
+def done_before(files: Iterable[Input], earlier: Earlier) -> list[SequenceFile]:
+    """Those that earlier runs completed, as the journal says; none of them is looked at."""
+    noted = ((file, *earlier.noted(file.real)) for file in files)
+    return [SequenceFile(file.path, *(counts or ())) for file, is_done, counts in noted if is_done]
+
+
+def _none(_seen: int) -> list[SequenceFile]:
+    return []
+
+
 class Listing:
     """Hands over the files of a run as they become known; see `execution.runner.Feed`.
 
@@ -88,6 +98,8 @@ class Listing:
         aim: Where they go, for the log.
         since: When the search for files began.
         clock: Monotonic seconds.
+        done_after: Those that earlier runs completed of the files after the first so many, as the
+            journal says.
 
     Attributes:
         has_work: Whether a file that is to be done is known.
@@ -102,9 +114,12 @@ class Listing:
         aim: str,
         since: float,
         clock: Callable[[], float] = time.monotonic,
+        done_after: Callable[[int], list[SequenceFile]] = _none,
     ) -> None:
         self._journal = journal
         self._parts = parts
+        self._done_after = done_after
+        self._seen = 0  # how many files were looked at
         self._aim = aim
         self._clock = clock
         self._begins_at = since + PATIENCE
@@ -138,18 +153,20 @@ class Listing:
         try:
             for part in self._parts:
                 if self._is_closed:
-                    return
+                    return  # what is known of the others says `leave`
                 self.has_work = self.has_work or not all(file.is_done for file in part)
                 with self._lock:
                     self._known += part
+                    self._seen += len(part)
                 now = self._clock()
                 if now - told_at >= _EVERY:
                     told_at = now
                     wake()
+            self._done_after = _none  # what it was made of is needed no more
         except BaseException as error:  # noqa: BLE001 - `take` raises it, where it is heard
             self._error = error
         finally:
-            self._parts = ()  # what it was made of is needed no more
+            self._parts = ()
             self._is_complete = True
             wake()
 
@@ -190,6 +207,26 @@ class Listing:
         self._tell(len(to_do), len(skipped))
         return FilesSubmitted(files, skipped, self.awaited, parts)
 
+    def leave(self) -> FilesSubmitted | None:
+        """How the files stand that were not handed over; for a run that starts none of them.
+
+        Those that earlier runs completed count as skipped, whether they were looked at or not. The
+        others wait for the next run, which the journal knows.
+
+        Returns:
+            None when all files were handed over.
+        """
+        if not self.awaited:
+            return None
+        done = [file.file for file in self._known if file.is_done] + self._done_after(self._seen)
+        self._known = []
+        self._done_after = _none
+        self._done += len(done)
+        self.awaited -= len(done)
+        if self._done:
+            _log_skipped(self._done)
+        return FilesSubmitted((), tuple(done), self.awaited)
+
     def _tell(self, to_do: int, done: int) -> None:
         is_first = to_do and not self._to_do
         self._to_do += to_do
@@ -204,9 +241,13 @@ class Listing:
             return
         self._journal.end_plan()
         if self._done:
-            log.info("finished by an earlier run and skipped: %s", counted(self._done, "file"))
+            _log_skipped(self._done)
         if self._begun:
             parts = counted(sum(self._begun), "part")
             files = counted(len(self._begun), "file")
             log.info("begun by an earlier run: %s, of which %s are not done again", files, parts)
         log.info("%s to do %s", counted(self._to_do, "file"), self._aim)
+
+
+def _log_skipped(files: int) -> None:
+    log.info("finished by an earlier run and skipped: %s", counted(files, "file"))

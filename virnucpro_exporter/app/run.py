@@ -28,7 +28,7 @@ from virnucpro_exporter.app.inputs import (
     output_folder,
     output_names,
 )
-from virnucpro_exporter.app.listing import Listing, looked_at
+from virnucpro_exporter.app.listing import Listing, done_before, looked_at
 from virnucpro_exporter.app.predictions import (
     Predictions,
     Tables,
@@ -351,9 +351,13 @@ def _listing(
 ) -> Listing:
     """The files, to be looked at while the run goes on."""
     earlier = journal.begin_plan([(file.path, file.real) for file in inputs.files], names)
-    parts = looked_at(inputs.files, earlier, options.count)
+    files = inputs.files
+    parts = looked_at(files, earlier, options.count)
     aim = f"on {counted(len(gpus), 'worker')}, into {outputs.shown}"
-    return Listing(journal, parts, len(inputs.files), aim, began)
+    return Listing(
+        *(journal, parts, len(files), aim, began),
+        done_after=lambda seen: done_before(files[seen:], earlier),
+    )
 
 
 def _find(inputs: Inputs, views: Views, metrics: Metrics, outputs: Outputs, names: Names) -> Found:

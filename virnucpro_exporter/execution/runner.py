@@ -105,6 +105,12 @@ class Feed(Protocol):
     def close(self) -> None:
         """Find out no more."""
 
+    def leave(self) -> ev.FilesSubmitted | None:
+        """How the files stand that `take` has not given, none of which is to be started.
+
+        To be called after `close`; None when there are no such files.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -220,6 +226,9 @@ class Runner:
                 feed.start(self._pool.wake)
             self._note_workers()
             self._loop()
+        left = None if self._feed is None else self._feed.leave()
+        if left is not None:
+            self._take_in(left)
         while not self._is_settled():
             time.sleep(_LONGEST_WAIT)
         self._note_workers()
@@ -245,16 +254,18 @@ class Runner:
                 self._pool.drain()
                 events.append(ev.DrainRequested())
             self._turn(events)
-            if not is_draining:
-                self._take_from_feed()
+            self._take_from_feed()
             self._note_workers(_NOTE_EVERY)
 
     def _take_from_feed(self) -> None:
-        """Submit what became known; workers are started as soon as there is something to do."""
+        """Submit what became known; workers are started as soon as there is something to do.
+
+        A run that drains starts none, but shows how many files wait.
+        """
         feed = self._feed
         if feed is None or self._storage.is_held:
             return
-        if feed.has_work:
+        if feed.has_work and not self._drain:
             self._spawn()
         try:
             submitted = feed.take()

@@ -168,10 +168,15 @@ class Earlier:
         """
         if not self._rows:
             return False, None
-        row = self._rows.get(file.real or file.path, _UNKNOWN)
-        _, size, mtime_ns, state, sequences, residues, outputs = row
-        if size != file.size or mtime_ns != file.mtime_ns:
-            return False, None
+        return self.noted(file.real or file.path) if self.is_unchanged(file) else (False, None)
+
+    def noted(self, real: str) -> tuple[bool, tuple[int | None, int] | None]:
+        """As `standing`, of the file as an earlier run found it, which is not looked at again.
+
+        Args:
+            real: Where its path leads.
+        """
+        _, _, _, state, sequences, residues, outputs = self._rows.get(real, _UNKNOWN)
         is_done = state == "completed" and (
             outputs == "[]" or self._present.issuperset(_names_in(outputs))
         )
@@ -396,14 +401,18 @@ class Journal:
         database.execute("UPDATE parts SET state = 'queued' WHERE state = 'processing'")
         database.execute("UPDATE files SET state = 'queued' WHERE state = 'processing'")
         left = dict(known)
-        respelled, new = [], []
+        respelled, new, tried_again = [], [], []
         for path, real in inputs:
             row = left.pop(real, None)
             if row is None:
                 new.append((os.fsencode(path), os.fsencode(real)))
-            elif row[0] != path:
+                continue
+            if row[0] != path:
                 respelled.append((os.fsencode(path), os.fsencode(real)))
+            if row[3] == "failed":
+                tried_again.append((os.fsencode(path),))
         _respell(database, respelled, new)
+        database.executemany("UPDATE files SET state = 'queued' WHERE path = ?", tried_again)
         database.executemany(
             "UPDATE files SET state = 'gone' WHERE path = ?",
             [

@@ -31,7 +31,7 @@ from virnucpro_exporter.cli import run as _loaded_before_the_forks
 from virnucpro_exporter.scheduling import parts, splitting
 from virnucpro_exporter.workers import orphans, sentinel, starts
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 LIVES = 3  # the last one is left in peace
 FILES = 6
 SHORT_FILES = 300
@@ -39,7 +39,7 @@ RECORDS = (100, 400)  # of a file that is done in parts
 REGION = 40  # records of one length
 ODDS = 3  # against something happening at each look
 SHARED_ODDS = (3, 12, 24)  # where files are done in parts, which takes longer
-GRACE = 20.0  # seconds in which all processes of a dead run have to be dead
+GRACE = 60.0  # seconds in which all processes of a dead run have to be dead
 
 __all__ = ["_loaded_before_the_forks", "cli"]
 

@@ -55,6 +55,20 @@ def begun(folder: Path) -> dict[str, int]:
     return {mark.stem: len(mark.read_text().splitlines()) for mark in marks}
 
 
+def let_end(inputs: Path, most: int) -> None:
+    """Let files that were begun end, so many in all; the others wait, so that a run cannot end."""
+    for name in sorted(begun(inputs)):
+        if len(list(inputs.glob("*.go"))) < most:
+            (inputs / f"{name}.go").touch()
+
+
+def forget(inputs: Path, *names: str) -> None:
+    """Have these files, which a run that was killed had begun, neither begun nor let end."""
+    for name in names:
+        (inputs / f"{name}.begun").unlink(missing_ok=True)
+        (inputs / f"{name}.go").unlink(missing_ok=True)
+
+
 def whole(inputs: Path) -> dict[bytes, bytes]:
     """What `waiting` makes of the inputs, by the name of the output."""
     return {f"{p.name}.out".encode(): p.read_bytes()[::-1] for p in inputs.glob("*.fa")}

@@ -17,11 +17,12 @@ import fsspec
 
 SECRET = "thisSecretMustNotBeSeenAnywhere"  # noqa: S105 - the server takes any
 BUCKET = "reads"
+_HOST = "127.0.0.4"  # where nothing else listens, so that its port stays free while it is away
 
 _SERVER = """
 import sys
 from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=int(sys.argv[1]), verbose=False)
+server = ThreadedMotoServer(ip_address=sys.argv[1], port=int(sys.argv[2]), verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
@@ -39,7 +40,7 @@ class ObjectStore:
         self._process = self._start(0)
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{_HOST}:{self.port}"
         self.environment = {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": "testing",
@@ -60,7 +61,7 @@ class ObjectStore:
     @staticmethod
     def _start(port: int) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-c", _SERVER, str(port)],
+            [sys.executable, "-c", _SERVER, _HOST, str(port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

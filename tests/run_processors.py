@@ -72,11 +72,11 @@ def waiting(file: Path, output: Path, _progress: ProgressCallback) -> None:
 
 
 class Picky:
-    """Its model is missing on the node `bad`."""
+    """Its model is missing on the node `bad`, and on the first slot of a run on one machine."""
 
     def setup(self, gpu: str) -> None:
         """Fail there."""
-        if gpu.startswith("bad/"):
+        if gpu == "cpu0" or gpu.startswith("bad/"):
             raise ValueError("no model here")
 
     def process(self, file: Path, output: Path, progress: ProgressCallback) -> None:
@@ -94,20 +94,6 @@ class Slow:
 
     def process(self, file: Path, output: Path, progress: ProgressCallback) -> None:
         """Never called."""
-
-
-class HalfBroken:
-    """Its model is missing on one worker, and the other waits until that is known."""
-
-    def setup(self, gpu: str) -> None:
-        """Fail there."""
-        if gpu == "cpu0":
-            raise ValueError("no model here")
-
-    def process(self, file: Path, output: Path, _progress: ProgressCallback) -> None:
-        """Copy."""
-        time.sleep(0.5)
-        output.write_bytes(file.read_bytes())
 
 
 class Broken:

@@ -6,19 +6,16 @@ import json
 import os
 import pty
 import signal
-import socket
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.nvidia_smi_stub import FakeNvidiaSmi
 from tests.nvml_stub.stub import NvmlStub
-from tests.run_program import DEADLINE, PROGRAM, ROOT, as_a_job, call, until
+from tests.run_program import DEADLINE, PROGRAM, ROOT, address, as_a_job, ask, call, until
 
 GPUS = [*PROGRAM, "gpus"]
 
@@ -151,33 +148,34 @@ def test_ctrl_z_gives_the_cursor_back_while_watching() -> None:
 
 
 @contextmanager
-def serving() -> Iterator[tuple[subprocess.Popen[bytes], Callable[[str], str]]]:
-    """A server, and a way to ask it for a page; empty while it is not there yet."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-
-    def ask(path: str) -> str:
+def serving() -> Iterator[tuple[subprocess.Popen[str], Callable[[str], str]]]:
+    """A server, and a way to ask it for a page: the status, unless all is well, and the text."""
+    with subprocess.Popen(
+        [*PROGRAM, "serve", "--web-listen-address=127.0.0.1:0"],
+        cwd=ROOT,
+        text=True,
+        stderr=subprocess.PIPE,
+    ) as process:
         try:
-            with urllib.request.urlopen(f"http://{address}{path}", timeout=60) as answer:
-                return str(answer.read().decode())
-        except urllib.error.HTTPError as error:
-            with error:
-                return f"{error.code} {error.read().decode()}"
-        except OSError:
-            return ""
+            where = address(process)
 
-    with started("serve", "--web-listen-address", address) as process:
-        yield process, ask
+            def page(path: str) -> str:
+                status, text = ask(where, path)
+                return text if status == 200 else f"{status} {text}"
+
+            yield process, page
+        finally:
+            process.kill()
 
 
 def test_serving_ends_although_a_gpu_hangs(stub: NvmlStub) -> None:
     """SIGTERM ends it at once, and until then the hung GPU is down and the others are up."""
     stub.set(count=2)
-    with serving() as (process, ask):
-        until(lambda: 'gpu_up{gpu="1"} 1' in ask("/metrics"))
+    with serving() as (process, page):
+        until(lambda: 'gpu_up{gpu="1"} 1' in page("/metrics"))
         stub.set(g1_delay_ms=3_600_000)
-        until(lambda: 'gpu_up{gpu="1"} 0' in ask("/metrics"))
-        text = ask("/metrics")
+        until(lambda: 'gpu_up{gpu="1"} 0' in page("/metrics"))
+        text = page("/metrics")
         assert 'virnucpro_gpu_power_watts{gpu="0"} 312.35' in text
         assert 'virnucpro_gpu_power_watts{gpu="1"}' not in text
         assert 'virnucpro_collector_success{collector="gpu"} 1' in text
@@ -188,14 +186,14 @@ def test_serving_ends_although_a_gpu_hangs(stub: NvmlStub) -> None:
 def test_serving_without_a_driver(stub: NvmlStub) -> None:
     """A node without a driver is a failure of the collector and not ready, and heals."""
     stub.set(init=9)
-    with serving() as (_, ask):
-        until(lambda: 'collector_success{collector="gpu"} 0' in ask("/metrics"))
-        text = ask("/metrics")
+    with serving() as (_, page):
+        until(lambda: 'collector_success{collector="gpu"} 0' in page("/metrics"))
+        text = page("/metrics")
         assert 'gpu_monitor_info{backend="none"} 1' in text
         assert "gpu_up{" not in text
-        ready = ask("/-/ready")
+        ready = page("/-/ready")
         assert ready.startswith("503")
         assert "the NVIDIA driver is not loaded" in ready
         stub.set(init=None)
-        until(lambda: 'gpu_up{gpu="0"} 1' in ask("/metrics"))
-        assert 'collector_success{collector="gpu"} 1' in ask("/metrics")
+        until(lambda: 'gpu_up{gpu="0"} 1' in page("/metrics"))
+        assert 'collector_success{collector="gpu"} 1' in page("/metrics")

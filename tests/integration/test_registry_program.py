@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.machine import Machine, results
-from tests.run_program import address, ask, until
+from tests.run_program import DEADLINE, address, ask, until
 from virnucpro_exporter.web.addresses import bind_near
 
 
@@ -71,7 +71,7 @@ def test_a_run_with_an_address_of_its_own_is_a_target(machine: Machine, tmp_path
 def test_a_run_that_nobody_reads_gives_the_prompt_back(machine: Machine) -> None:
     """Without a reader nothing lingers. The port is the run's own: others read the usual one."""
     run = machine.run("out", "cp {input} {output}", "--web-listen-address=127.0.0.1:0")
-    _, told = run.communicate(timeout=60)
+    _, told = run.communicate(timeout=DEADLINE)
     assert run.returncode == 0
     assert "the last values stay" not in told
 

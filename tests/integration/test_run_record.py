@@ -8,8 +8,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from tests.dask_runs import begun
 from tests.run_program import READS, results, run, start, until
 
+# Tells that a file has begun, and copies it when the test allows it.
+WAITING = (
+    'touch "$1.begun"; until [ -e "$1.go" ] || [ -e "${1%/*}/go" ]; do sleep 0.05; done; '
+    'cp "$1" "$2"'
+)
 COPY = ["--", "cp", "{input}", "{output}"]
 
 
@@ -60,17 +66,27 @@ def test_record_has_all_files_and_is_left_alone_without_work(tmp_path: Path) -> 
 def test_record_of_an_interrupted_run(tmp_path: Path) -> None:
     """It says so and has what is done; while a run goes on, there is none."""
     inputs, output = inputs_of(tmp_path / "in", 4), tmp_path / "out"
-    slow = ["--", "sh", "-c", "sleep 0.5; cp {input} {output}"]
-    assert run(inputs / min(inputs.iterdir()).name, *slow, output=output).returncode == 0
-    going = start(inputs, *slow, output=output, workers=1)
-    until(lambda: len(results(output)) == 2)
+    waiting = ["--", "sh", "-c", WAITING, "sh", "{input}", "{output}"]
+    first = min(inputs.iterdir())
+    Path(f"{first}.go").touch()
+    assert run(first, *waiting, output=output).returncode == 0
+    going = start(inputs, *waiting, output=output, workers=1)
+    until(lambda: len(begun(inputs)) >= 2)
+    (second,) = begun(inputs).keys() - {first.name}
+    (inputs / f"{second}.go").touch()
+    until(lambda: len(begun(inputs)) >= 3)
+    assert len(results(output)) == 2
     assert not (output / "run.json").exists()
     going.send_signal(signal.SIGINT)
+    assert going.stderr is not None
+    while "will finish" not in going.stderr.readline():
+        assert going.poll() is None
+    (inputs / "go").touch()
     going.communicate()
     found = record(output)
     assert found["run"]["state"] == "interrupted"
     assert found["run"]["exit_status"] == 130
-    assert len(found["files"]) == found["run"]["completed"] < 4
+    assert len(found["files"]) == found["run"]["completed"] == 3
     assert (output / "run.json").stat().st_mode & 0o777 == 0o600  # a command's arguments
 
 

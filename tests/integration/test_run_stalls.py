@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.run_program import processes_of, results, run
 
-WORK = 'case "$1" in *quiet*) sleep 2.5;; *busy*) timeout 4 sh -c "while :; do :; done";; esac'
+WORK = 'case "$1" in *quiet*) sleep 2;; *busy*) timeout 6 sh -c "while :; do :; done";; esac'
 COMMAND = ["--", "sh", "-c", f'{WORK}; cp "$1" "$2"', "sh", "{input}", "{output}"]
 
 
@@ -18,9 +19,9 @@ def fill(folder: Path, *names: str) -> Path:
 
 
 def test_commands_that_are_silent_and_well_are_neither_stalled_nor_killed(tmp_path: Path) -> None:
-    """One waits for two thresholds, one computes for several; both end in their one attempt."""
+    """One waits longer than the threshold, one computes for several; both end in one attempt."""
     inputs = fill(tmp_path / "in", "quiet", "busy")
-    words = ["--stall-threshold", "1", "--on-stall", "restart"]
+    words = ["--stall-threshold", "1.5", "--on-stall", "restart"]
     done = run(inputs, *words, *COMMAND, output=tmp_path / "out")
     assert "2 files done, 0 failed, 0 skipped, 0 left; 0 retries" in done.stdout
     assert "stalled" not in done.stderr
@@ -28,7 +29,10 @@ def test_commands_that_are_silent_and_well_are_neither_stalled_nor_killed(tmp_pa
 
 
 def test_a_stuck_command_is_noticed_and_killed(tmp_path: Path) -> None:
-    """Without a sign of life it stalls, and its file is done again."""
+    """Without a sign of life it stalls, and its file is done again.
+
+    On a busy machine another one may wait for that long, too.
+    """
     inputs = fill(tmp_path / "in", "stuck", "a", "b")
     script = (
         'case "$1" in *stuck*) [ -e "$3" ] || { touch "$3"; sleep 1000; } ;; esac; cp "$1" "$2"'
@@ -37,7 +41,7 @@ def test_a_stuck_command_is_noticed_and_killed(tmp_path: Path) -> None:
     words = ["--stall-threshold", "0.5", "--on-stall", "restart"]
     done = run(inputs, *words, *command, output=tmp_path / "out", workers=1)
     assert "stalled: no progress for" in done.stderr
-    assert "3 files done, 0 failed, 0 skipped, 0 left; 1 retry" in done.stdout
+    assert re.search("3 files done, 0 failed, 0 skipped, 0 left; [1-9] retr", done.stdout)
     assert len(results(tmp_path / "out")) == 3
 
 

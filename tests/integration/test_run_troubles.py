@@ -163,10 +163,15 @@ def test_halt_never_and_now(tmp_path: Path) -> None:
 def test_gpu_that_is_given_up_is_named_at_the_end(tmp_path: Path) -> None:
     """All files have their results, and the status says that not all GPUs did them."""
     inputs = inputs_of(tmp_path, 4)
-    words: list[str | Path] = [inputs, "--processor", "tests.run_processors:HalfBroken"]
-    done = run(*words, output=tmp_path / "out")
-    assert done.returncode == 4
-    assert "4 files done, 0 failed" in done.stdout
-    last = done.stderr.splitlines()[-1]
+    words: list[str | Path] = [inputs, "--processor", "tests.run_processors:Picky"]
+    with start(*words, output=tmp_path / "out") as process:
+        assert process.stderr is not None
+        while "cpu0 is given up" not in (line := process.stderr.readline()):
+            assert line, "cpu0 is not given up"
+        (inputs / "go").touch()
+        out, errors = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 4
+    assert "4 files done, 0 failed" in out
+    last = errors.splitlines()[-1]
     assert last.startswith("virnucpro-exporter: ")
     assert "cpu0 (processor setup failed: ValueError: no model" in last

@@ -22,7 +22,7 @@ from virnucpro_exporter.web import MetricsServer
 from virnucpro_exporter.web.connections import Limits
 from virnucpro_exporter.web.streams import Stream
 
-PATIENCE = 20.0  # seconds until a test gives up
+PATIENCE = 60.0  # seconds until a test gives up
 RUN = Latest(builders.running())
 TLS = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n"
 MUTUAL = TLS + "  client_ca_file: ca.crt\n  client_auth_type: {}\n"

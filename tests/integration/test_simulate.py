@@ -9,7 +9,7 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-from tests.run_program import PROGRAM, ROOT, call, until
+from tests.run_program import DEADLINE, PROGRAM, ROOT, call, until
 
 _ADDRESS = re.compile(r"machine (\d+): metrics: (http://\S+)")
 _RUN = re.compile(r'virnucpro_run_info\{.*processor="(.+?)",run_id="(\w+)"')
@@ -17,7 +17,7 @@ _RUN = re.compile(r'virnucpro_run_info\{.*processor="(.+?)",run_id="(\w+)"')
 
 def scrape(url: str) -> tuple[str, str]:
     """The processor and the id of the run."""
-    with urllib.request.urlopen(url, timeout=10) as page:  # noqa: S310 - an address of ours
+    with urllib.request.urlopen(url, timeout=DEADLINE) as page:  # noqa: S310 - an address of ours
         found = _RUN.search(page.read().decode())
     assert found
     return found[1], found[2]
@@ -41,7 +41,7 @@ def test_several_machines_run_for_ever(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.json"))) == 2
     until(lambda: scrape(urls["1"])[1] != first[1])
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(DEADLINE) == 0
     assert not list(tmp_path.glob("*.json"))
 
 
@@ -54,9 +54,10 @@ def test_machines_that_would_write_to_one_file_are_refused(tmp_path: Path) -> No
 
 def test_a_machine_whose_port_is_taken_ends_all() -> None:
     """The line says which machine, and the others end, too."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    here = "127.0.0.7"  # where nothing else listens, so that the port below is free
+    with socket.create_server((here, 0)) as taken:
         port = taken.getsockname()[1]
-        address = f"--web-listen-address=127.0.0.1:{port - 1}"
+        address = f"--web-listen-address={here}:{port - 1}"
         done = call([*PROGRAM, "simulate", "--machines=2", "--gpus=1", "--forever", address])
     assert done.returncode == 2
-    assert re.search(rf"ERROR machine 2: .*127.0.0.1:{port}", done.stderr)
+    assert re.search(rf"ERROR machine 2: .*{here}:{port}", done.stderr)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run_program import PROGRAM
+from tests.run_program import DEADLINE, PROGRAM
 
 READS = Path(__file__).parents[2] / "examples" / "lambda_phage.fa"
 COMMANDS = {
@@ -22,7 +22,7 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     program = " ".join(map(str, PROGRAM))
     words = ["bash", "-o", "pipefail", "-c", command.replace("PROGRAM", program)]
     return subprocess.run(
-        words, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        words, cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False
     )
 
 

@@ -209,7 +209,7 @@ def test_what_the_real_endpoint_tells_is_what_the_run_knows(tmp_path: Path) -> N
 
 def test_an_endpoint_that_comes_back_is_shown_again(tmp_path: Path) -> None:
     """While it is gone there are no values; then there are."""
-    with serve(tmp_path) as server:
+    with serve(tmp_path, listen="127.0.0.8:0") as server:  # nothing else takes its port meanwhile
         source = RemoteMachine(server.urls[0])
         source.latest()
     with pytest.raises(SourceSilentError):

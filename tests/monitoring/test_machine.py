@@ -11,7 +11,7 @@ from tests.monitoring.rules import faster_rules
 
 FACTOR = 20  # times as fast as the rules are
 WATCHED = 24  # seconds after the last end: eight minutes of the rules, longer than any waits
-QUICK = "sleep 1; cp {input} {output}"
+QUICK = "sleep 2; cp {input} {output}"
 
 
 @pytest.mark.campaign

@@ -6,7 +6,7 @@ from typing import ClassVar, NoReturn
 
 
 class VirnucproError(Exception):
-    """The run could not go on.
+    """The run cannot continue.
 
     Args:
         details: What exactly is wrong and what to do about it, in one line for each fault. It
@@ -71,19 +71,19 @@ class ClusterError(VirnucproError):
 
 
 class StorageError(VirnucproError):
-    """The disk takes nothing any more; the same command resumes the run when there is room."""
+    """The disk is full or fails; once that is fixed, the same command resumes the run."""
 
 
 class UploadError(StorageError):
-    """Results are not in the store yet; the same command uploads them."""
+    """Some results are not uploaded yet; the same command uploads them."""
 
 
 class StoreError(VirnucproError, OSError):
-    """The store of an object cannot be used."""
+    """The object store cannot be used."""
 
 
 class HaltedError(VirnucproError):
-    """The run was ended early."""
+    """The run ended early."""
 
     exit_code = 5
 
@@ -104,7 +104,7 @@ class EmptyFileError(SequenceFileError):
 
 
 class SchedulingError(VirnucproError):
-    """The scheduler was told something that cannot have happened."""
+    """The scheduler received an event that cannot have happened."""
 
 
 class JournalError(VirnucproError):
@@ -112,8 +112,8 @@ class JournalError(VirnucproError):
 
 
 def assert_never(value: NoReturn) -> NoReturn:
-    """Stands where no value can be left: a type checker refuses a `match` that forgets a kind.
+    """Mark code that cannot be reached, so that type checkers reject a `match` that misses a case.
 
-    `typing` has it from Python 3.11 on.
+    `typing` provides it from Python 3.11.
     """
-    raise AssertionError(f"{value!r} was forgotten")
+    raise AssertionError(f"unhandled value: {value!r}")

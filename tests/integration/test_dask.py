@@ -220,8 +220,8 @@ def test_ctrl_c_ends_a_cluster_of_its_own_after_the_files_in_process(tmp_path: P
         (["--dask-scheduler-file=/nowhere.json"], "/nowhere.json"),
         (["--dask-local=2", "--dask=x"], "use one of them"),
         (["--dask=tcp://127.0.0.1:1", "--gpus=0"], "--gpus is for this machine"),
-        (["--dask-exporter-port=9878"], "--dask-exporter-port is for runs on a Dask cluster"),
-        (["--dask-timeout=5"], "--dask-timeout is for runs on a Dask cluster"),
+        (["--dask-exporter-port=9878"], "--dask-exporter-port needs a Dask cluster"),
+        (["--dask-timeout=5"], "--dask-timeout needs a Dask cluster"),
     ],
 )
 def test_what_cannot_be_a_cluster(options: list[str | Path], fault: str, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_run_is_scraped_to_its_end(tmp_path: Path) -> None:
         output, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0
     assert f"{files} files done, 0 failed" in output
-    assert "Ctrl-C ends this" in errors
+    assert "Ctrl-C ends it" in errors
     assert "metrics: " not in errors, "the address is told once"
     assert "Traceback" not in errors
 

@@ -51,6 +51,6 @@ def test_what_cannot_be_meant_is_an_error_of_ours(tmp_path: Path) -> None:
         run_files(READS, tmp_path, max_attempts="two")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="max_attemps: there is no such option; did you mean"):
         run_files(READS, tmp_path, max_attemps=2)  # type: ignore[call-arg]
-    with pytest.raises(ProcessorError, match="define it at the top of a module"):
+    with pytest.raises(ProcessorError, match="define it at the top level of a module"):
         run_files(READS, tmp_path, lambda *_: None)
     assert not list(tmp_path.iterdir())

@@ -73,7 +73,7 @@ def test_a_run_that_nobody_reads_gives_the_prompt_back(machine: Machine) -> None
     run = machine.run("out", "cp {input} {output}", "--web-listen-address=127.0.0.1:0")
     _, told = run.communicate(timeout=DEADLINE)
     assert run.returncode == 0
-    assert "the last values stay" not in told
+    assert "the endpoint stays up" not in told
 
 
 def test_a_usual_port_that_is_taken_is_no_obstacle() -> None:

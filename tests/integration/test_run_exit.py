@@ -66,7 +66,7 @@ def faults(tmp_path: Path) -> dict[str, tuple[list[str | Path], str]]:
         "no program": ([READS, "--", "no-such-program", "{input}"], "not found: no-such-program"),
         "both": (
             [READS, "--processor", "translate", "--", "cat", "{input}"],
-            "a command was given, but the processor is 'translate'",
+            "a command after `--` and --processor translate",
         ),
         "module": (
             [READS, "--processor", "no_such.module:f"],
@@ -125,7 +125,7 @@ def test_signal_drains(tmp_path: Path, number: signal.Signals) -> None:
         assert process.stderr is not None
         while (name := signal.Signals(number).name) not in (line := process.stderr.readline()):
             pass
-        again = "press Ctrl-C again" if number == signal.SIGINT else "another SIGTERM stops now"
+        again = "press Ctrl-C again" if number == signal.SIGINT else "send SIGTERM again to stop"
         assert f" WARNING {name}: 2 files in process will finish" in line
         assert f"; {again}" in line
         assert "; the same command resumes\n" in line

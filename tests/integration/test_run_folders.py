@@ -61,7 +61,7 @@ def test_no_input_is_replaced(tmp_path: Path) -> None:
     ):
         refused = run(*inputs, f"--output-suffix={suffix}", *words, output=tmp_path / "link")
         assert refused.returncode == 2
-        assert "would replace the input" in refused.stderr
+        assert "would overwrite the input" in refused.stderr
     assert set(results(folder)) == {b"a", b"a_chunked500.fa"}
 
 

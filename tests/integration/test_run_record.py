@@ -109,7 +109,7 @@ def test_file_of_that_name_stays(tmp_path: Path) -> None:
     (output / "run.json").write_text("mine")
     done = run(inputs, *COPY, output=output)
     assert done.returncode == 0
-    assert "the run leaves no record" in done.stderr
+    assert "this run writes no record" in done.stderr
     assert (output / "run.json").read_text() == "mine"
 
 

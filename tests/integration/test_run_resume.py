@@ -169,7 +169,7 @@ def test_run_killed_while_it_looks_at_its_files_is_resumed(
         process = start(*words, output=output)
     with process:
         assert process.stderr is not None
-        assert any("more are being looked at" in line for line in process.stderr)
+        assert any("more are being examined" in line for line in process.stderr)
         process.send_signal(signal.SIGKILL)
         process.wait()
         until(lambda: not processes_of(output))

@@ -49,7 +49,7 @@ def test_machines_that_would_write_to_one_file_are_refused(tmp_path: Path) -> No
     """The line says which option, and nothing is started."""
     done = call([*PROGRAM, "simulate", "--machines=2", f"--textfile={tmp_path / 'x.prom'}"])
     assert done.returncode == 2
-    assert "--machines and --textfile: all would write to the same" in done.stderr
+    assert "--machines and --textfile: all would write to one place" in done.stderr
 
 
 def test_a_machine_whose_port_is_taken_ends_all() -> None:

@@ -132,7 +132,7 @@ def test_inputs_beside_results(store: ObjectStore, tmp_path: Path) -> None:
     words = command(own, f"{URL}/results", tmp_path / "third", other)
     done = call(words, store)
     assert done.returncode == 2
-    assert f"it would replace the input '{own}'" in done.stderr
+    assert f"its result would overwrite the input '{own}'" in done.stderr
 
 
 def test_documented_commands(store: ObjectStore, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_the_store_goes_away(tmp_path: Path) -> None:
     (inputs / "go").touch()
     _, said = process.communicate(timeout=110)
     assert process.returncode == 1
-    assert "Results are not in the store yet; the same command uploads them: " in said
+    assert "Some results are not uploaded yet; the same command uploads them: " in said
     assert "its server cannot be reached" in said
     assert list(state.glob("*.out"))
     store.start_again()

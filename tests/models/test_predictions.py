@@ -138,10 +138,10 @@ def test_sample_sheet_joins_files(words: Words, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (lambda words: [*words[:3], "--processor", "virnucpro"], "name VirNucPro's classifier"),
+        (lambda words: [*words[:3], "--processor", "virnucpro"], "give VirNucPro's classifier"),
         (lambda words: [*words, "--chunk-size", "300"], "is for chunks of 500 bases"),
         (lambda words: [*words, "--model", "x"], "use --dnabert-model and --esm2-model"),
-        (lambda words: [*words, "--sample-sheet", "x"], "leave the others out"),
+        (lambda words: [*words, "--sample-sheet", "x"], "remove the others"),
         (lambda words: [words[0], "--classifier", "x"], "--classifier was given, but"),
     ],
 )

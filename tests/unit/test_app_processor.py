@@ -15,22 +15,25 @@ from virnucpro_exporter.errors import ProcessorError, UsageError
     [
         (
             {"processor": "esm"},
-            "'esm' is none: use virnucpro, translate, esm2, dnabert, command or package",
+            "unknown processor 'esm': use virnucpro, translate, esm2, dnabert, command or package",
         ),
-        ({"model": "m"}, "a model was given, but the processor is 'translate', which takes none"),
-        ({"processor": "esm2", "command": ("ls",)}, "a command was given, but the processor is"),
+        ({"model": "m"}, "--model is for --processor esm2 and dnabert, not 'translate'"),
+        ({"processor": "esm2", "command": ("ls",)}, "a command after `--` and --processor"),
         (
             {"join": "none"},
-            "--join was given, but the processor is 'translate': it is for commands",
+            "--join is for commands; the processor 'translate'",
         ),
-        ({"command": ("ls", "{input}"), "join": "none"}, "a command without {output} gets whole"),
+        (
+            {"command": ("ls", "{input}"), "join": "none"},
+            "a command without {output} processes whole",
+        ),
         (
             {"command": ("ls", "{output}"), "join": "none", "split": "never"},
             "--join and --split never: use one of them",
         ),
         (
             {"command": ("ls", "{output}"), "join": "header", "output_suffix": ".tsv.gz"},
-            "--join header cannot tell the header of compressed results",
+            "--join header cannot find the header of compressed results",
         ),
     ],
 )

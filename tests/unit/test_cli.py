@@ -46,9 +46,9 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         ("run '' --output out", "INPUT...: is empty"),
         (
             "run x --output https://host/out",
-            "--output: cannot be used: a web server takes",
+            "--output: cannot be used: results go to s3:// or gs://",
         ),
-        ("run x --output s3://bucket", "--output: cannot be used: name a prefix in the bucket"),
+        ("run x --output s3://bucket", "--output: cannot be used: add a prefix to the bucket"),
         ("run ftp://host/x.fa --output out", "INPUT...: cannot be used: ftp:// is not supported"),
         ("run x --output out --", "write the command after `--`"),
         ("run x --output out -- ''", "PROGRAM ...: is empty"),
@@ -58,7 +58,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         ("simulate --no-web --web-config-file x.yml", "--web-config-file and --no-web"),
         ("run x -o out -q --log-level info", "--quiet and more output"),
         ("run x --config ''", "is empty: give a value, or leave it out (is a variable not set?)"),
-        ("gpus --interval nan", "must be seconds, 1 at least"),
+        ("gpus --interval nan", "must be seconds, at least 1"),
         ("watch ''", "is empty"),
         ("watch localhost --interval x", "must be seconds"),
         ("watch localhost --cacert ''", "is empty"),
@@ -96,7 +96,7 @@ def test_the_version_has_a_short_name(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("words", "name", "value", "what"),
     [
-        ("gpus", "GPUS_INTERVAL", "soon", "EXPORTER_GPUS_INTERVAL: must be seconds, 1 at least"),
+        ("gpus", "GPUS_INTERVAL", "soon", "EXPORTER_GPUS_INTERVAL: must be seconds, at least 1"),
         ("gpus", "GPUS_JSON", "perhaps", "EXPORTER_GPUS_JSON: must be true or false"),
         ("gpus", "GPUS_INTERVL", "5", "EXPORTER_GPUS_INTERVL: there is no such option; did you"),
         ("watch h", "WATCH_CACERT", " ", "EXPORTER_WATCH_CACERT: is empty"),

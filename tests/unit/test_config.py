@@ -111,8 +111,8 @@ def test_texts_that_look_like_something_else(load: Any) -> None:
             + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 8)),
             "more than 250,000 values",
         ),
-        ("max_attempts: 010", "max_attempts: 010 is another number in YAML, 8; write"),
-        ("file_timeout: 1:30", "file_timeout: 1:30 is another number in YAML, 90; write"),
+        ("max_attempts: 010", "max_attempts: YAML reads 010 as 8; write"),
+        ("file_timeout: 1:30", "file_timeout: YAML reads 1:30 as 90; write"),
         ("output:\n", "output: is empty"),
         ("output: ''\n", "output: is empty"),
         ("gpus: ' '\n", "gpus: is empty"),
@@ -127,8 +127,8 @@ def test_texts_that_look_like_something_else(load: Any) -> None:
         ("gpu_weights: [1]\n", "gpu_weights: must be a table"),
         ("stall_threshold: .nan\n", "stall_threshold: must be greater than 0"),
         ("output: ftp://host/out\n", "output: cannot be used: ftp:// is not supported"),
-        ("- a\n", "write one `option: value` a line"),
-        ("? [a]\n: b\n", "write one `option: value` a line"),
+        ("- a\n", "write one `option: value` per line"),
+        ("? [a]\n: b\n", "write one `option: value` per line"),
         ("a: b: c\n", "not YAML"),
         ("--- a\n--- b\n", "not YAML"),
         ("command: [!!python/name:os.system x]\n", "not YAML"),
@@ -152,7 +152,7 @@ def test_all_faults_of_a_file_are_shown_at_once(load: Any, tmp_path: Path) -> No
     choice = "must be one of: auto, report, retry, restart (given: 'retyr'); did you mean retry?"
     faults = [
         "1: outptu: there is no such option; did you mean output?",
-        "2: linger: is empty; write a value, null for the default, or no such line",
+        "2: linger: is empty; write a value, or null for the default, or remove the line",
         "3: max_attempts: must be a whole number (given: 'two')",
         f"4: on_stall: {choice}",
     ]
@@ -241,10 +241,10 @@ def test_no_option_takes_an_empty_value(load: Any, key: str) -> None:
         ({"linger": math.nan}, "linger: must be"),
         ({"nonsense": 1}, "nonsense: there is no such option"),
         ({"dask": "tcp://x:1", "dask_local": 2}, "use one of them"),
-        ({"dask_timeout": 5.0}, "--dask-timeout is for runs on a Dask cluster"),
-        ({"dask_timeout": 60.0}, "--dask-timeout is for runs on a Dask cluster"),  # the default
+        ({"dask_timeout": 5.0}, "--dask-timeout needs a Dask cluster"),
+        ({"dask_timeout": 60.0}, "--dask-timeout needs a Dask cluster"),  # the default
         ({"textfile": "https://host/x.prom"}, "textfile: must be a path"),
-        ({"output": "~no-such-user/x"}, "output: names a home folder that does not exist"),
+        ({"output": "~no-such-user/x"}, "output: is in a home folder that does not exist"),
         ({"output": "a\0b"}, "NUL"),
     ],
 )
@@ -275,7 +275,7 @@ def test_home_folder_is_meant_by_a_tilde(
     assert config.processor.model == f"{home}/m"
     for unset in ("", "/no/such/home"):
         monkeypatch.setenv("HOME", unset)
-        with pytest.raises(UsageError, match="names a home folder that does not exist"):
+        with pytest.raises(UsageError, match="is in a home folder that does not exist"):
             run_config({"output": "~/out"})
 
 

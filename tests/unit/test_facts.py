@@ -105,7 +105,7 @@ def test_a_file_that_moves_has_not_failed(tmp_path: Path, caplog: pytest.LogCapt
     explained = explain_text(str(outputs.folder), [moved[0].path])
     assert "its attempt on GPU 0 was taken back: it would end sooner" in explained
     assert "a new plan gave it to GPU" in explained
-    assert explained.splitlines()[0].startswith(f"{moved[0].path}: completed by GPU ")
+    assert explained.splitlines()[0].startswith(f"{moved[0].path}: completed on GPU ")
 
 
 @pytest.mark.parametrize("failures", [1, 3])
@@ -172,12 +172,12 @@ def test_a_file_that_waits_is_explained(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"'x\.fa' is no file that a run into this folder"):
             explain_text(str(outputs.folder), ["x.fa"])
     assert told[0] == (
-        "/in/1.fa: has had 1 failed attempt of 3 (the last: odd) and waits: the workers have 1 "
-        "files in process, and 2 other files wait, of which 2 are larger and go first"
+        "/in/1.fa: 1 failed attempt of 3 (last error: odd); waiting: 1 file "
+        "in process, and 2 other files waiting, 2 of which are larger and go first"
     )
     assert told[4] == "/in/0.fa: in process on GPU 1 for 1m00s"
     after = explain_text(str(outputs.folder), ["/in/2.fa"])
-    assert after == "/in/2.fa: waits, as no run goes on; the same command does it"
+    assert after == "/in/2.fa: waiting, but no run is active; the same command processes it"
 
 
 def test_the_metric_and_the_method_agree_about_imbalance() -> None:

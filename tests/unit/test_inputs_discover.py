@@ -105,7 +105,7 @@ def test_no_match(folder: Path, argument: str) -> None:
 
 def test_the_output_folder_is_no_input(folder: Path) -> None:
     """Named as an input, alone, it is refused with what to do instead."""
-    with pytest.raises(InputError, match=r"lies in the output folder, .* name its files"):
+    with pytest.raises(InputError, match=r"inside the output folder, .* give its files"):
         discover([str(folder)], folder)
 
 
@@ -122,7 +122,7 @@ def test_folder_that_cannot_be_searched(folder: Path, monkeypatch: pytest.Monkey
     searched = discover([str(folder)], folder / "out")
     assert [Path(file.path).name for file in searched.files] == ["x2.FASTA.gz", "x10.fa"]
     (line,) = searched.lines()
-    assert line.endswith("sub' cannot be searched (Permission denied): its files are missing")
+    assert line.endswith("sub' cannot be searched (Permission denied): its files are not processed")
     with pytest.raises(InputError, match=r"sub' cannot be searched \(Permission denied\)"):
         discover([str(folder / "sub")])
 

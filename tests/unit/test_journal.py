@@ -239,7 +239,7 @@ def test_an_input_of_an_earlier_run_is_never_replaced(journal: Journal, outputs:
     (outputs.folder / "a.fa").touch()
     inside = InputFile("a.fa", 1, 1, str(outputs.folder / "a.fa"))
     journal.plan([inside])
-    with pytest.raises(OutputError, match="would replace the input"):
+    with pytest.raises(OutputError, match="would overwrite the input"):
         journal.plan([InputFile("b.fa", 1, 1)], lambda _: ["a.fa"])
 
 

@@ -71,15 +71,13 @@ def finish(journal: Journal) -> None:
 def test_a_file_in_process_says_who_does_which_range(journal: Journal, outputs: Outputs) -> None:
     """In the status and in its story, while parts wait and while they are in process."""
     folder = str(outputs.folder)
-    waits = (
-        "in/a.fa: has had 1 failed attempt (the last: odd) and 0 of 2 parts are done, GPU 0 does "
-    )
+    waits = "in/a.fa: 1 failed attempt (last error: odd); 0 of 2 parts are done, GPU 0 processes "
     assert explain_text(folder, ["a.fa"]).startswith(f"{waits}0-51%, 1 part waits\n")
-    assert "  in/a.fa: 0 of 2 parts done, 0 does 0-51%\n" in status_text(folder)
+    assert "  in/a.fa: 0 of 2 parts done, 0 processes 0-51%\n" in status_text(folder)
     go_on(journal)
-    assert "1 of 2 parts are done, GPU 1 does 51-100%\n" in explain_text(folder, ["a.fa"])
+    assert "1 of 2 parts are done, GPU 1 processes 51-100%\n" in explain_text(folder, ["a.fa"])
     told = status_text(folder)
-    assert "  in/a.fa: 1 of 2 parts done, 1 does 51-100%\n" in told
+    assert "  in/a.fa: 1 of 2 parts done, 1 processes 51-100%\n" in told
     assert "  0: 0 files and 1 part, 3 sequences, 30.0 s\n" in told
     assert "  1: 1 file, 3 sequences, 5.0 s\n" in told
     assert json.loads(status_json(folder))["parts"] == {"completed": 1, "processing": 1}
@@ -90,7 +88,7 @@ def test_the_story_of_a_shared_file_is_told(journal: Journal, outputs: Outputs) 
     finish(journal)
     folder = str(outputs.folder)
     assert explain_text(folder, ["a.fa"]).splitlines() == [
-        "in/a.fa: done in 2 parts, which were joined by GPU 0",
+        "in/a.fa: completed in 2 parts, joined on GPU 0",
         "  1970-01-01 00:01:00  GPU 0 began 0-51%",
         "  1970-01-01 00:01:06  GPU 0 gave 51-100% of it to GPU 1",
         "  1970-01-01 00:01:06  GPU 1 began 51-100%",
@@ -148,7 +146,7 @@ def test_a_file_that_was_begun_is_in_process_for_the_next_run(
         assert read_history(folder, now=200.0).counts == {"completed": 1, "processing": 1}
         later.record([facts.started("2", 5, REST)], 110.0)
         story = explain_text(folder, ["a.fa"])
-    assert "1 of 2 parts are done, GPU 2 does 51-100%\n" in story
+    assert "1 of 2 parts are done, GPU 2 processes 51-100%\n" in story
     assert "the attempt at 51-100% on GPU 1 was cut off with the run" in story
 
 

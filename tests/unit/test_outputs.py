@@ -63,7 +63,7 @@ def test_claim_gives_a_name_to_one_input(outputs: Outputs) -> None:
     """No second input gets an output's name; its owner may ask again."""
     assert outputs.claim("a.fa", "x/a.fq") is None
     assert outputs.claim("a.fa", "x/a.fq") is None
-    assert outputs.claim("a.fa", "y/a.fq") == "another input of this run writes 'a.fa' too"
+    assert outputs.claim("a.fa", "y/a.fq") == "another input of this run also writes 'a.fa'"
 
 
 def test_no_result_takes_a_name_that_is_needed(outputs: Outputs) -> None:
@@ -87,7 +87,7 @@ def test_no_result_takes_a_name_that_is_needed(outputs: Outputs) -> None:
     assert [
         name for name in [*refused, "c.fa", "b.fa", "x" * 255] if outputs.refusal(name)
     ] == refused
-    assert outputs.claim("a.fa", "x/a") == "it would replace the input './a.fa' by its result"
+    assert outputs.claim("a.fa", "x/a") == "its result would overwrite the input './a.fa'"
 
 
 @pytest.mark.parametrize("before", ["file", "folder", "link"])

@@ -28,21 +28,21 @@ def paths(tmp_path: Path) -> list[str]:
 def test_files_that_cannot_be_entered_are_named(paths: list[str]) -> None:
     """Some of them, with the reason; the others are counted."""
     told = sharing_text(TRANSLATE, Scheduling(), paths)
-    assert told.startswith(f"1 of 5 files can be shared by idle workers; not {paths[1]!r}, ")
-    assert told.endswith(" and 1 more: empty ones, bzip2 and xz have no middle to begin in")
+    assert told.startswith(f"1 of 5 files can be shared by idle workers, except {paths[1]!r}, ")
+    assert told.endswith(" and 1 more: empty, bzip2 and xz files cannot be split")
     all_of_them = sharing_text(TRANSLATE, Scheduling(), paths[:1])
     assert all_of_them == "1 of 1 file can be shared by idle workers"
     own = sharing_text(OWN, Scheduling(), paths[:1])
-    assert own.endswith("if a:B says how results are joined, which its workers find out")
+    assert own.endswith("if a:B defines how results are joined (seen when workers start)")
 
 
 def test_why_files_are_done_whole(paths: list[str]) -> None:
     """By the user's wish, or because the results of parts would not make one."""
     never = sharing_text(TRANSLATE, Scheduling(split="never"), paths)
-    assert never == "every file is done whole: --split never"
+    assert never == "files are not split: --split never"
     static = sharing_text(TRANSLATE, Scheduling(balancer="static"), paths)
-    assert static == "every file is done whole: --balancer static"
+    assert static == "files are not split: --balancer static"
     command = sharing_text(COMMAND, Scheduling(), paths)
-    assert command.endswith("a command gets parts of files with --split SIZE or --join")
+    assert command.endswith("commands process parts of files only with --split SIZE or --join")
     joined = sharing_text({**COMMAND, "joins": "concatenate"}, Scheduling(), paths)
     assert joined.startswith("1 of 5 files")

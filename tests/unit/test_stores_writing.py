@@ -74,7 +74,7 @@ def test_a_store_that_cannot_tell_whether_an_object_is_new(
     for outputs in (first, other):
         outputs.prepare()
     with owned(first):
-        assert "two runs that start at one moment may both write there" in caplog.text
+        assert "two runs that start at the same moment may both write there" in caplog.text
         with pytest.raises(OutputError, match="belongs to a run on"), owned(other):
             pass
     assert not store.objects

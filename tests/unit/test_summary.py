@@ -32,7 +32,7 @@ def test_a_last_file_that_keeps_the_others_waiting_is_told() -> None:
     last = replace(run.workers[0], last_progress_time=run.timestamp, attempts_moved=2)
     run = replace(run, workers=(last, *early), elapsed_seconds=900.0, state=RunState.COMPLETED)
     lines = summary_text(run).splitlines()
-    assert lines[-1] == "one file, the last, kept 7 of 8 GPUs waiting for 1m36s"
+    assert lines[-1] == "the last file kept 7 of 8 GPUs waiting for 1m36s"
     assert lines[0].endswith("2 files taken back")
     assert "waiting" not in summary_text(replace(run, elapsed_seconds=9000.0))
     assert "waiting" not in summary_text(replace(run, state=RunState.FAILED))
@@ -49,7 +49,7 @@ def test_parts_are_told_beside_files() -> None:
     lines = summary_text(replace(run, workers=workers)).splitlines()
     assert lines[0] == "  0             1 file,    1 part, busy  98%"
     assert lines[1] == "  1             0 files,  4 parts, busy  98%"
-    assert lines[-1] == "the end of a file that was done in parts kept 1 of 2 GPUs waiting for 30s"
+    assert lines[-1] == "the end of a file split into parts kept 1 of 2 GPUs waiting for 30s"
 
 
 def test_residues_are_told_where_sequences_are_not_known() -> None:

@@ -94,8 +94,8 @@ def test_an_unknown_model_is_logged_once(caplog: pytest.LogCaptureFixture) -> No
     """However many GPUs there are of it, and what the configuration says of it is taken."""
     weigh = expected_speeds(Devices(gpu_weights={"Y2": 1.5}))
     assert [weigh(name) for name in ("Maker X1", "Maker X1", "Maker Y2", "CPU")] == [1, 1, 1.5, 1]
-    assert [record.message.partition(";")[0] for record in caplog.records] == [
-        "the speed of a 'Maker X1' is not known"
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "unknown GPU model 'Maker X1'"
     ]
 
 

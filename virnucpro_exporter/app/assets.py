@@ -62,7 +62,7 @@ class Links:
         for option, url in (("--runbook-base", self.runbook), ("--grafana-url", self.grafana)):
             if url is not None and not _URL.fullmatch(url):
                 raise UsageError(
-                    f"{option} {url!r}: write a whole address, like https://wiki.example.org/runbook"
+                    f"{option} {url!r}: must be a full URL, such as https://wiki.example.org/runbook"
                 )
 
     def put_into(self, rules: str) -> str:
@@ -124,8 +124,7 @@ def _refuse_changed(changed: list[Path]) -> None:
     if changed:
         others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise AssetsError(
-            f"{str(changed[0])!r}{others} are there with another content; name another folder, or"
-            " replace them with --force"
+            f"{str(changed[0])!r}{others} would be overwritten; use another folder, or --force"
         )
 
 

@@ -76,8 +76,8 @@ def choose(visible: str | None, there: list[GpuDevice]) -> Place:
         told = "not set" if visible is None else repr(visible)
         known = ", ".join(device.gpu for device in there)
         return _unusable(
-            f"{CUDA_VARIABLE} of a Dask worker is {told}, and the GPUs are {known}; start one"
-            " worker per GPU, each with its own GPU first, as `dask cuda worker` does"
+            f"{CUDA_VARIABLE} of a Dask worker is {told}, but its machine has the GPUs {known};"
+            " start one worker per GPU and list its own GPU first, as `dask cuda worker` does"
         )
     (gpu,) = own
     ids = tuple(device.gpu for device in shown)

@@ -19,7 +19,7 @@ def users_shell() -> str:
     """
     name = Path(os.environ.get("SHELL", "")).name
     if name not in SHELLS:
-        raise UsageError(f"name the shell: {', '.join(SHELLS)} (SHELL is {name!r})")
+        raise UsageError(f"give the shell: {', '.join(SHELLS)} (SHELL is {name!r})")
     return name
 
 

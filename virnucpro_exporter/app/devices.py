@@ -28,8 +28,8 @@ from virnucpro_exporter.snapshot import GpuDevice, GpuSnapshot, RunSnapshot
 log = logging.getLogger(__name__)
 
 _UNKNOWN_MODEL = (
-    "the speed of a %r is not known; it counts as an RTX 3090 until it is learned (`gpu_weights` in"
-    " the configuration file names it)"
+    "unknown GPU model %r: its speed is taken to be that of an RTX 3090 until it is measured"
+    " (to set it, use `gpu_weights` in the configuration file)"
 )
 
 
@@ -67,7 +67,7 @@ def devices(
     visible = os.environ.get(CUDA_VARIABLE)
     slots = slots or usable_cpus()
     if wanted.gpus is None and visible is not None and hides_all(visible):
-        log.info("%d CPU slots are used: %s=%s hides all GPUs", slots, CUDA_VARIABLE, visible)
+        log.info("using %d CPU slots: %s=%s hides all GPUs", slots, CUDA_VARIABLE, visible)
         yield _cpu_slots(f"cpu:{slots}"), None
         return
     monitor = watching()
@@ -78,13 +78,13 @@ def devices(
         else:
             found = _by_default(snapshot, visible)
         if not found:
-            log.info("%d CPU slots are used instead of GPUs", slots)
+            log.info("using %d CPU slots, because no GPU can be used", slots)
             yield _cpu_slots(f"cpu:{slots}"), None
             return
         for device in found:
             busy = device.sample.foreign_processes if device.sample else None
             if busy:
-                log.warning("GPU %s is in use by %d other processes", device.gpu, busy)
+                log.warning("GPU %s is also used by other processes: %d", device.gpu, busy)
         pins = {d.gpu: {CUDA_VARIABLE: cuda_visible_devices(d)} for d in found}
         weigh = expected_speeds(wanted)
         yield [Device(d.gpu, d.name, weigh(d.name), pins[d.gpu]) for d in found], monitor
@@ -125,7 +125,7 @@ def _by_default(snapshot: GpuSnapshot, visible: str | None) -> list[GpuDevice]:
     found = [device for device in named if device in working]
     if len(found) < len(visible.split(",")):
         log.warning(
-            "%s=%s: %d of its GPUs can be used; those here are %s",
+            "%s=%s: only %d of these GPUs can be used; this machine has %s",
             *(CUDA_VARIABLE, visible, len(found), ", ".join(d.gpu for d in snapshot.devices)),
         )
     return found
@@ -135,7 +135,7 @@ def _cpu_slots(wanted: str) -> list[Device]:
     named = re.fullmatch(r"cpu:0*([1-9][0-9]{0,3})", wanted, re.ASCII)
     if named is None:
         raise UsageError(
-            f"--gpus {wanted}: write cpu:N with N from 1 to 9999, all, or ids like 0,1"
+            f"--gpus {wanted}: must be cpu:N with N from 1 to 9999, all, or ids such as 0,1"
         )
     number = named[1]
     pin = {CUDA_VARIABLE: ""}

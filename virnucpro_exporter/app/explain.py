@@ -40,19 +40,19 @@ def reason(story: Story, now: float) -> str:
         return f"{_failures(story)}{_waits(story)}"
     if story.state == "processing":
         if not story.is_active:
-            return "was in process when the run ended; the same command does it again"
+            return "was in process when the run ended; the same command processes it again"
         since = 0.0 if story.since is None else now - story.since
         return f"in process on {device_words(story.gpu)} for {format_span(max(since, 0.0))}"
     if story.state == "failed":
         return f"given up after {_times(story.failures)}: {story.error}"
     where = device_words(story.gpu)
-    done = "completed by"
+    done = "completed on"
     if story.parts:
-        done = f"done in {counted(len(story.parts), 'part')}, which were joined by"
+        done = f"completed in {counted(len(story.parts), 'part')}, joined on"
     return {
         "completed": f"{done} {where}",
-        "committing": f"{done} {where}; its results are being moved to their place",
-        "gone": "it was removed before it was done",
+        "committing": f"{done} {where}; its results are being moved into place",
+        "gone": "the input was removed before it was processed",
     }.get(story.state, story.state)
 
 
@@ -63,8 +63,10 @@ def _parts(story: Story) -> str:
     if not story.is_active:
         if len(done) == total:
             return f"all {total} parts are done; the same command joins their results"
-        return f"{len(done)} of {total} parts are done; the same command does the others"
-    held = [f"{device_words(p.gpu)} does {p.words}" for p in story.parts if p.state == "processing"]
+        return f"{len(done)} of {total} parts are done; the same command processes the rest"
+    held = [
+        f"{device_words(p.gpu)} processes {p.words}" for p in story.parts if p.state == "processing"
+    ]
     waiting = [p.words for p in story.parts if p.state == "queued"]
     facts = [f"{len(done)} of {total} parts are done", *held[:_MOST_NAMED]]
     if len(held) > _MOST_NAMED:
@@ -80,18 +82,16 @@ def _failures(story: Story) -> str:
     if not story.failures:
         return ""
     limit = f" of {story.limit}" if story.limit else ""
-    return f"has had {_times(story.failures)}{limit} (the last: {story.error}) and "
+    return f"{_times(story.failures)}{limit} (last error: {story.error}); "
 
 
 def _waits(story: Story) -> str:
     if not story.is_active:
-        return "waits, as no run goes on; the same command does it"
+        return "waiting, but no run is active; the same command processes it"
     others = story.waiting - 1
     files = "1 other file" if others == 1 else f"{others:,} other files"
-    larger = f", of which {story.larger:,} are larger and go first" if story.larger else ""
-    return (
-        f"waits: the workers have {story.processing:,} files in process, and {files} wait{larger}"
-    )
+    larger = f", {story.larger:,} of which are larger and go first" if story.larger else ""
+    return f"waiting: {counted(story.processing, 'file')} in process, and {files} waiting{larger}"
 
 
 def _times(failures: int) -> str:

@@ -37,7 +37,7 @@ def output_folder(inputs: Inputs) -> Outputs:
         need(scheme_of(inputs.output))
         return StoredOutputs(inputs.state_folder or state_folder(inputs.output), inputs.output)
     if inputs.state_folder is not None:
-        raise UsageError("--state-folder is for results in a store; a folder has its own journal")
+        raise UsageError("--state-folder is for results in a store; remove it")
     return Outputs(inputs.output)
 
 
@@ -73,7 +73,7 @@ def find_files(inputs: Inputs, outputs: Outputs, names: Names) -> Found:
             other = owners.setdefault(name, file.path)
             if other is not file.path:
                 both = f"{other!r} and {file.path!r}"
-                raise InputError(f"{both} would both write {name!r}; run them apart")
+                raise InputError(f"{both} would both write {name!r}; process them in separate runs")
             why = outputs.refusal(name)
             if why is not None:
                 raise InputError(f"{file.path!r}: {why}")

@@ -235,7 +235,7 @@ class Listing:
         if self.awaited:
             if is_first:
                 log.info(
-                    "work begins with %s, while %d more are being looked at",
+                    "starting with %s while %d more are being examined",
                     *(counted(to_do, "file"), self.awaited),
                 )
             return
@@ -245,8 +245,8 @@ class Listing:
         if self._begun:
             parts = counted(sum(self._begun), "part")
             files = counted(len(self._begun), "file")
-            log.info("begun by an earlier run: %s, of which %s are not done again", files, parts)
-        log.info("%s to do %s", counted(self._to_do, "file"), self._aim)
+            log.info("resuming %s; kept from an earlier run: %s", files, parts)
+        log.info("%s to process %s", counted(self._to_do, "file"), self._aim)
 
 
 def _log_skipped(files: int) -> None:

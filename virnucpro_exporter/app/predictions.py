@@ -38,9 +38,9 @@ def with_sheet(inputs: Inputs, processor: Processor) -> Inputs:
     if inputs.sample_sheet is None:
         return inputs
     if processor.name != VIRNUCPRO:
-        raise UsageError(f"--sample-sheet is for --processor {VIRNUCPRO}; leave it out")
+        raise UsageError(f"--sample-sheet is for --processor {VIRNUCPRO}; remove it")
     if inputs.paths:
-        raise UsageError("--sample-sheet names the inputs: leave the others out")
+        raise UsageError("--sample-sheet lists the inputs: remove the others")
     samples = read_sheet(inputs.sample_sheet)
     return inputs.model_copy(update={"paths": tuple(p for s in samples for p in s.files)})
 
@@ -101,7 +101,7 @@ class Predictions:
             written = write_tables(self._samples, rows, outputs.folder, outputs.hidden / "tables")
         except OSError as error:
             reason = error.strerror or error
-            text = f"the tables: {reason}; the same command writes them"
+            text = f"the tables cannot be written: {reason}; the same command writes them"
             return Tables(error=StorageError(text))
         number = len(self._samples) - len(written.left_out)
         log.info("tables of %d samples written in %.1f s", number, time.monotonic() - begin)
@@ -132,5 +132,5 @@ def _checked(sheet: str, paths: Sequence[str]) -> list[Sample]:
         for path in sample.files:
             if path not in found:
                 what = "a folder" if Path(path).is_dir() else "another name of a file in it"
-                raise InputError(f"{path!r} in the sample sheet {sheet!r} is {what}: name files")
+                raise InputError(f"{path!r} in the sample sheet {sheet!r} is {what}: list files")
     return samples

@@ -51,7 +51,7 @@ def processor_spec(wanted: Processor, scheduling: Scheduling) -> dict[str, Any]:
         spec = {"kind": name, **_SPECS[name](wanted)}
     else:
         known = ", ".join(_SPECS)
-        raise ProcessorError(f"{name!r} is none: use {known} or package.module:name")
+        raise ProcessorError(f"unknown processor {name!r}: use {known} or package.module:name")
     if name == "command":
         spec |= _joins(wanted, scheduling)
     if scheduling.part_bytes is not None:
@@ -77,7 +77,9 @@ def _script(name: str) -> str:
     """
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script is None:
-        raise ProcessorError(f"{name!r}: workers cannot load what is typed; put it into a module")
+        raise ProcessorError(
+            f"{name!r}: workers cannot load code from an interactive session; put it into a module"
+        )
     return str(Path(script).absolute())
 
 
@@ -89,21 +91,21 @@ def _refuse_unused(wanted: Processor) -> None:
     """
     name = wanted.name
     if wanted.command and name != "command":
-        raise ProcessorError(f"a command was given, but the processor is {name!r}; leave one out")
+        raise ProcessorError(f"a command after `--` and --processor {name}: use one of them")
     for option in ("classifier", "dnabert_model", "esm2_model", "keep_vectors"):
         if getattr(wanted, option) and name != VIRNUCPRO:
             flag = f"--{option.replace('_', '-')}"
-            raise ProcessorError(
-                f"{flag} was given, but the processor is {name!r}: it is for {VIRNUCPRO}"
-            )
+            raise ProcessorError(f"{flag} is for --processor {VIRNUCPRO}, not {name!r}; remove it")
     if wanted.model and name == VIRNUCPRO:
         raise ProcessorError(f"{VIRNUCPRO} has two models: use --dnabert-model and --esm2-model")
     if wanted.model and name not in DEFAULT_MODELS:
-        raise ProcessorError(f"a model was given, but the processor is {name!r}, which takes none")
+        raise ProcessorError(
+            f"--model is for --processor {' and '.join(DEFAULT_MODELS)}, not {name!r}; remove it"
+        )
     if wanted.join and name != "command":
         raise ProcessorError(
-            f"--join was given, but the processor is {name!r}: it is for commands; others say "
-            "themselves how their results are joined"
+            f"--join is for commands; the processor {name!r} joins results in its own way: remove "
+            "--join"
         )
 
 
@@ -119,11 +121,11 @@ def _joins(wanted: Processor, scheduling: Scheduling) -> dict[str, Any]:
         return {}
     if not any("{output}" in argument for argument in wanted.command):
         raise ProcessorError(
-            "a command without {output} gets whole files: leave --split and --join out"
+            "a command without {output} processes whole files only: remove --split and --join"
         )
     if wanted.join == "header" and wanted.output_suffix.endswith(_COMPRESSED):
         raise ProcessorError(
-            "--join header cannot tell the header of compressed results "
+            "--join header cannot find the header of compressed results "
             f"({wanted.output_suffix}): use --join concatenate"
         )
     return {"joins": _JOINS[wanted.join or "concatenate"]}
@@ -158,14 +160,14 @@ def _embedding(wanted: Processor) -> dict[str, Any]:
 def _virnucpro(wanted: Processor) -> dict[str, Any]:
     if wanted.classifier is None:
         raise ProcessorError(
-            f"name VirNucPro's classifier: --classifier {wanted.chunk_size}_model.pth, from "
+            f"give VirNucPro's classifier: --classifier {wanted.chunk_size}_model.pth, from "
             "https://github.com/Li-Jing-1997/VirNucPro"
         )
     path = Path(wanted.classifier)
     length = _LENGTH.match(path.name)
     if length and int(length[0]) != wanted.chunk_size:
         raise ProcessorError(
-            f"the classifier {wanted.classifier!r} is for chunks of {length[0]} bases, and "
+            f"the classifier {wanted.classifier!r} is for chunks of {length[0]} bases, but "
             f"--chunk-size is {wanted.chunk_size}: use {wanted.chunk_size}_model.pth, or "
             f"--chunk-size {length[0]}"
         )

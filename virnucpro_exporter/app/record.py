@@ -145,7 +145,7 @@ class Recorder:
             self._path.replace(self._before)
         else:
             log.warning(
-                "%r is not of this program and stays as it is: the run leaves no record",
+                "%r was not written by this program and is kept: this run writes no record",
                 str(self._path),
             )
 

@@ -60,7 +60,7 @@ def load(source: Path, now: float) -> Summary:
         return summarize_log(log)
     history = read_history(source, now)
     if not history.runs:
-        raise OutputError(f"no run has begun in {str(source)!r} yet")
+        raise OutputError(f"no run has started in {str(source)!r} yet")
     return _with_log(history, source / str(history.settings.get("metrics_log") or DEFAULT_LOG))
 
 

@@ -165,7 +165,7 @@ def own_process() -> None:
 def plan(config: RunConfig) -> str:
     """What each device would be given at the start, as text for `--dry-run`."""
     if config.cluster.is_used:
-        raise UsageError("--dry-run asks no Dask cluster; leave one of the two out")
+        raise UsageError("--dry-run does not work with a Dask cluster; remove one of the two")
     config = config.model_copy(update={"inputs": with_sheet(config.inputs, config.processor)})
     spec = _spec(config.processor, config.scheduling, config.cluster)
     outputs = output_folder(config.inputs)
@@ -315,7 +315,7 @@ def _announce(coordinator: WorkStealingCoordinator, name: str) -> None:
     while (run := coordinator.latest()).state in _BEFORE_DRAINING and time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
     if run.end is None and run.state not in _ENDED:
-        again = AGAIN if name == "SIGINT" else f"another {name} stops now; {RESUMES}"
+        again = AGAIN if name == "SIGINT" else f"send {name} again to stop now; {RESUMES}"
         log.warning("%s: %s; %s", name, draining(run), again)
 
 
@@ -370,7 +370,7 @@ def _find(inputs: Inputs, views: Views, metrics: Metrics, outputs: Outputs, name
     reals = {os.path.realpath(path): path for path in written}
     for file in found.files:
         if file.real in reals:
-            raise UsageError(f"{str(reals[file.real])!r} would be written, and is an input")
+            raise UsageError(f"{str(reals[file.real])!r} is an input and would be overwritten")
     for line in found.lines():
         log.warning("%s", line)
     return found
@@ -557,6 +557,6 @@ def _name_of(processor: str | Callable[..., Any]) -> Any:
         return processor
     if "<" in name:  # <locals>, <lambda>
         raise ProcessorError(
-            f"{name}: workers load it by its name; define it at the top of a module"
+            f"{name}: workers import it by name; define it at the top level of a module"
         )
     return f"{processor.__module__}:{name}"

@@ -27,7 +27,7 @@ def sharing_text(spec: Mapping[str, Any], scheduling: Scheduling, paths: Sequenc
     """
     why = _why_whole(spec, scheduling)
     if why:
-        return f"every file is done whole: {why}"
+        return f"files are not split: {why}"
     whole = [
         path
         for path, can_be in zip(paths, look_at(paths, _can_be_entered), strict=True)
@@ -35,7 +35,7 @@ def sharing_text(spec: Mapping[str, Any], scheduling: Scheduling, paths: Sequenc
     ]
     shared = f"{len(paths) - len(whole):,} of {counted(len(paths), 'file')}"
     if spec["kind"] == "python":
-        said = f"if {spec['target']} says how results are joined, which its workers find out"
+        said = f"if {spec['target']} defines how results are joined (seen when workers start)"
         line = f"{shared} can be shared by idle workers, {said}"
     else:
         line = f"{shared} can be shared by idle workers"
@@ -44,7 +44,7 @@ def sharing_text(spec: Mapping[str, Any], scheduling: Scheduling, paths: Sequenc
     named = ", ".join(repr(clean(path)) for path in whole[:_MOST_NAMED])
     more = len(whole) - _MOST_NAMED
     named += f" and {more:,} more" if more > 0 else ""
-    return f"{line}; not {named}: empty ones, bzip2 and xz have no middle to begin in"
+    return f"{line}, except {named}: empty, bzip2 and xz files cannot be split"
 
 
 def may_do_parts(spec: Mapping[str, Any]) -> bool:
@@ -61,8 +61,8 @@ def _why_whole(spec: Mapping[str, Any], scheduling: Scheduling) -> str:
     if may_do_parts(spec):
         return ""
     if spec["kind"] == "command":
-        return "a command gets parts of files with --split SIZE or --join"
-    return f"{spec['kind']} does not do parts of files"
+        return "commands process parts of files only with --split SIZE or --join"
+    return f"{spec['kind']} cannot process parts of files"
 
 
 def _can_be_entered(path: str) -> bool:

@@ -129,8 +129,8 @@ def simulate(
         reserved = reserve(config.metrics, stack, run=config.metrics.run_name or "")
         stack.enter_context(monitor).wait()
         log.info(
-            "simulating %r: %d files on %d GPUs, %g times as fast as real ones; a worker counts as"
-            " stalled after %g s",
+            "simulating %r: %d files on %d GPUs at %g times real speed; a worker counts as stalled"
+            " after %g s",
             *(chosen.scenario, chosen.files, chosen.gpus, chosen.speed, settings.stall_threshold),
         )
         shown = show(config.views, config.metrics, reserved, stack, newest, monitor, Path())
@@ -231,7 +231,7 @@ def simulate_machines(config: SimulateConfig) -> int:
     }
     for option, value in shared.items():
         if value:
-            raise UsageError(f"--machines and {option}: all would write to the same; leave one out")
+            raise UsageError(f"--machines and {option}: all would write to one place; remove one")
     context = multiprocessing.get_context("fork")
     machines = [
         context.Process(target=_machine, args=(config, number), daemon=True)

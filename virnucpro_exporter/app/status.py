@@ -41,7 +41,7 @@ def _shared(file: SharedFile, *, is_active: bool) -> str:
     done = sum(part.state == "completed" for part in file.parts)
     held = [p for p in file.parts if p.state == "processing"] if is_active else []
     facts = [f"{done} of {counted(len(file.parts), 'part')} done"]
-    facts += [f"{clean(part.gpu)} does {part.words}" for part in held[:_MOST_NAMED]]
+    facts += [f"{clean(part.gpu)} processes {part.words}" for part in held[:_MOST_NAMED]]
     if len(held) > _MOST_NAMED:
         facts.append(f"{len(held) - _MOST_NAMED} more in process")
     return f"  {clean(file.path)}: {', '.join(facts)}"

@@ -61,7 +61,7 @@ def _held_up(run: RunSnapshot) -> list[str]:
         return []
     devices = counted(len(ends), device_noun(worker.gpu for worker in run.workers))
     waited = f"{len(ends) - 1} of {devices} waiting for {format_duration(seconds)}"
-    what = "the end of a file that was done in parts" if run.parts_total else "one file, the last,"
+    what = "the end of a file split into parts" if run.parts_total else "the last file"
     return [f"{what} kept {waited}"]
 
 

@@ -155,7 +155,7 @@ def write_failed(folder: str, path: str) -> int:
     failed = [file.path for file in files if file.state == "failed"]
     for name in failed:
         if "\n" in name:
-            raise ReportError(f"{name!r} has an end of line in it: no list of lines can hold it")
+            raise ReportError(f"{name!r} contains a line break and cannot be listed; rename it")
     try:
         Path(path).write_bytes(b"".join(os.fsencode(name) + b"\n" for name in failed))
     except OSError as error:

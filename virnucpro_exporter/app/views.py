@@ -87,7 +87,7 @@ def reserve(
         if "web_listen_address" in metrics.model_fields_set:
             listeners = bind(metrics.web_listen_address)
         elif is_shown_elsewhere and not metrics.model_fields_set & _OF_OWN:
-            log.info("metrics: `serve` of this machine shows the run")
+            log.info("metrics: served by `serve` on this machine")
         else:
             listeners = _bind_by_default(metrics.web_listen_address)
         for listener in listeners:
@@ -197,9 +197,9 @@ def linger(metrics: Metrics, signals: RunSignals, server: MetricsServer | None) 
     if not (is_wanted or server.was_read):
         return
     seconds = min(metrics.linger, _STAYS_AFTER_SIGNAL) if signals.caught else metrics.linger
-    until = "" if is_wanted else " until they are read"
+    until = "" if is_wanted else " until the last scrape"
     time_ = "" if seconds >= FOREVER else f", for {seconds:g} s"
-    log.info("the last values stay%s%s (Ctrl-C ends this)", until, time_)
+    log.info("the endpoint stays up%s%s (Ctrl-C ends it)", until, time_)
     if is_wanted:
         signals.wait(seconds)
         return
@@ -231,7 +231,7 @@ def _bind_by_default(addresses: Sequence[str]) -> list[socket.socket]:
     for address, listener in zip(addresses, listeners, strict=False):
         port = listener.getsockname()[1]
         if not address.endswith(f":{port}"):
-            log.info("%s is taken: metrics are on port %d", address, port)
+            log.info("%s is in use: metrics are on port %d", address, port)
     return listeners
 
 

@@ -93,13 +93,13 @@ def workforce(  # noqa: PLR0913 - a run has so many parts that its workers need
     if cluster.is_used:
         if environment:
             raise UsageError(
-                "URLs with a query string are for workers of this machine; on a Dask cluster use "
-                "s3:// or gs://, with credentials in the environment of its workers"
+                "URLs with a query string work only on this machine; on a Dask cluster use s3:// "
+                "or gs://, with credentials in the environment of its workers"
             )
         if metrics.gpu_links or metrics.gpu_processes:
             raise UsageError(
-                "--gpu-links and --gpu-processes: a run on a Dask cluster does not ask for these;"
-                " `virnucpro-exporter serve` on each node does"
+                "--gpu-links and --gpu-processes do not work on a Dask cluster; use them with "
+                "`virnucpro-exporter serve` on each node"
             )
         return stack.enter_context(
             _on_dask(wanted, cluster, scheduled, look_seconds, spec, outputs)
@@ -200,7 +200,9 @@ def _connection(wanted: Devices, cluster: Cluster, scheduled: Scheduled | None) 
 
     if cluster.dask_local is None:
         if wanted.gpus is not None:
-            raise UsageError("--gpus is for this machine; each Dask worker has the GPU it shows")
+            raise UsageError(
+                "--gpus is for this machine; Dask workers have their own GPUs: remove it"
+            )
         timeout = min(dask_connect.CONNECT_SECONDS, cluster.dask_timeout)
         security = None if scheduled is None else scheduled.security
         return lambda: dask_connect.existing(
@@ -210,6 +212,6 @@ def _connection(wanted: Devices, cluster: Cluster, scheduled: Scheduled | None) 
     with devices(wanted, slots=count) as (found, _):
         if len(found) < count:
             there = counted(len(found), "GPU or slot", "GPUs or slots")
-            raise UsageError(f"--dask-local {count} needs more than there is: {there}")
+            raise UsageError(f"--dask-local {count}: this machine has only {there}")
         pins = [device.environment[CUDA_VARIABLE] for device in found[:count]]
     return lambda: dask_connect.local(pins)

@@ -48,6 +48,6 @@ def completion(
         click.echo(script)
         return 0
     path, reader = app.install(shell, script)
-    by = "" if reader is None else f", and a line in {str(reader)!r} that reads it"
-    click.echo(f"{str(path)!r} is written{by}; it takes effect in new shells")
+    by = "" if reader is None else f", and a line in {str(reader)!r} that loads it"
+    click.echo(f"wrote {str(path)!r}{by}; it takes effect in new shells")
     return 0

@@ -57,7 +57,7 @@ def check(file: str) -> int:
 
     No run is started, and the folders in the file are not checked.
     """
-    click.echo(f"{file}: {counted(check_file(file), 'option')}, no fault")
+    click.echo(f"{file}: {counted(check_file(file), 'option')}, no errors")
     return 0
 
 

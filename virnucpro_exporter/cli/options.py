@@ -129,7 +129,7 @@ def seconds(least: float) -> Callable[[str | float], float]:
         except ValueError:
             number = math.nan
         if not number >= least:
-            raise click.BadParameter(f"must be seconds, {least:g} at least (given: {value!r})")
+            raise click.BadParameter(f"must be seconds, at least {least:g} (given: {value!r})")
         return min(number, FOREVER)
 
     return read

@@ -227,14 +227,14 @@ def local_path(value: str) -> str:
         ValueError: It is a URL, or the home folder of a user who does not exist.
     """
     if is_url(value):
-        raise ValueError("must be a path on this machine, not a URL; copy or mount what it names")
+        raise ValueError("must be a path on this machine, not a URL; download or mount it")
     if not value.startswith("~") or os.path.lexists(value):
         return value
     name, slash, rest = value.partition("/")
     # An empty HOME would make `~/out` a folder of the root.
     home = os.path.expanduser(name) if os.environ.get("HOME") != "" or name != "~" else ""  # noqa: PTH111 - Path refuses an unknown user with an error of its own
     if not os.path.isdir(home):  # noqa: PTH112 - likewise
-        raise ValueError("names a home folder that does not exist; write ./~ for a name so begun")
+        raise ValueError("is in a home folder that does not exist; for a name with ~, write ./~")
     return home.rstrip("/") + slash + rest or "/"
 
 
@@ -262,9 +262,9 @@ def destination(value: str) -> str:
         return local_path(value)
     url = source(value)
     if scheme_of(url) in WEB:
-        raise ValueError("cannot be used: a web server takes no results: use s3:// or gs://")
+        raise ValueError("cannot be used: results go to s3:// or gs://, not to a web server")
     if "/" not in url.partition("://")[2].rstrip("/"):
-        raise ValueError("cannot be used: name a prefix in the bucket, such as s3://BUCKET/RESULTS")
+        raise ValueError("cannot be used: add a prefix to the bucket, such as s3://BUCKET/RESULTS")
     return url
 
 

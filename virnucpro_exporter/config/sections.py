@@ -419,7 +419,7 @@ def _pairs(values: tuple[str, ...]) -> tuple[str, ...]:
 
 def _span(value: str) -> str:
     if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,3})?[smhd]", value, re.ASCII):
-        raise ValueError("must be a number with s, m, h or d behind it, such as 24h")
+        raise ValueError("must be a number and a unit (s, m, h or d), such as 24h")
     return value
 
 

@@ -249,7 +249,7 @@ def _checked(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
         is_meant = is_given or getattr(cluster, name) != getattr(default, name)
         if is_meant and not cluster.is_used:
             flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} is for runs on a Dask cluster: name one, too")
+            raise UsageError(f"{flag} needs a Dask cluster: add --dask, for example")
     _check_endpoint(config.metrics, options)
     return config
 
@@ -341,7 +341,7 @@ _RIGHT = {
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
-    "string_type": "must be text; where it is meant so, write it in quotes",
+    "string_type": "must be text; if it is meant as text, put it in quotes",
     "tuple_type": "must be a list, such as [a, b]",
     "dict_type": "must be a table, such as {a: 1.0}",
 }

@@ -68,7 +68,7 @@ class _Loader(yaml.SafeLoader):
         if root is None or root.tag == _TAG + "null":
             return {}
         if not isinstance(root, yaml.MappingNode):
-            raise _Refused("write one `option: value` a line", _line(root))
+            raise _Refused("write one `option: value` per line", _line(root))
         found: dict[str, Any] = {}
         for name, value in root.value:
             with self._noting():
@@ -89,7 +89,7 @@ class _Loader(yaml.SafeLoader):
     def _key(self, name: yaml.Node, lines: dict[str, int]) -> str:
         line = _line(name)
         if not isinstance(name, yaml.ScalarNode):
-            raise _Refused("write one `option: value` a line", line)
+            raise _Refused("write one `option: value` per line", line)
         key = str(name.value)
         if key in lines:
             raise _Refused(f"{key} is written twice, in lines {lines[key]} and {line}", line)
@@ -117,7 +117,7 @@ class _Loader(yaml.SafeLoader):
     def _scalar(self, key: str, node: yaml.Node, kind: Kind) -> Any:
         text, type_ = str(node.value), node.tag.removeprefix(_TAG)
         if not text and type_ == "null":
-            what = "is empty; write a value, null for the default, or no such line"
+            what = "is empty; write a value, or null for the default, or remove the line"
             raise _Refused(f"{key}: {what}", _line(node))
         if kind in (Kind.TEXT, Kind.TEXTS, Kind.CHOICE) and type_ in ("int", "float", "timestamp"):
             return int(text) if kind is Kind.CHOICE and text.isdecimal() else text
@@ -125,8 +125,8 @@ class _Loader(yaml.SafeLoader):
             with contextlib.suppress(ValueError):
                 return float(text)
         if type_ == "int" and (":" in text or text.lstrip("+-0") != text.lstrip("+-") != "0"):
-            what = f"{text} is another number in YAML, {self.construct_object(node)}"
-            raise _Refused(f"{key}: {what}; write the one you mean in decimal digits", _line(node))
+            what = f"YAML reads {text} as {self.construct_object(node)}"
+            raise _Refused(f"{key}: {what}; write the number in decimal digits", _line(node))
         return self.construct_object(node, deep=True)
 
     @contextlib.contextmanager

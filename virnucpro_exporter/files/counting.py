@@ -96,7 +96,7 @@ class Tally:
             # One joined text is faster than many sums, and this twice as fast as counting newlines.
             letters = b"".join(pieces).replace(b"\n", b"")
             if b">" in letters:
-                raise SequenceFileError("a header does not begin its line")
+                raise SequenceFileError("a header is not at the start of its line")
             self.residues += len(_without_blanks(letters))
 
     def add_fastq(self, blocks: Iterable[bytes]) -> None:

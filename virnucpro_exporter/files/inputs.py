@@ -79,7 +79,7 @@ class Inputs:
     def lines(self) -> Iterator[str]:
         """What a user has to be told, one line for each reason."""
         for text in self.unread:
-            yield f"folder {text}: its files are missing"
+            yield f"folder {text}: its files are not processed"
         for reason, paths in self.left_out.items():
             more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
             yield f"left out: {', '.join(map(repr, paths[:_SHOWN]))}{more}: {reason}"
@@ -123,8 +123,8 @@ def discover(
         if not matches and search.found.noted() == before:
             if os.path.isdir(argument) and search.lies_in_output(argument):  # noqa: PTH112 (a text)
                 raise InputError(
-                    f"{argument!r} lies in the output folder, which is not searched: "
-                    "name its files, or another output folder"
+                    f"{argument!r} is inside the output folder, which is not searched: "
+                    "give its files, or choose another output folder"
                 )
             raise InputError(f"{argument!r} matches no sequence file")
         search.take(matches)
@@ -138,8 +138,8 @@ def _refuse_streams(argument: str) -> None:
     is_stream = argument == "-" or re.match(r"/(dev/(stdin|fd/)|proc/(self|[0-9]+)/fd/)", argument)
     if is_stream:
         raise InputError(
-            f"{argument!r} is a stream, and an input may be read more than once: write it to a "
-            "file and name that"
+            f"{argument!r} is a stream, but inputs are read more than once: save it to a file and "
+            "give that"
         )
 
 
@@ -199,11 +199,9 @@ class _Search:
     def _named(self, path: str, seen: _Seen, *, is_name: bool) -> Iterator[Input]:
         kind = seen.odd_kind
         if kind is not None and is_name:
-            raise InputError(
-                f"{path!r} is {kind}, and no file; write what it gives to a file first"
-            )
+            raise InputError(f"{path!r} is {kind}, not a file; save its content to a file first")
         if kind is not None:
-            self.found.leave_out(f"{kind}, and no file", path)
+            self.found.leave_out(f"{kind}, not a file", path)
         elif self._is_result(path):
             self.found.leave_out("results of earlier runs in the output folder", path)
         elif _is_record(path):
@@ -253,7 +251,9 @@ class _Search:
                 self.found.unread.append(f"{folder!r} cannot be searched ({error.strerror})")
                 continue
             if folder != top and any(entry.name == HIDDEN for entry in entries):
-                self.found.leave_out("results of another run; name the folder to take them", folder)
+                self.found.leave_out(
+                    "results of another run; to use them, give the folder itself", folder
+                )
                 continue
             for entry, seen in _see_entries(entries):
                 if seen.is_folder:
@@ -264,10 +264,10 @@ class _Search:
                         place = entry.path if folder == real else f"{real}/{entry.name}"
                         yield Input(entry.path, seen.real or place, place)
                     else:
-                        self.found.leave_out(f"{seen.odd_kind}, and no file", entry.path)
+                        self.found.leave_out(f"{seen.odd_kind}, not a file", entry.path)
                 elif _looks_like_sequences(entry.name):
                     self.found.leave_out(
-                        "no format that is read; unpack or convert it, or name it outright",
+                        "unsupported format; unpack or convert it, or give the file itself",
                         entry.path,
                     )
 

@@ -87,8 +87,8 @@ class RunLock:
         except OSError as error:
             if error.errno in _NO_LOCKS:
                 raise OutputError(
-                    f"{str(path.parent.parent)!r} is on a file system without file locks; have it"
-                    " mounted with them (Lustre: -o flock), or choose another --output"
+                    f"{str(path.parent.parent)!r} is on a file system without file locks; mount it"
+                    " with locks (Lustre: -o flock), or choose another --output"
                 ) from error
             raise OutputError(f"{str(path)!r}: {error.strerror}") from error
         return True

@@ -86,7 +86,7 @@ class Outputs:
             self.attempts.mkdir(parents=True, exist_ok=True)
             self.logs.mkdir(exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise OutputError(f"{error.filename!r} is in the way: not a folder") from error
+            raise OutputError(f"{error.filename!r} exists and is not a folder") from error
         except OSError as error:
             raise OutputError(f"{str(self.folder)!r}: {error.strerror}") from error
         for folder in (self.folder, self.attempts):
@@ -145,16 +145,16 @@ class Outputs:
     def refusal(self, name: str) -> str | None:
         """Why no result may have a name, or None: it is not reserved, no input's, not too long."""
         if name in self._reserved or self._is_rotated(name):
-            return f"{name!r} is a name that this program needs itself"
+            return f"the name {name!r} is reserved for this program; rename the input"
         if name in self._inputs and self.has(name):
-            return f"it would replace the input {self._inputs[name]!r} by its result"
+            return f"its result would overwrite the input {self._inputs[name]!r}"
         if len(name) * _MOST_BYTES <= self._longest_name:
             return None
         length = len(os.fsencode(name))
         if length > self._longest_name:
             return (
-                f"the name of its result would be {length} bytes long, and {self._longest_name} "
-                "can be; give the input a shorter name"
+                f"the name of its result would be {length} bytes long, but at most "
+                f"{self._longest_name} are possible; give the input a shorter name"
             )
         return None
 
@@ -172,7 +172,7 @@ class Outputs:
             Why it cannot have it, or None.
         """
         if self._owners.setdefault(name, path) != path:
-            return f"another input of this run writes {name!r} too"
+            return f"another input of this run also writes {name!r}"
         return self.refusal(name)
 
     def commit(self, attempt: int, names: Iterable[str]) -> None:
@@ -199,7 +199,7 @@ class Outputs:
                 self._replace(f"{self._attempts}/{attempt}/{name}", target)
             except FileNotFoundError as error:
                 if not self.has(name):
-                    raise OutputError(f"{target!r} has vanished before it was kept") from error
+                    raise OutputError(f"{target!r} vanished before it was recorded") from error
             except OSError as error:
                 raise OutputError(f"{target!r}: {error.strerror}") from error
 

@@ -38,7 +38,7 @@ def owned(outputs: StoredOutputs) -> Iterator[None]:
     try:
         own = _claim(outputs, name)
         if ended := writing.end_uploads(outputs.url):
-            log.info("uploads that a killed run had begun, and are ended: %d", ended)
+            log.info("aborted the unfinished uploads of a killed run: %d", ended)
         _take_over(outputs)
     except OSError as error:
         raise OutputError(getattr(error, "detail", "") or str(error)) from None
@@ -69,8 +69,8 @@ def _claim(outputs: StoredOutputs, name: str) -> bytes:
             break
     if is_new is None:
         log.warning(
-            "%s cannot tell whether an object is new: two runs that start at one moment may both "
-            "write there",
+            "%s does not support conditional writes: two runs that start at the same moment may "
+            "both write there",
             outputs.url,
         )
         writing.put(name, own)
@@ -94,7 +94,7 @@ def _is_left_by(folder_id: object, name: str, outputs: StoredOutputs) -> bool:
     host, process, folder = (clean(str(other.get(k, "?"))) for k in ("host", "process", "folder"))
     raise OutputError(
         f"{outputs.url!r} belongs to a run on {host} (process {process}{since}, --state-folder "
-        f"{folder}): wait for it, or resume it there if it was killed; if that cannot be, "
+        f"{folder}): wait for it, or resume it there if it was killed; if neither works, "
         f"remove {name}"
     )
 
@@ -120,7 +120,7 @@ def _take_over(outputs: StoredOutputs) -> None:
             for suffix in ("-wal", "-shm"):
                 Path(f"{outputs.journal}{suffix}").unlink(missing_ok=True)
             _download(journal, outputs.journal, outputs)
-            log.info("the journal of the last run comes from the store")
+            log.info("downloaded the journal of the last run from the store")
             outputs.record.unlink(missing_ok=True)
     if not outputs.record.exists():
         with contextlib.suppress(FileNotFoundError):
@@ -154,4 +154,4 @@ def _let_go(outputs: StoredOutputs, name: str, own: bytes) -> None:
         if writing.get(name) == own:
             writing.remove(name)
     except (OSError, StoreError) as error:
-        log.warning("%s: %s stays; runs on this machine go on all the same", error, name)
+        log.warning("%s: %s cannot be removed; only runs on this machine can resume", error, name)

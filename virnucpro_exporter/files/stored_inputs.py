@@ -11,8 +11,8 @@ from virnucpro_exporter.sequences import is_sequence_name
 from virnucpro_exporter.stores.access import Stored, find
 from virnucpro_exporter.stores.urls import BUCKETS, is_url, refusal, scheme_of
 
-RESULTS = "results of another run; name the folder to take them"
-UNUSABLE = "their names have an empty, '.' or '..' part, which a path cannot have"
+RESULTS = "results of another run; to use them, give the folder itself"
+UNUSABLE = "an empty, '.' or '..' component in the name"
 
 
 def find_stored(arguments: Sequence[str]) -> dict[str, list[Stored]]:

@@ -128,14 +128,14 @@ class Uploads:
             if is_news:
                 self._failing_since = time.monotonic()
         if is_news:
-            log.warning("%s: results wait in %s, and are tried again", reason, self._outputs.folder)
+            log.warning("%s: results stay in %s; uploads are retried", reason, self._outputs.folder)
 
     def _note_success(self) -> None:
         with self._changed:
             since, self._failing_since = self._failing_since, None
             self._failures, self._reason = 0, ""
         if since is not None:
-            log.info("the store takes results again, after %.0f s", time.monotonic() - since)
+            log.info("uploads work again, after %.0f s", time.monotonic() - since)
 
 
 def _remove(path: Path) -> None:

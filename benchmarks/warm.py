@@ -69,6 +69,9 @@ class WarmPool:
         """End a `poll` early."""
         self._pool.wake()
 
+    def want(self, workers: int) -> None:
+        """No more come."""
+
     def drain(self) -> None:
         """No more files will be started."""
         self._pool.drain()

@@ -23,6 +23,9 @@ class FakePool:
     Args:
         spec: What that class takes.
         attempts: Folder in which each attempt gets its own.
+
+    Attributes:
+        wanted: How many more workers would have had a file, as was told.
     """
 
     def __init__(self, spec: Mapping[str, Any], attempts: Path) -> None:
@@ -31,6 +34,7 @@ class FakePool:
         self._files: dict[str, deque[StartAttempt]] = {}  # of each worker; the first may hang
         self._hanging: set[int] = set()
         self._events: list[WorkerEvent] = []
+        self.wanted: list[int] = []
 
     def spawn(self, worker_id: str) -> None:
         """Tell that the worker is ready, or that its setup failed."""
@@ -72,6 +76,10 @@ class FakePool:
 
     def wake(self) -> None:
         """Nothing waits."""
+
+    def want(self, workers: int) -> None:
+        """Note how many."""
+        self.wanted.append(workers)
 
     def drain(self) -> None:
         """Nobody is waited for."""

@@ -155,6 +155,9 @@ class Turns:
     def wake(self) -> None:
         """Nothing waits."""
 
+    def want(self, workers: int) -> None:
+        """No more come."""
+
     def drain(self) -> None:
         """Nothing is waited for."""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from distributed import Client, LocalCluster
 
-from tests.run_program import READS, results, run
+from tests.dask_runs import WAITING, begun, whole
+from tests.run_program import DEADLINE, PROGRAM, QUIET, READS, ROOT, TELLING, results, run, until
 from virnucpro_exporter import run_files
 from virnucpro_exporter.errors import UsageError
 
@@ -47,3 +50,31 @@ def test_a_client_or_a_cluster_is_all_that_a_run_needs(
     for wrong, why in ((client, "the Client is closed"), (3, "is wanted, not a int")):
         with pytest.raises(UsageError, match=why):
             run_files([str(READS)], str(tmp_path / "none"), dask=wrong)
+
+
+def test_a_cluster_that_adapts_grows_for_files_that_wait(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From no worker to its maximum, and back when the run is over."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with LocalCluster(
+        n_workers=0, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
+    ) as cluster:
+        cluster.adapt(minimum=0, maximum=3, interval="100ms", target_duration="500ms")
+        address = f"--dask={cluster.scheduler_address}"
+        going = subprocess.Popen(  # it ends with the cluster
+            [*PROGRAM, "run", *QUIET, *WAITING, address, "--output", tmp_path / "out", inputs],
+            cwd=ROOT,
+            env={**os.environ, **TELLING},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        until(lambda: len(begun(inputs)) >= 3)
+        assert set(begun(inputs).values()) == {1}
+        (inputs / "go").touch()
+        out, errors = going.communicate(timeout=DEADLINE)
+        assert (going.returncode, "4 files done, 0 failed" in out) == (0, True), (out, errors)
+        assert results(tmp_path / "out") == whole(inputs)
+        scheduler = cluster.scheduler
+        until(lambda: not (scheduler.tasks or scheduler.workers))

@@ -78,7 +78,7 @@ class Renamed:
         joined: list[Any] = [*pool.wait_for_workers()]
         while {event.worker_id for event in joined} != set(self.back):
             joined += pool.poll(0.1)
-        self.wake, self.drain = pool.wake, pool.drain
+        self.wake, self.want, self.drain = pool.wake, pool.want, pool.drain
         self.close_idle, self.close = pool.close_idle, pool.close
 
     def spawn(self, worker_id: str) -> None:

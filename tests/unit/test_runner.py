@@ -142,6 +142,13 @@ def test_journal_that_is_locked_is_waited_for(tmp_path: Path) -> None:
     assert not pool.killed
 
 
+def test_the_pool_is_told_how_many_more_workers_would_have_a_file(tmp_path: Path) -> None:
+    """At first two of three files wait, and in the end none."""
+    run, _, pool = runner(tmp_path, Memory())
+    run.run(files("a", "b", "c"))
+    assert (pool.wanted[0], pool.wanted[-1]) == (2, 0)
+
+
 def test_journal_that_is_broken_ends_the_run(tmp_path: Path) -> None:
     """It would not be better later."""
     run, _, _ = runner(tmp_path, Memory(1, sqlite3.DatabaseError("malformed")))

@@ -339,6 +339,20 @@ def test_no_worker_is_replaced_while_draining() -> None:
     assert run.scheduler.is_finished
 
 
+def test_more_workers_are_wanted_for_files_that_those_there_cannot_take_at_once() -> None:
+    """Those that wait, come up, or hold a file are counted; none are wanted in a drain."""
+    run = Run({"0": 1.0, "1": 1.0}, 500, 400, 300, 200, 100)
+    assert run.state.wanted_workers == 3
+    run.ready("0", "1")
+    assert run.state.wanted_workers == 3
+    run.tell(said.joined("2"))
+    assert run.state.wanted_workers == 2
+    run.tell(ev.WorkerLeaving(facts.worker("0"), "its Dask worker is about to leave"))
+    assert run.state.wanted_workers == 2
+    run.tell(ev.DrainRequested())
+    assert run.state.wanted_workers == 0
+
+
 def test_a_worker_that_leaves_ends_what_it_holds_and_gets_nothing_more() -> None:
     """Its queue is open to the others, and it is retired when its hands are empty."""
     run = Run({"0": 1.0, "1": 1.0}, 500, 400, 300, 200)

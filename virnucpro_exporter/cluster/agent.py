@@ -48,6 +48,9 @@ from virnucpro_exporter.workers.local_pool import LocalPool
 # What a coordinator asks for before anything else.
 VERSION = __version__
 
+# What Dask calls the agents, and the wish for more, on its pages.
+TASK = "virnucpro"
+
 # A run is told something at least this often, in seconds, and several times within the lease, so
 # that silence means something.
 _QUIET_SECONDS = 5.0

@@ -18,8 +18,9 @@ from distributed.comm import get_address_host
 
 from virnucpro_exporter import __version__
 from virnucpro_exporter.cluster import agent as dask_agent
-from virnucpro_exporter.cluster.agent import Job, beat, hold, quiet
+from virnucpro_exporter.cluster.agent import TASK, Job, beat, hold, quiet
 from virnucpro_exporter.cluster.commands import Begin, Kill, Order
+from virnucpro_exporter.cluster.demand import Demand
 from virnucpro_exporter.cluster.gpu_watch import Gpus, GpuWatch
 from virnucpro_exporter.cluster.letters import About
 from virnucpro_exporter.cluster.line import Line
@@ -62,8 +63,7 @@ _TRIES_TOLD = 2
 _SHARE_SECONDS = 15.0
 _LEAST_TO_SHARE = 2
 
-# What Dask calls the agents on its pages, and where its scheduler tells of workers.
-_TASK = "virnucpro"
+# Where the scheduler tells of its workers.
 _TOPIC = "all"
 
 _FORGOTTEN = "it had not heard of this run for too long"
@@ -127,10 +127,12 @@ class Members:
         client: Of the cluster.
         terms: How to deal with them.
         listener: Hears what happens.
+        demand: How many more workers are wanted.
     """
 
-    def __init__(self, client: Client, terms: Terms, listener: Listener) -> None:
+    def __init__(self, client: Client, terms: Terms, listener: Listener, demand: Demand) -> None:
         self._client = client
+        self._demand = demand
         self._terms = terms
         self._listener = listener
         self._lines: dict[str, list[Line]] = {}  # by node
@@ -162,6 +164,7 @@ class Members:
     async def open(self) -> None:
         """Hear of Dask workers from now on, and take those that are there."""
         await self._look()
+        self._demand.show(self._client, len(self._adopting))
         self._start(self._keep_looking())
         self._start(self._keep_time())
 
@@ -252,6 +255,8 @@ class Members:
         self._is_patient, self._is_over = False, True
         if self._client.status == "running":
             self._client.unsubscribe_topic(_TOPIC)
+        self._demand.workers = 0
+        self._demand.show(self._client, 0)
         for task in self._tasks:
             task.cancel()
         links = [
@@ -344,7 +349,7 @@ class Members:
         future = self._client.submit(
             hold,
             self._terms.job,
-            key=f"{_TASK}-{secrets.token_hex(16)}",
+            key=f"{TASK}-{secrets.token_hex(16)}",
             workers=[link.address],
             allow_other_workers=False,
             pure=False,
@@ -543,6 +548,7 @@ class Members:
             if self._watch is not None:
                 self._watch.pass_time(passed)
             self._share()
+            self._demand.show(self._client, len(self._adopting))
 
     def _pass_time(self, line: Line, passed: float) -> None:
         line.quiet += passed

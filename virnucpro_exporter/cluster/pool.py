@@ -21,6 +21,7 @@ from distributed import Client
 from virnucpro_exporter.cluster.agent import Job
 from virnucpro_exporter.cluster.commands import Cancel, Kill, Order, Shrink, Spawn, Start
 from virnucpro_exporter.cluster.connect import Connect
+from virnucpro_exporter.cluster.demand import Demand
 from virnucpro_exporter.cluster.gpu_watch import Gpus
 from virnucpro_exporter.cluster.link import News
 from virnucpro_exporter.cluster.members import Members, Terms
@@ -69,6 +70,7 @@ class DaskPool:
         self._connect = connect
         self._terms = Terms(job, weigh, gpus, silence, patience)
         self._inbox = _Inbox()
+        self._demand = Demand()
         self._generations: dict[str, int] = {}  # processes that each worker has had
         # The rest belongs to the event loop.
         self._members: Members | None = None
@@ -142,6 +144,10 @@ class DaskPool:
         """End a `poll` early; may be called from any thread and signal handler."""
         self._inbox.wake()
 
+    def want(self, workers: int) -> None:
+        """So many more workers would have a file to do: Dask may add them."""
+        self._demand.workers = workers
+
     def drain(self) -> None:
         """No more files will be started: that another worker may join is not waited for."""
         if self._members is not None:
@@ -182,7 +188,7 @@ class DaskPool:
     async def _serve(self) -> None:
         with _silent_dask():
             async with self._connect() as client:
-                self._members = members = Members(client, self._terms, self._inbox)
+                self._members = members = Members(client, self._terms, self._inbox, self._demand)
                 try:
                     await self._look_on(client, members)
                 finally:

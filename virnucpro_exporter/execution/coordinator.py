@@ -202,6 +202,11 @@ class WorkStealingCoordinator:
         with self._lock:
             return len(self._scheduler.state.fleet)
 
+    def wanted_workers(self) -> int:
+        """How many more workers would be given a file, beside those that wait or come up."""
+        with self._lock:
+            return self._scheduler.state.wanted_workers
+
     def excuse(self, seconds: float) -> None:
         """So long was the program paused: that time counts for no deadline and no speed."""
         with self._lock:

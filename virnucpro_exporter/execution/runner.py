@@ -38,6 +38,9 @@ _LONGEST_WAIT = 0.5
 # How long the workers have starved is written down this often, in seconds.
 _NOTE_EVERY = 10.0
 
+# The pool is told this often, in seconds, how many more workers would have a file to do.
+_WANT_EVERY = 0.5
+
 # A turn that took so much longer than it was to, in seconds, was held up: the program was paused
 # (Ctrl-Z, a suspended machine), or something that it wrote had to wait.
 _LATE_SECONDS = 0.5
@@ -226,6 +229,7 @@ class Runner:
                 feed.start(self._pool.wake)
             self._note_workers()
             self._loop()
+        self._pool.want(0)
         left = None if self._feed is None else self._feed.leave()
         if left is not None:
             self._take_in(left)
@@ -247,6 +251,7 @@ class Runner:
         if self._clock is not None:
             self._turned_at = self._clock()
         is_draining = False
+        wanted_at = self._coordinator.now()
         while not (self._is_finished or self._stop):
             events: list[ev.Event] = [*self._poll()]
             if self._drain and not is_draining:
@@ -256,6 +261,9 @@ class Runner:
             self._turn(events)
             self._take_from_feed()
             self._note_workers(_NOTE_EVERY)
+            if (now := self._coordinator.now()) >= wanted_at:
+                wanted_at = now + _WANT_EVERY
+                self._pool.want(self._coordinator.wanted_workers())
 
     def _take_from_feed(self) -> None:
         """Submit what became known; workers are started as soon as there is something to do.

@@ -239,6 +239,14 @@ class State:
         """The workers that are up or will be, and stay."""
         return [w for w in self.fleet if not (w.is_retired or w.is_leaving)]
 
+    @property
+    def wanted_workers(self) -> int:
+        """How many more workers would be given a file, beside those that wait or come up."""
+        if self.starts_nothing or self.is_finished:
+            return 0
+        free = sum(not worker.inflight for worker in self.usable())
+        return max(0, self.waiting.files - free)
+
     def has_others(self, worker: Worker) -> bool:
         """Whether any worker but this one is up or will be, and stays."""
         return any(w is not worker for w in self.usable())

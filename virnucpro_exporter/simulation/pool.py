@@ -94,6 +94,9 @@ class VirtualPool:
         """End a `poll` early; may be called from any thread and signal handler."""
         self._is_woken = True
 
+    def want(self, workers: int) -> None:
+        """No more come."""
+
     def drain(self) -> None:
         """Nobody is waited for."""
 

@@ -232,6 +232,9 @@ class LocalPool:
         with contextlib.suppress(BlockingIOError):  # it is full of wake-ups already
             os.write(self._wake_writer, b"\0")
 
+    def want(self, workers: int) -> None:
+        """No more come."""
+
     def drain(self) -> None:
         """No process is started any more."""
         self._is_draining = True

@@ -34,6 +34,9 @@ class WorkerPool(Protocol):
     def wake(self) -> None:
         """End a `poll` early; may be called from any thread and signal handler."""
 
+    def want(self, workers: int) -> None:
+        """So many more workers would have a file to do."""
+
     def drain(self) -> None:
         """No more files will be started: whoever has left is not waited for."""
 

@@ -365,9 +365,9 @@ def main(first: int, histories: int, folder: Path, seconds: float) -> None:
         history = History(folder / str(first + number), first + number)
         try:
             history.live()
-        except ChaosError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next history is lived
             log = (history.folder / "log").read_text()[-3000:]
-            tell({"seed": first + number, "error": str(error), "story": history.story, "log": log})
+            tell({"seed": first + number, "error": repr(error), "story": history.story, "log": log})
             for child in sentinel.children(os.getpid()):
                 sentinel.kill_family(child.pid)
         else:

@@ -398,6 +398,27 @@ def test_status_without_a_journal(tmp_path: Path) -> None:
         read_status(tmp_path)
 
 
+def test_a_journal_is_made_whole_or_not_at_all(
+    outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ends while it makes its journal leaves no table, and readers call it unused."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_take_over", end)
+        with pytest.raises(KeyboardInterrupt):
+            Journal(outputs)
+    with closing(sqlite3.connect(outputs.journal)) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == []
+    with pytest.raises(OutputError, match="no run has written"):
+        read_status(outputs.folder)
+    Journal(outputs).close()  # and ends again, before it has begun
+    with pytest.raises(OutputError, match="no run has written"):
+        read_status(outputs.folder)
+
+
 def test_a_newer_journal_is_refused(outputs: Outputs) -> None:
     """Neither a run nor a status touches the journal of a newer version."""
     Journal(outputs).close()

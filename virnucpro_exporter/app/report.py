@@ -8,7 +8,7 @@ from pathlib import Path
 
 from virnucpro_exporter.config import DEFAULT_LOG
 from virnucpro_exporter.csv_log.reader import read_log
-from virnucpro_exporter.errors import LogError, OutputError, ReportError
+from virnucpro_exporter.errors import LogError, ReportError
 from virnucpro_exporter.history import RunHistory
 from virnucpro_exporter.journal.history import read_history
 from virnucpro_exporter.report.page import page
@@ -59,8 +59,6 @@ def load(source: Path, now: float) -> Summary:
             raise LogError(f"{str(source)!r} has no rows yet")
         return summarize_log(log)
     history = read_history(source, now)
-    if not history.runs:
-        raise OutputError(f"no run has started in {str(source)!r} yet")
     return _with_log(history, source / str(history.settings.get("metrics_log") or DEFAULT_LOG))
 
 

@@ -39,7 +39,7 @@ def read_journal(folder: str | os.PathLike[str], read: Reader[T]) -> T:
     outputs = Outputs(folder)
     try:
         if not outputs.journal.is_file():
-            raise OutputError(f"no run has written into {str(outputs.folder)!r} yet")
+            raise _unused(outputs)
         run = holder(outputs.lock)
         if run is not None and not run.is_elsewhere:
             with contextlib.suppress(sqlite3.OperationalError):
@@ -67,7 +67,19 @@ def _read(outputs: Outputs, journal: Path, read: Reader[T], *, is_active: bool) 
     ) as database:
         check_schema(database, outputs)
         database.execute("BEGIN")  # all that follows is seen as of one moment
+        if not _has_begun(database):
+            raise _unused(outputs)
         return read(database, is_active)
+
+
+def _has_begun(database: sqlite3.Connection) -> bool:
+    """Whether any run is on record: one may have been killed as it made the journal."""
+    is_made = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone()
+    return bool(is_made and database.execute("SELECT 1 FROM runs").fetchone())
+
+
+def _unused(outputs: Outputs) -> OutputError:
+    return OutputError(f"no run has written into {str(outputs.folder)!r} yet")
 
 
 def rows(

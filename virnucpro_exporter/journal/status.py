@@ -54,7 +54,7 @@ class RunStatus:
 
     Attributes:
         is_active: A run is going on now.
-        run_id: Which run is the last one; None before the first begins.
+        run_id: Which run is the last one.
         state: How it ended, `running`, or `interrupted` when its process is gone.
         started: When it began (Unix time, s).
         ended: When it ended, or None.
@@ -70,7 +70,7 @@ class RunStatus:
     """
 
     is_active: bool
-    run_id: str | None
+    run_id: str
     state: str
     started: float | None
     ended: float | None
@@ -95,10 +95,9 @@ def read_status(folder: str | os.PathLike[str]) -> RunStatus:
 
 def status_of(database: sqlite3.Connection, is_active: bool) -> RunStatus:  # noqa: FBT001 - a `Reader`
     """The status, as a journal has it; `is_active` where a run goes on."""
-    run = database.execute(
+    run_id, state, started, ended, settings = database.execute(
         "SELECT run_id, state, started, ended, settings FROM runs ORDER BY rowid DESC LIMIT 1"
     ).fetchone()
-    run_id, state, started, ended, settings = run or (None, "running", None, None, "{}")
     was_killed = state == "running" and not is_active
     if was_killed:
         state = "interrupted"

@@ -225,8 +225,10 @@ class Journal:
             self._make_room()
             # Flushed at checkpoints: a killed process loses nothing, a power cut the last moments.
             self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.executescript(SCHEMA)
+        # All in one, so that a run that is killed meanwhile leaves all tables or none.
         with self._transaction() as database:
+            for statement in filter(str.strip, SCHEMA.split(";")):
+                database.execute(statement)
             database.execute(
                 "INSERT OR IGNORE INTO meta VALUES ('schema', ?), ('last_attempt', 0)",
                 (SCHEMA_VERSION,),

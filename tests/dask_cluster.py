@@ -112,6 +112,7 @@ class DaskCluster:
         enter: Sequence[str] = (),
         nanny: bool = False,
         threads: int = 1,
+        options: Sequence[str] = (),
         **environment: str,
     ) -> subprocess.Popen[bytes]:
         """Start a worker, which joins when it is up.
@@ -122,6 +123,7 @@ class DaskCluster:
             enter: What its command line begins with, to run elsewhere.
             nanny: Whether another process starts it, and starts it again when it dies.
             threads: How many it has.
+            options: More options of `dask worker`.
             environment: More of it.
         """
         worker = self._start(
@@ -134,6 +136,7 @@ class DaskCluster:
             "--memory-limit=0",
             f"--host={host}",
             f"--local-directory={self._folder.name}",
+            *options,
             **{"VIRNUCPRO_NODE_NAME": node, "CUDA_VISIBLE_DEVICES": "", **environment},
         )
         self.workers.append(worker)

@@ -172,6 +172,66 @@ def test_a_dask_worker_that_leaves_ends_what_it_does(
     assert set(begun(inputs).values()) == {1}
 
 
+@pytest.mark.campaign  # both live for a while
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_dask_worker_at_the_end_of_its_lifetime_loses_no_file(
+    cluster: DaskCluster, inputs: Path, tmp_path: Path, restart: bool
+) -> None:
+    """With `dask worker --lifetime` it ends, and with `--lifetime-restart` it comes back."""
+    options = ["--lifetime=30s", *(["--lifetime-restart"] if restart else [])]
+    leaving = cluster.add_worker("one", nanny=True, options=options)
+    log = tmp_path / "log"
+    with log.open("w") as errors:
+        words = [*WAITING, "--max-attempts=1"]
+        going = start(cluster, inputs, *words, output=tmp_path / "out", errors=errors)
+    until(lambda: len(begun(inputs)) >= 1)
+    (name,) = begun(inputs)
+    cluster.add_worker("two")
+    until(lambda: "one/cpu0 leaves: its Dask worker is about to leave" in log.read_text())
+    (inputs / f"{name}.go").touch()
+    until(lambda: "one/cpu0 left the run" in log.read_text())
+    if restart:
+        until(lambda: len(begun(inputs)) >= 3)  # that of the other one, and the next of its own
+    else:
+        assert leaving.wait(DEADLINE) == 0
+    assert begun(inputs)[name] == 1
+    finish(going, inputs, tmp_path / "out")
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.campaign  # the file takes a minute
+@pytest.mark.parametrize("how", ["retired", "ended"])
+def test_a_dask_worker_that_leaves_gives_the_rest_of_its_range_back(
+    cluster: DaskCluster, tmp_path: Path, how: str
+) -> None:
+    """Its part ends at the last record that was read, and the other one does the rest."""
+    records, file, log = 6000, tmp_path / "long.fa", tmp_path / "log"
+    file.write_text("".join(f">r{n}\nACGT\n" for n in range(records)))  # a minute
+    leaving = cluster.add_worker("one")
+    with log.open("w") as errors:
+        words = ["--processor=tests.run_processors:Names", "--log-level=debug", "--max-attempts=1"]
+        going = start(cluster, file, *words, output=tmp_path / "out", errors=errors)
+    until(lambda: "one/cpu0 starts" in log.read_text())
+    with Client(cluster.address) as client:
+        (address,) = client.ncores()
+        cluster.add_worker("two")
+        until(lambda: "two/cpu0 starts" in log.read_text())
+        if how == "ended":
+            leaving.terminate()
+        else:
+            client.retire_workers([address])
+    assert leaving.wait(DEADLINE) == 0
+    until(lambda: "one/cpu0 left the run" in log.read_text())
+    Path(f"{file}.go").touch()
+    out, _ = going.communicate(timeout=DEADLINE)
+    told = log.read_text()
+    assert (going.returncode, "1 files done, 0 failed" in out) == (0, True), (out, told)
+    assert "one/cpu0 ends its part of" in told
+    assert results(tmp_path / "out") == {
+        b"long.fa.out": b"".join(b"r%d\n" % n for n in range(records))
+    }
+
+
 def test_a_run_that_is_told_to_end_waits_for_no_other_worker(
     cluster: DaskCluster, inputs: Path, tmp_path: Path
 ) -> None:

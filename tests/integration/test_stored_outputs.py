@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import run_program
+from tests.dask_cluster import DaskCluster
 from tests.dask_runs import WAITING, let_end
 from tests.dask_runs import whole as whole_of
 from tests.object_store import BUCKET, SECRET, ObjectStore, secrets_in, with_environment
@@ -36,9 +37,9 @@ def store() -> Iterator[ObjectStore]:
 
 def command(inputs: str | Path, output: str, state: Path, *words: str) -> list[str | Path]:
     """A run into a store."""
-    start = arguments(inputs, output=state)
+    start = arguments(inputs, "--state-folder", state, *words, output=state)
     start[start.index("--output") + 1] = output
-    return [*start, "--state-folder", state, *words]
+    return start
 
 
 def call(words: list[str | Path], store: ObjectStore) -> subprocess.CompletedProcess[str]:
@@ -115,6 +116,27 @@ def test_killed_at_any_moment_and_resumed(store: ObjectStore, tmp_path: Path) ->
     said = [one.stdout + one.stderr for one in (done, elsewhere, again)]
     assert not secrets_in(tmp_path, *said)
     assert not [n for n, text in store.objects("killed").items() if SECRET.encode() in text]
+
+
+def test_dask_workers_read_and_write_a_store(store: ObjectStore, tmp_path: Path) -> None:
+    """With credentials of their own they make the objects that one machine makes of its files."""
+    for path in READS.iterdir():
+        store.put(f"dask-in/{path.name}", path.read_bytes())
+    here = run_program.run(READS, output=tmp_path / "here")
+    assert here.returncode == 0, here.stderr
+    with DaskCluster(**store.environment) as cluster:
+        cluster.add_worker("one")
+        cluster.add_worker("two")
+        cluster.wait(2)
+        words = f"--dask-scheduler-file={cluster.file}", "--log-level=debug"
+        done = call(command(f"{URL}/dask-in/", f"{URL}/dask", tmp_path / "state", *words), store)
+        told = cluster.log.read_text()
+    assert done.returncode == 0, done.stderr
+    assert {"one/cpu0", "two/cpu0"} <= set(re.findall(r"\b\w+/cpu0\b", done.stderr))
+    made = {os.fsencode(name): content for name, content in objects(store, "dask").items()}
+    assert made == run_program.results(tmp_path / "here") != {}
+    assert not secrets_in(tmp_path, done.stdout, done.stderr, told)
+    assert not [n for n, text in store.objects("dask").items() if SECRET.encode() in text]
 
 
 def test_inputs_beside_results(store: ObjectStore, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class Tab:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait_for(self, condition: str, seconds: float = 30.0) -> None:
+    def wait_for(self, condition: str, seconds: float = 60.0) -> None:
         """Wait until an expression is true in the page, which looks itself, every 50 ms."""
         self.call(
             "Runtime.evaluate",

@@ -124,11 +124,19 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 def address(process: subprocess.Popen[str]) -> str:
     """The HOST:PORT that a program tells on standard error."""
+    *_, line = told(process, " metrics: http://")
+    return line.rpartition("//")[2].removesuffix("/metrics\n")
+
+
+def told(process: subprocess.Popen[str], words: str) -> list[str]:
+    """The next lines that a program tells on standard error, up to one with these words."""
     assert process.stderr is not None
+    lines: list[str] = []
     for line in process.stderr:
-        if " metrics: http://" in line:
-            return line.rpartition("//")[2].removesuffix("/metrics\n")
-    raise AssertionError("no address was told")
+        lines.append(line)
+        if words in line:
+            return lines
+    raise AssertionError(f"{words!r} was not told:\n{''.join(lines)}")
 
 
 def ask(where: str, path: str, **headers: str) -> tuple[int, str]:

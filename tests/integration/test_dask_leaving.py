@@ -111,7 +111,6 @@ LEAVES_LATE = pytest.mark.xfail(
 )
 
 
-@pytest.mark.timeout(300)  # so that what ends late is seen by the test, however slow the machine is
 @pytest.mark.parametrize("nanny", [pytest.param(True, marks=LEAVES_LATE), False])
 def test_a_dask_worker_that_is_told_to_leave_takes_no_file_along(
     cluster: DaskCluster, inputs: Path, tmp_path: Path, nanny: bool

@@ -105,7 +105,7 @@ def test_killed_at_random_moments_no_file_is_lost_or_done_twice(tmp_path: Path) 
             lines += child.stdout.readlines()
             decided += [line.strip() for line in lines if line.endswith("\n")]
     with start_child(RUN, __file__, tmp_path) as child:
-        output, errors = child.communicate(timeout=60)
+        output, errors = child.communicate(timeout=100)
         assert (child.returncode, errors) == (0, "")
     decided += output.splitlines()
     names = [line.split()[1] for line in decided]
@@ -155,7 +155,7 @@ def test_a_program_started_meanwhile_does_not_hold_the_lock(tmp_path: Path) -> N
 def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path: Path) -> None:
     """A transaction that cannot be written leaves the journal as it was, and usable."""
     with start_child(FILL, __file__, tmp_path) as child:
-        _, errors = child.communicate(timeout=60)
+        _, errors = child.communicate(timeout=100)
     assert child.returncode == 1
     assert f"{JournalError.__name__}: The journal of the run cannot be written" in errors
     with closing(Journal(Outputs(tmp_path))) as journal:

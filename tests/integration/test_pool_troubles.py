@@ -63,7 +63,7 @@ def test_process_that_cannot_be_killed_costs_its_worker_alone(
     driver.pool.kill("a")
     driver.pool.spawn("a")
     assert not driver.pool.poll(0)
-    assert time.monotonic() - begin < 5  # and not for ever
+    assert time.monotonic() - begin < 50  # and not for ever
     until(lambda: is_hanging(pid))
     lost = said.lost("a", f"its process {pid} cannot be killed", LossCause.CANNOT_BE_KILLED)
     assert driver.wait(WorkerLost) == [lost]

@@ -18,6 +18,7 @@ from tests.run_program import (
     results,
     run,
     start,
+    told,
     until,
 )
 
@@ -122,9 +123,8 @@ def test_signal_drains(tmp_path: Path, number: signal.Signals) -> None:
     with start(*words, output=output) as process:
         until(lambda: len(list(inputs.glob("*.begun"))) == 2)
         process.send_signal(number)
-        assert process.stderr is not None
-        while (name := signal.Signals(number).name) not in (line := process.stderr.readline()):
-            pass
+        name = signal.Signals(number).name
+        *_, line = told(process, name)
         again = "press Ctrl-C again" if number == signal.SIGINT else "send SIGTERM again to stop"
         assert f" WARNING {name}: 2 files in process will finish" in line
         assert f"; {again}" in line

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.dask_runs import begun
-from tests.run_program import READS, results, run, start, until
+from tests.run_program import READS, results, run, start, told, until
 
 # Tells that a file has begun, and copies it when the test allows it.
 WAITING = (
@@ -78,9 +78,7 @@ def test_record_of_an_interrupted_run(tmp_path: Path) -> None:
     assert len(results(output)) == 2
     assert not (output / "run.json").exists()
     going.send_signal(signal.SIGINT)
-    assert going.stderr is not None
-    while "will finish" not in going.stderr.readline():
-        assert going.poll() is None
+    told(going, "will finish")
     (inputs / "go").touch()
     going.communicate()
     found = record(output)

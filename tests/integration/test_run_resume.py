@@ -22,6 +22,7 @@ from tests.run_program import (
     results,
     run,
     start,
+    told,
     until,
 )
 from tests.slow_files import slowed
@@ -168,8 +169,7 @@ def test_run_killed_while_it_looks_at_its_files_is_resumed(
             patch.setenv(name, value)
         process = start(*words, output=output)
     with process:
-        assert process.stderr is not None
-        assert any("more are being examined" in line for line in process.stderr)
+        told(process, "more are being examined")
         process.send_signal(signal.SIGKILL)
         process.wait()
         until(lambda: not processes_of(output))

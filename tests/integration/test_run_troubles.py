@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.run_program import DEADLINE, arguments, call, results, run, start, until
+from tests.run_program import DEADLINE, arguments, call, results, run, start, told, until
 
 GOOD = b">good\nACGTACGTACGT\n"
 WAITING: list[str | Path] = ["--processor", "tests.run_processors:waiting"]
@@ -58,9 +58,7 @@ def test_signal_to_the_whole_job_drains_the_run(tmp_path: Path) -> None:
         begun(inputs, 2)
         for one in (psutil.Process(process.pid), *psutil.Process(process.pid).children()):
             one.send_signal(signal.SIGTERM)
-        assert process.stderr is not None
-        while "will finish" not in process.stderr.readline():
-            pass
+        told(process, "will finish")
         (inputs / "go").touch()
         out, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 128 + signal.SIGTERM
@@ -101,10 +99,7 @@ def test_full_disk_is_waited_for(tmp_path: Path, small_disk: Path) -> None:
         begun(inputs, 2)
         ballast = fill(small_disk)
         (inputs / "go").touch()
-        assert process.stderr is not None
-        errors: list[str] = []
-        while "no file is started" not in "".join(errors):
-            errors.append(process.stderr.readline())
+        errors = told(process, "no file is started")
         ballast.unlink()
         out, rest = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, rest
@@ -165,9 +160,7 @@ def test_gpu_that_is_given_up_is_named_at_the_end(tmp_path: Path) -> None:
     inputs = inputs_of(tmp_path, 4)
     words: list[str | Path] = [inputs, "--processor", "tests.run_processors:Picky"]
     with start(*words, output=tmp_path / "out") as process:
-        assert process.stderr is not None
-        while "cpu0 is given up" not in (line := process.stderr.readline()):
-            assert line, "cpu0 is not given up"
+        told(process, "cpu0 is given up")
         (inputs / "go").touch()
         out, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 4

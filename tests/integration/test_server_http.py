@@ -374,6 +374,8 @@ def test_a_slow_writer_has_one_deadline_for_all_headers(hasty: MetricsServer) ->
 def test_a_slow_reader_is_cut_off(run: Latest[RunSnapshot]) -> None:
     """A client that does not read a large answer loses it, and others do not wait for it."""
     run.publish(builders.running(1024))
+    with MetricsServer(run, listen=LOCAL) as patient:
+        size = len(ask(patient)[1])
     with ExitStack() as stack:
         limits = Limits(write_seconds=0.5)
         server = stack.enter_context(MetricsServer(run, listen=LOCAL, limits=limits))
@@ -381,7 +383,7 @@ def test_a_slow_reader_is_cut_off(run: Latest[RunSnapshot]) -> None:
         slow = [stack.enter_context(connect(server)) for _ in range(20)]
         for client in slow:
             client.sendall(SCRAPE)
-        size = len(ask(server)[1])
+        assert ask(server, "/-/healthy")[0].status == 200
         until(lambda: open_files() <= before + len(slow))
         for client in slow:
             received = everything(client)

@@ -37,7 +37,7 @@ def authority(tmp_path: Path) -> Authority:
     return authority
 
 
-def serve(folder: Path, text: str, head_seconds: float = 2.0) -> MetricsServer:
+def serve(folder: Path, text: str, head_seconds: float = 20.0) -> MetricsServer:
     """A server with this web configuration, not yet started."""
     config = folder / "web.yml"
     config.write_text(text)
@@ -105,7 +105,7 @@ def test_tls_serves_those_who_trust_it_and_nobody_else(
 
 def test_a_handshake_that_never_ends_is_cut_off(tmp_path: Path, authority: Authority) -> None:
     """A client that says nothing loses its connection, and delays nobody meanwhile."""
-    with serve(tmp_path, TLS) as server:
+    with serve(tmp_path, TLS, head_seconds=2.0) as server:
         host, _, port = server.addresses[0].rpartition(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE) as silent:
             assert status(server, authority.own.cert) == 200
@@ -159,7 +159,7 @@ def test_a_changed_file_is_read_again(
 def test_connections_leave_no_garbage(tmp_path: Path, authority: Authority, ended_by: str) -> None:
     """Whatever ends them, nothing of them waits for the garbage collector, which seldom looks."""
     context = ssl.create_default_context(cafile=authority.own.cert)
-    with serve(tmp_path, TLS, head_seconds=0.2 if ended_by == "deadline" else 20.0) as server:
+    with serve(tmp_path, TLS, head_seconds=1.0 if ended_by == "deadline" else 20.0) as server:
         host, _, port = server.addresses[0].rpartition(":")
         assert status(server, authority.own.cert) == 200
         gc.collect()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Labels = dict[str, str]
 
-PATIENCE = 60.0  # seconds until a test gives up; never how long something takes
+PATIENCE = 100.0  # seconds until a test gives up; never how long something takes
 _LISTENING = re.compile(r'msg="Listening on" address=(\S+)')
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

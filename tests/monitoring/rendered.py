@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.monitoring.dashboards import DASHBOARDS, as_sent, load, panels, target_of
-from tests.monitoring.programs import Prometheus
+from tests.monitoring.programs import PATIENCE, Prometheus
 
 FOLDER = Path(__file__).parents[1] / "grafana"
 NODE = shutil.which("node")
@@ -60,7 +60,7 @@ def read(questions: Sequence[Question]) -> list[list[str]]:
         input=json.dumps(questions),
         text=True,
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -64,7 +64,7 @@ class NvmlStub:
             [sys.executable, "-c", prelude + code],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -383,13 +383,14 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 
 def test_an_address_in_use_is_refused_and_frees_the_others() -> None:
     """Nothing stays open when one of several addresses cannot be had."""
+    alone = "127.0.0.9"  # nothing else listens here, so that a port that was free stays free
     with (
-        socket.create_server(("127.0.0.1", 0)) as taken,
-        socket.create_server(("127.0.0.1", 0)) as s,
+        socket.create_server((alone, 0)) as taken,
+        socket.create_server((alone, 0)) as s,
     ):
-        free = f"127.0.0.1:{s.getsockname()[1]}"
+        free = f"{alone}:{s.getsockname()[1]}"
         s.close()
-        used = f"127.0.0.1:{taken.getsockname()[1]}"
+        used = f"{alone}:{taken.getsockname()[1]}"
         told = f"cannot listen on {used}: Address already in use; name another port"
         with pytest.raises(UsageError, match=told):
             bind([free, used])

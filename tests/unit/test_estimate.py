@@ -92,14 +92,56 @@ def test_a_second_attempt_counts_its_file_once() -> None:
 def test_a_fixed_cost_is_guessed_before_it_is_clear() -> None:
     """What is shown needs no certainty; one line of all workers serves before each has its own."""
     fixed = FixedCost()
-    assert fixed.likely() == 0.0
+    assert fixed.likely() == (0.0, float("inf"))
     for worker, residues in enumerate((60_000, 40_000, 20_000)):
         fixed.observe(str(worker), worker + 1.0, residues * (worker + 1.0), 50.0 + residues / 100.0)
     assert fixed.seconds == 0.0
-    assert 10.0 < fixed.likely() <= 50.0
+    assert 10.0 < fixed.likely().seconds <= 50.0
     fixed.beginning.add(7.0)
     fixed.ending.add(1.0)
-    assert fixed.likely() == pytest.approx(8.0)
+    assert fixed.likely().seconds == pytest.approx(8.0)
+    assert fixed.likely().unsure == 0.0
+
+
+@pytest.mark.parametrize(("overhead", "slower"), [(0.0, 1.0), (60.0, 1.0), (0.0, 1 / 0.6)])
+def test_a_sudden_change_of_speed_is_not_taken_for_a_fixed_cost(
+    overhead: float, slower: float
+) -> None:
+    """The largest files come first: where GPUs get slower, it is the small ones that take longer.
+
+    A fixed cost is found beside that, and however much the files vary.
+    """
+    rng = random.Random(3)
+    fixed = FixedCost()
+    for place in range(20):
+        for worker in range(4):
+            residues = 60_000 * 0.9**place
+            work = residues / 100.0 * rng.uniform(0.95, 1.05) * (slower if place >= 4 else 1.0)
+            fixed.observe(str(worker), 1.0, residues, overhead + work)
+        if place >= 8:
+            assert fixed.likely().seconds == pytest.approx(overhead, abs=15.0)
+
+
+def test_no_time_is_shown_while_what_small_files_cost_is_not_known() -> None:
+    """The first files of a command are the largest, and all alike: that says little of the rest."""
+    scheduler = Looking({"0": 1.0, "1": 1.0}, settings=SchedulerSettings(stall_threshold=1e9))
+    files = [SequenceFile(f"/{n}", None, 1000 if n < 8 else 10) for n in range(60)]
+    scheduler.handle(FilesSubmitted(tuple(files)), 0.0)
+    attempts = {gpu: said.ready(gpu) for gpu in ("0", "1")}
+    for event in attempts.values():
+        scheduler.handle(event, 0.0)
+    shown = {}
+    for turn in range(1, 7):
+        for worker in scheduler.state.fleet:
+            (attempt,) = worker.running
+            scheduler.handle(
+                said.completed(worker.id, attempt.number, None, attempt.record.file.residues, 50.0),
+                50.0 * turn,
+            )
+        shown[turn] = scheduler.look(50.0 * turn)
+    assert [turn for turn, run in shown.items() if run.eta_seconds is None] == [1, 2, 3, 4]
+    seconds = shown[6].eta_seconds
+    assert seconds == pytest.approx(24 * 50.0, rel=0.1)
 
 
 def test_a_file_that_should_have_ended_long_ago_is_a_large_one() -> None:

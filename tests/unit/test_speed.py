@@ -166,7 +166,7 @@ def test_files_without_residues_have_no_slope() -> None:
     cost.observe("0", 1.0, 0, 2.0)
     for residues in (100, 900, 400):
         cost.observe("1", 1.0, residues, 2.0 + residues / 100.0)
-    assert 1.5 < cost.likely() <= 2.0
+    assert 1.5 < cost.likely().seconds <= 2.0
 
 
 @pytest.mark.parametrize(("startup", "repeated"), [(0.0, ["/0"]), (400.0, [])])

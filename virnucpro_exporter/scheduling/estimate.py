@@ -37,6 +37,9 @@ _TREND_TRUST = 0.3
 # says more about what a file costs beside its residues.
 _TELLING_SHARE = 0.25
 
+# The time left is not shown while what files cost may be wrong by this share of what they take.
+_VAGUE = 0.5
+
 # What is left of a file that takes longer than expected, as a share of the time it took since.
 _OVERDUE_SHARE = 0.2
 
@@ -47,10 +50,12 @@ class Pace:
 
     Attributes:
         fixed: Seconds that every file takes.
+        unsure: By how many seconds that may be wrong, as a standard error.
         speeds: Residues per second beside that, by index of the worker.
     """
 
     fixed: float
+    unsure: float
     speeds: tuple[float, ...]
 
     def seconds(self, worker: Worker, residues: float) -> float:
@@ -65,7 +70,7 @@ class Pace:
 
 def pace(state: State, now: float) -> Pace | None:
     """What is expected of the workers at this moment; None before anything was learned."""
-    fixed = state.fixed.likely()
+    fixed, unsure = state.fixed.likely()
     shown = {
         w.index: speed
         for w in state.fleet
@@ -89,12 +94,25 @@ def pace(state: State, now: float) -> Pace | None:
             speeds.append(trend * shown[index])
         else:
             speeds.append(min(trend * worker.weight * by_weight, _at_most(worker, fixed, now)))
-    return Pace(fixed, tuple(speeds))
+    return Pace(fixed, unsure, tuple(speeds))
 
 
 def _is_enough(state: State, shown: int) -> bool:
     """Whether a guess is worth showing: of silent workers the first to end say little of others."""
     return bool(state.fixed.beginning.count) or 2 * shown > len(state.usable())
+
+
+def _is_vague(state: State, known: Pace) -> bool:
+    """Whether the files that wait may take far longer or shorter than believed.
+
+    The first files of a command, which are the largest, may not yet say what small ones cost. What
+    reports shows how fast it works on a file, whatever that costs beside it.
+    """
+    if any(worker.has_reported for worker in state.fleet):
+        return False
+    files, residues = state.queued_units, sum(w.queued_residues for w in state.fleet)
+    seconds = files * known.fixed + residues / known.mean
+    return files * known.unsure > _VAGUE * seconds
 
 
 def _has_just_begun(worker: Worker) -> bool:
@@ -127,8 +145,9 @@ def _at_most(worker: Worker, fixed: float, now: float) -> float:
 def seconds_left(state: State, now: float) -> float | None:
     """Expected seconds until the run ends.
 
-    None before anything was learned, while files are still being looked at, and while no worker
-    gets any further: neither with a file in process nor with one that waits.
+    None before anything was learned, while that would be off by far, while files are still being
+    looked at, and while no worker gets any further: neither with a file in process nor with one
+    that waits.
     """
     if state.is_finished:
         return 0.0
@@ -136,7 +155,7 @@ def seconds_left(state: State, now: float) -> float | None:
         return None
     usable = [w for w in state.usable() if w.stalled_since is None]
     known = pace(state, now)
-    if known is None or not usable:
+    if known is None or not usable or _is_vague(state, known):
         return None
     free = {w.index: _ready_in(w, now) for w in usable}
     ends = []

@@ -267,7 +267,7 @@ def part_seconds(workers: Sequence[Worker], residues: int, worker: Worker) -> fl
         worker: The worker of the part.
     """
     run = residues / sum(other.speed for other in workers)
-    return max(run * PART_SHARE, worker.fixed.likely() / PART_OVERHEAD, LEAST_SAVED_SECONDS)
+    return max(run * PART_SHARE, worker.fixed.likely().seconds / PART_OVERHEAD, LEAST_SAVED_SECONDS)
 
 
 def first_share(worker: Worker, record: FileRecord, workers: Sequence[Worker], left: int) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 NEVER = float("inf")
@@ -61,6 +63,16 @@ _KEPT_OF_LINES = 0.9
 # How far the seconds of files lie off their lines is believed to be `_RELATIVE_ERROR` for so many
 # files; what was seen counts beside that.
 _PRIOR_FILES = 2.0
+
+# The latest files of so many workers are looked at for a sudden change of speed. It is believed
+# where it leaves less than this share of the variance that a fixed cost leaves.
+_LOOKED_AT_FILES = 32
+_LOOKED_AT_WORKERS = 16
+_FEWEST_FILES = 3
+_CLEARLY_CHANGED = 0.6
+
+# The variance of relative errors by which nothing can be told.
+_NEGLIGIBLE = 0.01**2
 
 
 class Throughput:
@@ -208,6 +220,19 @@ class _Mean:
         self.value += (value - self.value) / self.count
 
 
+class Guess(NamedTuple):
+    """What every file is guessed to cost.
+
+    Attributes:
+        seconds: The best guess.
+        unsure: By how many seconds it may be wrong, as a standard error; infinite before anything
+            is known.
+    """
+
+    seconds: float
+    unsure: float
+
+
 class FixedCost:
     """Seconds that every file takes, however small it is: loading, writing, starting a program.
 
@@ -222,7 +247,16 @@ class FixedCost:
         ending: Seconds that they took after their last ones, likewise.
     """
 
-    __slots__ = ("_least", "_lines", "_pooled", "_sums", "beginning", "ending", "seconds")
+    __slots__ = (
+        "_latest",
+        "_least",
+        "_lines",
+        "_pooled",
+        "_sums",
+        "beginning",
+        "ending",
+        "seconds",
+    )
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -231,6 +265,7 @@ class FixedCost:
         # Over all workers: the intercept times the weight of what is known of it, and the weight
         self._sums = (0.0, 0.0)
         self._least = float("inf")
+        self._latest: dict[str, deque[tuple[float, float]]] = {}  # of each worker, if none reports
         # Seconds before the first residues and after the last ones, of attempts that report
         self.beginning = _Mean()
         self.ending = _Mean()
@@ -248,6 +283,10 @@ class FixedCost:
             return
         self._least = min(self._least, seconds)
         before = self._lines.get(worker, _NO_LINE)
+        if not self.beginning.count:
+            if before is _NO_LINE:
+                self._latest[worker] = deque(maxlen=_LOOKED_AT_FILES)
+            self._latest[worker].append((residues, seconds))
         self._lines[worker] = after = _add(before, residues, seconds, _KEPT_OF_LINES)
         self._pooled = _add(self._pooled, residues / weight, seconds, _KEPT_OF_LINES ** (1 / 8))
         (weighted, known), (weighted_before, known_before) = _intercept(after), _intercept(before)
@@ -260,7 +299,7 @@ class FixedCost:
             error = _RELATIVE_ERROR / sums[1] ** 0.5
             self.seconds = found if found > _CLEAR_ERRORS * error else 0.0
 
-    def likely(self) -> float:
+    def likely(self) -> Guess:
         """The best guess, clear or not, for what is shown to people.
 
         Where attempts report, what they take beside their residues. Elsewhere what completed files
@@ -268,11 +307,39 @@ class FixedCost:
         all.
         """
         if self.beginning.count:
-            return max(self.beginning.value, 0.0) + max(self.ending.value, 0.0)
-        pooled = self._better([self._pooled], _intercept(self._pooled), 0.0)
+            return Guess(max(self.beginning.value, 0.0) + max(self.ending.value, 0.0), 0.0)
+        nothing = Guess(0.0, NEVER)
+        changed = self._changed()
+        if changed:
+            return self._better(changed, _common(changed), nothing)
+        pooled = self._better([self._pooled], _intercept(self._pooled), nothing)
         return self._better(list(self._lines.values()), self._sums, pooled)
 
-    def _better(self, lines: list[_Line], sums: tuple[float, float], guess: float) -> float:
+    def _changed(self) -> list[_Line]:
+        """Lines before and after a sudden change of speed of each worker; none without a change.
+
+        The largest files come first, so where GPUs become slower, the smaller files seem to have a
+        fixed cost. But that changes the seconds per residue little by little, and not at once.
+        """
+        latest = [f for f in self._latest.values() if len(f) >= _FEWEST_FILES][:_LOOKED_AT_WORKERS]
+        if not latest:
+            return []
+        whole = [_line(files) for files in latest]
+        weighted, known = _common(whole)
+        fixed = max(weighted / known, 0.0) if known else 0.0
+        lines, by_change = list[_Line](), 0.0
+        for files in latest:
+            squares, place = _change(files)
+            by_change += squares
+            lines.append(_line(itertools.islice(files, place)))
+            lines.append(_line(itertools.islice(files, place, None)))
+        by_fixed = sum(_off_line(line, fixed) for line in whole)
+        count = sum(map(len, latest))  # less what each of the two may choose
+        by_fixed /= count - len(latest) - 1
+        by_change /= count - 2 * len(latest)
+        return lines if by_change + _NEGLIGIBLE < _CLEARLY_CHANGED * by_fixed else []
+
+    def _better(self, lines: list[_Line], sums: tuple[float, float], guess: Guess) -> Guess:
         """A guess, moved towards the common intercept of lines as far as that is certain.
 
         Args:
@@ -281,18 +348,18 @@ class FixedCost:
             guess: What is believed without them.
         """
         if sums[1] <= 0.0:
-            return min(guess, self._least)
+            return Guess(min(guess.seconds, self._least), guess.unsure)
         found = min(max(sums[0] / sums[1], 0.0), self._least)
         squares = _PRIOR_FILES * _RELATIVE_ERROR**2
         count = _PRIOR_FILES
-        for files, one, x, y, xx, xy in lines:
-            beside = xy - found * x
-            squares += files - 2.0 * found * y + found * found * one
-            squares -= beside * beside / xx if xx else 0.0  # files without residues have no slope
-            count += max(files - 1.0, 0.0)
+        for line in lines:
+            squares += _off_line(line, found)
+            count += max(line[0] - 1.0, 0.0)
         error = squares / count / sums[1]
-        spread = max(found, guess) ** 2
-        return guess + (found - guess) * spread / (spread + error) if spread else 0.0
+        before = guess.seconds
+        spread = max(found, before) ** 2
+        seconds = before + (found - before) * spread / (spread + error) if spread else 0.0
+        return Guess(seconds, min(guess.unsure, math.sqrt(error)))
 
 
 class Spread:
@@ -376,6 +443,45 @@ def _add(line: _Line, residues: float, seconds: float, keep: float) -> _Line:
         xx * keep + weight * residues * residues,
         xy * keep + weight * residues * seconds,
     )
+
+
+def _line(files: Iterable[tuple[float, float]]) -> _Line:
+    """The line of so many files, given by their residues and seconds."""
+    line = _NO_LINE
+    for residues, seconds in files:
+        line = _add(line, residues, seconds, 1.0)
+    return line
+
+
+def _off_line(line: _Line, fixed: float) -> float:
+    """The squares of the relative errors that the best line with this intercept leaves."""
+    count, one, x, y, xx, xy = line
+    beside = xy - fixed * x  # files without residues have no slope
+    return count - 2.0 * fixed * y + fixed * fixed * one - (beside * beside / xx if xx else 0.0)
+
+
+def _common(lines: Iterable[_Line]) -> tuple[float, float]:
+    """The common intercept of lines, times the weight of what is known of it, and that weight."""
+    found = [_intercept(line) for line in lines]
+    return sum(weighted for weighted, _ in found), sum(known for _, known in found)
+
+
+def _change(files: Sequence[tuple[float, float]]) -> tuple[float, int]:
+    """Where two speeds one after the other fit files best, without a fixed cost.
+
+    Returns:
+        The squares of the relative errors that they leave, and before which file the speed changed.
+    """
+    paces = [residues / seconds for residues, seconds in files]
+    total, squares = sum(paces), sum(pace * pace for pace in paces)
+    best, before, before_squares = (math.inf, 0), 0.0, 0.0
+    for place, pace in enumerate(paces[:-1], 1):
+        before, before_squares = before + pace, before_squares + pace * pace
+        after, after_squares = total - before, squares - before_squares
+        if before_squares and after_squares > 0.0:
+            off = len(paces) - before * before / before_squares - after * after / after_squares
+            best = min(best, (off, place))
+    return best
 
 
 def _intercept(line: _Line) -> tuple[float, float]:

@@ -244,8 +244,9 @@ class RunSnapshot:
         residues_done: Residues of the files that have ended, and of the progress in the others.
         progress: Share of the work that is done, 0 to 1, in the seconds that it is expected to
             take; while files are still being looked at, of the files; None while there is none.
-        eta_seconds: Estimated time left; None before the first progress, while files are still
-            being looked at, and while no worker gets any further.
+        eta_seconds: Estimated time left; None before the first progress, while what files cost is
+            hardly known, while files are still being looked at, and while no worker gets any
+            further.
         load_imbalanced: Queue depths are imbalanced (see `is_imbalanced`).
         work_imbalanced: The workers would end at very different times if no file moved any more.
         workers: One for each GPU, in the order they were given.

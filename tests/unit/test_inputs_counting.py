@@ -117,7 +117,7 @@ def test_estimate_reads_little_of_a_large_file(
     path = tmp_path / "x.fa"
     path.write_bytes(pack(b">a\n" + reads(">", (1_000, 9_000), 60)) * 4)
     with Metered(path) as file:
-        counting._look_into(cast("BinaryIO", file))
+        counting._count_some(cast("BinaryIO", file))
         assert file.total <= counting.HEAD_BYTES + 2 * BLOCK_BYTES
 
 

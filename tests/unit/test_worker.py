@@ -6,7 +6,10 @@ import errno
 import io
 import mmap
 import operator
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -238,3 +241,48 @@ def test_outputs_are_moved_and_their_folder_is_used_again(tmp_path: Path) -> Non
     assert {path.name for path in attempts.iterdir()} == {"5", "6"}
     assert (attempts / "5" / "b.out").exists()
     assert (attempts / "6" / "c.out").read_text() == (results / "a.out").read_text()
+
+
+class Leaver(Writer):
+    """Leaves a process behind its first file, which writes into the folder when the next comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left: subprocess.Popen[bytes] | None = None
+        self._folder = -1
+
+    def expect(self, files: list[Any]) -> None:
+        """Let it write what no file of this batch has as its result."""
+        super().expect(files)
+        if self._left is not None:
+            os.close(os.open("late", os.O_CREAT | os.O_WRONLY, dir_fd=self._folder))
+
+    def process(self, file: Any, *rest: Any) -> Processed:
+        """Start it."""
+        done = super().process(file, *rest)
+        if self._left is None:
+            self._folder = os.open(rest[0].parent, os.O_RDONLY)
+            self._left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        return done
+
+    def close(self) -> None:
+        """End it."""
+        assert self._left is not None
+        self._left.kill()
+        self._left.wait()
+        os.close(self._folder)
+
+
+def test_what_a_left_behind_process_writes_is_no_result(tmp_path: Path) -> None:
+    """A folder is looked at before it is used again where an attempt has left a process."""
+    attempts, results = tmp_path / "attempts", tmp_path / "results"
+    attempts.mkdir()
+    results.mkdir()
+    packets: list[list[wire.Message]] = [
+        [(wire.START, 4, b"in/a")],
+        [(wire.MOVE, 4, (b"a.out",))],
+        [(wire.START, 6, b"in/c")],
+    ]
+    said = answers(Leaver(), packets, attempts, results)
+    done = [message for message in said if message[0] == wire.COMPLETED]
+    assert [message[5] for message in done] == [(b"a.out",), (b"c.out",)]

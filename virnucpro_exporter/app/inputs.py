@@ -88,12 +88,17 @@ def measure(paths: Sequence[Path], how: str) -> list[SequenceFile]:
         return count_files(paths, usable_cpus(), progress.update)
 
 
-def source(file: Input) -> InputFile:
-    """The file as the journal knows it again."""
+def source(file: Input, status: os.stat_result | None = None) -> InputFile:
+    """The file as the journal knows it again.
+
+    Args:
+        file: What was found.
+        status: What the system has said of it, where it was asked already.
+    """
     if file.stored is not None:
         return InputFile(file.path, file.stored.size, file.stored.version, file.real)
     try:
-        status = os.stat(file.path)  # noqa: PTH116 (a million Path objects take seconds)
+        status = status or os.stat(file.path)  # noqa: PTH116 (a million Path objects take seconds)
     except OSError:
         return InputFile(file.path, -1, -1, file.real)  # its own attempt will say what is wrong
     return InputFile(file.path, status.st_size, status.st_mtime_ns, file.real)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from virnucpro_exporter.app.inputs import measure, source
-from virnucpro_exporter.files.counting import estimate
+from virnucpro_exporter.files.counting import estimate, look_into
 from virnucpro_exporter.files.inputs import Input
 from virnucpro_exporter.files.looking import answers_about, look_at
 from virnucpro_exporter.journal.writer import Earlier, InputFile, Journal
@@ -60,6 +60,9 @@ def looked_at(files: Sequence[Input], earlier: Earlier, how: str) -> Iterable[Se
     """
 
     def look(file: Input) -> Looked:
+        if how == "estimate" and file.stored is None and not earlier.knows(file.real):
+            estimated, status = look_into(file.path)
+            return Looked(source(file, status), estimated)
         found = source(file)
         is_done, counts = earlier.standing(found)
         if counts is not None:

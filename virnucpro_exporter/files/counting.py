@@ -227,26 +227,35 @@ def estimate(path: str | os.PathLike[str]) -> SequenceFile:
         it was, or a sample does not tell.
     """
     name = os.fspath(path)
-    if is_url(name):
-        return _estimate_stored(name)
+    return _estimate_stored(name) if is_url(name) else look_into(name)[0]
+
+
+def look_into(path: str) -> tuple[SequenceFile, os.stat_result | None]:
+    """Estimate a file of this machine, as `estimate` does, and ask about it: opened once for both.
+
+    Returns:
+        The file, and its status; None where it cannot be opened.
+    """
+    status: os.stat_result | None = None
     try:
         # Without a file object, which costs more than reading a small file.
-        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            tally, share = _count_small(descriptor), None
+            status = os.fstat(descriptor)
+            tally, share = _count_small(descriptor, status.st_size), None
             if tally is None:
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 with open(descriptor, "rb", buffering=0, closefd=False) as file:
-                    tally, share = _look_into(file)
+                    tally, share = _count_some(file)
         finally:
             os.close(descriptor)
     except (OSError, SequenceFileError):
-        return SequenceFile(name)
+        return SequenceFile(path), status
     if share is None:
-        return SequenceFile(name, tally.sequences, max(1, tally.residues))
+        return SequenceFile(path, tally.sequences, max(1, tally.residues)), status
     is_telling = tally.sequences >= _TELLING_RECORDS
     likely = round(share * tally.sequences) if is_telling else None
-    return SequenceFile(name, None, max(1, round(share * tally.residues)), likely)
+    return SequenceFile(path, None, max(1, round(share * tally.residues)), likely), status
 
 
 def _estimate_stored(url: str) -> SequenceFile:
@@ -274,16 +283,21 @@ def _estimate_stored(url: str) -> SequenceFile:
     return SequenceFile(url, None, max(1, round(share * tally.residues)), likely)
 
 
-def _count_small(descriptor: int) -> Tally | None:
+def _count_small(descriptor: int, size: int) -> Tally | None:
     """Count a file that is small and plain, as most of very many are; None for any other.
 
     Raises:
         SequenceFileError: The content is at fault.
     """
-    text = os.read(descriptor, BLOCK_BYTES)
-    is_plain = text.startswith((b">", b"@")) and b"\r" not in text and b"\0" not in text
-    if not is_plain or len(text) == BLOCK_BYTES or os.read(descriptor, 1):
+    if size >= BLOCK_BYTES:
         return None
+    text = os.read(descriptor, size + 1)  # one more shows that there is no more
+    is_plain = text.startswith((b">", b"@")) and b"\r" not in text and b"\0" not in text
+    if not is_plain or len(text) != size:
+        return None
+    if text.startswith(b">") and text.count(b">") == 1:
+        _, _, letters = text.partition(b"\n")
+        return Tally(1, len(_without_blanks(letters.replace(b"\n", b""))))
     tally = Tally()
     if text.startswith(b">"):
         tally.add_fasta((text,))
@@ -292,7 +306,7 @@ def _count_small(descriptor: int) -> Tally | None:
     return tally
 
 
-def _look_into(file: BinaryIO) -> tuple[Tally, float | None]:
+def _count_some(file: BinaryIO) -> tuple[Tally, float | None]:
     """Count some of a file, and how many times as large it is; None where all of it was counted."""
     size = os.fstat(file.fileno()).st_size
     is_plain = compression_of(file.read(BLOCK_BYTES)) is None

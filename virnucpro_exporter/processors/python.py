@@ -27,6 +27,7 @@ from virnucpro_exporter.errors import ProcessorError
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.processors.staging import local_file
 from virnucpro_exporter.sequences import OpenPart
+from virnucpro_exporter.stores.paths import StoredPath
 
 
 def load(target: str, main: str | None = None) -> Any:
@@ -123,9 +124,9 @@ class PythonProcessor:
 
     def process(self, file: Path | OpenPart, output: Path, progress: ProgressCallback) -> Processed:
         """Process a file or part; the user's code returns None, a number or `Processed`."""
-        if isinstance(file, OpenPart):  # such code reads it with our reader
-            result = self._process(file, output, progress)
-        else:
+        if isinstance(file, StoredPath):
             with local_file(file, output.parent) as local:
                 result = self._process(local, output, progress)
+        else:  # code that takes a part reads it with our reader
+            result = self._process(file, output, progress)
         return result if isinstance(result, Processed) else Processed(result)

@@ -32,7 +32,8 @@ _queries: dict[str, str] = {}
 
 def is_url(text: str) -> bool:
     """Whether a text is a URL and no path of this machine."""
-    return _URL.match(text) is not None
+    # The search is many times faster than the expression, and most texts are paths.
+    return "://" in text and _URL.match(text) is not None
 
 
 def scheme_of(url: str) -> str:

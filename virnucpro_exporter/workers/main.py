@@ -162,6 +162,18 @@ def make_empty(folder: str) -> None:
         os.mkdir(folder)  # noqa: PTH102 - paths as text, of which there are very many
 
 
+def has_children() -> bool:
+    """Whether this process has started another that is still there, be it dead or alive.
+
+    Those of which the parent has died count as well, since a worker adopts them.
+    """
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 class Progress:
     """The progress callback of one attempt."""
 
@@ -252,6 +264,7 @@ class Worker:
         self._part_bytes = part_bytes
         self._results = results
         self._spare: deque[int] = deque()  # attempts whose folders are left, and empty
+        self._is_alone = True  # no attempt has left a process, which might write to its folder
         self._outbox = Outbox(channel)
         self._processor: Any = None
         self._can_split = False
@@ -355,10 +368,18 @@ class Worker:
 
         To rename a folder takes a fraction of the time of making one and removing another.
         """
+        is_empty = False
         if self._spare:
             with contextlib.suppress(OSError):  # it was removed, or the disk is in trouble
                 os.rename(self._place(self._spare.pop()), folder)  # noqa: PTH104 - likewise
-        make_empty(folder)
+                is_empty = self._is_alone
+        if not is_empty:
+            make_empty(folder)
+
+    def _found_in(self, folder: str) -> tuple[bytes, ...]:
+        """The names of what an attempt has left in its folder."""
+        self._is_alone = self._is_alone and not has_children()
+        return tuple(map(os.fsencode, sorted(os.listdir(folder))))  # noqa: PTH208 - names alone are wanted
 
     def _shrink(self, attempt: int, share: float, least_seconds: float) -> None:
         """Give a share of the range in process away, and say where it ends now.
@@ -456,7 +477,7 @@ class Worker:
         try:
             make_empty(str(folder))
             joining.join(self._processor, file, [self._folder(number) for number in parts], folder)
-            found = tuple(map(os.fsencode, sorted(os.listdir(folder))))  # noqa: PTH208 - names alone are wanted
+            found = self._found_in(str(folder))
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
             log_traceback()
             is_storage = is_storage_trouble(error, folder)
@@ -481,11 +502,12 @@ class Worker:
             output = Path(f"{folder}/{names[0] if names else 'output'}")
             progress = Progress(self._outbox, attempt, start, self._tell_shortages)
             done = self._process(held, output, progress)
-            sequences, residues = (
-                None if found is None else whole(found, what)
-                for found, what in ((done.sequences, "sequences"), (done.residues, "residues"))
-            )
-            found = tuple(map(os.fsencode, sorted(os.listdir(folder)))) if names else ()  # noqa: PTH208 - likewise
+            sequences, residues = done.sequences, done.residues
+            if sequences is not None:
+                sequences = whole(sequences, "sequences")
+            if residues is not None:
+                residues = whole(residues, "residues")
+            found = self._found_in(folder) if names else ()
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
             log_traceback()
             is_gone = isinstance(error, FileNotFoundError) and not file.exists()

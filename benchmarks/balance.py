@@ -10,7 +10,8 @@ half a minute until it is ready, as one that loads a model does. Times count fro
 that are there from the start are ready. The stall threshold is the default, 5 minutes.
 
 The figures are makespan / lower bound. The bound knows the real work and speeds: all work on all
-GPUs while they work, or the largest file on the fastest. Not every bound can be reached: whole
+GPUs while they work, or the largest file on the fastest; where each file has a fixed cost, that
+takes any GPU as long, fast or slow. Not every bound can be reached: whole
 files do not fill all GPUs evenly, and pauses are not subtracted. Beside ours, on the same files,
 processes and accidents:
 
@@ -36,7 +37,7 @@ import os
 import random
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -345,9 +346,8 @@ class Instance:
 
     @cached_property
     def load(self) -> dict[str, float]:
-        """Work of each file, as residues of ordinary content without any overhead."""
-        overhead = self.workload.overhead * RESIDUES_PER_SECOND
-        return {path: self.work[path] * self.pace[path] + overhead for path in self.work}
+        """Work of each file beside its overhead, as residues of ordinary content."""
+        return {path: self.work[path] * self.pace[path] for path in self.work}
 
     @cached_property
     def _about(self) -> float:
@@ -436,6 +436,9 @@ class Instance:
 
     def bound(self) -> float:
         """Seconds from the start below which no schedule can end."""
+        overhead = self.workload.overhead
+        if overhead:  # no row with that has GPUs that come and go
+            return least_seconds(list(self.load.values()), self.speeds, overhead)
         changes = sorted(self._changes())
         left, now, speed = sum(self.load.values()), self.workload.startup, 0.0
         for at, change in changes:
@@ -466,38 +469,76 @@ class Instance:
         until = [math.inf] * len(self.speeds)
         if workload.frozen is not None:
             until[workload.frozen] = self.freezes_at - workload.startup
-        return best_known(list(self.load.values()), self.speeds, until)
+        return best_known(list(self.load.values()), self.speeds, until, workload.overhead)
+
+
+def least_seconds(work: Sequence[float], speeds: Sequence[float], overhead: float) -> float:
+    """Seconds that files take at least where each costs some seconds on any GPU, fast or slow.
+
+    The least time within which they fit if they could be cut, and each piece cost its share of the
+    seconds. Then the largest files belong on the fastest GPUs: the seconds of the small ones go to
+    waste least on slow ones.
+    """
+    fastest = max(speeds)
+
+    def fit(seconds: float) -> bool:
+        sizes, left = sorted(work), 1.0  # of the largest file, the share that has no place
+        for speed in sorted(speeds, reverse=True):
+            room = seconds
+            while sizes and room > 0.0:
+                takes = left * (overhead + sizes[-1] / speed)
+                if takes > room:
+                    left *= 1.0 - room / takes
+                    break
+                sizes.pop()
+                room, left = room - takes, 1.0
+        return not sizes
+
+    enough = 2.0 * sum(overhead + size / fastest for size in work)
+    return max(_least_time(fit, enough), overhead + max(work) / fastest)
 
 
 def best_known(
-    work: Sequence[float], speeds: Sequence[float], works_until: Sequence[float]
+    work: Sequence[float],
+    speeds: Sequence[float],
+    works_until: Sequence[float],
+    overhead: float = 0.0,
 ) -> float:
     """Seconds that whole files take when sizes, speeds and faults are known (MULTIFIT).
 
     The least time within which files by falling size, each on the slowest GPU that still has room
-    for it, all find a place.
+    for it, all find a place; where files have an overhead, on the fastest.
     """
     sizes = sorted(work, reverse=True)
-    too_short, enough = 0.0, 2.0 * sum(sizes) / max(speeds)
+    gpus = list(zip(speeds, works_until, strict=True))
+
+    def fit(seconds: float) -> bool:
+        room = sorted((speed * min(seconds, until), speed) for speed, until in gpus)
+        if overhead:
+            room.reverse()
+        left = [residues for residues, _ in room]
+        for size in sizes:
+            takes = (size + overhead * speed for _, speed in room)
+            places = enumerate(zip(left, takes, strict=True))
+            place = next((i for i, (rest, needed) in places if needed <= rest), None)
+            if place is None:
+                return False
+            left[place] -= size + overhead * room[place][1]
+        return True
+
+    return _least_time(fit, 2.0 * sum(overhead + size / max(speeds) for size in sizes))
+
+
+def _least_time(fit: Callable[[float], bool], enough: float) -> float:
+    """The least number of seconds in which files fit, given a number that is enough."""
+    too_short = 0.0
     while enough - too_short > 1e-4 * enough:
         middle = (too_short + enough) / 2.0
-        room = [
-            speed * min(middle, until) for speed, until in zip(speeds, works_until, strict=True)
-        ]
-        if _all_fit(sizes, sorted(room)):
+        if fit(middle):
             enough = middle
         else:
             too_short = middle
     return enough
-
-
-def _all_fit(sizes: Sequence[float], room: list[float]) -> bool:
-    for size in sizes:
-        place = next((i for i, left in enumerate(room) if size <= left), None)
-        if place is None:
-            return False
-        room[place] -= size
-    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ def test_a_node_without_the_output_folder_is_named(cluster: DaskCluster, tmp_pat
     (tmp_path / "here").mkdir()
     pool = cluster.pool({}, tmp_path, probe=str(tmp_path / "there" / ".virnucpro" / "probe"))
     try:
-        with pytest.raises(ClusterError, match=r"node blind: it does not see '.*there'"):
+        with pytest.raises(ClusterError, match=r"node blind: it has no access to '.*there'"):
             pool.wait_for_workers()
     finally:
         pool.close()

@@ -113,7 +113,9 @@ def test_a_dask_worker_with_several_threads_is_told(cluster: DaskCluster, tmp_pa
     cluster.add_worker("one", threads=4)
     done = call(command(cluster, READS, output=tmp_path / "out"))
     assert "12 files done, 0 failed" in done.stdout, done.stderr
-    assert "the Dask worker of one/cpu0 has 4 threads and does one file at a time" in done.stderr
+    assert (
+        "the Dask worker of one/cpu0 has 4 threads but processes one file at a time" in done.stderr
+    )
 
 
 def test_of_two_dask_workers_with_one_gpu_one_is_used(
@@ -186,7 +188,7 @@ def test_two_runs_share_a_cluster(cluster: DaskCluster, inputs: Path, tmp_path: 
     (second_inputs / "go").touch()
     out, errors = second.communicate(timeout=DEADLINE)
     assert "6 files done, 0 failed, 0 skipped, 0 left; 0 retries" in out, errors
-    assert "another run works with Dask workers of node" in errors
+    assert "another run uses Dask workers of node" in errors
     assert set(begun(inputs).values()) == set(begun(second_inputs).values()) == {1}
 
 

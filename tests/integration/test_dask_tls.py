@@ -87,10 +87,10 @@ def test_a_run_speaks_tls(secured: Secured, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ("another authority", "certificates of both are of one authority"),
-        ("a certificate of another authority", "certificates of both are of one authority"),
-        ("a missing file", "a file of distributed.comm.tls in Dask's settings: "),
-        ("none", "Dask's settings name no certificates (distributed.comm.tls)"),
+        ("another authority", "certificates are signed by the same authority"),
+        ("a certificate of another authority", "certificates are signed by the same authority"),
+        ("a missing file", "distributed.comm.tls in Dask's configuration: "),
+        ("none", "Dask's configuration has no certificates (distributed.comm.tls)"),
     ],
 )
 def test_wrong_certificates_are_told_in_one_line(

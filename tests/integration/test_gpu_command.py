@@ -49,7 +49,7 @@ def started(*words: str, output: int = subprocess.DEVNULL) -> Iterator[subproces
         (9, "the NVIDIA driver is not loaded"),
         (12, "the NVIDIA library libnvidia-ml.so.1 was not found; is the driver installed?"),
         (18, "the NVIDIA driver and library versions do not match; reboot, or reload the driver"),
-        (4, "no permission to talk to the NVIDIA driver; may this user open /dev/nvidiactl?"),
+        (4, "no permission to use the NVIDIA driver; can this user open /dev/nvidiactl?"),
     ],
 )
 def test_without_gpus_one_line_says_why(stub: NvmlStub, code: int, why: str) -> None:

@@ -338,7 +338,7 @@ def test_a_program_that_cannot_even_be_killed(
             return None
 
     monkeypatch.setattr(source, "_stuck", Undead())
-    with pytest.raises(SourceError, match="cannot even be killed"):
+    with pytest.raises(SourceError, match="cannot be killed"):
         source.open()
     assert smi.calls == 0
 

@@ -295,7 +295,7 @@ def test_others_in_the_process_keep_nvml(nvml_here: NvmlStub) -> None:
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        (4, "no permission to talk to the NVIDIA driver"),
+        (4, "no permission to use the NVIDIA driver"),
         (9, "the NVIDIA driver is not loaded"),
         (12, "libnvidia-ml.so.1 was not found"),
         (18, "versions do not match; reboot"),

@@ -92,8 +92,8 @@ def test_a_run_is_scraped_to_its_end(tmp_path: Path) -> None:
         (["--web", "--web-listen-address={taken}"], "cannot listen on {taken}: Address already in"),
         (["--web", LOCAL, "--web-telemetry-path=/"], "the metrics cannot be at '/'"),
         (["--web", LOCAL, "--web-config-file=none.yml"], "none.yml: No such file or directory"),
-        (["--textfile={output}/none.prom"], "has no folder"),
-        (["--push-gateway=localhost"], "is not the address of a Pushgateway"),
+        (["--textfile={output}/none.prom"], "the folder of the textfile"),
+        (["--push-gateway=localhost"], "is not the URL of a Pushgateway"),
     ],
 )
 def test_what_cannot_be_served_is_told_before_any_work(
@@ -120,7 +120,7 @@ def test_a_run_that_nobody_scrapes_is_pushed_and_written(tmp_path: Path) -> None
         done = run(*words, READS, output=tmp_path / "out")
     assert done.returncode == 0
     assert done.stderr.count(f"cannot send metrics to {gateway.url}: HTTP Error 503") == 1
-    assert f"metrics reach {gateway.url} again, after 1 failures" in done.stderr
+    assert f"metrics reach {gateway.url} again after 1 failures" in done.stderr
     assert 'virnucpro_run_state{state="completed"} 1.0' in gateway.pushed[-1][1]
     assert "/run/out" in gateway.pushed[-1][0]
     assert not gateway.deleted

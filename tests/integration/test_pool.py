@@ -66,7 +66,7 @@ def test_an_exception_and_what_is_printed_go_into_the_log(drive: Callable[..., D
     [
         ("exit", "exited with status 3"),
         ("sigkill", "was killed by SIGKILL (out of memory?)"),
-        ("closechannel", "closed its channel to the program, and was killed"),
+        ("closechannel", "closed its channel to the run and was killed"),
     ],
 )
 def test_a_dead_worker_names_the_file_that_killed_it(

@@ -149,7 +149,7 @@ def test_process_that_cannot_be_started_is_started_later(
     driver.wait(WorkerReady)
     told = [record.getMessage() for record in caplog.records]
     line = "GPU a: its process cannot be started: Resource temporarily unavailable"
-    assert told[0] == f"{line}; it is tried again in 0.01 s"
+    assert told[0] == f"{line}; next attempt in 0.01 s"
     assert len(told) == 3
     driver.pool.kill("a")
     shutil.rmtree(driver.pool.log_path("a").parent / "logs", ignore_errors=True)

@@ -71,7 +71,7 @@ def faults(tmp_path: Path) -> dict[str, tuple[list[str | Path], str]]:
         ),
         "module": (
             [READS, "--processor", "no_such.module:f"],
-            "there is no module 'no_such.module'",
+            "no module 'no_such.module'",
         ),
         "name": ([READS, "--processor", "tests.run_processors:gone"], "has no 'gone'"),
         "setup": ([READS, "--processor", "tests.run_processors:Broken"], "no model for cpu"),

@@ -139,4 +139,6 @@ def test_counts_that_cannot_be_fail_the_attempt_with_one_line(tmp_path: Path) ->
     words = ["--processor", "tests.run_processors:uncounted", "--max-attempts", "1"]
     done = run(inputs, *words, output=tmp_path / "out")
     assert done.returncode == 1
-    assert "The processor is at fault: it says nan sequences; give a whole number" in done.stderr
+    assert (
+        "The processor is at fault: it reports nan sequences; return a whole number" in done.stderr
+    )

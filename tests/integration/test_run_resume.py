@@ -146,10 +146,7 @@ def test_results_of_another_processor_are_not_taken_for_finished(tmp_path: Path)
     refused = run(*other, output=tmp_path)
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
-    assert (
-        "done by translate (chunk_size 500), and this run would use translate (chunk_size 300)"
-        in line
-    )
+    assert "by translate (chunk_size 500), but this run uses translate (chunk_size 300)" in line
     assert "1 skipped" in run(*other, "--resume", output=tmp_path).stdout
     assert "1 files done" in run(*other, "--fresh", output=tmp_path).stdout
     assert "1 skipped" in run(*other, output=tmp_path).stdout

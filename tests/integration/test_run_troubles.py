@@ -136,7 +136,7 @@ def test_mistake_in_a_command_ends_the_run_early(tmp_path: Path) -> None:
     done = run(inputs, "--", *command, output=tmp_path / "out")
     assert done.returncode == 5
     assert len(count.read_text().split()) <= 12
-    assert "all files fail in the same way" in done.stderr.splitlines()[-1]
+    assert "all files fail with the same error" in done.stderr.splitlines()[-1]
     assert "left" in done.stdout
 
 

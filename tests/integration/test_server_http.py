@@ -258,7 +258,7 @@ def test_readiness_follows_the_run(server: MetricsServer, run: Latest[RunSnapsho
     run.publish(replace(run.latest(), timestamp=time.time() - 3600.0))
     response, body = ask(server, "/-/ready")
     assert response.status == 503
-    assert body.startswith(b"the run has not been heard of for 36")
+    assert body.startswith(b"no sign of the run for 36")
 
 
 def test_a_source_that_fails_is_an_error_and_is_logged_once(

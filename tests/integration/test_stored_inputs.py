@@ -126,7 +126,7 @@ def test_web_servers(text: bytes, tmp_path: Path, has_ranges: bool) -> None:
     assert results(output) == locally(tmp_path, a_fa=text, b_fa_gz=bgzip(text))
     assert f"'{url}/a.fa': access is denied" in denied.stderr
     assert f"'{url}/c.fa' matches no object" in gone.stderr
-    assert "a web server does not list its files" in listed.stderr
+    assert "web servers do not list their files" in listed.stderr
     assert [one.returncode for one in (denied, gone, listed)] == [2, 2, 2]
     texts = [one.stdout + one.stderr for one in (done, again, denied, gone, listed)]
     assert not secrets_in(tmp_path, *texts, words=("abcdefsecret",))
@@ -155,7 +155,7 @@ def test_killed_and_resumed(store: ObjectStore, text: bytes, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("url", "more", "line"),
     [
-        ("s3://missing/", {}, "'s3://missing/': there is no such bucket"),
+        ("s3://missing/", {}, "'s3://missing/': no such bucket"),
         ("s3://reads/none.fa", {}, "'s3://reads/none.fa' matches no object"),
         ("s3://reads/x", WITHOUT_CREDENTIALS, "no credentials were found: set AWS_ACCESS_KEY_ID"),
         (f"s3://key:{SECRET}@reads/x", {}, "(given: 's3://...@reads/x')"),

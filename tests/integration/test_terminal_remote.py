@@ -159,7 +159,7 @@ def test_what_waiting_will_not_change_is_one_line(endpoint: Endpoint) -> None:
         remote(endpoint, user=None).check()
     for body in ("<html>", "process_start_time_seconds 1\n"):
         endpoint.body = body
-        with pytest.raises(UsageError, match=r"\A.*not with the metrics of this program.*\Z"):
+        with pytest.raises(UsageError, match=r"\A.*not from this program.*\Z"):
             remote(endpoint).check()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -28,7 +28,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def bert_with_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny BERT that, like DNABERT-S, brings its own Python code."""
+    """The folder of a tiny BERT that, like DNABERT-S, contains its own Python code."""
     from tests.models.tiny import save_bert_with_code  # noqa: PLC0415 - loads PyTorch
 
     return save_bert_with_code(tmp_path_factory.mktemp("bert_with_code"))

@@ -83,9 +83,7 @@ def test_anything_else_is_refused(tmp_path: Path, content: Callable[[Path], Any]
     """One line says what the file holds instead, and nothing of it is run."""
     trap = tmp_path / "trap"
     path = save_classifier(tmp_path / "500_model.pth", content(trap))
-    with pytest.raises(
-        ProcessorError, match=rf"holds no classifier of VirNucPro.*{why}"
-    ) as refused:
+    with pytest.raises(ProcessorError, match=rf"is not a VirNucPro classifier.*{why}") as refused:
         load_classifier(str(path))
     assert not trap.exists()
     assert "\n" not in str(refused.value)
@@ -96,7 +94,7 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path, content: bytes) ->
     """Neither text nor a bare pickle gets any further."""
     path = tmp_path / "500_model.pth"
     path.write_bytes(content)
-    with pytest.raises(ProcessorError, match="holds no classifier of VirNucPro"):
+    with pytest.raises(ProcessorError, match="is not a VirNucPro classifier"):
         load_classifier(str(path))
 
 

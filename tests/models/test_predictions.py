@@ -161,7 +161,7 @@ def test_classifier_that_would_run_code(words: Words, tmp_path: Path) -> None:
     path = vanilla.save_classifier(tmp_path / "500_model.pth", Trap(trap))
     done = run(*words, "--classifier", path, output=tmp_path / "out")
     assert done.returncode == 2
-    assert "holds no classifier of VirNucPro, and is not loaded (it names" in done.stderr
+    assert "is not a VirNucPro classifier and was not loaded (it refers to" in done.stderr
     assert not trap.exists()
     assert "Traceback" not in done.stderr
 

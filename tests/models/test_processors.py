@@ -191,7 +191,7 @@ def test_sequence_that_does_not_fit_alone_fails(esm2: Path, tmp_path: Path) -> N
     [
         ({"a": "MKV", "b": ""}, "sequence 'b' is empty"),
         ({"a": "MKV", "a second": "MKV"}, "sequence 'a' is there twice"),
-        ({"a": "ACGT" * 100, "b": "NNNN" * 200}, "it holds nucleotides"),
+        ({"a": "ACGT" * 100, "b": "NNNN" * 200}, "it contains nucleotides"),
     ],
 )
 def test_esm2_refuses(esm2: Path, tmp_path: Path, sequences: dict[str, str], fault: str) -> None:

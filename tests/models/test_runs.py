@@ -53,7 +53,7 @@ def test_dnabert_with_code_of_its_own(bert_with_code: Path, tmp_path: Path) -> N
     refused = run(*words, output=tmp_path / "out")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
-    assert "brings its own Python code; add --trust-remote-code if you trust it" in refused.stderr
+    assert "contains its own Python code; add --trust-remote-code if you trust it" in refused.stderr
     done = run(*words, "--trust-remote-code", output=tmp_path / "out")
     assert done.returncode == 0, done.stderr
     made = torch.load(tmp_path / "out" / "output_0_DNABERT_S.pt")
@@ -68,7 +68,7 @@ def test_wrong_files_fail_alone(esm2: Path, tmp_path: Path) -> None:
     done = run(inputs, "--processor", "esm2", "--model", esm2, output=tmp_path / "out")
     assert done.returncode == 1
     assert f"{FILES} files done, 1 failed, 0 skipped, 0 left; 0 retries" in done.stdout
-    assert "reads.fa': This file cannot be processed: it holds nucleotides" in done.stderr
+    assert "reads.fa': This file cannot be processed: it contains nucleotides" in done.stderr
 
 
 @pytest.fixture

@@ -247,7 +247,7 @@ def test_scores_that_are_not_finite_fail_the_attempt(
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        (">r1\nACGT\n>r1\nACGT\n", "two sequences are called 'r1'.*paired reads need names"),
+        (">r1\nACGT\n>r1\nACGT\n", "two sequences are named 'r1'.*paired reads names"),
         (">p\nMKVLEF\n", "amino acid"),
     ],
 )

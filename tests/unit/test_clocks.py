@@ -105,7 +105,7 @@ def test_a_run_loop_that_hangs_shows(tmp_path: Path) -> None:
             seen.append((RunHealth(run, clocks.wall).latest(), run.snapshot().heartbeat_age))
             clocks.now += 120.0
             seen.append((RunHealth(run, clocks.wall).latest(), run.snapshot().heartbeat_age))
-            assert "has not been heard of for 120 s" in why_not_ready(
+            assert "no sign of the run for 120 s" in why_not_ready(
                 run.latest(), None, clocks.wall()
             )
             runner.stop()

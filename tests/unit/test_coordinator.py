@@ -119,7 +119,7 @@ def test_a_file_that_was_not_given_out_cannot_end() -> None:
     """A report about a file that the worker does not have is refused, with the file's name."""
     run = coordinator(Clock())
     run.submit(files(100))
-    with pytest.raises(SchedulingError, match=r"/in/0\.fa was not given to 0"):
+    with pytest.raises(SchedulingError, match=r"/in/0\.fa is not in process on 0"):
         run.record_file_completion("0", "/in/0.fa", 1, 0.1)
 
 
@@ -169,7 +169,7 @@ def test_a_failed_file_is_given_out_again_until_it_is_given_up() -> None:
         gpu = next(gpu for gpu in ("0", "1", "0") if run.next_file(gpu) is not None)
         gpus.append(gpu)
         run.record_file_failure(gpu, "/in/0.fa", f"error {attempt}")
-        with pytest.raises(SchedulingError, match=r"/in/0\.fa was not given to"):
+        with pytest.raises(SchedulingError, match=r"/in/0\.fa is not in process on"):
             run.record_file_completion(gpu, "/in/0.fa", 1, 0.1)
     assert gpus[:2] == ["0", "1"]
     assert run.next_file("0") is run.next_file("1") is None
@@ -248,7 +248,7 @@ def test_a_caller_that_was_given_up_may_report_late() -> None:
     assert run.next_file("1") == file
     run.record_file_completion("0", file.path, 10, 301.0)
     assert run.snapshot().late_results == 1
-    with pytest.raises(SchedulingError, match="was not given to 0"):
+    with pytest.raises(SchedulingError, match="is not in process on 0"):
         run.record_file_completion("0", file.path, 10, 301.0)
     run.record_file_completion("1", file.path, 10, 1.0)
     assert run.snapshot().files_completed == 1

@@ -104,7 +104,7 @@ def test_a_file_that_moves_has_not_failed(tmp_path: Path, caplog: pytest.LogCapt
     assert not [r for r in caplog.records if "will be retried" in r.getMessage()]
     explained = explain_text(str(outputs.folder), [moved[0].path])
     assert "its attempt on GPU 0 was taken back: it would end sooner" in explained
-    assert "a new plan gave it to GPU" in explained
+    assert "rebalanced from GPU" in explained
     assert explained.splitlines()[0].startswith(f"{moved[0].path}: completed on GPU ")
 
 
@@ -169,7 +169,9 @@ def test_a_file_that_waits_is_explained(tmp_path: Path) -> None:
         ended = facts.ended("0", 1, files[1], fa.Outcome.FAILED, "odd", is_charged=True)
         journal.record([ended, facts.queued("0", files[1], "odd")], 6.0)
         told = explain_text(str(outputs.folder), ["/in/1.fa", "0.fa"], now=65.0).splitlines()
-        with pytest.raises(InputError, match=r"'x\.fa' is no file that a run into this folder"):
+        with pytest.raises(
+            InputError, match=r"'x\.fa' was not an input of any run into this folder"
+        ):
             explain_text(str(outputs.folder), ["x.fa"])
     assert told[0] == (
         "/in/1.fa: 1 failed attempt of 3 (last error: odd); waiting: 1 file "

@@ -26,7 +26,7 @@ def test_words_of_gnu_parallel_are_understood(words: str, rule: HaltRule) -> Non
 @pytest.mark.parametrize("words", ["", "soon", "now,fail=0", "soon,fail=101%", "later,fail=1"])
 def test_other_words_are_refused(words: str) -> None:
     """With those that there are."""
-    with pytest.raises(UsageError, match="is none of same, never, soon,fail=N"):
+    with pytest.raises(UsageError, match="must be same, never, soon,fail=N"):
         parse_halt(words)
 
 
@@ -52,7 +52,7 @@ def test_the_same_error_on_file_after_file_is_enough() -> None:
         path = f"/in/reads{number // 2}.fa"
         halting.fail(path, str(number % 2), f"cat: {path}.tmp: no such file, line {number}")
     assert halting.verdict(13, 2) == (
-        "all files fail in the same way (cat: ....tmp: no such file, line #)"
+        "all files fail with the same error (cat: ....tmp: no such file, line #)"
     )
 
 

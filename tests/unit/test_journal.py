@@ -226,7 +226,7 @@ def test_a_result_of_another_input_is_never_replaced(journal: Journal, outputs: 
     journal.plan([HERE._replace(size=2), other])
     assert journal.refusal("a.out", HERE.path) is None
     assert (
-        journal.refusal("a.out", other.path) == "'a.out' is the result of '/home/in/a.fa' already"
+        journal.refusal("a.out", other.path) == "'a.out' is already the result of '/home/in/a.fa'"
     )
     (outputs.folder / "a.out").unlink()
     assert journal.refusal("a.out", other.path) is None
@@ -394,7 +394,7 @@ def test_status_of_a_finished_run(outputs: Outputs) -> None:
 
 def test_status_without_a_journal(tmp_path: Path) -> None:
     """A folder that no run has used is one clear line."""
-    with pytest.raises(OutputError, match="no run has written"):
+    with pytest.raises(OutputError, match="no run has used"):
         read_status(tmp_path)
 
 
@@ -412,10 +412,10 @@ def test_a_journal_is_made_whole_or_not_at_all(
             Journal(outputs)
     with closing(sqlite3.connect(outputs.journal)) as database:
         assert database.execute("SELECT name FROM sqlite_master").fetchall() == []
-    with pytest.raises(OutputError, match="no run has written"):
+    with pytest.raises(OutputError, match="no run has used"):
         read_status(outputs.folder)
     Journal(outputs).close()  # and ends again, before it has begun
-    with pytest.raises(OutputError, match="no run has written"):
+    with pytest.raises(OutputError, match="no run has used"):
         read_status(outputs.folder)
 
 

@@ -125,7 +125,7 @@ ALL_LOST = replace(
         (builders.running(), builders.no_gpus(), builders.NOW, ""),
         (builders.finished(), None, LATE, ""),
         (None, builders.gpus_up(), builders.NOW, ""),
-        (builders.running(), None, LATE, "the run has not been heard of for 120 s"),
+        (builders.running(), None, LATE, "no sign of the run for 120 s"),
         (None, builders.gpus_up(), LATE, "the latest GPU sample is too old"),
         (None, ALL_LOST, builders.NOW, "no GPU answers (GPU 0: GPU_IS_LOST)"),
         (None, GpuSnapshot(builders.NOW), builders.NOW, "no GPU has been sampled yet"),

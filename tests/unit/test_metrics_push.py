@@ -99,7 +99,7 @@ def test_failures_are_counted_and_logged_once(
     assert pusher.failures == 3
     first, second = (record.getMessage() for record in caplog.records)
     assert first.startswith(f"cannot send metrics to {gateway.url}: ")
-    assert second == f"metrics reach {gateway.url} again, after 3 failures"
+    assert second == f"metrics reach {gateway.url} again after 3 failures"
 
 
 def test_an_end_that_was_not_sent_is_told(

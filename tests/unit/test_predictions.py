@@ -55,10 +55,10 @@ def test_sheet_gives_files_to_samples(tmp_path: Path) -> None:
     [
         ("", "must be tab-separated"),
         ("sample,file\nS1,a.fa\n", "must be tab-separated"),
-        ("sample\tfile\n", "names no files"),
+        ("sample\tfile\n", "lists no files"),
         ("sample\tfile\nS1\n", "row 2 of the sample sheet .* lacks a sample or a file"),
-        ("sample\tfile\nS/1\ta.fa\n", "'S/1' in the sample sheet .* cannot be the name of a file"),
-        ("sample\tfile\nS1\ta.fa\nS2\t./a.fa\n", "'./a.fa' is twice"),
+        ("sample\tfile\nS/1\ta.fa\n", "'S/1' in the sample sheet .* is not usable as a file name"),
+        ("sample\tfile\nS1\ta.fa\nS2\t./a.fa\n", "'./a.fa' is listed twice"),
     ],
 )
 def test_sheet_that_cannot_be_used(tmp_path: Path, text: str, fault: str) -> None:
@@ -155,9 +155,9 @@ def test_incomplete_samples_have_no_tables(fill: Fill, tmp_path: Path) -> None:
     ]
     written = write_tables(samples, rows, tmp_path, tmp_path / "scratch")
     assert written.left_out == {
-        "S1": "'x' and 1 more is not done",
-        "S2": "two of its sequences are called 'c': rename one, or make two samples",
-        "S3": "two of its sequences are called 'c': rename one, or make two samples",
+        "S1": "'x' and 1 more is not finished",
+        "S2": "two of its sequences are named 'c': rename one, or make two samples",
+        "S3": "two of its sequences are named 'c': rename one, or make two samples",
     }
     assert not old.exists()
     assert [row[0] for row in content(tmp_path / "predictions.tsv")[1:]] == ["S5"]

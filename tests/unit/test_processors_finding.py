@@ -48,11 +48,11 @@ def test_what_is_there_is_found(target: str) -> None:
     ("target", "what"),
     [
         ("mine_for_test:Embde", "mine_for_test.py has no 'Embde'; did you mean Embed?"),
-        ("not_there_for_test:X", "there is no module 'not_there_for_test'"),
-        ("pack_for_test.nothing:X", "there is no module 'pack_for_test.nothing'"),
-        ("mine_for_test.inner:X", "there is no module 'mine_for_test.inner'"),
+        ("not_there_for_test:X", "no module 'not_there_for_test'"),
+        ("pack_for_test.nothing:X", "no module 'pack_for_test.nothing'"),
+        ("mine_for_test.inner:X", "no module 'mine_for_test.inner'"),
         ("pack_for_test.broken:X", "broken.py: invalid syntax"),
-        ("mine_for_test:", "is not of the form package.module:name"),
+        ("mine_for_test:", "must have the form package.module:name"),
     ],
 )
 def test_what_is_not_there_is_refused_in_one_line(target: str, what: str) -> None:

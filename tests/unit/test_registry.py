@@ -183,7 +183,7 @@ def test_what_is_remembered_is_there_after_a_restart(
     (state / f"{'f' * 12}.run.json").write_text("{")
     storage = RunStorage(state)
     assert storage.read() == kept
-    assert "is left out" in caplog.text
+    assert "is not shown" in caplog.text
     storage.write({})
     assert not (state / f"{ID}.run.json").exists()
 
@@ -195,7 +195,7 @@ def test_entries_are_opened_without_following_links(folder: Folder, tmp_path: Pa
     with pytest.raises(OSError, match="symbolic links"):
         folder.read(ID, 100)
     os.mkfifo(tmp_path / f"{'a' * 12}.json")
-    with pytest.raises(OSError, match="no plain file"):
+    with pytest.raises(OSError, match="not a regular file"):
         folder.read("a" * 12, 100)
     (tmp_path / f"{'b' * 12}.json").write_text("x" * 101)
     with pytest.raises(OSError, match="too large"):

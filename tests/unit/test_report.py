@@ -301,7 +301,7 @@ def test_a_run_that_has_done_nothing_yet_has_a_page() -> None:
     begun = RunHistory("/out", runs=(RunPeriod("r", "running", 1.0, 1.0),), counts={"queued": 3})
     found = summarize(begun, None)
     assert "0 files done" in describe(found)
-    assert "Nothing has been done yet" in page(found)
+    assert "No file has been processed yet" in page(found)
 
 
 # -- reading --
@@ -336,10 +336,10 @@ def test_what_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "fine.csv").write_text(HEADER + "2026-01-01T00:00:00.000Z,0,1,2,3\n")
     told = {
         "missing": "No such file",
-        "empty.csv": "no metrics log",
-        "binary": "no metrics log",
+        "empty.csv": "not a metrics log",
+        "binary": "not a metrics log",
         "header.csv": "no rows yet",
-        ".": "no run has written",
+        ".": "no run has used",
     }
     for name, expected in told.items():
         line = problem(tmp_path / name)
@@ -355,7 +355,7 @@ def test_a_log_that_cannot_be_used_is_told_and_the_rest_is_shown(
     monkeypatch.setattr(app_report, "read_history", lambda *_: histories.history())
     text = app_report.make_report(str(tmp_path), None)
     assert "58 files done" in text
-    assert "is no metrics log" in text
+    assert "is not a metrics log" in text
 
 
 def test_a_lost_gpu_is_down_and_not_stalled() -> None:

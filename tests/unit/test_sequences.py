@@ -148,11 +148,11 @@ BAD = {
     "binary inside": (GOOD + b"AC\0GT", "it holds binary data, not sequences"),
     "cut gzip": (
         gzip.compress(GOOD)[:-3],
-        "its gzip data ends too early: the file was cut short",
+        "its gzip data ends early: the file is truncated",
     ),
     "gzip magic alone": (
         b"\x1f\x8b",
-        "its gzip data ends too early: the file was cut short",
+        "its gzip data ends early: the file is truncated",
     ),
     "wrong checksum": (
         gzip.compress(GOOD)[:-8] + b"12345678",
@@ -160,16 +160,19 @@ BAD = {
     ),
     "header within a line": (
         GOOD + b"ACGT>c\nAC\n",
-        "record 'b' holds 'ACGT>c': a header must begin its line",
+        "record 'b' contains 'ACGT>c': a header must start its line",
     ),
     "indented header": (
         GOOD + b" >c\nAC\n",
-        "record 'b' holds ' >c': a header must begin its line",
+        "record 'b' contains ' >c': a header must start its line",
     ),
-    "first header indented": (b"\n >a\nAC\n", "the first header, '>a', does not begin its line"),
+    "first header indented": (
+        b"\n >a\nAC\n",
+        "the first header, '>a', is not at the start of its line",
+    ),
     "FASTQ header within a line": (
         b"@a\nAC@b\n+\nIIII\n",
-        "record 'a' holds 'AC@b': a header must begin its line",
+        "record 'a' contains 'AC@b': a header must start its line",
     ),
     "no separator": (b"@a\nACGT\n", "it ends within the FASTQ record 'a'"),
     "cut qualities": (GOOD_FASTQ[:-2], "it ends within the FASTQ record 'b'"),
@@ -207,7 +210,7 @@ def test_damaged_compressed_data(tmp_path: Path, kind: str) -> None:
     with pytest.raises(SequenceFileError, match=f"its {kind} data is damaged"):
         count(path)
     path.write_bytes(packed[:-5])
-    with pytest.raises(SequenceFileError, match=f"its {kind} data ends too early"):
+    with pytest.raises(SequenceFileError, match=f"its {kind} data ends early"):
         count(path)
 
 

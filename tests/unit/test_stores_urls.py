@@ -17,12 +17,12 @@ SECRET = "hunter2"  # noqa: S105 - what must not be seen
     [
         (f"s3://key:{SECRET}@reads/x", "(given: 's3://...@reads/x')"),
         (f"https://me:{SECRET}@host/x.fa?{SECRET}", "(given: 'https://...@host/x.fa')"),
-        (f"s3://reads/x?Signature={SECRET}", "a query string in a URL of s3://"),
+        (f"s3://reads/x?Signature={SECRET}", "s3:// URLs take no query string"),
         (f"ftp://me:{SECRET}@host/x.fa", "ftp:// is not supported: use s3://, gs://, https://"),
-        ("s3://reads/a//b.fa", "has an empty, '.' or '..' part"),
-        ("https://host/../b.fa", "has an empty, '.' or '..' part"),
-        ("s3:///x", "names no bucket"),
-        ("https:///x", "names no server"),
+        ("s3://reads/a//b.fa", "has an empty, '.' or '..' component"),
+        ("https://host/../b.fa", "has an empty, '.' or '..' component"),
+        ("s3:///x", "has no bucket"),
+        ("https:///x", "has no server"),
     ],
 )
 def test_a_url_that_cannot_be_used(url: str, line: str) -> None:
@@ -61,5 +61,5 @@ def test_a_path_of_a_store() -> None:
         "s3://bucket/some",
     )
     assert path == path_of("s3://bucket/some/a.fa.gz")
-    with pytest.raises(ValueError, match="is opened to be read"):
+    with pytest.raises(ValueError, match="can only be read"):
         path.open("w")

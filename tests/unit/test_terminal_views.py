@@ -233,7 +233,7 @@ def test_a_run_that_drains_says_how_long_and_what_a_user_can_do() -> None:
 def test_a_run_that_drains_does_not_await_the_end_of_parts() -> None:
     """They end at their next sequence; so does a whole file whose worker was asked for that."""
     run = replace(builders.shared(3), state=RunState.DRAINING, eta_seconds=125.0)
-    ends = "of files in process will end within moments"
+    ends = "of files in process will end in a moment"
     assert draining(run) == f"3 parts {ends}"
     whole, asked, other = builders.running(3).workers
     asked = replace(asked, is_ending=True)

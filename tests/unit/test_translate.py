@@ -117,7 +117,7 @@ def test_little_to_translate(tmp_path: Path, content: bytes) -> None:
 
 def test_no_nucleotides(tmp_path: Path) -> None:
     """A file without any nucleotide is refused."""
-    with pytest.raises(SequenceFileError, match="it holds no nucleotides"):
+    with pytest.raises(SequenceFileError, match="it contains no nucleotides"):
         run(b">p\nMKVWYRSDH\n", tmp_path)
 
 
@@ -130,5 +130,5 @@ def test_chunk_size() -> None:
 @pytest.mark.parametrize("letter", "EFILPQe")
 def test_proteins_are_refused(tmp_path: Path, letter: str) -> None:
     """A letter that stands for an amino acid alone fails the file, with the sequence's name."""
-    with pytest.raises(SequenceFileError, match=f"sequence 'p' holds '{letter}'"):
+    with pytest.raises(SequenceFileError, match=f"sequence 'p' contains '{letter}'"):
         run(f">n\nACGTRYKMSWBDHVN\n>p 2\nMKVA{letter}\n".encode(), tmp_path)

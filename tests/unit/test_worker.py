@@ -96,7 +96,7 @@ def test_a_count_that_is_none_is_one_line(wrong: Any) -> None:
     progress: Any = Progress(Outbox(), 1, now=float("inf"))  # type: ignore[arg-type]
     for call in (lambda: whole(wrong, "sequences"), lambda: progress(wrong)):
         with pytest.raises(
-            ProcessorFaultError, match=r"^The processor is at fault: it says .*0 or"
+            ProcessorFaultError, match=r"^The processor is at fault: it reports .*0 or"
         ):
             call()
     if wrong is not None:
@@ -119,7 +119,7 @@ def test_progress_that_was_held_back_is_passed_on_at_the_end() -> None:
 @pytest.mark.parametrize("wrong", ["a.out", ["a/b"], [".."], [""], [b"a"], ["/etc/x"]])
 def test_output_names_stay_within_the_folder_of_the_attempt(wrong: Any) -> None:
     """Nothing but a list of plain names is taken."""
-    with pytest.raises(ProcessorFaultError, match="give a list of plain file names"):
+    with pytest.raises(ProcessorFaultError, match="return a list of plain file names"):
         plain_names(wrong)
     assert plain_names(name for name in ("a", "b c")) == ("a", "b c")
 

@@ -91,7 +91,7 @@ class Entry:
         try:
             self._announcement = Announcement(folder, secrets.token_hex(6), self._latest, origin)
         except OSError as error:
-            log.warning("the run is not announced in %s: %s", folder, error.strerror)
+            log.warning("the run cannot be announced in %s: %s", folder, error.strerror)
 
     def follow(self, latest: Callable[[], RunSnapshot]) -> None:
         """From now on the run has this state."""

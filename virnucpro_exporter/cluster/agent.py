@@ -231,7 +231,7 @@ class Agent:
             is_seen = Path(self._job.probe).read_text(encoding="ascii") == self._job.token
         except OSError:
             is_seen = False
-        return "" if is_seen else f"it does not see {str(Path(self._job.probe).parents[1])!r}"
+        return "" if is_seen else f"it has no access to {str(Path(self._job.probe).parents[1])!r}"
 
     def _is_forgotten(self) -> bool:
         """Whether the run has gone, or has had the time to end what was in process."""

@@ -35,11 +35,13 @@ _WRITE_SECONDS = 1.0
 # another machine, and with certificates that only this run has, from another user either.
 _HERE = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
-_NO_CERTIFICATES = "it needs TLS, and Dask's settings name no certificates (distributed.comm.tls)"
+_NO_CERTIFICATES = (
+    "it needs TLS, but Dask's configuration has no certificates (distributed.comm.tls)"
+)
 _BROKEN_OFF = (
-    "the connection breaks off; see that the address begins with tcp:// or tls:// as the"
-    " scheduler's own does, and that the certificates of both are of one authority"
-    " (distributed.comm.tls in Dask's settings)"
+    "the connection was closed; check that the address begins with tcp:// or tls:// like the"
+    " scheduler's own, and that both certificates are signed by the same authority"
+    " (distributed.comm.tls in Dask's configuration)"
 )
 
 Connect = Callable[[], AbstractAsyncContextManager[Client]]
@@ -82,7 +84,7 @@ def scheduled(handle: object) -> Scheduled:
             return Scheduled(str(address), handle.security)
     else:
         raise UsageError(
-            "dask: an address, a distributed.Client or a cluster is wanted, not a"
+            "dask: must be an address, a distributed.Client or a cluster, not a"
             f" {type(handle).__name__}"
         )
     raise UsageError(f"dask: the {type(handle).__name__} is closed, or not connected yet")
@@ -121,7 +123,7 @@ async def existing(
             timeout=timeout,
         )
     except OSError as error:
-        raise ClusterError(f"a file of distributed.comm.tls in Dask's settings: {error}") from error
+        raise ClusterError(f"distributed.comm.tls in Dask's configuration: {error}") from error
     try:
         # Dask's own limit does not hold for a scheduler that hangs. Its error, where there is one,
         # says more.
@@ -147,7 +149,7 @@ async def _address_in(scheduler_file: Path) -> str:
     end = time.monotonic() + _WRITE_SECONDS
     while (address := _read(scheduler_file)) is None:
         if time.monotonic() > end:
-            raise ClusterError(f"{str(scheduler_file)!r} is no file of a Dask scheduler")
+            raise ClusterError(f"{str(scheduler_file)!r} is not a Dask scheduler file")
         await asyncio.sleep(_WRITE_SECONDS / 20)
     return address
 

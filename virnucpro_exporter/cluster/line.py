@@ -122,7 +122,7 @@ class Line:
         ):  # Dask reports a connection that is gone in several ways, all of which are one
             self._broken(self)
         except Exception:  # a defect must not leave the node without a line
-            log.exception("the connection to %s breaks", self.head)
+            log.exception("the connection to %s failed", self.head)
             self._broken(self)
         finally:
             if telling is not None:

@@ -66,21 +66,22 @@ _LEAST_TO_SHARE = 2
 # Where the scheduler tells of its workers.
 _TOPIC = "all"
 
-_FORGOTTEN = "it had not heard of this run for too long"
+_FORGOTTEN = "it was without contact to this run for too long"
 _TAKEN = (
-    "another run works with Dask workers of node %s; this one gets its share of them as they become"
-    " free"
+    "another run uses Dask workers of node %s; this run gets its share of them as they become free"
 )
 _OTHER_VERSION = f"the Dask worker at %s has version %s of this program, not {__version__}"
 _UNUSABLE = "the Dask worker at %s cannot be used: %s"
-_UNREACHED = "the Dask worker at %s cannot be reached yet (%s); it is tried again while it is there"
+_UNREACHED = (
+    "the Dask worker at %s cannot be reached (%s); the run keeps trying while the worker exists"
+)
 _THREADS = (
-    "the Dask worker of %s has %d threads and does one file at a time all the same; start one with"
+    "the Dask worker of %s has %d threads but processes one file at a time; start one worker with"
     " --nthreads 1 for each GPU or CPU slot"
 )
 _UNUSED = (
-    "a Dask worker of node %s is shown GPU %s, too, and none has it as its own; start one worker"
-    " per GPU, each with its own GPU first, as `dask cuda worker` does"
+    "no Dask worker of node %s uses GPU %s, although one can see it; start one worker per GPU and"
+    " list its own GPU first, as `dask cuda worker` does"
 )
 _ALL_LEFT = "the last Dask worker has left; the run ends unless another joins within %g s"
 
@@ -633,8 +634,8 @@ def _conflict(gpu: str, pin: str, before: str) -> str:
     if pin == before:
         return f"several Dask workers use GPU {gpu}; start one worker per GPU"
     return (
-        f"two GPUs are called {gpu}, {before} and {pin}; give their Dask workers different names of"
-        f" the node in {NODE_VARIABLE}"
+        f"two GPUs have the name {gpu}: {before} and {pin}; give their Dask workers different node"
+        f" names in {NODE_VARIABLE}"
     )
 
 

@@ -43,7 +43,7 @@ _LOOK_SECONDS = 0.5
 _GATHER_SECONDS = 15.0
 _GATHER_LOOK_SECONDS = 0.02
 
-_NO_ONE_YET = "no Dask worker is there yet; the run begins with the first one (Ctrl-C ends it)"
+_NO_ONE_YET = "waiting for a Dask worker; the run begins with the first one (Ctrl-C ends it)"
 
 
 class DaskPool:

@@ -360,7 +360,7 @@ def end_together(telling: asyncio.Future[None], comm: Comm) -> None:
 
     def end(done: asyncio.Future[None]) -> None:
         if not done.cancelled() and (defect := done.exception()) is not None:
-            log.error("a connection to %s breaks", comm.peer_address, exc_info=defect)
+            log.error("a connection to %s failed", comm.peer_address, exc_info=defect)
         comm.abort()
 
     telling.add_done_callback(end)

@@ -44,18 +44,18 @@ def _rows(file: Path) -> Iterator[list[str]]:
     try:
         with file.open(encoding="utf-8", newline="") as text:
             if text.readline(len(HEADER) + 1).rstrip("\r\n") not in _HEADERS:
-                raise LogError(f"{str(file)!r} is no metrics log: its first line is another")
+                raise LogError(f"{str(file)!r} is not a metrics log: its first line differs")
             yield from csv.reader(text)
     except OSError as error:
         raise LogError(f"{str(file)!r}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise LogError(f"{str(file)!r} is no metrics log: {error}") from error
+        raise LogError(f"{str(file)!r} is not a metrics log: {error}") from error
 
 
 def _values(row: list[str]) -> list[float]:
     """Time and numbers of a row; an earlier version wrote fewer."""
     if len(row) not in (_FIRST_COLUMNS, _COLUMNS):
-        raise ValueError("another number of cells")
+        raise ValueError("wrong number of cells")
     stamp, _gpu, *cells = row
     # Python 3.10 does not know the Z.
     time = datetime.fromisoformat(stamp.replace("Z", "+00:00"))

@@ -66,7 +66,7 @@ class MetricsLog:
         except (OSError, OutputError) as error:
             reason = str(error)
             if before.success is not False:
-                logger.warning("cannot write the metrics log, will go on trying: %s", reason)
+                logger.warning("cannot write the metrics log, will keep trying: %s", reason)
             health = CollectorHealth(
                 success=False,
                 duration_seconds=self._clock() - began,
@@ -76,7 +76,7 @@ class MetricsLog:
             )
         else:
             if before.success is False:
-                logger.info("the metrics log %s is written again", self.path)
+                logger.info("writing the metrics log %s works again", self.path)
             health = CollectorHealth(
                 success=True,
                 duration_seconds=self._clock() - began,

@@ -306,7 +306,7 @@ class WorkStealingCoordinator:
         """The number of the attempt at a file that was given to a GPU, be it wanted or not."""
         number = self._number(worker_id, path)
         if number is None:
-            raise SchedulingError(f"{path} was not given to {worker_id}, or has ended there")
+            raise SchedulingError(f"{path} is not in process on {worker_id}")
         return number
 
     def record_file_start(self, gpu_id: str, path: str) -> None:

@@ -52,7 +52,7 @@ def parse_halt(words: str) -> HaltRule:
     match = _WORDS.fullmatch(words)
     if match is None or not (number := int(match[2])) or (match[3] and number > 100):
         raise UsageError(
-            f"--halt: {words!r} is none of same, never, soon,fail=N, now,fail=N, soon,fail=N%"
+            f"--halt {words!r}: must be same, never, soon,fail=N, now,fail=N or soon,fail=N%"
         )
     is_now = match[1] == "now"
     if match[3]:
@@ -110,7 +110,7 @@ class Halting:
                 and len({path for path, _ in found}) >= SAME_FILES
                 and len({worker for _, worker in found}) >= min(2, workers)
             ):
-                return f"all files fail in the same way ({error})"
+                return f"all files fail with the same error ({error})"
         return None
 
 

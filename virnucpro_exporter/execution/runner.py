@@ -353,7 +353,7 @@ class Runner:
             self._halting.succeed()
             lasted = self._storage.succeed(self._coordinator.now())
             if lasted is not None:
-                log.info("the disk takes results again, after %.0f s", lasted)
+                log.info("the disk is writable again after %.0f s", lasted)
         elif isinstance(fact, PartCompleted):
             self._outputs.keep(fact.attempt)
             self._results += 1

@@ -32,9 +32,9 @@ def resolve(spec: str, snapshot: GpuSnapshot) -> list[GpuDevice]:
     ids = [device.gpu for device in chosen]
     for gpu in ids:
         if ids.count(gpu) > 1:
-            raise UsageError(f"GPU {gpu} is named twice in --gpus {spec}")
+            raise UsageError(f"--gpus {spec}: GPU {gpu} is listed twice")
         if gpu.partition(":")[0] in ids and ":" in gpu:
-            raise UsageError(f"GPU {gpu} is a slice of a GPU that --gpus {spec} names too")
+            raise UsageError(f"--gpus {spec}: GPU {gpu} is a slice of a GPU that is also listed")
     return chosen
 
 
@@ -105,7 +105,7 @@ def _one(word: str, snapshot: GpuSnapshot) -> GpuDevice:
                 raise UsageError(_why_down(device))
             return device
     there = ", ".join(device.gpu for device in snapshot.devices)
-    raise UsageError(f"there is no GPU {word or repr(word)}; there are: {there}")
+    raise UsageError(f"--gpus: there is no GPU {word or repr(word)}; this machine has: {there}")
 
 
 def _why_down(device: GpuDevice) -> str:

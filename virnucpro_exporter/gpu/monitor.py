@@ -43,7 +43,7 @@ class GPUMonitor:
         runs: Runs = lambda: (),
     ) -> None:
         if not interval > 0:
-            raise ValueError(f"the interval is {interval}; it has to be above 0 seconds")
+            raise ValueError(f"interval must be above 0 seconds (given: {interval})")
         # A little less than an interval, so that nvidia-smi runs once in each.
         sources: list[GpuSource] = [NvmlSource(), NvidiaSmiSource(max_age=0.8 * interval)]
         if source is not None:

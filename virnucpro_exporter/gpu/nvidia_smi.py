@@ -342,12 +342,12 @@ class NvidiaSmiSource:
             return self._query()
         except SourceError as error:
             self._extras = ()
-            _log.warning("nvidia-smi gives no health of GPUs: %s", error)
+            _log.warning("no GPU health from nvidia-smi: %s", error)
             return core
 
     def _run(self, *arguments: str) -> str:
         if self._stuck is not None and self._stuck.poll() is None:
-            raise SourceError("nvidia-smi hangs, and cannot even be killed")
+            raise SourceError("nvidia-smi hangs and cannot be killed")
         try:
             process = subprocess.Popen(  # noqa: S603 - fixed arguments
                 [self._program, *arguments],
@@ -390,7 +390,7 @@ class NvidiaSmiSource:
         try:
             process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired as error:
-            raise SourceError(f"nvidia-smi gave no answer in {self._timeout:g} s") from error
+            raise SourceError(f"nvidia-smi did not answer within {self._timeout:g} s") from error
         return bytes(output)
 
 

@@ -44,7 +44,7 @@ import pynvml  # noqa: E402 - nvitop's own binding of the library
 from nvitop import libnvml  # noqa: E402 - after its log is quiet
 
 _WHY = {
-    4: "no permission to talk to the NVIDIA driver; may this user open /dev/nvidiactl?",
+    4: "no permission to use the NVIDIA driver; can this user open /dev/nvidiactl?",
     9: "the NVIDIA driver is not loaded",
     12: "the NVIDIA library libnvidia-ml.so.1 was not found; is the driver installed?",
     18: "the NVIDIA driver and library versions do not match; reboot, or reload the driver and "

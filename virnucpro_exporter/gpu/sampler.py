@@ -102,7 +102,7 @@ class Sampler:
             if not why:
                 return self._interval
         except Exception as error:
-            log.exception("the GPU supervisor met an error and goes on")
+            log.exception("error in the GPU supervisor; it continues")
             why = f"internal error: {type(error).__name__}: {error}"
         self._lose_source(why)
         delay, self._retry = self._retry, min(2 * self._retry, _LONGEST_RETRY)
@@ -135,7 +135,7 @@ class Sampler:
                 return ""
             if guard is self._guard:
                 return ""  # somebody is stuck inside; the other GPUs are better off as they are
-            reasons.append("a call into the driver does not return")
+            reasons.append("a driver call hangs")
         # The first one's reason: that the fallback is missing too is no news.
         return reasons[0]
 

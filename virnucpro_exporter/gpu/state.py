@@ -60,7 +60,7 @@ class Missing(NamedTuple):
     code: int = 0
 
 
-_HIDDEN = Missing("its processes cannot be told apart in this container", Verdict.UNSUPPORTED)
+_HIDDEN = Missing("processes cannot be identified in this container", Verdict.UNSUPPORTED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ def _has_begun(database: sqlite3.Connection) -> bool:
 
 
 def _unused(outputs: Outputs) -> OutputError:
-    return OutputError(f"no run has written into {str(outputs.folder)!r} yet")
+    return OutputError(f"no run has used {str(outputs.folder)!r} yet")
 
 
 def rows(

@@ -96,10 +96,10 @@ def _find(database: sqlite3.Connection, name: str) -> bytes:
     ending, paths = b"/" + os.fsencode(name), database.execute("SELECT path FROM files")
     named: list[bytes] = [p for (p,) in paths if (b"/" + p).endswith(ending)]
     if not named:
-        raise InputError(f"{name!r} is no file that a run into this folder was given")
+        raise InputError(f"{name!r} was not an input of any run into this folder")
     if len(named) > 1:
         shown = ", ".join(repr(os.fsdecode(path)) for path in sorted(named)[:3])
-        raise InputError(f"{name!r} is the name of {len(named)} files ({shown}): give the path")
+        raise InputError(f"{len(named)} files are named {name!r} ({shown}): give the path")
     return named[0]
 
 
@@ -203,20 +203,18 @@ def _moments(
     ):
         yield Moment(
             time,
-            f"{device_words(thief)} was idle and stole it from the queue of {device_words(victim)}",
+            f"{device_words(thief)} was idle and stole it from {device_words(victim)}",
         )
     for time, source, target in rows(
         database, "moves", "time, source, target", "WHERE path = ?", (path,)
     ):
-        yield Moment(
-            time, f"a new plan gave it to {device_words(target)} instead of {device_words(source)}"
-        )
+        yield Moment(time, f"rebalanced from {device_words(source)} to {device_words(target)}")
     for where, begin, end in held:
         for (time,) in rows(
             database, "stalls", "started", "WHERE gpu = ? AND started BETWEEN ? AND ?",
             (where, begin, end),
         ):  # fmt: skip
-            yield Moment(time, f"{device_words(where)} stalled with it")
+            yield Moment(time, f"{device_words(where)} stalled")
 
 
 def _row(database: sqlite3.Connection, path: bytes) -> tuple[str, float, float, str]:
@@ -238,7 +236,7 @@ def _given(parts: Sequence[Range]) -> Iterator[Moment]:
                     part.given, f"{giver} gave {words} of it to {device_words(part.taker)}"
                 )
             else:
-                yield Moment(part.given, f"{giver} left {words} of it, as the run was told to end")
+                yield Moment(part.given, f"{giver} left {words} of it for the next run")
 
 
 def _of_parts(

@@ -293,9 +293,9 @@ class Journal:
             ).fetchone()[0]
             if before is not None and before[0] != processor and finished and not keep:
                 raise OutputError(
-                    f"{self._outputs.shown!r} holds results of {finished} files done by "
-                    f"{before[0]}, and this run would use {processor}: name another folder, or "
-                    "give --fresh to do all files again, or --resume to keep what is finished"
+                    f"{self._outputs.shown!r} holds results of {finished} files by {before[0]}, "
+                    f"but this run uses {processor}: choose another folder, or add --fresh to "
+                    "process all files again, or --resume to keep the finished results"
                 )
             if before is not None and before[0] != processor:
                 database.execute("DELETE FROM parts")  # one file, one processor
@@ -524,9 +524,9 @@ class Journal:
             owner = self._owner(name, real)
             if owner is not None:
                 raise OutputError(
-                    f"'{self._outputs.shown}/{name}' is the result of {owner!r}, and that of "
-                    f"{path!r} would replace it; choose another --output, or give --fresh to "
-                    "forget the earlier result"
+                    f"'{self._outputs.shown}/{name}' is the result of {owner!r}, which the result "
+                    f"of {path!r} would replace; choose another --output, or add --fresh to "
+                    "discard the earlier results"
                 )
             why = self._outputs.refusal(name)
             if why is not None:
@@ -546,7 +546,7 @@ class Journal:
                 "SELECT coalesce(real, path) FROM files WHERE path = ?", (os.fsencode(path),)
             ).fetchone()
         owner = self._owner(name, real)
-        return None if owner is None else f"{name!r} is the result of {owner!r} already"
+        return None if owner is None else f"{name!r} is already the result of {owner!r}"
 
     def _owner(self, name: str, real: bytes) -> str | None:
         """The other input whose result is in the folder under this name, or None."""
@@ -714,7 +714,7 @@ class Journal:
         except (sqlite3.Error, OSError) as error:
             raise JournalError(
                 f"{str(self._outputs.journal)!r}: {error}; "
-                "mend that (is the disk full?), then run the same command again to resume"
+                "fix this (is the disk full?), then run the same command again to resume"
             ) from error
 
 
@@ -802,11 +802,11 @@ def check_schema(database: sqlite3.Connection, outputs: Outputs) -> None:
         raise
     except sqlite3.DatabaseError as error:
         raise OutputError(
-            f"{str(outputs.journal)!r}: {error}; delete it to do all files again, "
+            f"{str(outputs.journal)!r}: {error}; delete it to process all files again, "
             "or choose another --output"
         ) from error
     if row and row[0] > SCHEMA_VERSION:
         raise OutputError(
-            f"its journal has schema {row[0]}, this version knows {SCHEMA_VERSION}; "
+            f"its journal has schema {row[0]}, but this version supports up to {SCHEMA_VERSION}; "
             "upgrade virnucpro-exporter, or choose another --output"
         )

@@ -91,7 +91,7 @@ def why_not_ready(run: RunSnapshot | None, gpus: GpuSnapshot | None, now: float)
         now: Unix seconds.
     """
     if run is not None and run.state not in _ENDED and now - _alive(run) > STALE_AFTER:
-        return f"the run has not been heard of for {now - _alive(run):.0f} s"
+        return f"no sign of the run for {now - _alive(run):.0f} s"
     if gpus is None or (run is not None and not gpus.devices):
         return ""
     return _why_no_gpus(gpus, now)

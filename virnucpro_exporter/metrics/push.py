@@ -89,7 +89,7 @@ class Periodic(ABC):
                 _log.warning("cannot send metrics to %s: %s", self._target, error)
         else:
             if self._in_a_row:
-                text = "metrics reach %s again, after %d failures"
+                text = "metrics reach %s again after %d failures"
                 _log.warning(text, self._target, self._in_a_row)
             self._in_a_row = 0
 
@@ -133,10 +133,12 @@ class TextfileWriter(Periodic):
         if self._path.suffix != ".prom":
             raise UsageError(f"the textfile {path} must end in .prom, or node_exporter skips it")
         if not self._path.parent.is_dir():
-            raise UsageError(f"the textfile {path} has no folder to be in; make it first")
+            raise UsageError(f"the folder of the textfile {path} does not exist; create it first")
         if run and (other := self._namesake()):
             self._run_label = self._path.stem
-            text = "%s has a run called %r, too; this one is %r there: --run-name names it"
+            text = (
+                "%s also has a run named %r; this run is shown as %r: to rename it, use --run-name"
+            )
             _log.warning(text, other, run, self._run_label)
 
     def _namesake(self) -> Path | None:
@@ -215,10 +217,12 @@ class GatewayPusher(Periodic):
     ) -> None:
         address = urlsplit(url)
         if "@" in address.netloc:
-            raise UsageError("the address of the Pushgateway holds a password; logs would show it")
+            raise UsageError(
+                "the URL of the Pushgateway must not contain a password; use --push-password-file"
+            )
         super().__init__(url, interval)
         if address.scheme not in ("http", "https") or not address.netloc:
-            raise UsageError(f"{url!r} is not the address of a Pushgateway: write http://HOST:PORT")
+            raise UsageError(f"{url!r} is not the URL of a Pushgateway: use http://HOST:PORT")
         for label in grouping or {}:
             if not _LABEL.fullmatch(label) or label.startswith("__") or label == "job":
                 raise UsageError(f"{label!r} cannot be a label of the Pushgateway's grouping key")

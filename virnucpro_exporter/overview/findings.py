@@ -51,9 +51,7 @@ def draining(run: RunSnapshot) -> str:
     held = [w for w in run.workers if w.current_range is not None]
     parts = sum(w.is_ending or w.current_part is not None for w in held)
     files = run.files_processing if not (parts or run.parts_total) else len(held) - parts
-    found = (
-        [f"{counted(parts, 'part')} of files in process will end within moments"] if parts else []
-    )
+    found = [f"{counted(parts, 'part')} of files in process will end in a moment"] if parts else []
     if files:
         about = "" if run.eta_seconds is None else f", about {format_duration(run.eta_seconds)}"
         found.append(f"{counted(files, 'file')} in process will finish{about}")

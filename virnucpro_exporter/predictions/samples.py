@@ -47,8 +47,8 @@ def read_sheet(path: str) -> list[Sample]:
     heading = [cell.strip().lower() for cell in rows[0]] if rows else []
     if not set(COLUMNS) <= set(heading):
         raise InputError(
-            f"the sample sheet {path!r} must be tab-separated, and its first line name the columns "
-            "sample and file"
+            f"the sample sheet {path!r} must be tab-separated, with the columns sample and file in "
+            "its first line"
         )
     files: dict[str, list[str]] = defaultdict(list)
     places: set[Path] = set()
@@ -59,16 +59,16 @@ def read_sheet(path: str) -> list[Sample]:
             raise InputError(f"row {number} of the sample sheet {path!r} lacks a sample or a file")
         if name.startswith(".") or not name.isprintable() or "/" in name:
             raise InputError(
-                f"{name!r} in the sample sheet {path!r} cannot be the name of a file: give the "
-                "sample another name"
+                f"{name!r} in the sample sheet {path!r} is not usable as a file name: rename the "
+                "sample"
             )
         place = path_of(file_path).absolute()
         if place in places:
-            raise InputError(f"{file_path!r} is twice in the sample sheet {path!r}")
+            raise InputError(f"{file_path!r} is listed twice in the sample sheet {path!r}")
         places.add(place)
         files[name].append(str(path_of(file_path)))
     if not files:
-        raise InputError(f"the sample sheet {path!r} names no files")
+        raise InputError(f"the sample sheet {path!r} lists no files")
     return [Sample(name, tuple(paths)) for name, paths in files.items()]
 
 
@@ -87,8 +87,8 @@ def name_samples(paths: Sequence[str]) -> list[Sample]:
     clashing = _clashing(names)
     if clashing:
         raise InputError(
-            f"{clashing[0]!r} and {clashing[1]!r} would be samples of one name: say with "
-            "--sample-sheet what they are"
+            f"{clashing[0]!r} and {clashing[1]!r} would be samples with the same name: name them "
+            "with --sample-sheet"
         )
     return [Sample(name, (path,)) for path, name in names.items()]
 
@@ -133,6 +133,6 @@ def refuse_mates(samples: Iterable[Sample]) -> None:
             continue
         raise InputError(
             f"{other!r} and {path!r} of the sample {sample.name!r} have sequences of the same "
-            f"names ({name.decode('utf-8', 'backslashreplace')!r}), whose predictions could not be "
-            "told apart: name the mates read1/1 and read1/2 (`seqtk rename`), or make two samples"
+            f"names ({name.decode('utf-8', 'backslashreplace')!r}): name the mates read1/1 and "
+            "read1/2 (`seqtk rename`), or make two samples"
         )

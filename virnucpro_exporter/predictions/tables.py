@@ -134,7 +134,7 @@ def _write_sample(
     missing = [path for path in sample.files if path not in rows]
     if missing:
         number = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise SampleError(f"{missing[0]!r}{number} is not done")
+        raise SampleError(f"{missing[0]!r}{number} is not finished")
     label = sample.name.encode("utf-8", "surrogateescape")
     starts = predictions.tell(), contigs.tell()
     with (
@@ -162,7 +162,7 @@ def _read(path: Path) -> Iterator[_Row]:
                 name, label, others, virus = line[:-1].split(b"\t")
             except ValueError:
                 raise SampleError(
-                    f"{str(path)!r} is damaged: remove it, and give the same command again"
+                    f"{str(path)!r} is damaged: remove it and run the same command again"
                 ) from None
             yield _Row(line, name[:-2], name[-2:], label, others, virus)
 
@@ -220,7 +220,7 @@ def _write_highest(lines: Iterable[bytes], path: Path) -> None:
             if name == before:
                 shown = _contig(name).decode("utf-8", "backslashreplace")
                 raise SampleError(
-                    f"two of its sequences are called {shown!r}: rename one, or make two samples"
+                    f"two of its sequences are named {shown!r}: rename one, or make two samples"
                 )
             before = name
             # As pandas does where it would be taken for the quotes around a cell.

@@ -34,7 +34,7 @@ def build(spec: Mapping[str, Any]) -> Processor:
     kind = options.pop("kind")
     options.pop("part_bytes", None)
     if kind not in KINDS:
-        raise ProcessorError(f"there is no kind of processor called {kind!r}")
+        raise ProcessorError(f"unknown processor kind {kind!r}")
     module, _, name = KINDS[kind].partition(":")
     made: Processor = getattr(importlib.import_module(f"{__name__}.{module}"), name)(**options)
     return made

@@ -95,7 +95,7 @@ class Batcher:
             self._before_growth = None
             self._patience = min(2 * self._patience, MOST_PATIENCE)
         log.warning(
-            "not enough memory for a batch (time %d): the next have %d tokens at most",
+            "out of memory (%d so far): batches are reduced to %d tokens",
             self.shortages,
             self.tokens_per_batch,
         )

@@ -131,14 +131,14 @@ def load_classifier(path: str, sha256: str | None = None) -> Classifier:
 
 
 def _refusal(path: str) -> str:
-    return f"{path!r} holds no classifier of VirNucPro, and is not loaded"
+    return f"{path!r} is not a VirNucPro classifier and was not loaded"
 
 
 def _reason(error: Exception) -> str:
     """What PyTorch found, without its advice to trust the file; one line."""
     text = " ".join(str(error).split())
     if "GLOBAL " in text:  # "Unsupported global: GLOBAL os.system was not an allowed global ..."
-        return f"it names {text.partition('GLOBAL ')[2].split(' ')[0]}"
+        return f"it refers to {text.partition('GLOBAL ')[2].split(' ')[0]}"
     for mark in ("WeightsUnpickler error:", "Unpickler error:"):
         text = text.partition(mark)[2].strip() or text
     return text[:200] or type(error).__name__

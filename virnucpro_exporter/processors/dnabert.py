@@ -40,7 +40,7 @@ class DnabertProcessor(EmbeddingProcessor):
         for record in window:
             if len(record.sequence.translate(None, ONLY_PROTEIN)) < len(record.sequence):
                 raise SequenceFileError(
-                    f"{shown(record)} is a protein, and dnabert embeds nucleotides"
+                    f"{shown(record)} is a protein, but dnabert needs nucleotides"
                 )
 
     def save(self, names: Sequence[str], vectors: list[Any], output: Path) -> None:

@@ -188,7 +188,7 @@ def check_lengths(window: Iterable[Record], tokens: Iterable[Tokens], longest: i
     for record, found in zip(window, tokens, strict=True):
         if len(found) > longest:
             raise SequenceFileError(
-                f"{shown(record)} makes {len(found)} tokens; the model takes {longest}"
+                f"{shown(record)} has {len(found)} tokens; the model takes at most {longest}"
             )
 
 
@@ -201,7 +201,7 @@ def check_finite(window: Sequence[Record], vectors: Any) -> None:
     from virnucpro_exporter.processors.transformer import not_finite  # noqa: PLC0415 - PyTorch
 
     for row in not_finite(vectors)[:1]:
-        raise NotFiniteError(f"{shown(window[row])}; suspect the GPU, or else the model")
+        raise NotFiniteError(f"{shown(window[row])}; check the GPU, then the model")
 
 
 def _begin(tally: Tally, records: Sequence[Record]) -> Report:
@@ -227,7 +227,7 @@ def _add_names(window: Sequence[Record], names: dict[str, None]) -> None:
 def _add_name(name: str, names: dict[str, None]) -> None:
     """Note a name, by which VirNucPro finds the two vectors of a chunk again."""
     if name in names:
-        raise SequenceFileError(f"sequence {name!r} is there twice; rename one")
+        raise SequenceFileError(f"two sequences are named {name!r}; rename one")
     names[name] = None
 
 

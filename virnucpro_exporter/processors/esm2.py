@@ -46,7 +46,7 @@ class Esm2Processor(EmbeddingProcessor):
         if letters >= TELLING_LETTERS and not any(
             record.sequence.translate(None, NUCLEOTIDES) for record in window
         ):
-            raise SequenceFileError("it holds nucleotides, and esm2 embeds proteins")
+            raise SequenceFileError("it contains nucleotides, but esm2 needs proteins")
 
     def clip(self, sequence: bytes) -> bytes:
         """The first 1,024 residues."""

@@ -25,7 +25,7 @@ def check_target(target: str) -> None:
     """
     module, separator, name = target.partition(":")
     if not (module and separator and name):
-        raise ProcessorError(f"{target!r} is not of the form package.module:name")
+        raise ProcessorError(f"{target!r} must have the form package.module:name")
     if module == "__main__":
         return
     try:
@@ -33,7 +33,7 @@ def check_target(target: str) -> None:
     except (ImportError, ValueError) as error:
         raise ProcessorError(f"{target!r}: {error}") from error
     if spec is None:
-        raise ProcessorError(f"{target!r}: there is no module {module!r} here or on sys.path")
+        raise ProcessorError(f"{target!r}: no module {module!r} in this folder or on sys.path")
     if spec.origin is None or not spec.origin.endswith(".py"):
         return  # its names are known to those alone who load it
     try:

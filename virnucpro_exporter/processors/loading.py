@@ -49,7 +49,7 @@ def turn_to_load(
         has_told = False
         while (others := _take_place(descriptor, needed, available)) is not None:
             if not has_told:
-                log.warning("waits to load its models: %d other workers do", others)
+                log.warning("waiting to load models: %d other workers are loading", others)
                 has_told = True
             pause()
         yield

@@ -57,7 +57,7 @@ def width_of(folder: str) -> int:
     """
     width = _config(Path(folder)).get("hidden_size")
     if not isinstance(width, int):
-        raise ProcessorError(f"the model in {folder!r} does not say its `hidden_size`")
+        raise ProcessorError(f"the configuration of the model in {folder!r} lacks `hidden_size`")
     return width
 
 
@@ -66,11 +66,11 @@ def _cached(name: str, flag: str) -> Path:
     try:
         config = hub.try_to_load_from_cache(name, "config.json")
     except ValueError:  # a path, not a name
-        raise ProcessorError(f"the model {name!r} is no folder, and no name of a model") from None
+        raise ProcessorError(f"the model {name!r} is neither a folder nor a model name") from None
     if not isinstance(config, str):
         raise ProcessorError(
             f"the model {name!r} is not on this machine; get it with `hf download {name}`, "
-            f"or name its folder with {flag}"
+            f"or give its folder with {flag}"
         )
     return Path(config).parent
 
@@ -82,7 +82,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise ProcessorError(f"{str(path)!r} cannot be read ({error})") from None
     if not isinstance(config, dict):
-        raise ProcessorError(f"{str(path)!r} does not describe a model")
+        raise ProcessorError(f"{str(path)!r} is not a model configuration")
     return config
 
 
@@ -94,5 +94,5 @@ def _fault(processor: str, config: Mapping[str, Any], *, trust_remote_code: bool
     # Without its code, transformers would load other layers and leave their weights random.
     has_code = "AutoModel" in config.get("auto_map", ())
     if processor == "dnabert" and has_code and not trust_remote_code:
-        return "brings its own Python code; add --trust-remote-code if you trust it"
+        return "contains its own Python code; add --trust-remote-code if you trust it"
     return ""

@@ -42,7 +42,7 @@ def load(target: str, main: str | None = None) -> Any:
     """
     module_name, separator, name = target.partition(":")
     if not (module_name and separator and name):
-        raise ProcessorError(f"{target!r} is not of the form package.module:name")
+        raise ProcessorError(f"{target!r} must have the form package.module:name")
     if main is not None:
         _load_script(main)
     try:
@@ -74,7 +74,7 @@ def _joins(inner: Any, target: str) -> str | None:
     if found not in (None, "concatenate", "header", "number"):
         raise ProcessorError(
             f"{target!r}: its attribute 'joins' is {found!r}; use 'concatenate', 'header' or "
-            "'number', or give it a method join(parts, output)"
+            "'number', or a method join(parts, output)"
         )
     return None if found is None else str(found)
 
@@ -103,7 +103,7 @@ class PythonProcessor:
         if hasattr(self._inner, "join"):
             self.join = self._inner.join
         if not callable(self._process):
-            raise ProcessorError(f"{target!r} is neither a function nor has it a method 'process'")
+            raise ProcessorError(f"{target!r} is not a function and has no method 'process'")
 
     def output_names(self, file: Path) -> Sequence[str]:
         """What the user's code says, else the file's name with the suffix."""

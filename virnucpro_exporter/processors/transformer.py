@@ -313,7 +313,7 @@ def _check_weights(folder: str, missing: Sequence[str]) -> None:
     """Refuse a model of which transformers has made up a part that is used."""
     needed = sorted(name for name in missing if not name.startswith(UNUSED))
     if needed:
-        raise ProcessorError(f"the model in {folder!r} lacks weights, {needed[0]!r} for one")
+        raise ProcessorError(f"the model in {folder!r} lacks weights, such as {needed[0]!r}")
 
 
 def _letter_table(vocabulary: dict[str, int], unknown: int) -> bytes:

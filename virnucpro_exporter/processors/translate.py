@@ -183,7 +183,7 @@ class TranslateProcessor:
             residues += len(sequence)
         is_part = isinstance(file, OpenPart) and not file.is_whole  # it says little of the file
         if residues and not is_nucleotide and not is_part:
-            raise SequenceFileError("it holds no nucleotides; is it a protein file?")
+            raise SequenceFileError("it contains no nucleotides; is it a protein file?")
         progress(sequences, residues)
         return Processed(sequences, residues)
 
@@ -203,6 +203,6 @@ def refuse_protein(name: bytes, sequence: bytes) -> None:
     if len(nucleotides) < len(sequence):
         letter = next(chr(letter) for letter in sequence if letter in ONLY_PROTEIN)
         raise SequenceFileError(
-            f"sequence {name.decode('utf-8', 'backslashreplace')!r} holds {letter!r}, which is an "
-            "amino acid and no nucleotide; give nucleotides"
+            f"sequence {name.decode('utf-8', 'backslashreplace')!r} contains {letter!r}, which is "
+            "an amino acid, not a nucleotide"
         )

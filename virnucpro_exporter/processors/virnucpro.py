@@ -154,8 +154,8 @@ class VirnucproProcessor:
         widths = width_of(dnabert), width_of(esm2)
         if classifier.width != sum(widths):
             raise ProcessorError(
-                f"the classifier {path!r} takes vectors of {classifier.width} numbers, and the "
-                f"models make {widths[0]} + {widths[1]}; it was trained with other models"
+                f"the classifier {path!r} takes vectors of {classifier.width} numbers, but the "
+                f"models give {widths[0]} + {widths[1]}; it was trained with other models"
             )
         options: dict[str, Any] = {
             "tokens_per_batch": self._tokens_per_batch,
@@ -298,9 +298,9 @@ def read_windows(
         refuse_protein(name, sequence)
         if name == before:
             raise SequenceFileError(
-                f"two sequences are called {name.decode('utf-8', 'backslashreplace')!r}, so their "
-                "predictions could not be told apart; paired reads need names such as read1/1 and "
-                "read1/2: `seqtk rename`, or one file for each mate"
+                f"two sequences are named {name.decode('utf-8', 'backslashreplace')!r}; give paired"
+                " reads names such as read1/1 and read1/2 (`seqtk rename`), or use one file for "
+                "each mate"
             )
         before = name
         is_nucleotide = is_nucleotide or has_nucleotides(sequence)
@@ -314,7 +314,7 @@ def read_windows(
         sequences += 1
         residues += len(sequence)
     if residues and not is_nucleotide and is_whole:
-        raise SequenceFileError("it holds no nucleotides; is it a protein file?")
+        raise SequenceFileError("it contains no nucleotides; is it a protein file?")
     if sequences:
         yield Window(frames, sequences, residues)
 

@@ -43,7 +43,7 @@ def open_weights(folder: str, device: Any) -> Callable[[str], Any]:
         for prefix in PREFIXES:
             if prefix + name in sources:
                 return sources[prefix + name]()
-        raise ProcessorError(f"the model in {folder!r} lacks weights, {name!r} for one")
+        raise ProcessorError(f"the model in {folder!r} lacks weights, such as {name!r}")
 
     return tensor
 

@@ -181,7 +181,11 @@ class Windows(Generic[C]):
             joint = [[*itertools.chain(*of_model)] for of_model in zip(*together, strict=True)]
             return self._compute(joint, reporter())
         except Exception as error:  # noqa: BLE001 - whichever file is at fault, it fails alone
-            log.warning("%d small files are processed one by one (%s)", len(others) + 1, error)
+            log.warning(
+                "%d small files are processed one by one after an error (%s)",
+                len(others) + 1,
+                error,
+            )
         others.clear()
         return self._compute(piece.tokens, reporter())
 

@@ -173,7 +173,7 @@ class Announcement:
         try:
             self._write()
         except OSError as error:
-            _log.warning("the end of the run is not announced: %s", error.strerror)
+            _log.warning("the end of the run cannot be announced: %s", error.strerror)
         for reader in self._readers:
             with contextlib.suppress(OSError):
                 _send(reader, end)

@@ -110,7 +110,7 @@ class RunFinder:
             try:
                 self._turn()
             except Exception:  # noqa: BLE001 - whatever other users do, it goes on; it is logged
-                _log.exception("looking for runs met an error and goes on")
+                _log.exception("error while looking for runs; the search continues")
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(stopped.wait(), _SCAN_SECONDS)
         for task in self._following.values():
@@ -183,7 +183,7 @@ class RunFinder:
             record, uid = self._read(folder, run_id, kept)
         except (OSError, RecordError) as error:
             self._refused[run_id] = now
-            _log.warning("a run in %s is left out: %s", folder.path, error)
+            _log.warning("a run in %s is not shown: %s", folder.path, error)
             return
         end = record.run.end
         if end is not None and now - end.timestamp > self._kept.keep:
@@ -193,7 +193,7 @@ class RunFinder:
         is_news = kept is None or end is not None
         if is_news and not self._kept.update(run_id, record, uid, _user(uid)):
             self._refused[run_id] = now
-            _log.warning("user %s has too many runs at a time; some are left out", _user(uid))
+            _log.warning("user %s has too many runs at once; some are not shown", _user(uid))
             return
         if end is not None:
             self._settle()
@@ -209,13 +209,13 @@ class RunFinder:
         self._following.pop(run_id, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._refused[run_id] = self._clock()
-            _log.error("a run is followed no more: %r", error)
+            _log.error("a run is no longer shown: %r", error)
 
     def _read(self, folder: Folder, run_id: str, kept: Kept | None) -> tuple[Record, int]:
         """What the entry of a run says, and whose it is."""
         data, uid, _ = folder.read(run_id, LONGEST_ENTRY)
         if kept is not None and kept.uid != uid:
-            raise RecordError("its id is that of a run of another user")
+            raise RecordError("its id belongs to a run of another user")
         record, now = decode(data), self._clock()
         end = record.run.end
         if end is not None and end.timestamp > now:  # or it would be shown for ever
@@ -326,7 +326,7 @@ class RunFinder:
 async def _frame(reader: asyncio.StreamReader) -> bytes:
     (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
     if length > LONGEST_STATE:
-        raise RecordError("it says too much")
+        raise RecordError("its state is too large")
     return await reader.readexactly(length)
 
 

@@ -92,10 +92,10 @@ def refusal(folder: Path) -> str:
     except OSError as error:
         return str(error.strerror)
     if not stat.S_ISDIR(found.st_mode):
-        return "it is no folder, or a link"
+        return "it is not a folder, or is a link"
     if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-        return "any user may remove files in it; chmod +t"
-    return "" if os.access(folder, os.W_OK | os.X_OK) else "nothing can be written there"
+        return "any user may remove files in it; run chmod +t"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else "it is not writable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class Folder:
         with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
-                raise OSError("no plain file")
+                raise OSError("not a regular file")
             data = file.read(most + 1)
         if len(data) > most:
             raise OSError("too large")

@@ -99,7 +99,7 @@ class KeptRuns:
         if known is not None and known.is_live:
             run = known.record.run
             when = min(run.timestamp, now)
-            end = RunEnd(when, RunResult.VANISHED, None, "its process has gone: it was killed")
+            end = RunEnd(when, RunResult.VANISHED, None, "its process is gone; it was killed")
             ended = replace(run, end=end, state=RunState.FAILED)
             self._runs[key] = replace(known, record=replace(known.record, run=ended), pid=0)
 

@@ -122,7 +122,7 @@ def decode(data: bytes) -> Record:
         and address.scheme in ("http", "https")
         and address.path.startswith("/")
     ):
-        raise RecordError("its address cannot be one")
+        raise RecordError("its address is invalid")
     return record
 
 
@@ -139,14 +139,14 @@ def _faults(run: RunSnapshot) -> Iterator[str]:
         yield "a name in it is too long"
     gpus = {worker.gpu for worker in run.workers}
     if len(gpus) < len(run.workers):
-        yield "two workers have one name"
+        yield "two workers have the same name"
     if len(gpus) > _MOST_WORKERS or len(run.steals) + len(run.stolen_residues) > _MOST_STEALS:
         yield "it has too many workers"
     buckets = len(DURATION_BUCKETS) + 1
     for worker in run.workers:
         kept = worker.durations
         if len(kept.counts) != buckets or len(kept.exemplars) != buckets:
-            yield "another version of the program wrote it; use one for all"
+            yield "it comes from another version of this program; use one version for all"
 
 
 def _plain(value: Any) -> Any:

@@ -54,7 +54,7 @@ class RunStorage:
                 known = json.loads(about)
                 kept = Kept(decode(data), str(known["name"]), int(known["uid"]), str(known["user"]))
             except (OSError, RecordError, ValueError, KeyError, TypeError) as error:
-                _log.warning("%s is left out: %s", path, error)
+                _log.warning("%s is not shown: %s", path, error)
                 continue
             found[path.name.removesuffix(".run.json")] = kept
         self._written = dict(found)
@@ -75,7 +75,7 @@ class RunStorage:
                 del self._written[key]
         except OSError as error:
             if str(error) != self._failure:
-                _log.warning("runs are not remembered over a restart: %s", error)
+                _log.warning("finished runs are not kept across restarts: %s", error)
             self._failure = str(error)
         else:
             self._failure = ""

@@ -119,7 +119,7 @@ class RemoteMachine:
                 hint = "see --cacert, --insecure, --cert and --key"
                 raise UsageError(f"{self.url}: {_reason(error)}; {hint}") from error
         except ValueError as error:
-            detail = "it answers, but not with the metrics of this program; is the address right?"
+            detail = "the answer is not from this program; is the address right?"
             raise UsageError(f"{self.url}: {detail}") from error
         except (OSError, http.client.HTTPException):
             pass  # not there yet, or not any more: that may change
@@ -161,7 +161,7 @@ class RemoteMachine:
         with self._opener.open(request, timeout=self._timeout) as answer:
             body: bytes = answer.read(MAX_BYTES + 1)
         if len(body) > MAX_BYTES:
-            raise ValueError("the answer is too long to be the metrics of this program")
+            raise ValueError("the answer is too large to be from this program")
         return body.decode()
 
 
@@ -199,7 +199,7 @@ def _metrics_url(url: str) -> tuple[str, str | None]:
     except ValueError:  # the port
         is_usable = False
     if not is_usable:
-        raise UsageError(f"{url} is not an http or https address")
+        raise UsageError(f"{url} is not an http or https URL")
     user, _, host = parts.netloc.rpartition("@")
     path = parts.path if parts.path.strip("/") else "/metrics"
     return parts._replace(netloc=host, path=path).geturl(), urllib.parse.unquote(user) or None

@@ -228,7 +228,7 @@ def read_scrape(text: str) -> Samples:
     families = text_string_to_metric_families(text)
     samples = Samples((s.name, s.labels, s.value) for family in families for s in family.samples)
     if c.RUN_STATE not in samples and c.COLLECTOR_SUCCESS not in samples:
-        raise ValueError("it answers, but not with the metrics of this program")
+        raise ValueError("the answer is not from this program")
     return samples
 
 

@@ -26,7 +26,7 @@ def _of_the_run(summary: Summary) -> Iterator[str]:
         yield f"{given_up} given up; see the errors below."
     left = counts.get("queued", 0) + counts.get("processing", 0)
     if left and summary.state != "running":
-        yield f"{_count(left, 'file is', 'files are')} left; the same command goes on with them."
+        yield f"{_count(left, 'file is', 'files are')} left; the same command processes them."
     ends = {gpu.gpu: summary.time.at(gpu.ended) for gpu in summary.gpus if gpu.ended is not None}
     if len(ends) > 1 and summary.state in ("completed", "failed"):
         last, first = max(ends, key=ends.__getitem__), min(ends, key=ends.__getitem__)
@@ -94,20 +94,20 @@ def _of_gpus(summary: Summary) -> Iterator[str]:
         lambda gpu: _times(gpu.restarts),
     )
     yield from _named(
-        "Time spent on attempts that brought no result: {}.",
+        "Time spent on attempts without a result: {}.",
         summary,
         lambda gpu: _notable(gpu.wasted_seconds, summary),
         lambda gpu: format_span(gpu.wasted_seconds),
     )
     yield from _named(
-        "Starved, that is idle while files waited in other queues: {}.",
+        "Starved (idle while files waited in other queues): {}.",
         summary,
         lambda gpu: _notable(gpu.starved_seconds, summary),
         lambda gpu: format_span(gpu.starved_seconds),
     )
     yield from _named(
-        "Always had a file, but computed little: {}. Reading or other work on the CPU may hold "
-        "them up.",
+        "Always busy, but with low GPU utilisation: {}. Reading or other CPU work may be the "
+        "bottleneck.",
         summary,
         lambda gpu: LOW_COMPUTE - (gpu.compute or 0.0) if is_slow(gpu) else None,
         lambda gpu: f"{gpu.compute:.0f} %",

@@ -26,7 +26,7 @@ from virnucpro_exporter.text import (
 MOST_FAILED = 200
 MOST_LONGEST = 10
 MOST_PAIRS = 20
-HINT = "Point at something to read what it is."
+HINT = "Hover over an element for details."
 
 STYLE = """
 :root { color-scheme: light dark; --text: #222; --back: #fff; --dim: #5d5d66; --edge: #dcdce0;
@@ -112,7 +112,7 @@ def page(summary: Summary) -> str:
         _gpus(summary),
         *_runs(summary),
         "<h2>Over time</h2>",
-        f'<p class="dim">{HINT if pictures else "Nothing has been done yet."}</p>',
+        f'<p class="dim">{HINT if pictures else "No file has been processed yet."}</p>',
         *pictures,
         *_steals(summary),
         *_failed(summary),

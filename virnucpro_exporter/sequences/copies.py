@@ -79,7 +79,7 @@ def _copy_plain(part: Part, source: BinaryIO, copy: BinaryIO) -> bool:
         asked = min(left, _COPIED_AT_ONCE)
         done = _copy_some(source, copy, asked)
         if not done:
-            raise OSError("the input has become shorter")
+            raise OSError("the input became shorter")
         left -= done
     return True
 

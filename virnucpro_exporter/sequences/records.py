@@ -131,7 +131,7 @@ def detect_format(texts: Iterator[Text]) -> tuple[bytes, Iterator[Text]]:
             raise SequenceFileError(f"it has text before the first '>' or '@': {shown}")
         if before not in (b"\n", b"\r"):
             shown = _shown(text.splitlines()[0])
-            raise SequenceFileError(f"the first header, {shown}, does not begin its line")
+            raise SequenceFileError(f"the first header, {shown}, is not at the start of its line")
         return text[:1], itertools.chain([Text(place + skipped, text)], texts)
     raise EmptyFileError
 
@@ -223,7 +223,7 @@ def _fasta_record(text: bytes) -> Record:
 def _header_in_line(name: bytes, line: bytes) -> SequenceFileError:
     """A header in the middle of a line would be lost in the sequence."""
     return SequenceFileError(
-        f"record {_shown(name)} holds {_shown(line)}: a header must begin its line"
+        f"record {_shown(name)} contains {_shown(line)}: a header must start its line"
     )
 
 

@@ -261,9 +261,7 @@ def _decompress(
                 place += len(text)
                 has_text = True
     if member is not None:
-        raise SequenceFileError(
-            f"its {compression.name} data ends too early: the file was cut short"
-        )
+        raise SequenceFileError(f"its {compression.name} data ends early: the file is truncated")
 
 
 def _more_text(member: Decompressor, data: bytes, compression: Compression) -> bytes:

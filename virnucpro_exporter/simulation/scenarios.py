@@ -76,7 +76,7 @@ class Scenario:
 
 SCENARIOS: Mapping[str, Scenario] = {
     "balanced": Scenario("nothing goes wrong"),
-    "skewed": Scenario("two of eight GPUs are given four times what they can do", overrated=4.0),
+    "skewed": Scenario("two of eight GPUs get four times the work they can do", overrated=4.0),
     "slow-gpu": Scenario("GPU 1 works at 0.3 of its speed", slow_to=0.3),
     "stall": Scenario("GPU 1 hangs in a file, at full utilisation, and recovers", outage="hang"),
     "lost-gpu": Scenario("GPU 1 falls off the bus and comes back", outage="loss"),

@@ -1,7 +1,7 @@
 """Everything that imports fsspec: looking objects up, listing them, reading them by range.
 
 Each library of a store raises errors of its own, and some of their texts hold a URL with its
-signature. So all of them become one line here: a `FileNotFoundError` where there is no such object,
+signature. So all of them become one line here: a `FileNotFoundError` where no such object,
 else a `StoreError`, without the error that it was made of.
 """
 
@@ -124,9 +124,9 @@ def _explained(url: str, error: Exception) -> tuple[OSError, bool]:
     if isinstance(error, StoreError):
         return error, False
     if _lacks_bucket(error):
-        return StoreError(f"{url!r}: there is no such bucket"), False
+        return StoreError(f"{url!r}: no such bucket"), False
     if isinstance(error, FileNotFoundError) or getattr(error, "status", None) in _NOT_FOUND:
-        return FileNotFoundError(errno.ENOENT, "there is no such object", url), False
+        return FileNotFoundError(errno.ENOENT, "no such object", url), False
     known = _known(url, error)
     if known is not None:
         return StoreError(f"{url!r}{known}"), False
@@ -235,7 +235,7 @@ def find(url: str) -> list[Stored]:
     if scheme in WEB:
         if url.endswith("/"):
             raise StoreError(
-                f"{url!r}: a web server does not list its files: name each of them, or use "
+                f"{url!r}: web servers do not list their files: give the URL of each file, or use "
                 "s3:// or gs://"
             )
         return [look_up(url)]
@@ -320,7 +320,7 @@ class StoredFile(io.RawIOBase):
         if not self.stored.has_ranges and at != self._at:
             held_to = self._held_at + len(self._held)
             if not self._held_at <= at <= held_to:
-                raise StoreError(f"{self.name!r}: its server sends no ranges of files")
+                raise StoreError(f"{self.name!r}: its server does not support range requests")
         self._at = at
         return at
 
@@ -381,14 +381,14 @@ class StoredFile(io.RawIOBase):
         if not self.stored.has_ranges:
             text: bytes = self._handle.read(wanted)
             if not text and self.size > self._at:
-                raise StoreError(f"{self.name!r}: its server ended too early")
+                raise StoreError(f"{self.name!r}: its server closed the connection early")
             return text
         wanted = min(wanted, self.size - self._at)
         self._handle.seek(self._at)
         text = self._handle.read(wanted)
         if len(text) < wanted:
             self._handle = None
-            raise StoreError(f"{self.name!r} has become shorter while it was read")
+            raise StoreError(f"{self.name!r} became shorter while it was read")
         return text
 
     def _open(self, system: Any) -> Any:
@@ -396,7 +396,7 @@ class StoredFile(io.RawIOBase):
             return system.open(self.name, "rb", cache_type="none")
         if not self.stored.has_ranges:
             if self._at:
-                raise StoreError(f"{self.name!r}: its server sends no ranges of files")
+                raise StoreError(f"{self.name!r}: its server does not support range requests")
             return system.open(with_query(self.name), "rb", block_size=0, size=max(self.size, 1))
         return system.open(with_query(self.name), "rb", size=self.size, cache_type="none")
 

@@ -70,7 +70,7 @@ class StoredPath(PosixPath):
             ValueError: It is to be written.
         """
         if set(mode) - set("rbt"):
-            raise ValueError(f"an object in a store is opened to be read, not with {mode!r}")
+            raise ValueError(f"an object in a store can only be read, not opened with {mode!r}")
         raw = self.open_raw()
         if "b" in mode:
             return raw if buffering == 0 else io.BufferedReader(raw)  # type: ignore[return-value]

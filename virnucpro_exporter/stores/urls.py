@@ -69,16 +69,16 @@ def refusal(url: str) -> str | None:
         return f"{scheme}:// is not supported: use {', '.join(f'{one}://' for one in SCHEMES)}"
     if "@" in host or (":" in host and scheme in BUCKETS):
         return (
-            f"a user or password in a URL of {scheme}:// would be shown: credentials belong into "
-            "the environment or the configuration of the store's own tools"
+            f"{scheme}:// URLs must not contain a user or password: put credentials into the "
+            "environment or the configuration of the store's own tools"
         )
     if not host:
-        return f"{url!r} names no {'bucket' if scheme in BUCKETS else 'server'}"
+        return f"{url!r} has no {'bucket' if scheme in BUCKETS else 'server'}"
     if scheme in BUCKETS and re.search(r"\?.*=", key):
-        return f"a query string in a URL of {scheme}://: name the object alone"
+        return f"{scheme}:// URLs take no query string: remove it"
     key = key.partition("?")[0] if scheme in WEB else key
     if any(part in ("", ".", "..") for part in key.removesuffix("/").split("/")) and key:
-        return f"{without_queries(url)!r} has an empty, '.' or '..' part in its path"
+        return f"{without_queries(url)!r} has an empty, '.' or '..' component in its path"
     return None
 
 
@@ -124,7 +124,7 @@ def environment(urls: Iterable[str]) -> dict[str, str]:
     text = json.dumps(known)
     if len(text) > _MOST_BYTES:
         raise UsageError(
-            f"{len(known)} URLs with query strings are too many for one run: give s3:// or gs:// "
-            "URLs, or run them in several runs"
+            f"{len(known)} URLs with query strings are too many for one run: use s3:// or gs:// "
+            "URLs, or several runs"
         )
     return {QUERIES_VARIABLE: text}

@@ -164,7 +164,7 @@ class LiveDisplay(ABC):
         except Exception as error:  # noqa: BLE001 - no fault of the display may end or hide the run
             if str(error) != self._fault:
                 self._fault = str(error)
-                logger.warning("the dashboard could not be drawn: %s", error)
+                logger.warning("cannot draw the dashboard: %s", error)
         else:
             self._fault = ""
 

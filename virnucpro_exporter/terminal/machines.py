@@ -112,7 +112,7 @@ def _shares(wanted: Sequence[int], room: int) -> list[int]:
 def _blocks(seen: Seen, now: float, options: ViewOptions) -> Iterator[_Block]:
     if seen.machine is None:
         silence = seen.silence
-        since, reason = (silence.since, silence.reason) if silence else (None, "not asked yet")
+        since, reason = (silence.since, silence.reason) if silence else (None, "not queried yet")
         view = silence_view(seen.url, since, reason, now)
         yield _Block(seen.name, 3, lambda _: view)
         return

@@ -110,7 +110,7 @@ def _header(sources: Sequence[Path]) -> bytes:
             line = read.readline(_LONGEST_HEADER)
         if compression_of(line) is not None:
             raise JoinError(
-                f"{source.name!r} is compressed, so its header cannot be told; "
+                f"{source.name!r} is compressed, so its header cannot be found; "
                 "use --join concatenate"
             )
         if line:
@@ -143,5 +143,5 @@ def _append(read: int, written: int, skipped: int) -> None:
         except OSError:  # between two file systems, or one that cannot
             done = os.sendfile(written, read, None, min(left, _COPY_BYTES))
         if not done:
-            raise OSError("the result of a part has become shorter")
+            raise OSError("the result of a part became shorter")
         left -= done

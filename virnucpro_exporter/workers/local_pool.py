@@ -301,7 +301,7 @@ class LocalPool:
         if pause is None:
             self._events.append(WorkerLost(WorkerId(worker_id), reason, LossCause.CANNOT_START))
         else:
-            log.warning("%s: %s; it is tried again in %g s", device_words(worker_id), reason, pause)
+            log.warning("%s: %s; next attempt in %g s", device_words(worker_id), reason, pause)
 
     def _launch(self, worker_id: str) -> None:
         """Start a process.
@@ -516,8 +516,8 @@ class LocalPool:
             pause = self._starts.killed_while_loading(worker_id, time.monotonic())
             if pause is not None:
                 log.warning(
-                    "%s: the worker %s while it loaded; it is started again in %g s, and only"
-                    " one worker loads at a time",
+                    "%s: the worker %s while loading; it restarts in %g s, and only one worker"
+                    " loads at a time",
                     *(device_words(worker_id), worker.how_it_ended(), pause),
                 )
                 return
@@ -550,7 +550,7 @@ class LocalPool:
         self._clear_orphans()
         if worker.is_missed and not self._is_draining:
             log.info(
-                "%s: process %d has died at last",
+                "%s: process %d has ended after all",
                 device_words(worker.worker_id),
                 worker.process.pid,
             )

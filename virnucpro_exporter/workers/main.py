@@ -127,7 +127,9 @@ def whole(value: object, what: str) -> int:
     except TypeError:
         number = -1
     if not 0 <= number <= MOST:
-        raise ProcessorFaultError(f"it says {value!r:.50} {what}; give a whole number, 0 or more")
+        raise ProcessorFaultError(
+            f"it reports {value!r:.50} {what}; return a whole number, 0 or more"
+        )
     return number
 
 
@@ -141,7 +143,7 @@ def plain_names(names: Iterable[Any]) -> Sequence[str]:
     odd = [n for n in found if not isinstance(n, str) or n in {"", ".", ".."} or "/" in n]
     if odd or isinstance(names, str):
         raise ProcessorFaultError(
-            f"its output_names gives {names!r:.100}; give a list of plain file names"
+            f"its output_names returns {names!r:.100}; return a list of plain file names"
         )
     return found
 
@@ -199,9 +201,9 @@ class Progress:
             ProcessorFaultError: It is none.
         """
         if type(sequences) is not int or not 0 <= sequences <= MOST:
-            sequences = whole(sequences, "sequences are done")
+            sequences = whole(sequences, "sequences done")
         if residues is not None:
-            residues = whole(residues, "residues are done")
+            residues = whole(residues, "residues done")
         self._held = sequences, residues
         now = time.perf_counter()
         if now >= self._next:

@@ -197,7 +197,7 @@ class Child:
     def how_it_ended(self) -> str:
         """How it ended, in one line without a subject, once it was reaped."""
         if self.is_expelled:
-            return "closed its channel to the program, and was killed"
+            return "closed its channel to the run and was killed"
         return describe_end(self.process.returncode)
 
 

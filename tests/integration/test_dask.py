@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from tests.dask_cluster import DaskCluster
 from tests.dask_runs import WAITING, begun, command, fault, inputs_of, start
 from tests.facts import start as start_attempt
 from tests.run_program import DEADLINE, PROGRAM, QUIET, READS, ROOT, call, results, run, until
+from virnucpro_exporter.cluster.connect import existing
 from virnucpro_exporter.cluster.looks import Look
 from virnucpro_exporter.cluster.nodes import NodeGpus
 from virnucpro_exporter.errors import ClusterError
@@ -148,6 +150,17 @@ def test_a_scheduler_that_hangs_is_told(cluster: DaskCluster, tmp_path: Path) ->
     done = call(command(cluster, READS, "--dask-timeout=1", output=tmp_path / "out"))
     assert done.returncode == 1
     assert fault(done.stderr).endswith("cannot be reached: it does not answer")
+
+
+def test_nothing_of_a_client_is_under_way_when_it_is_closed(cluster: DaskCluster) -> None:
+    """Also where the scheduler closes the connection first; an event loop may end at once."""
+
+    async def connect() -> bool:
+        async with existing(None, str(cluster.file)) as client:
+            sender = client.scheduler_comm
+        return bool(sender.stopped.is_set())
+
+    assert asyncio.run(connect())
 
 
 def test_a_cluster_of_its_own(tmp_path: Path) -> None:

@@ -101,17 +101,7 @@ def test_a_nanny_brings_its_worker_back(cluster: DaskCluster, inputs: Path, tmp_
     assert "one/cpu0: worker restarted" in finish(going, inputs, tmp_path / "out")
 
 
-class EndsLateError(Exception):
-    """A process of a Dask worker is still there, long after the worker was told to end."""
-
-
-# Under a nanny, about one in twenty left a process for over 100 s; the cause is not known yet.
-LEAVES_LATE = pytest.mark.xfail(
-    strict=False, raises=EndsLateError, reason="a process under a nanny may end late"
-)
-
-
-@pytest.mark.parametrize("nanny", [pytest.param(True, marks=LEAVES_LATE), False])
+@pytest.mark.parametrize("nanny", [True, False])
 def test_a_dask_worker_that_is_told_to_leave_takes_no_file_along(
     cluster: DaskCluster, inputs: Path, tmp_path: Path, nanny: bool
 ) -> None:
@@ -120,16 +110,16 @@ def test_a_dask_worker_that_is_told_to_leave_takes_no_file_along(
     words = [*WAITING, "--max-attempts=1", "--dask-timeout=4"]
     going = start(cluster, inputs, *words, output=tmp_path / "out")
     until(lambda: len(begun(inputs)) >= 1)
-    members = family(leaving.pid)
+    # A nanny says that it has ended, and then its interpreter collects garbage, which
+    # took up to 13 s on a machine with much else to do. That is not waited for.
+    worker = one_of(leaving, "multiprocessing.spawn") if nanny else leaving
+    members = family(worker.pid)
     # It has joined before the first one leaves: a run without workers waits for 4 s alone.
     cluster.add_worker("two")
     until(lambda: len(begun(inputs)) >= 2)
     leaving.terminate()
-    try:
-        until(lambda: are_dead(members))
-    except AssertionError as late:
-        raise EndsLateError(*late.args) from None
-    assert leaving.wait() == 0
+    until(lambda: are_dead(members))
+    until(lambda: "End worker" in cluster.log.read_text())
     assert "one/cpu0 left the run" in finish(going, inputs, tmp_path / "out")
 
 

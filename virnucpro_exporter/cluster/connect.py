@@ -28,6 +28,9 @@ _MOST_CONNECTIONS = 100_000
 # A scheduler that does not answer for so long, in seconds, is not there.
 CONNECT_SECONDS = 10.0
 
+# What sends to a scheduler has ended so many seconds after the connection.
+_CLOSE_SECONDS = 1.0
+
 # A scheduler that has just begun to write its file has written it after so many seconds.
 _WRITE_SECONDS = 1.0
 
@@ -133,8 +136,26 @@ async def existing(
         raise ClusterError(
             f"the scheduler at {address} cannot be reached: {_why(error)}"
         ) from error
-    async with client:
+    async with _open(client):
         yield client
+
+
+@contextlib.asynccontextmanager
+async def _open(client: Client) -> AsyncIterator[Client]:
+    """Open a client; at the end it is closed, and nothing of it is under way.
+
+    Where the scheduler is the first to close the connection, the client leaves alone what sends
+    over it: that waits for some milliseconds more, and if the event loop ends at that moment, the
+    end of this waiting is told as an error.
+    """
+    async with client:
+        try:
+            yield client
+        finally:
+            sender = client.scheduler_comm
+    if sender is not None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(sender.close(), _CLOSE_SECONDS)
 
 
 def _why(error: Exception) -> str:
@@ -191,8 +212,8 @@ async def local(pins: Sequence[str]) -> AsyncIterator[Client]:
             SpecCluster(
                 workers=workers, scheduler=scheduler, security=security, asynchronous=True
             ) as cluster,
-            Client(
-                cluster, asynchronous=True, set_as_default=False, direct_to_workers=True
+            _open(
+                Client(cluster, asynchronous=True, set_as_default=False, direct_to_workers=True)
             ) as client,
         ):
             yield client

@@ -90,7 +90,7 @@ def test_a_run_is_scraped_to_its_end(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["--web", "--web-listen-address={taken}"], "cannot listen on {taken}: Address already in"),
-        (["--web", LOCAL, "--web-telemetry-path=/"], "the metrics cannot be at '/'"),
+        (["--web", LOCAL, "--web-telemetry-path=/"], "no metrics at '/'"),
         (["--web", LOCAL, "--web-config-file=none.yml"], "none.yml: No such file or directory"),
         (["--textfile={output}/none.prom"], "the folder of the textfile"),
         (["--push-gateway=localhost"], "is not the URL of a Pushgateway"),

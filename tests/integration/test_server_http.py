@@ -299,7 +299,7 @@ def test_a_port_in_use_is_one_line_before_anything_starts(server: MetricsServer)
 )
 def test_the_metrics_need_a_path_of_their_own(path: str) -> None:
     """A path that another page has, or that clients would not ask for, is refused in one line."""
-    with pytest.raises(UsageError, match="use a path like /metrics") as caught:
+    with pytest.raises(UsageError, match="use a path such as /metrics") as caught:
         MetricsServer(telemetry_path=path)
     assert "\n" not in str(caught.value)
 

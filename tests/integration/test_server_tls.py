@@ -141,7 +141,7 @@ def test_a_changed_file_is_read_again(
     with serve(tmp_path, TLS) as server:
         assert status(server, authority.own.cert) == 200
         (tmp_path / "web.yml").write_text("nonsense: 1\n")
-        until(lambda: "nonsense: there is no such key" in caplog.text)
+        until(lambda: "nonsense: unknown key" in caplog.text)
         assert status(server, authority.own.cert) == 200
         (tmp_path / "web.yml").write_text(TLS.replace("server.", "newer.") + USERS)
         until(lambda: "newer.crt: No such file" in caplog.text)
@@ -208,13 +208,13 @@ def test_a_file_that_is_emptied_for_a_moment_turns_nothing_off(
     caplog.set_level("INFO")
     with serve(tmp_path, TLS + USERS) as server:
         (tmp_path / "web.yml").write_text("")
-        until(lambda: "without TLS, passwords; for that, start anew" in caplog.text)
+        until(lambda: "no longer has TLS, passwords; to remove it, restart" in caplog.text)
         assert refused(lambda: status(server))
         assert status(server, authority.own.cert) == 401
         (tmp_path / "web.yml").write_text(TLS + USERS.replace("alice", "bob"))
-        until(lambda: "read the web configuration again" in caplog.text)
+        until(lambda: "reloaded the web configuration" in caplog.text)
         assert status(server, authority.own.cert, user="bob:secret") == 200
-    assert caplog.text.count("stays as it was") == 1
+    assert caplog.text.count("the new web configuration is not used") == 1
 
 
 def test_requests_beyond_the_rate_limit_are_refused(tmp_path: Path) -> None:

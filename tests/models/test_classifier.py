@@ -65,11 +65,11 @@ def bare(_: Path) -> Any:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (Trap, r"it names (posix|os)\.mkdir"),
-        (with_trap, r"it names (posix|os)\.mkdir"),
+        (Trap, r"it refers to (posix|os)\.mkdir"),
+        (with_trap, r"it refers to (posix|os)\.mkdir"),
         (
             lambda _: nn.Sequential(nn.Linear(2, 2)),
-            "it names torch.nn.modules.container.Sequential",
+            "it refers to torch.nn.modules.container.Sequential",
         ),
         (lambda _: {"weights": torch.zeros(2)}, "it is of type 'dict'"),
         (lambda _: make_classifier(8).state_dict(), "it is of type 'OrderedDict'"),

@@ -190,7 +190,7 @@ def test_sequence_that_does_not_fit_alone_fails(esm2: Path, tmp_path: Path) -> N
     ("sequences", "fault"),
     [
         ({"a": "MKV", "b": ""}, "sequence 'b' is empty"),
-        ({"a": "MKV", "a second": "MKV"}, "sequence 'a' is there twice"),
+        ({"a": "MKV", "a second": "MKV"}, "two sequences are named 'a'"),
         ({"a": "ACGT" * 100, "b": "NNNN" * 200}, "it contains nucleotides"),
     ],
 )
@@ -209,7 +209,7 @@ def test_esm2_takes_short_proteins_of_any_letters(esm2: Path, tmp_path: Path) ->
     ("sequences", "fault"),
     [
         ({"a": "ACGT", "b": "MKVLE"}, "sequence 'b' is a protein"),
-        ({"a": "ACGT" * 150}, "sequence 'a' makes 602 tokens; the model takes 600"),
+        ({"a": "ACGT" * 150}, "sequence 'a' has 602 tokens; the model takes at most 600"),
     ],
 )
 def test_dnabert_refuses(bert: Path, tmp_path: Path, sequences: dict[str, str], fault: str) -> None:
@@ -318,7 +318,7 @@ def test_incomplete_model_is_refused(esm2: Path, tmp_path: Path) -> None:
         if path.suffix != ".safetensors":
             (folder / path.name).write_bytes(path.read_bytes())
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ProcessorError, match=f"lacks weights, '{name}' for one"):
+    with pytest.raises(ProcessorError, match=f"lacks weights, such as '{name}'"):
         processor("esm2", folder)
 
 
@@ -338,7 +338,7 @@ def test_vectors_that_are_not_finite_fail_the_attempt(
 
     made._model._network.means = means
     letters = {"esm2": AMINO_ACIDS, "dnabert": "ACGT"}[kind]
-    with pytest.raises(NotFiniteError, match="not finite: sequence 'chunk_5F1'; suspect the GPU"):
+    with pytest.raises(NotFiniteError, match="not finite: sequence 'chunk_5F1'; check the GPU"):
         Run(made, tmp_path, random_sequences(letters))
     assert not list(tmp_path.glob("*.pt"))
 
@@ -410,7 +410,7 @@ def test_names_are_looked_at_across_parts(esm2: Path, tmp_path: Path) -> None:
     parts = [tmp_path / "first", tmp_path / "second"]
     made.process(OpenPart(Part(file, 0, 10)), parts[0], lambda *_: None)
     made.process(OpenPart(Part(file, 10, size)), parts[1], lambda *_: None)
-    with pytest.raises(SequenceFileError, match="'a' is there twice"):
+    with pytest.raises(SequenceFileError, match="two sequences are named 'a'"):
         made.join(parts, tmp_path / "joined")
 
 

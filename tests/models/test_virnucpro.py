@@ -264,5 +264,5 @@ def test_content_at_fault_is_refused(
 def test_classifier_of_other_models_is_refused(make: Callable[..., Any], tmp_path: Path) -> None:
     """Its width must be that of both vectors together."""
     other = vanilla.save_classifier(tmp_path / "other.pth", vanilla.make_classifier(3328))
-    with pytest.raises(ProcessorError, match=r"takes vectors of 3328 numbers.*make 24 \+ 32"):
+    with pytest.raises(ProcessorError, match=r"takes vectors of 3328 numbers.*give 24 \+ 32"):
         make(classifier=str(other))

@@ -109,37 +109,35 @@ def _enum(label: str, values: tuple[str, ...]) -> str:
 _run = _Section("Run")
 BUILD_INFO = _run.gauge(
     "build_info",
-    "Constant 1; the versions of the exporter and of what it stands on.",
+    "Constant 1; versions of the exporter, Python and nvitop.",
     "version",
     "python_version",
     "nvitop_version",
 )
 RUN_INFO = _run.gauge(
     "run_info",
-    "Constant 1; the identity of the run and how it is set up.",
+    "Constant 1; identity, processor and balancer of the run.",
     "run_id",
     "processor",
     "balancer",
 )
 RUN_STATE = _run.gauge(
-    "run_state", "1 for the state the run is in, 0 for the others.", _enum("state", RUN_STATES)
+    "run_state", "1 for the current state of the run, 0 for the others.", _enum("state", RUN_STATES)
 )
 RUN_START = _run.gauge("run_start_timestamp_seconds", "Unix time at which the run started.")
 RUN_COMPLETION = _run.gauge(
     "run_estimated_completion_timestamp_seconds",
-    "Unix time at which the run is expected to end; absent until the first progress.",
+    "Estimated end of the run, Unix time; absent until the first progress.",
 )
 RUN_FILES = _run.gauge(
     "run_files", "Input files by state; the sum is all input files.", _enum("state", FILE_STATES)
 )
 RUN_PARTS = _run.gauge(
     "run_parts",
-    "Parts, by state, of files that several workers share; the sum is all such parts.",
+    "Parts of files shared by several workers, by state; the sum is all such parts.",
     _enum("state", PART_STATES),
 )
-RUN_SKIPPED = _run.gauge(
-    "run_files_skipped", "Those of the completed files that an earlier run had finished."
-)
+RUN_SKIPPED = _run.gauge("run_files_skipped", "Completed files that an earlier run had finished.")
 RUN_RESIDUES = _run.gauge(
     "run_residues",
     "Residues of the input files, counted or estimated; `left` is absent until all are known.",
@@ -147,40 +145,40 @@ RUN_RESIDUES = _run.gauge(
 )
 RUN_PROGRESS = _run.gauge(
     "run_progress_ratio",
-    "Share of the work that is done, in the seconds that it is expected to take.",
+    "Completed share of the work, weighted by expected processing time.",
 )
-RUN_HELD = _run.gauge("run_held", "1 while no file is started, because the disk is full or fails.")
+RUN_HELD = _run.gauge(
+    "run_held", "1 while the run starts no files because the disk is full or fails."
+)
 RUN_END = _run.gauge(
-    "run_end_timestamp_seconds", "Unix time at which the run ended; absent before that."
+    "run_end_timestamp_seconds", "Unix time at which the run ended; absent before the end."
 )
 RUN_RESULT = _run.gauge(
     "run_result",
-    "1 for how the run ended, 0 for the others; absent before that. Vanished: it was killed.",
+    "1 for the result of the run, 0 for the others; absent before the end. Vanished: killed.",
     _enum("result", RUN_RESULTS),
 )
 LOAD_IMBALANCED = _run.gauge("load_imbalanced", "1 while the queue depths are imbalanced.")
 WORK_IMBALANCED = _run.gauge(
-    "work_imbalanced", "1 while the workers would end at very different times if no file moved."
+    "work_imbalanced", "1 while workers would finish at very different times if no file moved."
 )
 
 _work = _Section("Work by GPU")
 FILES_COMPLETED = _work.counter(
     "files_completed_total",
-    "Files whose result this GPU delivered; of those done in parts, the ones that it joined.",
+    "Files completed by this GPU; a file in parts counts for the GPU that joined it.",
     "gpu",
 )
 PARTS_COMPLETED = _work.counter(
-    "parts_completed_total", "Parts of files that several workers share, done by this GPU.", "gpu"
+    "parts_completed_total", "Parts of shared files completed by this GPU.", "gpu"
 )
 FILE_FAILURES = _work.counter(
-    "file_failures_total", "Attempts at files and parts that ended in an error.", "gpu"
+    "file_failures_total", "Attempts at files and parts that failed.", "gpu"
 )
-FILE_RETRIES = _work.counter(
-    "file_retries_total", "Attempts that were made because an earlier one failed."
-)
+FILE_RETRIES = _work.counter("file_retries_total", "Retries after failed attempts.")
 FILE_DURATION = _work.histogram(
     "file_duration_seconds",
-    "Time that completed files took; each part of a file done in parts counts by itself.",
+    "Processing time of completed files; each part of a shared file counts separately.",
     "gpu",
 )
 SEQUENCES = _work.counter(
@@ -196,53 +194,57 @@ THROUGHPUT = _work.gauge(
 )
 RESIDUE_THROUGHPUT = _work.gauge(
     "throughput_residues_per_second",
-    "Residues per second, likewise; the one that is known where sequences are not counted.",
+    "Residues per second, measured likewise; also known where sequences are not counted.",
     "gpu",
 )
 QUEUE_FILES = _work.gauge(
-    "queue_depth_files", "Files, and parts of files, that wait, without the one in process.", "gpu"
+    "queue_depth_files", "Files and parts waiting in the queue, without the one in process.", "gpu"
 )
-QUEUE_RESIDUES = _work.gauge("queue_depth_residues", "Residues of those that wait.", "gpu")
+QUEUE_RESIDUES = _work.gauge(
+    "queue_depth_residues", "Residues of the waiting files and parts.", "gpu"
+)
 
 _worker = _Section("Workers")
 WORKER_UP = _worker.gauge(
-    "worker_up", "1 while the worker process is alive, if only to load.", "gpu"
+    "worker_up", "1 while the worker process is alive, including while it loads.", "gpu"
 )
 WORKER_LOADING = _worker.gauge(
-    "worker_loading", "1 while the worker process sets its processor up: loads the model.", "gpu"
+    "worker_loading",
+    "1 while the worker process sets up its processor, such as loading a model.",
+    "gpu",
 )
 LEARNED_SPEED = _worker.gauge(
     "worker_speed_residues_per_second",
-    "Learned speed, by which files are given out; absent before the first observation.",
+    "Measured speed, used to assign files; absent before the first measurement.",
     "gpu",
 )
 WORKER_LEFT = _worker.gauge(
     "worker_left_seconds",
-    "Expected time until what it holds and what is queued for it is done; absent while not known.",
+    "Expected time to finish the current and queued files; absent while unknown.",
     "gpu",
 )
 WORKER_INFLIGHT = _worker.gauge(
-    "worker_inflight_files", "Files and parts handed to the worker and not yet ended.", "gpu"
+    "worker_inflight_files", "Files and parts assigned to the worker and not yet finished.", "gpu"
 )
 WORKER_FILE_AGE = _worker.gauge(
     "worker_file_seconds",
-    "How long the file or part in process has been in process; absent without one.",
+    "Time spent so far on the current file or part; absent without one.",
     "gpu",
 )
 WORKER_RANGE = _worker.gauge(
     "worker_range_ratio",
-    "Where in its file the part in process begins and ends, by residues: 0 and 1 of a whole file.",
+    "Range of the current part within its file, by residues; 0 to 1 for a whole file.",
     "gpu",
     "edge=begin,end",
 )
 WORKER_RANGE_DONE = _worker.gauge(
     "worker_range_done_ratio",
-    "Share of the file or part in process that is done; absent before a report of progress.",
+    "Completed share of the current file or part; absent before the first progress report.",
     "gpu",
 )
 WORKER_FILE = _worker.gauge(
     "worker_file_info",
-    "Constant 1; the file in process, once that takes long: a minute, or a fifth of the threshold.",
+    "Constant 1; the current file, once it takes a minute or a fifth of the stall threshold.",
     "gpu",
     "file",
 )
@@ -259,78 +261,81 @@ WORKER_PROGRESS = _worker.gauge(
 )
 WORKER_STALLED = _worker.gauge(
     "worker_stalled",
-    "1 while files are held or waiting and nothing has progressed up to the deadline.",
+    "1 while the worker has files and made no progress before its deadline.",
     "gpu",
 )
 STALL_DEADLINE = _worker.gauge(
     "worker_stall_deadline_timestamp_seconds",
-    "Unix time from which on silence is a stall, or loading takes too long; absent without work.",
+    "Unix time after which lack of progress is a stall or a setup timeout; absent without work.",
     "gpu",
 )
-WORKER_STALLS = _worker.counter("worker_stalls_total", "Stalls that began.", "gpu")
+WORKER_STALLS = _worker.counter("worker_stalls_total", "Stalls.", "gpu")
 WORKER_STALLED_SECONDS = _worker.counter(
     "worker_stalled_seconds_total", "Time spent stalled.", "gpu"
 )
 STALL_THRESHOLD = _worker.gauge(
-    "worker_stall_threshold_seconds", "Time without progress that counts as a stall."
+    "worker_stall_threshold_seconds",
+    "Time without progress after which a worker counts as stalled.",
 )
-WORKER_RESTARTS = _worker.counter(
-    "worker_restarts_total", "Times the worker process was replaced.", "gpu"
-)
+WORKER_RESTARTS = _worker.counter("worker_restarts_total", "Restarts of the worker process.", "gpu")
 MEMORY_SHORTAGES = _worker.counter(
     "worker_memory_shortages_total",
-    "Batches of the built-in models that did not fit into the memory of the GPU.",
+    "Batches of the built-in models that ran out of GPU memory.",
     "gpu",
 )
 
 _steals = _Section("Work stealing")
 STEALS = _steals.counter(
-    "steals_total", "Files and parts stolen; the victim is empty beyond 16 GPUs.", "victim", "thief"
+    "steals_total",
+    "Files and parts stolen; the label `victim` is empty beyond 16 GPUs.",
+    "victim",
+    "thief",
 )
 STOLEN_RESIDUES = _steals.counter(
     "stolen_residues_total",
-    "Residues of what was stolen; the victim is empty beyond 16 GPUs.",
+    "Residues of stolen files and parts; the label `victim` is empty beyond 16 GPUs.",
     "victim",
     "thief",
 )
 FILES_STOLEN_FROM = _steals.counter(
-    "files_stolen_from_total", "Files and parts that others stole from the queue of the GPU.", "gpu"
+    "files_stolen_from_total", "Files and parts stolen from the queue of this GPU.", "gpu"
 )
 RESIDUES_STOLEN_FROM = _steals.counter(
-    "residues_stolen_from_total", "Residues of what others stole from its queue.", "gpu"
+    "residues_stolen_from_total",
+    "Residues of files and parts stolen from the queue of this GPU.",
+    "gpu",
 )
 STEAL_ATTEMPTS = _steals.counter(
-    "steal_attempts_total", "Times work was asked for with an empty queue.", "gpu"
+    "steal_attempts_total", "Steal attempts of this GPU with an empty queue.", "gpu"
 )
 STEAL_FAILURES = _steals.counter(
     "steal_failures_total",
-    "Steal attempts that got nothing: no file waited, or it was left to a faster GPU.",
+    "Steal attempts without a file: none was waiting, or a faster GPU keeps it.",
     "gpu",
     "reason=empty,declined",
 )
-RESTEALS = _steals.counter("file_resteals_total", "Steals of a file that had been stolen before.")
+RESTEALS = _steals.counter("file_resteals_total", "Steals of files that had been stolen before.")
 SECOND_ATTEMPTS = _steals.counter(
     "second_attempts_total",
-    "Second attempts at a running file, by the GPU that made them.",
+    "Second attempts at a file in process, by the GPU that made them.",
     "gpu",
     "outcome=won,lost",
 )
 ATTEMPTS_MOVED = _steals.counter(
     "attempts_moved_total",
-    "Running files taken back from the GPU, because another one does them sooner.",
+    "Files in process that moved from this GPU to a faster one.",
     "gpu",
 )
 PLAN_CHANGES = _steals.counter(
-    "plan_changes_total", "Times files were laid out anew, as speeds were other than believed."
+    "plan_changes_total",
+    "New assignments of files because measured speeds differed from expected ones.",
 )
-LATE_RESULTS = _steals.counter(
-    "late_results_total", "Results of attempts that were no longer current, dropped."
-)
+LATE_RESULTS = _steals.counter("late_results_total", "Discarded results of outdated attempts.")
 
 _gpu = _Section("GPUs")
 GPU_INFO = _gpu.gauge(
     "gpu_info",
-    "Constant 1; the identity of the GPU.",
+    "Constant 1; identity of the GPU.",
     "gpu",
     "uuid",
     "name",
@@ -357,109 +362,110 @@ GPU_ENERGY = _gpu.counter(
 GPU_SM_CLOCK = _gpu.gauge("gpu_sm_clock_hertz", "Clock of the streaming multiprocessors.", "gpu")
 GPU_THROTTLED = _gpu.gauge(
     "gpu_throttled",
-    "1 while the clocks are held down for this reason.",
+    "1 while the clocks are throttled for this reason.",
     "gpu",
     _enum("reason", THROTTLE_REASONS),
 )
 GPU_FOREIGN = _gpu.gauge(
-    "gpu_foreign_processes", "Compute processes that no run on this machine has started.", "gpu"
+    "gpu_foreign_processes", "Compute processes not started by a run on this machine.", "gpu"
 )
-GPU_ERRORS = _gpu.counter("gpu_errors_total", "NVML errors by the name of the code.", "gpu", "code")
+GPU_ERRORS = _gpu.counter("gpu_errors_total", "NVML errors by code name.", "gpu", "code")
 GPU_MEMORY_COPY = _gpu.gauge(
-    "gpu_memory_copy_ratio", "Share of time in which memory was read or written.", "gpu"
+    "gpu_memory_copy_ratio", "Share of time in which device memory was read or written.", "gpu"
 )
 GPU_MEMORY_CLOCK = _gpu.gauge("gpu_memory_clock_hertz", "Clock of the memory.", "gpu")
 GPU_SM_CLOCK_MAX = _gpu.gauge(
-    "gpu_sm_clock_max_hertz", "Highest clock of the streaming multiprocessors.", "gpu"
+    "gpu_sm_clock_max_hertz", "Maximum clock of the streaming multiprocessors.", "gpu"
 )
 GPU_MEMORY_CLOCK_MAX = _gpu.gauge(
-    "gpu_memory_clock_max_hertz", "Highest clock of the memory.", "gpu"
+    "gpu_memory_clock_max_hertz", "Maximum clock of the memory.", "gpu"
 )
 GPU_MEMORY_TEMPERATURE = _gpu.gauge(
     "gpu_memory_temperature_celsius", "Temperature of the memory.", "gpu"
 )
-GPU_FAN = _gpu.gauge("gpu_fan_ratio", "Fan speed; 1 is the highest one intended.", "gpu")
+GPU_FAN = _gpu.gauge("gpu_fan_ratio", "Fan speed relative to its intended maximum.", "gpu")
 GPU_STATE = _gpu.gauge(
-    "gpu_performance_state", "Performance state (P-state): 0 is the fastest, 15 the slowest.", "gpu"
+    "gpu_performance_state", "Performance state (P-state), from 0 (fastest) to 15 (slowest).", "gpu"
 )
 GPU_THROTTLED_SECONDS = _gpu.counter(
     "gpu_throttled_seconds_total",
-    "Time for which a policy held the clocks down since the driver was loaded.",
+    "Time throttled by a policy since the driver was loaded.",
     "gpu",
     _enum("policy", THROTTLE_POLICIES),
 )
 GPU_XIDS = _gpu.counter(
-    "gpu_xid_errors_total", "XID errors that the driver reported since the start.", "gpu", "xid"
+    "gpu_xid_errors_total",
+    "XID errors reported by the driver since the exporter started.",
+    "gpu",
+    "xid",
 )
 GPU_XID_LAST = _gpu.gauge(
     "gpu_xid_last_timestamp_seconds",
-    "Unix time of the latest XID error of this code.",
+    "Unix time of the latest XID error with this code.",
     "gpu",
     "xid",
 )
 GPU_ECC = _gpu.counter(
     "gpu_ecc_errors_total",
-    "Memory errors found by ECC since the driver was loaded (volatile).",
+    "ECC memory errors since the driver was loaded (volatile).",
     "gpu",
     _enum("type", ECC_KINDS),
 )
 GPU_ECC_LIFETIME = _gpu.counter(
     "gpu_ecc_lifetime_errors_total",
-    "Memory errors found by ECC since the GPU was made (aggregate).",
+    "ECC memory errors over the lifetime of the GPU (aggregate).",
     "gpu",
     _enum("type", ECC_KINDS),
 )
 GPU_REMAPPED_ROWS = _gpu.gauge(
     "gpu_remapped_rows",
-    "Memory rows replaced by spare ones, by the errors that were the cause.",
+    "Remapped memory rows, by the kind of error that caused the remapping.",
     "gpu",
     _enum("cause", ECC_KINDS),
 )
 GPU_REMAP_PENDING = _gpu.gauge(
-    "gpu_row_remap_pending", "1 while a memory row waits for a reset to be replaced.", "gpu"
+    "gpu_row_remap_pending", "1 while a row remapping is pending a GPU reset.", "gpu"
 )
 GPU_REMAP_FAILED = _gpu.gauge(
-    "gpu_row_remap_failed", "1 if a memory row could not be replaced.", "gpu"
+    "gpu_row_remap_failed", "1 if a memory row could not be remapped.", "gpu"
 )
 GPU_RETIRED_PAGES = _gpu.gauge(
     "gpu_retired_pages",
-    "Memory pages taken out of use, by the errors that were the cause.",
+    "Retired memory pages, by the kind of error that caused the retirement.",
     "gpu",
     "cause=single_bit,double_bit",
 )
 GPU_RETIREMENT_PENDING = _gpu.gauge(
-    "gpu_retired_pages_pending", "1 while memory pages wait for a reset to be retired.", "gpu"
+    "gpu_retired_pages_pending", "1 while page retirements are pending a GPU reset.", "gpu"
 )
 GPU_RECOVERY = _gpu.gauge(
     "gpu_recovery_action",
-    "1 for what the driver asks for to make the GPU work again, 0 for the others.",
+    "1 for the recovery action that the driver recommends, 0 for the others.",
     "gpu",
     _enum("action", RECOVERY_ACTIONS),
 )
 GPU_PCIE = _gpu.gauge(
     "gpu_pcie_bytes_per_second",
-    "Traffic over PCIe in the last 20 ms (with --gpu-links).",
+    "PCIe traffic over the last 20 ms (with --gpu-links).",
     "gpu",
     _enum("direction", DIRECTIONS),
 )
-GPU_PCIE_REPLAYS = _gpu.counter(
-    "gpu_pcie_replays_total", "Transfers over PCIe that were repeated (with --gpu-links).", "gpu"
-)
+GPU_PCIE_REPLAYS = _gpu.counter("gpu_pcie_replays_total", "PCIe replays (with --gpu-links).", "gpu")
 GPU_NVLINK = _gpu.counter(
     "gpu_nvlink_bytes_total",
-    "Traffic over all links of NVLink (with --gpu-links).",
+    "NVLink traffic, all links (with --gpu-links).",
     "gpu",
     _enum("direction", DIRECTIONS),
 )
 GPU_NVLINK_ERRORS = _gpu.counter(
     "gpu_nvlink_errors_total",
-    "Errors of all links of NVLink (with --gpu-links).",
+    "NVLink errors, all links (with --gpu-links).",
     "gpu",
     "type=crc,replay,recovery",
 )
 GPU_PROCESS_MEMORY = _gpu.gauge(
     "gpu_process_memory_bytes",
-    "GPU memory that a compute process holds (with --gpu-processes).",
+    "GPU memory used by a compute process (with --gpu-processes).",
     "gpu",
     "pid",
     "process",
@@ -467,30 +473,30 @@ GPU_PROCESS_MEMORY = _gpu.gauge(
 )
 GPU_MONITOR_INFO = _gpu.gauge(
     "gpu_monitor_info",
-    "Constant 1; where GPU values come from.",
+    "Constant 1; source of the GPU values.",
     "backend=nvitop,nvidia-smi,simulated,none",
 )
 
 _health = _Section("Exporter")
 ENDPOINT_LINGER = _health.gauge(
     "endpoint_linger_seconds",
-    "Longest time for which a run's own endpoint waits after the end for a scrape; 0: not at all.",
+    "Longest time that a run's endpoint stays up after the end for a final scrape.",
 )
 COLLECTOR_SUCCESS = _health.gauge(
     "collector_success",
-    "1 if the latest pass of this source of data succeeded.",
+    "1 if the latest pass of this collector succeeded.",
     _enum("collector", COLLECTORS),
 )
 COLLECTOR_DURATION = _health.gauge(
     "collector_duration_seconds",
-    "How long the latest pass took.",
+    "Duration of the latest pass.",
     _enum("collector", COLLECTORS),
 )
 COLLECTOR_LAST_SUCCESS = _health.gauge(
     "collector_last_success_timestamp_seconds",
-    "Unix time of the latest pass that succeeded.",
+    "Unix time of the latest successful pass.",
     _enum("collector", COLLECTORS),
 )
 COLLECTOR_FAILURES = _health.counter(
-    "collector_failures_total", "Passes that failed.", _enum("collector", COLLECTORS)
+    "collector_failures_total", "Failed passes.", _enum("collector", COLLECTORS)
 )

@@ -74,7 +74,7 @@ def _bind(address: str | socket.socket) -> list[socket.socket]:
         return [address]
     match = _ADDRESS.fullmatch(address)
     if match is None or int(match["port"]) > 65535:
-        raise UsageError(f"cannot listen on {address!r}: write HOST:PORT, [IPV6]:PORT or :PORT")
+        raise UsageError(f"cannot listen on {address!r}: must be HOST:PORT, [IPV6]:PORT or :PORT")
     host, port = match["v6"] or match["host"], int(match["port"])
     try:
         if not host:
@@ -85,7 +85,7 @@ def _bind(address: str | socket.socket) -> list[socket.socket]:
             listeners = [stack.enter_context(_listen(*place)) for place in places]
             stack.pop_all()
     except OSError as error:
-        advice = "; name another port" if error.errno == errno.EADDRINUSE else ""
+        advice = "; choose another port" if error.errno == errno.EADDRINUSE else ""
         raise UsageError(f"cannot listen on {address}: {error.strerror}{advice}") from error
     return listeners
 

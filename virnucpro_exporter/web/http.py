@@ -127,14 +127,14 @@ def parse(head: bytes) -> Request:
         raise HttpError(414, "the request line is too long")
     parts = line.split(" ")
     if len(parts) != 3 or not _TOKEN.fullmatch(parts[0]) or not parts[2].startswith("HTTP/"):
-        raise HttpError(400, "this is not an HTTP request")
+        raise HttpError(400, "not an HTTP request")
     method, target, version = parts
     if version not in ("HTTP/1.0", "HTTP/1.1"):
-        raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are supported")
     path, query = _place(target)
     headers = _headers(fields)
     if "," in headers.get("host", "") or (version == "HTTP/1.1" and "host" not in headers):
-        raise HttpError(400, "one Host header is needed")
+        raise HttpError(400, "exactly one Host header is required")
     has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
     wants_close = "close" in headers.get("connection", "").lower()
     # A body is never read: what follows the head would be taken for another request.
@@ -145,7 +145,7 @@ def parse(head: bytes) -> Request:
 def _place(target: str) -> tuple[str, str]:
     """The path and the query, of a path alone or of a whole address as proxies are sent it."""
     if _CONTROL.search(target):
-        raise HttpError(400, "the address cannot be read")
+        raise HttpError(400, "invalid address")
     if target.lower().startswith(("http://", "https://")):
         target = "/" + target.partition("//")[2].partition("/")[2]
     path, _, query = target.partition("?")
@@ -157,7 +157,7 @@ def _headers(fields: list[str]) -> dict[str, str]:
     for field in fields:
         name, colon, value = field.partition(":")
         if not colon or not _TOKEN.fullmatch(name) or _CONTROL.search(value):
-            raise HttpError(400, "a header cannot be read")
+            raise HttpError(400, "invalid header")
         key = name.lower()
         value = value.strip()
         headers[key] = f"{headers[key]},{value}" if key in headers else value

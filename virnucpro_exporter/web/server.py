@@ -57,10 +57,8 @@ def check_path(telemetry_path: str) -> None:
     """
     taken = telemetry_path in _TITLES
     if taken or not _PATH.fullmatch(telemetry_path) or len(telemetry_path) > _LONGEST_PATH:
-        why = "another page is there" if taken else "clients cannot ask for it"
-        raise UsageError(
-            f"the metrics cannot be at {telemetry_path!a}: {why}; use a path like /metrics"
-        )
+        why = "the path is in use" if taken else "the path is invalid"
+        raise UsageError(f"no metrics at {telemetry_path!a}: {why}; use a path such as /metrics")
 
 
 class MetricsServer:
@@ -255,11 +253,11 @@ class MetricsServer:
             except ConfigError as error:
                 if str(error) != told:
                     told = str(error)
-                    _log.error("the web configuration stays as it was: %s", told)
+                    _log.error("the new web configuration is not used: %s", told)
                 continue
             told = ""
             connections.drop_idle()  # a certificate may have been withdrawn
-            _log.info("read the web configuration again: %s", self._web.path)
+            _log.info("reloaded the web configuration: %s", self._web.path)
 
     async def _respond(self, request: Request) -> Response:
         response = await self._refusal(request) or self._answer(request)
@@ -272,7 +270,7 @@ class MetricsServer:
         now = time.monotonic()
         if self._rate is not None:
             if not self._web.burst or self._rate.wait(now):
-                return plain(429, "there are too many requests\n", is_refusal=True)
+                return plain(429, "too many requests\n", is_refusal=True)
             self._rate.spend(now, 1.0)
         users = self._web.users
         try:
@@ -282,9 +280,9 @@ class MetricsServer:
                 return None
         except TooManyChecks:
             later = ("Retry-After", _RETRY_AFTER)
-            return plain(503, "too many passwords wait to be checked\n", later, is_refusal=True)
+            return plain(503, "too many logins at once; try again later\n", later, is_refusal=True)
         realm = ("WWW-Authenticate", 'Basic realm="virnucpro_exporter", charset="UTF-8"')
-        return plain(401, "a user name and a password are needed\n", realm, is_refusal=True)
+        return plain(401, "user name and password required\n", realm, is_refusal=True)
 
     def _answer(self, request: Request) -> Response:
         try:
@@ -292,7 +290,7 @@ class MetricsServer:
         except HttpError:
             raise
         except Exception as error:  # noqa: BLE001 - a source is the user's own code
-            response = plain(500, f"the metrics cannot be made: {error!r}\n")
+            response = plain(500, f"the metrics cannot be rendered: {error!r}\n")
             self._note(repr(error))
         else:
             self._note("")
@@ -301,13 +299,13 @@ class MetricsServer:
     def _note(self, failure: str) -> None:
         """Log a failure to make the metrics once, however often it is scraped."""
         if failure and failure != self._failure:
-            _log.error("the metrics cannot be made: %s", failure)
+            _log.error("the metrics cannot be rendered: %s", failure)
         self._failure = failure
 
     def _route(self, request: Request) -> Response:
         page = self._routes.get(request.path)
         if page is None:
-            return plain(404, "there is nothing here; the metrics are at " + self._path + "\n")
+            return plain(404, "not found; the metrics are at " + self._path + "\n")
         if request.method not in ("GET", "HEAD"):
             return plain(405, "only GET and HEAD are allowed\n", ("Allow", "GET, HEAD"))
         return page(request)

@@ -80,7 +80,7 @@ _MOST_VALUES = 100_000  # aliases can make a small file stand for more than ther
 
 def _bcrypt_hash(text: str) -> str:
     if not _BCRYPT.fullmatch(text):
-        raise ValueError("this is not a bcrypt hash (make one with: htpasswd -nBC 10 '')")
+        raise ValueError("must be a bcrypt hash (create one with: htpasswd -nBC 10 '')")
     return text
 
 
@@ -91,14 +91,14 @@ def _duration(text: object) -> object:
     if text.isascii() and text.isdigit():
         return int(text) * 1e-9
     if not re.fullmatch(f"(?:{_DURATION.pattern})+", text):
-        raise ValueError("write a duration, such as 1s or 100ms")
+        raise ValueError("must be a duration, such as 1s or 100ms")
     return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
 
 
 def _known(choices: Mapping[str, object], kind: str) -> AfterValidator:
     def check(name: str) -> str:
         if name not in choices:
-            raise ValueError(f"{name!r} is no {kind}; there are {', '.join(choices)}")
+            raise ValueError(f"unknown {kind} {name!r}; must be one of {', '.join(choices)}")
         return name
 
     return AfterValidator(check)
@@ -142,11 +142,13 @@ class _HttpConfig(_Strict):
     def _check_headers(self) -> _HttpConfig:
         for name, value in self.headers.items():
             if name not in _HEADERS:
-                raise ValueError(f"headers.{name} cannot be set; there are {', '.join(_HEADERS)}")
+                raise ValueError(
+                    f"headers.{name} cannot be set; possible are {', '.join(_HEADERS)}"
+                )
             if value and _HEADERS[name] and value not in _HEADERS[name]:
-                raise ValueError(f"headers.{name} can be {' or '.join(_HEADERS[name])}")
+                raise ValueError(f"headers.{name} must be {' or '.join(_HEADERS[name])}")
             if value and not (value.isascii() and value.isprintable()):
-                raise ValueError(f"headers.{name} has to be one line of ASCII text")
+                raise ValueError(f"headers.{name} must be one line of ASCII text")
         return self
 
 
@@ -230,7 +232,7 @@ class WebConfig:
         http = config.http_server_config
         self.headers = tuple((name, value) for name, value in http.headers.items() if value)
         if http.http2:
-            self.remarks.append("http_server_config.http2: clients are served by HTTP/1.1")
+            self.remarks.append("http_server_config.http2: not supported; HTTP/1.1 is used")
         self.interval, self.burst = config.rate_limit.interval, config.rate_limit.burst
         tls = config.tls_server_config
         if tls is not None and tls.model_fields_set:
@@ -251,7 +253,8 @@ class WebConfig:
         if tls.client_allowed_sans is None or context.verify_mode is ssl.CERT_NONE:
             if tls.client_allowed_sans is not None:
                 self._remark(
-                    "client_allowed_sans", "without a client_auth_type that verifies, of no use"
+                    "client_allowed_sans",
+                    "ignored, because client_auth_type does not verify certificates",
                 )
             return Tls(context)
         self.protections.add("client_allowed_sans")
@@ -260,10 +263,10 @@ class WebConfig:
     def _set_versions(self, context: ssl.SSLContext, tls: TlsConfig) -> None:
         if tls.max_version not in _VERSIONS or tls.min_version > tls.max_version:
             raise _Refused(
-                "max_version", "no version is left; TLS 1.2 is the oldest that is spoken"
+                "max_version", "no version is possible; the oldest supported one is TLS 1.2"
             )
         if tls.min_version not in _VERSIONS:
-            self._remark("min_version", "TLS 1.2 is the oldest that is spoken")
+            self._remark("min_version", "the oldest supported version is TLS 1.2")
         context.minimum_version = _VERSIONS.get(tls.min_version, ssl.TLSVersion.TLSv1_2)
         context.maximum_version = _VERSIONS[tls.max_version]
         if tls.min_version == "TLS13":
@@ -277,11 +280,11 @@ class WebConfig:
             try:
                 context.set_ciphers(":".join(suites))
             except ssl.SSLError as error:
-                raise _Refused("cipher_suites", "OpenSSL has none of them") from error
+                raise _Refused("cipher_suites", "OpenSSL supports none of them") from error
         elif tls.cipher_suites:  # all of TLS 1.3, of which none can be chosen
             context.minimum_version = ssl.TLSVersion.TLSv1_3
             if tls.max_version != "TLS13":
-                raise _Refused("cipher_suites", "there is none for TLS 1.2")
+                raise _Refused("cipher_suites", "none of them is for TLS 1.2")
 
     def _set_curve(self, context: ssl.SSLContext, tls: TlsConfig) -> None:
         if not tls.curve_preferences:
@@ -289,7 +292,7 @@ class WebConfig:
         first, *others = tls.curve_preferences
         context.set_ecdh_curve(_CURVES[first])
         if others:
-            self._remark("curve_preferences", f"Python sets one curve, {first}")
+            self._remark("curve_preferences", f"Python supports one curve; {first} is used")
 
     def _set_client_authorities(
         self, context: ssl.SSLContext, folder: Path, tls: TlsConfig
@@ -297,16 +300,22 @@ class WebConfig:
         kind, has_authority = tls.client_auth_type, bool(tls.client_ca_file or tls.client_ca)
         if kind in ("NoClientCert", "RequestClientCert"):
             if has_authority and kind == "NoClientCert":
-                raise _Refused("client_auth_type", "a client_ca_file needs one that verifies")
+                raise _Refused(
+                    "client_auth_type", "with a client_ca_file, it must verify certificates"
+                )
             if kind == "RequestClientCert":
-                self._remark("client_auth_type", "certificates are not asked for: none is checked")
+                self._remark(
+                    "client_auth_type", "not supported; clients are not asked for certificates"
+                )
             return
         if kind in ("RequireAnyClientCert", "RequireClientCert"):
             if not has_authority:
-                told = "Python cannot ask for a certificate without verifying it; clients need none"
+                told = (
+                    "not supported without a client_ca_file; clients are not asked for certificates"
+                )
                 self._remark("client_auth_type", told)
                 return
-            self._remark("client_auth_type", "certificates are verified, as Python always does it")
+            self._remark("client_auth_type", "certificates are verified; Python cannot skip this")
         optional = kind == "VerifyClientCertIfGiven"
         context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
         if not optional:
@@ -314,14 +323,14 @@ class WebConfig:
         if tls.client_ca_file is not None:
             file = folder / tls.client_ca_file
             _readable("client_ca_file", file)
-            with _refused("client_ca_file", "no certificates of authorities"):
+            with _refused("client_ca_file", "contains no CA certificates"):
                 context.load_verify_locations(file)
         elif tls.client_ca is not None:
-            with _refused("client_ca", "no certificates of authorities"):
+            with _refused("client_ca", "contains no CA certificates"):
                 context.load_verify_locations(cadata=tls.client_ca)
         else:
             context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
-            self._remark("client_ca_file", "left out: the authorities of this system are trusted")
+            self._remark("client_ca_file", "not given; the CAs of this system are trusted")
 
     def _remark(self, key: str, text: str) -> None:
         self.remarks.append(f"tls_server_config.{key}: {text}")
@@ -345,7 +354,9 @@ class WebConfig:
         newer = WebConfig(self.path)
         lost = sorted(self.protections - newer.protections)
         if lost:
-            raise ConfigError(f"{self.path}: without {', '.join(lost)}; for that, start anew")
+            raise ConfigError(
+                f"{self.path}: no longer has {', '.join(lost)}; to remove it, restart the program"
+            )
         return newer
 
 
@@ -403,7 +414,7 @@ def _parse(path: Path) -> _File:
         key = ".".join(map(str, first["loc"])) or "the file"
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = "there is no such key here"
+            message = "unknown key"
         raise ConfigError(f"{path}: {key}: {message}") from error
 
 
@@ -440,7 +451,7 @@ def _load_certificate(context: ssl.SSLContext, folder: Path, tls: TlsConfig) -> 
             elif text is not None:
                 paths.append(stack.enter_context(_in_memory(text)))
             else:
-                raise _Refused(name, f"it is missing, and so is {name.removesuffix('_file')}")
+                raise _Refused(name, f"is missing, and so is {name.removesuffix('_file')}")
         # A key with a passphrase must be an error, not a question on the terminal.
         with _refused("key_file", "not a usable key and certificate"):
             cert, key = paths

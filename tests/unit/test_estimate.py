@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 
 import pytest
 
 from tests import events as said
+from virnucpro_exporter.app.summary import summary_text
 from virnucpro_exporter.scheduling.events import FilesSubmitted
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.scheduler import Scheduler
 from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.scheduling.snapshot import RunContext, take_snapshot
 from virnucpro_exporter.scheduling.speed import FixedCost
-from virnucpro_exporter.simulation import Reports, VirtualGpu, VirtualRun, VirtualWorkers
+from virnucpro_exporter.simulation import (
+    Reports,
+    VirtualGpu,
+    VirtualRun,
+    VirtualWorkers,
+    skewed_files,
+)
 from virnucpro_exporter.snapshot import RunSnapshot
 
 
@@ -160,3 +169,52 @@ def test_a_file_that_should_have_ended_long_ago_is_a_large_one() -> None:
         left.append(seconds)
     assert left[0] == pytest.approx(5.0, rel=0.01)
     assert left[1] > 30.0
+
+
+def test_each_number_is_true_at_the_start_in_a_healthy_run_beside_a_stall_and_at_the_end() -> None:
+    """Eight mixed GPUs: time left, share, throughput and balance beside what is really so.
+
+    One of them freezes after half of the time. Until then nothing is out of balance; from its
+    stall on it does nothing, and the time left is that of the other seven.
+    """
+    speeds = [1.0, 1.0, 1.0, 1.0, 1.5, 1.5, 2.5, 2.5]
+    files, work = skewed_files(60, random.Random(5), error=0.0)
+    freezes_at = 0.5 * sum(work.values()) / sum(speeds) / 1000.0
+    gpus = {
+        str(n): VirtualGpu(1000.0 * speed, freezes_at=freezes_at if n == 1 else math.inf)
+        for n, speed in enumerate(speeds)
+    }
+    scheduler = Looking({gpu: speeds[int(gpu)] for gpu in gpus})
+    looked: list[RunSnapshot] = []
+    turns = itertools.count()
+    handle = scheduler.handle
+
+    def watched(event: object, now: float) -> object:
+        decisions = handle(event, now)  # type: ignore[arg-type]
+        if scheduler.is_finished or next(turns) % 50 == 0:
+            looked.append(scheduler.look(now))
+        return decisions
+
+    scheduler.handle = watched  # type: ignore[method-assign,assignment]
+    virtual = VirtualRun(scheduler, gpus, work, workers=VirtualWorkers(gpus, 10.0))
+    end = virtual.run(files).makespan
+    first, *shown, last = looked
+    assert (first.eta_seconds, first.progress) == (None, 0.0)
+    assert {worker.throughput for worker in first.workers} == {None}
+    assert (last.eta_seconds, last.progress, last.files_completed) == (0.0, 1.0, 60)
+    healthy = [run for run in shown if 0.02 * end < run.timestamp < freezes_at]
+    stalled = [run for run in shown if run.workers[1].is_stalled and run.timestamp < 0.95 * end]
+    assert healthy
+    assert stalled
+    for run in healthy:
+        assert not run.work_imbalanced
+        assert run.progress == pytest.approx(run.timestamp / freezes_at / 2.0, abs=0.02)
+        assert run.eta_seconds == pytest.approx(2.0 * freezes_at - run.timestamp, rel=0.1)
+        for worker, speed in zip(run.workers, speeds, strict=True):
+            assert worker.residue_throughput == pytest.approx(1000.0 * speed, rel=0.05)
+    for run in stalled:
+        assert run.eta_seconds == pytest.approx(end - run.timestamp, rel=0.15)
+        assert run.workers[1].throughput == run.workers[1].residue_throughput == 0.0
+    least = float(summary_text(last).rpartition("; ")[2].split()[0])
+    assert 1.0 <= least < 1.1
+    assert sum(worker.files_completed for worker in last.workers) == last.files_completed

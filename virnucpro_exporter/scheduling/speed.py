@@ -135,8 +135,7 @@ class Throughput:
         if not total:
             return None
         end, latest = now, self._latest
-        # Since the end of the last file nothing was told; that is no less work than before.
-        if is_busy and (latest == self._file_ends[-1] or now - latest > WINDOW_SECONDS):
+        if is_busy:  # since then nothing was told; that is no less work than before
             end = latest
         begin = end - WINDOW_SECONDS
         if is_busy and now - latest > WINDOW_SECONDS:

@@ -61,6 +61,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     outputs = Outputs(tmp_path)
     outputs.prepare()
     journal = Journal(outputs)
+    journal.begin("run 1", {}, now=0.0)
     yield journal
     journal.close()
 

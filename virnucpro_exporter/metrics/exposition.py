@@ -42,10 +42,15 @@ def render(families: Iterable[Family], form: Format) -> bytes:
     lines: list[str] = []
     for family in families:
         lines.append(_head(family, openmetrics=openmetrics))
-        for name, labels, value, _, exemplar, *_ in family.samples:
+        # What is short is written here and not in a function: a scrape has thousands of samples.
+        for name, labels, value, _, exemplar, _ in family.samples:
             text = labels.text if type(labels) is Labels else _labels(labels)
-            tail = _exemplar(exemplar) if openmetrics and exemplar else ""
-            lines.append(f"{name}{text} {_number(value)}{tail}\n")
+            if openmetrics and exemplar:
+                lines.append(f"{name}{text} {_number(value)}{_exemplar(exemplar)}\n")
+            elif type(value) is float and -1e6 < value < 1e6:
+                lines.append(f"{name}{text} {value!r}\n")
+            else:
+                lines.append(f"{name}{text} {_number(value)}\n")
     if openmetrics:
         lines.append("# EOF\n")
     return "".join(lines).encode()

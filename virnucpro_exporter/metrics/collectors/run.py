@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar, Sample
+from prometheus_client.samples import Exemplar
 
 from virnucpro_exporter.metrics import catalog as c
 from virnucpro_exporter.metrics.collectors.families import (
@@ -18,6 +19,7 @@ from virnucpro_exporter.metrics.collectors.families import (
     family,
     labels,
     labels_each,
+    make_sample,
 )
 from virnucpro_exporter.metrics.exposition import Labels
 from virnucpro_exporter.snapshot import (
@@ -28,6 +30,7 @@ from virnucpro_exporter.snapshot import (
 )
 
 _FILE_CHARACTERS = 100  # OpenMetrics allows 128 for the name and the value of all labels
+_RUNS_KEPT = 64  # so many runs, whose workers also come and go on a cluster
 _LONG_SECONDS = 60.0  # from then on a file in process is named
 
 _Read = Callable[[WorkerSnapshot], Value]
@@ -168,11 +171,16 @@ class RunsCollector(Collector):
 def _families(runs: Sequence[_Labelled], present: Sequence[_Labelled]) -> Iterator[Family]:
     """The families of some runs; gauges of workers only of those that are `present`."""
     yield from _run_families(runs)
-    workers = [(labels(gpu=w.gpu, **pairs), w) for pairs, run in runs for w in run.workers]
-    now = [(labels(gpu=w.gpu, **pairs), w) for pairs, run in present for w in run.workers]
+    workers, now = (
+        (
+            [labels(gpu=w.gpu, **pairs) for pairs, run in those for w in run.workers],
+            [w for _, run in those for w in run.workers],
+        )
+        for those in (runs, present)
+    )
     for metric, read in _WORKER_VALUES:
-        those = workers if metric.kind == "counter" else now
-        yield family(metric, [(of_gpu, read(w)) for of_gpu, w in those])
+        of_gpus, those = workers if metric.kind == "counter" else now
+        yield family(metric, zip(of_gpus, map(read, those), strict=True))
     yield family(c.WORKER_FILE, _long_files(present))
     yield _durations(runs)
     for metric, label, values in _WORKER_ENUMS:
@@ -255,9 +263,9 @@ def _steal_families(runs: Sequence[_Labelled]) -> Iterator[Family]:
         yield family(
             metric,
             (
-                (labels(victim=victim, thief=thief, **pairs), n)
+                (of_pair, n)
                 for pairs, run in runs
-                for (victim, thief), n in {**_no_steals(run), **dict(read(run))}.items()
+                for of_pair, n in _of_pairs(run, dict(read(run)), pairs)
             ),
         )
     for metric, read in (
@@ -268,13 +276,24 @@ def _steal_families(runs: Sequence[_Labelled]) -> Iterator[Family]:
         yield family(metric, [(labels(**pairs), read(run)) for pairs, run in runs])
 
 
-def _no_steals(run: RunSnapshot) -> dict[tuple[str, str], int]:
-    """The pairs of victim and thief that there are from the start."""
-    gpus = [w.gpu for w in run.workers]
+def _of_pairs(
+    run: RunSnapshot, found: dict[tuple[str, str], int], pairs: dict[str, str]
+) -> Iterator[tuple[Labels, int]]:
+    """What is counted for each victim and thief, also of those that are at 0 from the start."""
+    known = _labels_of_pairs(tuple(w.gpu for w in run.workers), **pairs)
+    for pair, of_pair in known.items():
+        yield of_pair, found.get(pair, 0)
+    for (victim, thief), count in found.items():
+        if (victim, thief) not in known:
+            yield labels(victim=victim, thief=thief, **pairs), count
+
+
+@functools.lru_cache(_RUNS_KEPT)
+def _labels_of_pairs(gpus: tuple[str, ...], **pairs: str) -> dict[tuple[str, str], Labels]:
+    """The label set of each victim and thief that there are from the start."""
     is_paired = len(gpus) <= PAIRED_WORKERS
-    return dict.fromkeys(
-        itertools.permutations(gpus, 2) if is_paired else (("", gpu) for gpu in gpus), 0
-    )
+    found = itertools.permutations(gpus, 2) if is_paired else (("", gpu) for gpu in gpus)
+    return {(victim, thief): labels(victim=victim, thief=thief, **pairs) for victim, thief in found}
 
 
 def _long_files(runs: Sequence[_Labelled]) -> Iterator[tuple[Labels, Value]]:
@@ -295,25 +314,24 @@ def _long_files(runs: Sequence[_Labelled]) -> Iterator[tuple[Labels, Value]]:
 def _durations(runs: Sequence[_Labelled]) -> Family:
     """The histogram of file durations; file names appear only as exemplars."""
     name, made = c.FILE_DURATION.name, empty(c.FILE_DURATION)
+    bucket = f"{name}_bucket"
     for pairs, worker in ((pairs, worker) for pairs, run in runs for worker in run.workers):
         histogram = worker.durations
         cumulated = list(map(float, itertools.accumulate(histogram.counts)))
         sets = labels_each("le", c.BUCKETS, gpu=worker.gpu, **pairs)
         made.samples += [
-            Sample(f"{name}_bucket", of_bucket, n, None, _exemplar(latest))
+            make_sample((bucket, of_bucket, n, None, latest and _exemplar(latest), None))
             for of_bucket, n, latest in zip(sets, cumulated, histogram.exemplars, strict=True)
         ]
         of_gpu = labels(gpu=worker.gpu, **pairs)
         made.samples += [
-            Sample(f"{name}_count", of_gpu, cumulated[-1]),
-            Sample(f"{name}_sum", of_gpu, histogram.total_seconds),
+            make_sample((f"{name}_count", of_gpu, cumulated[-1], None, None, None)),
+            make_sample((f"{name}_sum", of_gpu, histogram.total_seconds, None, None, None)),
         ]
     return made
 
 
-def _exemplar(latest: tuple[str, float, float] | None) -> Exemplar | None:
-    if latest is None:
-        return None
+def _exemplar(latest: tuple[str, float, float]) -> Exemplar:
     name, seconds, timestamp = latest
     # Some parsers (prometheus_client 0.26) lose count of escaped quotes in an exemplar.
     return Exemplar({"file": _file_label(name).replace('"', "'")}, seconds, timestamp)

@@ -39,7 +39,8 @@ from virnucpro_exporter.config import RunConfig
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.files.outputs import Outputs
-from virnucpro_exporter.journal.writer import InputFile, Journal
+from virnucpro_exporter.journal.earlier import InputFile
+from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.settings import SchedulerSettings

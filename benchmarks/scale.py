@@ -34,8 +34,9 @@ from virnucpro_exporter.app.simulate import NoResults
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.earlier import InputFile
 from virnucpro_exporter.journal.schema import Change
-from virnucpro_exporter.journal.writer import InputFile, Journal
+from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling import facts as fa

@@ -28,7 +28,8 @@ from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
-from virnucpro_exporter.journal.writer import InputFile, Journal
+from virnucpro_exporter.journal.earlier import InputFile
+from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling.commands import ShrinkAttempt, StartAttempt
 from virnucpro_exporter.scheduling.events import FilesSubmitted, WorkerEvent
 from virnucpro_exporter.scheduling.files import FilePart, SequenceFile

@@ -13,8 +13,9 @@ from tests import facts
 from virnucpro_exporter.errors import JournalError, OutputError
 from virnucpro_exporter.files.lock import Holder, RunLock, holder
 from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.earlier import InputFile
 from virnucpro_exporter.journal.schema import Committed
-from virnucpro_exporter.journal.writer import InputFile, Journal
+from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling.files import SequenceFile
 
 FILES = [InputFile(f"in/{number}.fa", 1, 1) for number in range(400)]

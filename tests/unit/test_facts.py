@@ -21,8 +21,9 @@ from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.history import Outcome
+from virnucpro_exporter.journal.earlier import InputFile
 from virnucpro_exporter.journal.history import read_history
-from virnucpro_exporter.journal.writer import InputFile, Journal
+from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.report.summary import summarize
 from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling import events as ev

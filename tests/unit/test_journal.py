@@ -14,11 +14,12 @@ from tests import facts
 from virnucpro_exporter.errors import JournalError, OutputError, VirnucproError
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
-from virnucpro_exporter.journal import writer
+from virnucpro_exporter.journal import database, writer
+from virnucpro_exporter.journal.earlier import InputFile, Resumed
 from virnucpro_exporter.journal.results import is_result, result_names
 from virnucpro_exporter.journal.schema import Committed
 from virnucpro_exporter.journal.status import GpuTotals, RunStatus, read_status
-from virnucpro_exporter.journal.writer import InputFile, Journal, Resumed
+from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling.facts import Fact
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.speed import DoneBefore
@@ -162,7 +163,7 @@ def test_room_is_made_before_anything_is_written(
     def full(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(Journal, "_take_over", full)
+    monkeypatch.setattr(writer, "take_over", full)
     with pytest.raises(JournalError, match="disk is full"):
         Journal(outputs)
     assert outputs.left_attempts() == {1}
@@ -183,14 +184,14 @@ def test_a_file_system_without_shared_memory(
     outputs: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There the journal is locked by the run alone, and can be read all the same."""
-    real = writer._open
+    real = database._open
 
     def refusing(outputs: Outputs, *, is_exclusive: bool) -> sqlite3.Connection:
         if not is_exclusive:
             raise sqlite3.OperationalError("disk I/O error")
         return real(outputs, is_exclusive=True)
 
-    monkeypatch.setattr(writer, "_open", refusing)
+    monkeypatch.setattr(database, "_open", refusing)
     with closing(RunLock(outputs.lock)), closing(Journal(outputs)) as journal:
         journal.begin("run 1", {}, now=50.0)
         journal.plan(SOURCES)
@@ -407,7 +408,7 @@ def test_a_journal_is_made_whole_or_not_at_all(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "_take_over", end)
+        patch.setattr(writer, "take_over", end)
         with pytest.raises(KeyboardInterrupt):
             Journal(outputs)
     with closing(sqlite3.connect(outputs.journal)) as database:

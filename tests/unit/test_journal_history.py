@@ -13,9 +13,10 @@ from tests import builders, facts
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.history import AttemptSpan, Outcome, RunPeriod, StallSpan, WorkerTotals
+from virnucpro_exporter.journal.earlier import InputFile
 from virnucpro_exporter.journal.files_table import read_files
 from virnucpro_exporter.journal.history import read_history
-from virnucpro_exporter.journal.writer import InputFile, Journal
+from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling.facts import Outcome as End
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import StealEvent

@@ -16,8 +16,9 @@ from virnucpro_exporter.execution.log_lines import log_line
 from virnucpro_exporter.files.lock import RunLock
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.history import AttemptSpan, Outcome
+from virnucpro_exporter.journal.earlier import InputFile
 from virnucpro_exporter.journal.history import read_history
-from virnucpro_exporter.journal.writer import InputFile, Journal
+from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling.facts import Outcome as End
 from virnucpro_exporter.scheduling.files import FilePart, SequenceFile
 from virnucpro_exporter.scheduling.speed import DoneBefore

@@ -18,8 +18,9 @@ from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.execution.runner import Runner
 from virnucpro_exporter.files.inputs import Input
 from virnucpro_exporter.files.outputs import Outputs
+from virnucpro_exporter.journal.earlier import InputFile
 from virnucpro_exporter.journal.status import read_status
-from virnucpro_exporter.journal.writer import InputFile, Journal
+from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling.events import FilesSubmitted
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.settings import SchedulerSettings

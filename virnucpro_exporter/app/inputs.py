@@ -16,8 +16,8 @@ from virnucpro_exporter.files.inputs import Input, discover
 from virnucpro_exporter.files.inputs import Inputs as Found
 from virnucpro_exporter.files.looking import look_at
 from virnucpro_exporter.files.outputs import Outputs, StoredOutputs
+from virnucpro_exporter.journal.earlier import InputFile
 from virnucpro_exporter.journal.results import result_names
-from virnucpro_exporter.journal.writer import InputFile
 from virnucpro_exporter.processors import build
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.stores.access import need

@@ -17,7 +17,8 @@ from virnucpro_exporter.app.inputs import measure, source
 from virnucpro_exporter.files.counting import estimate, look_into
 from virnucpro_exporter.files.inputs import Input
 from virnucpro_exporter.files.looking import answers_about, look_at
-from virnucpro_exporter.journal.writer import Earlier, InputFile, Journal
+from virnucpro_exporter.journal.earlier import Earlier, InputFile
+from virnucpro_exporter.journal.writer import Journal
 from virnucpro_exporter.scheduling.events import FilesSubmitted
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.parts import BegunFile

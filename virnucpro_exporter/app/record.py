@@ -22,7 +22,7 @@ from virnucpro_exporter.app.devices import Device
 from virnucpro_exporter.files.digests import file_digest
 from virnucpro_exporter.files.looking import answers_about, look_at
 from virnucpro_exporter.files.outputs import RECORD, Outputs, StoredOutputs
-from virnucpro_exporter.journal.writer import FinishedFile
+from virnucpro_exporter.journal.finished import FinishedFile
 from virnucpro_exporter.snapshot import RunSnapshot
 from virnucpro_exporter.stores.paths import path_of
 from virnucpro_exporter.stores.writing import sizes

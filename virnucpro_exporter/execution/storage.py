@@ -8,7 +8,7 @@ on a clock handed in.
 from __future__ import annotations
 
 from virnucpro_exporter.errors import JournalError, OutputError
-from virnucpro_exporter.journal.writer import may_pass
+from virnucpro_exporter.journal.database import may_pass
 from virnucpro_exporter.workers.storage import TROUBLES
 
 # Pauses before the storage is tried again, in seconds; the last repeats.

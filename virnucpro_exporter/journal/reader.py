@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from virnucpro_exporter.errors import OutputError
 from virnucpro_exporter.files.lock import holder
 from virnucpro_exporter.files.outputs import Outputs
-from virnucpro_exporter.journal.writer import check_schema
+from virnucpro_exporter.journal.database import check_schema
 
 T = TypeVar("T")
 # A run keeps its journal locked where the file system lets processes share no memory.

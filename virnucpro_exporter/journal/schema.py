@@ -163,12 +163,12 @@ def writing(change: Change, now: float, offset: float) -> Writing | None:  # noq
             assert_never(change)
 
 
-# As `os.fsencode`, which takes three times as long.
-_CODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+# As `os.fsencode` and `os.fsdecode`, which take three times as long: there may be a million rows.
+CODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 def _path(path: str) -> bytes:
-    return path.encode(*_CODING)
+    return path.encode(*CODING)
 
 
 def _ended(change: fa.AttemptEnded, started: float, now: float) -> tuple[Any, ...]:

@@ -8,22 +8,21 @@ turn of the coordinator's loop decides is one transaction.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sqlite3
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from virnucpro_exporter.errors import JournalError, OutputError
 from virnucpro_exporter.files.outputs import Outputs
 from virnucpro_exporter.journal import parts
+from virnucpro_exporter.journal.database import connect, keep_private, take_over
+from virnucpro_exporter.journal.earlier import UNKNOWN, Earlier, InputFile, Resumed, Row, known_rows
+from virnucpro_exporter.journal.finished import FinishedFile, finished_files
 from virnucpro_exporter.journal.schema import (
-    ADDED,
+    CODING,
     HISTORY,
     NOTE_RESULT,
     NOTE_WORKER,
@@ -44,149 +43,6 @@ _RESERVED = 1000
 
 # A later run learns from so many files: what files cost varies, and so many tell it well enough.
 _MOST_RECALLED = 512
-
-
-# As `os.fsdecode`, which takes three times as long: there may be a million rows.
-_CODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-
-
-class InputFile(NamedTuple):
-    """An input file as it is on the disk now: the same file whatever way its path is spelled."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    real: str = ""  # where the path leads; the path itself when empty
-
-
-class FinishedPart(NamedTuple):
-    """A part of a file whose results were joined.
-
-    Attributes:
-        start, stop: Its range, in places of the file; no stop is the end.
-        sequences, residues: What it holds, or None where that is unknown.
-        seconds: How long the attempt took that won.
-        gpu, model: Where that was; None where it is unknown.
-    """
-
-    start: int
-    stop: int | None
-    sequences: int | None
-    residues: int | None
-    seconds: float | None
-    gpu: str | None
-    model: str | None
-
-
-class FinishedFile(NamedTuple):
-    """A file that has its results.
-
-    Attributes:
-        path: As it was spelled last.
-        size: In bytes.
-        sequences, residues: What it holds, or None where that is unknown.
-        seconds: How long the attempt took that won.
-        gpu, model: Where that was; None where it is unknown.
-        outputs: Names of the results, in the output folder.
-        parts: Those whose results were joined, in order; none of a file that was done whole.
-    """
-
-    path: str
-    size: int
-    sequences: int | None
-    residues: int | None
-    seconds: float | None
-    gpu: str | None
-    model: str | None
-    outputs: tuple[str, ...]
-    parts: tuple[FinishedPart, ...]
-
-
-_FINISHED_PARTS = """SELECT real, start, stop, sequences, residues, duration, gpu
-    FROM parts WHERE state = 'completed' ORDER BY real, start"""
-_FINISHED_FILES = """SELECT real, path, size, sequences, residues, duration, gpu, outputs
-    FROM files WHERE state = 'completed' ORDER BY path"""
-
-# What the journal knows of a file: path, size, time, state, sequences, residues and outputs.
-_Row = tuple[str, int | None, int | None, str | None, int | None, int | None, str]
-_UNKNOWN: _Row = ("", None, None, None, None, None, "[]")
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """What earlier runs know of the files of this one.
-
-    Attributes:
-        done: Files that are finished: unchanged since, and their outputs are in place.
-        interrupted: Files that were in process when the last run ended.
-        counts: Exact (sequences, residues) of unchanged files; None where unknown.
-    """
-
-    done: frozenset[str]
-    interrupted: frozenset[str]
-    counts: Mapping[str, tuple[int | None, int]]
-
-
-def _names_in(outputs: str) -> Sequence[str]:
-    """The names in the text of a list; most need no escapes, and can be read faster."""
-    is_plain = outputs != "[]" and "\\" not in outputs
-    names: Sequence[str] = outputs[2:-2].split('", "') if is_plain else json.loads(outputs)
-    return names
-
-
-class Earlier:
-    """What earlier runs have left of the files of this one; may be read from any thread.
-
-    Args:
-        rows: What the journal knew of all files, by where their paths lead.
-        present: The names in the output folder.
-    """
-
-    def __init__(self, rows: Mapping[str, _Row], present: set[str]) -> None:
-        self._rows = rows
-        self._present = present
-
-    def knows(self, real: str) -> bool:
-        """Whether the file at this place has been in an earlier run."""
-        return real in self._rows
-
-    def state_of(self, real: str) -> tuple[str | None, str]:
-        """How the file at this place stood, None for one that was not known; its outputs."""
-        row = self._rows.get(real, _UNKNOWN)
-        return row[3], row[6]
-
-    def is_unchanged(self, file: InputFile) -> bool:
-        """Whether a file is as the journal knows it."""
-        _, size, mtime_ns, *_ = self._rows.get(file.real or file.path, _UNKNOWN)
-        return size == file.size and mtime_ns == file.mtime_ns
-
-    def standing(self, file: InputFile) -> tuple[bool, tuple[int | None, int] | None]:
-        """Whether a file is done: unchanged since, its outputs in place; its counts, where known.
-
-        Args:
-            file: As it is now.
-        """
-        if not self._rows:
-            return False, None
-        return self.noted(file.real or file.path) if self.is_unchanged(file) else (False, None)
-
-    def noted(self, real: str) -> tuple[bool, tuple[int | None, int] | None]:
-        """As `standing`, of the file as an earlier run found it, which is not looked at again.
-
-        Args:
-            real: Where its path leads.
-        """
-        _, _, _, state, sequences, residues, outputs = self._rows.get(real, _UNKNOWN)
-        is_done = state == "completed" and (
-            outputs == "[]" or self._present.issuperset(_names_in(outputs))
-        )
-        return is_done, None if residues is None else (sequences, residues)
-
-
-# Inputs whose result was replaced by that of another.
-_ROBBED = """UPDATE files SET state = 'queued' WHERE state = 'completed' AND EXISTS (
-    SELECT 1 FROM json_each(files.outputs) AS output JOIN results
-    ON results.name = CAST(output.value AS BLOB) WHERE results.real != files.real)"""
 
 
 class Journal:
@@ -212,8 +68,8 @@ class Journal:
         self._names: Callable[[str], Sequence[str]] | None = None  # where one may be replaced
         self._earlier = Earlier({}, set())
         with self._writing():
-            _keep_private(outputs.journal)
-            self._database = _connect(outputs)
+            keep_private(outputs.journal)
+            self._database = connect(outputs)
         try:
             self._set_up(fresh=fresh)
         except BaseException:
@@ -233,7 +89,7 @@ class Journal:
                 "INSERT OR IGNORE INTO meta VALUES ('schema', ?), ('last_attempt', 0)",
                 (SCHEMA_VERSION,),
             )
-            self._take_over(database)
+            take_over(database)
             if fresh:
                 for table in HISTORY:
                     database.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
@@ -245,36 +101,6 @@ class Journal:
         if self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'files'").fetchone():
             rows = self._database.execute("SELECT attempt FROM files WHERE state = 'committing'")
             self._outputs.clean(keep={attempt for (attempt,) in rows} | parts.done(self._database))
-
-    def _take_over(self, database: sqlite3.Connection) -> None:
-        """Bring a journal of an older version up to date; missing tables have been made."""
-        (version,) = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-        for table, columns in ADDED.items():
-            there = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
-            for column, kind in columns.items():
-                if column not in there:
-                    database.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
-        database.execute("CREATE INDEX IF NOT EXISTS files_by_real ON files (real)")
-        if version < 3:
-            paths = database.execute(
-                "SELECT path FROM files ORDER BY state = 'completed' DESC, started DESC"
-            ).fetchall()
-            latest: dict[bytes, bytes] = {}
-            for (path,) in paths:
-                latest.setdefault(os.path.realpath(path), path)
-            database.execute("UPDATE files SET real = NULL")
-            database.executemany("UPDATE files SET real = ? WHERE path = ?", list(latest.items()))
-            database.execute("DELETE FROM files WHERE real IS NULL")  # one file, spelled twice
-            # Where two inputs had results of one name, the later one has it.
-            owned = database.execute(
-                "SELECT real, outputs FROM files WHERE outputs != '[]' ORDER BY started"
-            ).fetchall()
-            database.executemany(
-                "INSERT OR REPLACE INTO results VALUES (?, ?)",
-                [(os.fsencode(n), real) for real, names in owned for n in json.loads(names)],
-            )
-            database.execute(_ROBBED)
-        database.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (SCHEMA_VERSION,))
 
     def agree(self, processor: str, *, keep: bool) -> None:
         """Make sure that this run would not take another processor's results for its own.
@@ -365,7 +191,8 @@ class Journal:
             for attempt in parts.kept(self._database):
                 self._outputs.keep(attempt)
         self._outputs.clean()
-        known = self._known()
+        with self._writing():
+            known = known_rows(self._database)
         has_inputs = self._protect_inputs()
         with self._writing():
             found = self._database.execute("SELECT 1 FROM results WHERE real IS NOT NULL LIMIT 1")
@@ -378,14 +205,14 @@ class Journal:
                 awaited -= self._claim_rows(database, known, inputs)
             database.execute("INSERT OR REPLACE INTO meta VALUES ('awaited', ?)", (awaited,))
         for path, real in inputs if self._names else ():
-            if known.get(real, _UNKNOWN)[3] != "completed":
+            if known.get(real, UNKNOWN)[3] != "completed":
                 self._refuse_replacing(path, os.fsencode(real))
         return self._earlier
 
     def _claim_rows(
         self,
         database: sqlite3.Connection,
-        known: Mapping[str, _Row],
+        known: Mapping[str, Row],
         inputs: Iterable[tuple[str, str]],
     ) -> int:
         """Bring the rows of all files in line with the inputs of this run.
@@ -442,9 +269,9 @@ class Journal:
         rows: list[tuple[bytes | int | str | None, ...]] = []
         known = 0
         for file in files:
-            path = file.path.encode(*_CODING)
+            path = file.path.encode(*CODING)
             real = file.real or file.path
-            bare = path if real == file.path else real.encode(*_CODING)
+            bare = path if real == file.path else real.encode(*CODING)
             if not self._earlier.knows(real):
                 rows.append((path, file.size, file.mtime_ns, None, None, "[]", bare))
                 continue
@@ -503,20 +330,6 @@ class Journal:
         for real, path in inside:
             self._outputs.protect(os.fsdecode(real), os.fsdecode(path))
         return bool(inside)
-
-    def _known(self) -> dict[str, _Row]:
-        """The rows of all files, by where their paths lead."""
-        with self._writing():
-            rows = self._database.execute(
-                "SELECT path, size, mtime_ns, state, sequences, residues, outputs,"
-                " coalesce(real, path) FROM files"
-            )
-            known: dict[str, _Row] = {}
-            for path, size, mtime_ns, state, sequences, residues, outputs, real in rows:
-                shown = str(path, *_CODING)
-                place = shown if real == path else str(real, *_CODING)
-                known[place] = shown, size, mtime_ns, state, sequences, residues, outputs
-            return known
 
     def _refuse_replacing(self, path: str, real: bytes) -> None:
         """Refuse results of a file that would replace what is no earlier result of it."""
@@ -662,21 +475,7 @@ class Journal:
     def finished(self) -> Iterator[FinishedFile]:
         """All files that have their results, of this run and of earlier ones."""
         with self._writing():
-            # The model of each GPU, as it was seen last.
-            models: dict[str | None, str] = dict(
-                self._database.execute("SELECT gpu, name FROM workers ORDER BY updated")
-            )
-            parts: dict[bytes, list[FinishedPart]] = {}
-            for real, *cells, gpu in self._database.execute(_FINISHED_PARTS):
-                parts.setdefault(real, []).append(
-                    FinishedPart._make((*cells, gpu, models.get(gpu)))
-                )
-            rows = self._database.execute(_FINISHED_FILES)
-            for real, path, *rest, gpu, outputs in rows:
-                joined = tuple(parts[real]) if real in parts else ()
-                names = tuple(_names_in(outputs))
-                row = (str(path, *_CODING), *rest, gpu, models.get(gpu), names, joined)
-                yield FinishedFile._make(row)
+            yield from finished_files(self._database)
 
     def note_workers(self, run: RunSnapshot, now: float) -> None:
         """Keep how long each worker has starved so far; `now` is Unix time, in seconds."""
@@ -718,46 +517,6 @@ class Journal:
             ) from error
 
 
-def _keep_private(journal: Path) -> None:
-    """Let the owner alone read the journal: arguments of commands may be secrets.
-
-    Raises:
-        OSError: There can be no such file.
-    """
-    os.close(os.open(journal, os.O_RDWR | os.O_CREAT, 0o600))
-    for suffix in ("", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError, PermissionError):  # somebody else's
-            os.chmod(f"{journal}{suffix}", 0o600)  # noqa: PTH101 (a suffix of the name)
-
-
-def _connect(outputs: Outputs) -> sqlite3.Connection:
-    """Open the journal so that others can read it, where processes can share memory.
-
-    Some file systems do not let them, and on a full disk there may be no room for it.
-
-    Raises:
-        sqlite3.Error: It cannot be used.
-    """
-    try:
-        return _open(outputs, is_exclusive=False)
-    except sqlite3.OperationalError:
-        return _open(outputs, is_exclusive=True)
-
-
-def _open(outputs: Outputs, *, is_exclusive: bool) -> sqlite3.Connection:
-    database = sqlite3.connect(outputs.journal, isolation_level=None, check_same_thread=False)
-    try:
-        if is_exclusive:
-            database.execute("PRAGMA locking_mode = EXCLUSIVE")
-        check_schema(database, outputs)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("SELECT 1 FROM sqlite_master")
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
 def _respell(
     database: sqlite3.Connection,
     known: Sequence[tuple[bytes, bytes]],
@@ -780,33 +539,3 @@ def _respell(
     )
     database.executemany(make_room, [*known, *new])
     database.executemany("UPDATE files SET path = ? WHERE real = ?", known)
-
-
-def may_pass(error: JournalError) -> bool:
-    """Whether the journal may take it later: it is locked or its disk is full, but not broken."""
-    return isinstance(error.__cause__, sqlite3.OperationalError | OSError)
-
-
-def check_schema(database: sqlite3.Connection, outputs: Outputs) -> None:
-    """Refuse what is not a journal, or one that a newer version wrote; an empty file will do.
-
-    Raises:
-        OutputError: It cannot be used.
-        sqlite3.OperationalError: It cannot be read now.
-    """
-    try:
-        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            return
-        row = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError as error:
-        raise OutputError(
-            f"{str(outputs.journal)!r}: {error}; delete it to process all files again, "
-            "or choose another --output"
-        ) from error
-    if row and row[0] > SCHEMA_VERSION:
-        raise OutputError(
-            f"its journal has schema {row[0]}, but this version supports up to {SCHEMA_VERSION}; "
-            "upgrade virnucpro-exporter, or choose another --output"
-        )

@@ -38,12 +38,12 @@ class Trail:
 
     def means(self, now: float) -> tuple[float | None, ...]:
         """One mean for each interval up to `now`, the oldest first; None where nothing is known."""
-        last = int(now // self._seconds)
-        means: list[float | None] = [None] * self._length
+        length = self._length
+        first = int(now // self._seconds) - length + 1
+        means: list[float | None] = [None] * length
         for interval, total, count in self._means:
-            place = self._length - 1 - (last - interval)
-            if 0 <= place < self._length:
-                means[place] = total / count
+            if 0 <= interval - first < length:
+                means[interval - first] = total / count
         return tuple(means)
 
     def is_over(self, now: float) -> bool:
@@ -54,9 +54,10 @@ class Trail:
 
 def halved(means: Sequence[float | None]) -> tuple[float | None, ...]:
     """The means of intervals of twice the length."""
-    pairs = zip(means[::2], means[1::2], strict=True)
-    known = ([mean for mean in pair if mean is not None] for pair in pairs)
-    return tuple(sum(values) / len(values) if values else None for values in known)
+    return tuple(
+        second if first is None else first if second is None else (first + second) / 2
+        for first, second in zip(means[::2], means[1::2], strict=True)
+    )
 
 
 class Trails:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks import dispatch
 from tests import builders
 from virnucpro_exporter.execution.coordinator import WorkStealingCoordinator
 from virnucpro_exporter.metrics import build_registry
@@ -24,9 +25,23 @@ from virnucpro_exporter.registry.finder import ASK_SECONDS, RunFinder
 from virnucpro_exporter.registry.record import Record, encode
 from virnucpro_exporter.registry.storage import RunStorage
 from virnucpro_exporter.scheduling.files import SequenceFile
+from virnucpro_exporter.scheduling.settings import SchedulerSettings
 from virnucpro_exporter.snapshot import Latest, RunSnapshot
 
 WATCHED_SECONDS = 20.0
+FILES, PAIRS = 10_000, 9
+OFTEN_SECONDS = 0.005  # between two questions, so that what one costs can be seen
+
+ASKER = """
+import socket, struct, sys, time
+with socket.socket(socket.AF_UNIX) as run:
+    run.connect(sys.argv[1])
+    answers = run.makefile("rb")
+    while True:
+        run.sendall(b"?")
+        answers.read(*struct.unpack(">I", answers.read(4)))
+        time.sleep(float(sys.argv[2]))
+"""
 
 
 def run(number: int, gpus: int) -> RunSnapshot:
@@ -101,6 +116,58 @@ def answer_seconds() -> float:
     return statistics.median(times)
 
 
+def watched_loss() -> tuple[float, float]:
+    """How much more processor time a run of files that take no time takes when it is watched.
+
+    It is asked far more often than by `serve`, and what one question costs is set against the time
+    between two of its questions. The run is announced in both halves of a pair.
+
+    Returns:
+        The median, as a share of one; and what the middle half of the pairs lies within, each way.
+    """
+    paths = [f"/nowhere/{number:06}.fa" for number in range(FILES)]
+    settings = SchedulerSettings(second_attempts=False)
+
+    def seconds(*, is_asked: bool) -> tuple[float, int]:
+        taken, questions = 0.0, 0
+
+        @contextlib.contextmanager
+        def beside(coordinator: WorkStealingCoordinator, folder: str) -> Iterator[None]:
+            nonlocal taken, questions
+
+            def latest() -> RunSnapshot:
+                nonlocal questions
+                questions += 1
+                return coordinator.snapshot()
+
+            runs = Path(folder) / "runs"
+            runs.mkdir(mode=0o700)
+            announcement = Announcement(runs, "0" * 12, latest)
+            words = [sys.executable, "-c", ASKER, f"{runs}/{'0' * 12}.sock", str(OFTEN_SECONDS)]
+            asker = subprocess.Popen(words, stderr=subprocess.DEVNULL) if is_asked else None
+            began = time.process_time()
+            yield
+            taken = time.process_time() - began
+            if asker is not None:
+                asker.kill()
+                asker.wait()
+            announcement.close(coordinator.snapshot())
+
+        with tempfile.TemporaryDirectory() as folder:
+            dispatch.this_package("Noop", paths, folder, beside=beside, settings=settings)
+        return taken, questions
+
+    losses = []
+    for pair in range(PAIRS):
+        taken = {
+            is_asked: seconds(is_asked=is_asked) for is_asked in (bool(pair % 2), not pair % 2)
+        }
+        (asked, questions), (alone, _) = taken[True], taken[False]
+        losses.append((asked - alone) / questions / ASK_SECONDS)
+    low, middle, high = statistics.quantiles(losses, n=4)
+    return middle, (high - low) / 2
+
+
 def main() -> None:
     """Print the table."""
     alone = scrape_seconds(None)
@@ -115,6 +182,8 @@ def main() -> None:
         print(f"finding 4 runs: {100 * finding_share(Path(folder), 4):.2f} % of a core")
     answer = answer_seconds()
     share = answer / ASK_SECONDS
+    loss, spread = watched_loss()
+    print(f"a run that is watched takes {loss:.3%} more processor time (+- {spread:.3%})")
     print(f"a run is asked every {ASK_SECONDS:g} s: {1e3 * answer:.2f} ms, {share:.3%} of a core")
 
 

@@ -16,6 +16,17 @@ from tests.run_program import DEADLINE, PROGRAM, QUIET, READS, ROOT, TELLING, re
 from virnucpro_exporter import run_files
 from virnucpro_exporter.errors import UsageError
 
+# The first question of a run makes a Dask worker load the program, as slowly as over a network.
+LOADING_SLOWLY = """
+import pkgutil, time
+
+def resolve_slowly(name, resolve_name=pkgutil.resolve_name):
+    time.sleep(2)
+    return resolve_name(name)
+
+pkgutil.resolve_name = resolve_slowly
+"""
+
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalCluster]:
@@ -47,7 +58,7 @@ def test_a_client_or_a_cluster_is_all_that_a_run_needs(
     here = results(tmp_path / "here")
     assert results(tmp_path / "client") == results(tmp_path / "cluster") == here != {}
     assert logging.getLogger("distributed.core").level == level
-    for wrong, why in ((client, "the Client is closed"), (3, "is wanted, not a int")):
+    for wrong, why in ((client, "the Client is closed"), (3, "a cluster, not a int")):
         with pytest.raises(UsageError, match=why):
             run_files([str(READS)], str(tmp_path / "none"), dask=wrong)
 
@@ -55,15 +66,22 @@ def test_a_client_or_a_cluster_is_all_that_a_run_needs(
 def test_a_cluster_that_adapts_grows_for_files_that_wait(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From no worker to its maximum, and back when the run is over."""
+    """From no worker to its maximum, and back when the run is over.
+
+    What a worker has to load before it does anything takes longer than Dask keeps one idle.
+    """
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with LocalCluster(
-        n_workers=0, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
+        n_workers=0,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        memory_limit=0,
+        preload=[LOADING_SLOWLY],
     ) as cluster:
         cluster.adapt(minimum=0, maximum=3, interval="100ms", target_duration="500ms")
-        address = f"--dask={cluster.scheduler_address}"
+        address = [f"--dask={cluster.scheduler_address}", f"--dask-timeout={DEADLINE}"]
         going = subprocess.Popen(  # it ends with the cluster
-            [*PROGRAM, "run", *QUIET, *WAITING, address, "--output", tmp_path / "out", inputs],
+            [*PROGRAM, "run", *QUIET, *WAITING, *address, "--output", tmp_path / "out", inputs],
             cwd=ROOT,
             env={**os.environ, **TELLING},
             text=True,

@@ -36,7 +36,7 @@ class Demand:
 
         Args:
             client: Of the cluster.
-            joining: Dask workers that are there and about to join.
+            joining: Dask workers that have a task of the run already, and are about to join.
         """
         wanted = min(max(0, self.workers - joining), MOST_WANTED)
         # Dask gives a task up where it is set so, or where the client has been away.

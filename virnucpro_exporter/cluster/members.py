@@ -165,7 +165,7 @@ class Members:
     async def open(self) -> None:
         """Hear of Dask workers from now on, and take those that are there."""
         await self._look()
-        self._demand.show(self._client, len(self._adopting))
+        self._show_demand()
         self._start(self._keep_looking())
         self._start(self._keep_time())
 
@@ -226,6 +226,11 @@ class Members:
                 del self._adopting[address]
 
         task.add_done_callback(forget)
+
+    def _show_demand(self) -> None:
+        # A Dask worker counts once it has a task of ours. Until then the wish for it has to stay:
+        # to `adapt` it is idle, and would be closed while it loads the program.
+        self._demand.show(self._client, sum(not link.worker_id for link in self._tasks_of_dask))
 
     # -- what the run loop wants --
 
@@ -549,7 +554,7 @@ class Members:
             if self._watch is not None:
                 self._watch.pass_time(passed)
             self._share()
-            self._demand.show(self._client, len(self._adopting))
+            self._show_demand()
 
     def _pass_time(self, line: Line, passed: float) -> None:
         line.quiet += passed

@@ -28,6 +28,9 @@ from pathlib import Path
 from virnucpro_exporter import __main__ as program
 from virnucpro_exporter import cli
 from virnucpro_exporter.cli import run as _loaded_before_the_forks
+from virnucpro_exporter.errors import OutputError
+from virnucpro_exporter.journal.history import read_history
+from virnucpro_exporter.journal.status import read_status
 from virnucpro_exporter.scheduling import parts, splitting
 from virnucpro_exporter.workers import orphans, sentinel, starts
 
@@ -294,6 +297,7 @@ class History:
             expect(left == self.kept, f"attempts are left: {left}, wanted are {self.kept}")
         if self.textfile.exists():
             self._check_metrics(status)
+        self._check_readers()
 
     def _journal(self) -> dict[str, str]:
         path = self.output / ".virnucpro" / "journal.sqlite"
@@ -327,6 +331,20 @@ class History:
                 self.kept.add(attempt)
         expect(set(ends.values()) <= {None}, f"the last part ends before its file: {ends}")
         self.went_on += len(self.kept)
+
+    def _check_readers(self) -> None:
+        """What `status` and `report` read is what the journal has."""
+        try:
+            told, history = read_status(self.output), read_history(self.output, time.time())
+        except OutputError as error:
+            expect("no run has written" in str(error) and not self.states, str(error))
+            return
+        expect(not told.is_active, "a run is said to go on")
+        for state in ("completed", "failed"):
+            known = sum(known == state for known in self.states.values())
+            shown = told.counts.get(state, 0)
+            expect(shown == known, f"status says {told.counts} files, the journal {self.states}")
+        expect(history.runs, "the history has no run")
 
     def _check_metrics(self, status: int) -> None:
         shown: dict[str, float] = {}

@@ -168,11 +168,12 @@ def test_a_dask_worker_at_the_end_of_its_lifetime_loses_no_file(
 ) -> None:
     """With `dask worker --lifetime` it ends, and with `--lifetime-restart` it comes back."""
     options = ["--lifetime=30s", *(["--lifetime-restart"] if restart else [])]
-    leaving = cluster.add_worker("one", nanny=True, options=options)
     log = tmp_path / "log"
     with log.open("w") as errors:
-        words = [*WAITING, "--max-attempts=1"]
+        words = [*WAITING, "--max-attempts=1", f"--dask-timeout={DEADLINE}"]
         going = start(cluster, inputs, *words, output=tmp_path / "out", errors=errors)
+    # Only now, so that its life is not over before the run has begun.
+    leaving = cluster.add_worker("one", nanny=True, options=options)
     until(lambda: len(begun(inputs)) >= 1)
     (name,) = begun(inputs)
     cluster.add_worker("two")

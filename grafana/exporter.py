@@ -28,7 +28,7 @@ def build() -> Dashboard:
     return assemble(
         "virnucpro-exporter",
         "VirNucPro / Exporter health",
-        "Whether the numbers of the other dashboards can be trusted.",
+        "Whether the data of the other dashboards is current and complete.",
         [_answers(), _states(), _collectors(), _scrapes(), _versions()],
     )
 
@@ -46,22 +46,20 @@ def _answers() -> Shelf:
             ),
             warning_stat(
                 "Targets down",
-                "Exporters that Prometheus should scrape and cannot. A run that has ended "
-                "takes its exporter with it.",
+                "Exporters that Prometheus cannot scrape. The exporter of a run ends with the run.",
                 Query("sum(1 - up)"),
                 missing=_NO_EXPORTER,
             ),
             stat(
                 "Collectors failing",
-                "Sources of data whose latest pass failed. Wanted: 0.",
+                "Collectors whose latest pass failed. Should be 0.",
                 Query("sum(1 - virnucpro_collector_success)"),
                 colours=none_wanted,
                 missing=_NO_EXPORTER,
             ),
             stat(
                 "Oldest data",
-                "Time since the latest pass that succeeded, of the collector where it is "
-                "longest. Values older than this are not shown anywhere.",
+                "Longest time since the last successful pass of a collector.",
                 Query("max(time() - virnucpro_collector_last_success_timestamp_seconds)"),
                 unit="s",
                 colours=thresholds(GOOD, (limit("CollectorStale"), WARNING), (300, BAD)),
@@ -69,7 +67,7 @@ def _answers() -> Shelf:
             ),
             stat(
                 "Failed passes",
-                "Of all collectors, in the time shown.",
+                "Of all collectors, in the time range.",
                 Query("sum(increase(virnucpro_collector_failures_total[$__range]))"),
                 colours=thresholds(GOOD, (0.5, WARNING)),
                 missing=_NO_EXPORTER,
@@ -93,8 +91,8 @@ def _states() -> Shelf:
             ),
             timeline(
                 "Collectors",
-                "Whether the latest pass of each source of data succeeded. The exporter's "
-                "log says why one failed.",
+                "Whether the latest pass of each collector succeeded. The exporter's log gives "
+                "the reason for a failure.",
                 Query("virnucpro_collector_success", _COLLECTOR),
                 SUCCEEDS,
                 _NO_EXPORTER,
@@ -109,8 +107,8 @@ def _collectors() -> Shelf:
         [
             chart(
                 "Age of the data",
-                "Time since the latest pass that succeeded. A line that rises is a source "
-                "that hangs or fails.",
+                "Time since the last successful pass. A rising line indicates a collector that "
+                "hangs or fails.",
                 Query("time() - virnucpro_collector_last_success_timestamp_seconds", _COLLECTOR),
                 unit="s",
                 colours=thresholds(NEUTRAL, (limit("CollectorStale"), WARNING)),
@@ -118,8 +116,8 @@ def _collectors() -> Shelf:
             ),
             chart(
                 "Duration of a pass",
-                "How long the latest pass of each collector took. A slow driver shows here; "
-                "it does not delay scrapes.",
+                "Duration of the latest pass of each collector. A slow driver is visible here; it "
+                "does not delay scrapes.",
                 Query("virnucpro_collector_duration_seconds", _COLLECTOR),
                 unit="s",
                 colours=thresholds(NEUTRAL, (1, WARNING)),
@@ -127,7 +125,7 @@ def _collectors() -> Shelf:
             ),
             chart(
                 "Failed passes per second",
-                "Wanted: 0. A collector that fails again and again leaves its values out.",
+                "Should be 0. The values of a failing collector are absent.",
                 Query("rate(virnucpro_collector_failures_total[$__rate_interval])", _COLLECTOR),
                 missing=_NO_EXPORTER,
             ),
@@ -141,7 +139,7 @@ def _scrapes() -> Shelf:
         [
             chart(
                 "Scrape duration",
-                "As Prometheus sees it, network included.",
+                "Measured by Prometheus, network included.",
                 Query("scrape_duration_seconds"),
                 unit="s",
                 colours=thresholds(NEUTRAL, (1, WARNING)),
@@ -149,15 +147,16 @@ def _scrapes() -> Shelf:
             ),
             chart(
                 "Time the endpoint stays",
-                "How long the endpoint of a run waits after the end for a last scrape, at most. 0: "
-                "the end may go unseen, and no alert fires when the run no longer answers.",
+                "Maximum time that the endpoint of a run stays up after the end for a final "
+                "scrape. 0: the end may be missed, and no alert fires when the run no longer "
+                "answers.",
                 Query("virnucpro_endpoint_linger_seconds", INSTANCE),
                 unit="s",
                 missing="no run with an endpoint of its own",
             ),
             chart(
                 "Samples per scrape",
-                "It changes with the number of GPUs. A fall is a GPU or a source that has gone.",
+                "Depends on the number of GPUs. A drop means that a GPU or collector is gone.",
                 Query("scrape_samples_scraped"),
                 unit=COUNT,
                 missing=_NO_EXPORTER,
@@ -189,7 +188,7 @@ def _versions() -> Shelf:
         [
             table(
                 "Versions",
-                "What each exporter is, and where its GPU values come from.",
+                "Version of each exporter, and the source of its GPU values.",
                 [
                     Column("Series", f"sum by ({build}) (virnucpro_build_info)", hidden=True),
                     Column(

@@ -54,7 +54,7 @@ def build() -> Dashboard:
     return assemble(
         "virnucpro-fleet",
         "VirNucPro / Fleet",
-        "Which of many machines and which run needs a person.",
+        "Machines and runs that need attention.",
         [_answers(), Shelf(10, [_machines()]), Shelf(9, [_runs()]), _work(), _worst(), _alerts()],
         variables=["run"],
     )
@@ -73,40 +73,40 @@ def _answers() -> Shelf:
             ),
             warning_stat(
                 "Do not answer",
-                "Machines and runs that Prometheus should scrape and cannot. A run that has ended "
-                "takes its exporter with it: Firing alerts tells what should be there.",
+                "Machines and runs that Prometheus cannot scrape. Finished runs count until their "
+                "target is removed: Firing alerts shows which of them should be up.",
                 Query("sum(1 - up)"),
                 missing=_NO_MACHINE,
             ),
             stat(
                 "Runs at work",
-                "Runs that have begun and not ended.",
+                "Runs that have started and not ended.",
                 Query('sum(virnucpro_run_state{state=~"starting|running|draining"})'),
                 missing=_NO_RUN,
             ),
             stat(
                 "Worst run",
-                "The worst that can be said of a run that is shown.",
+                "The worst state of the runs shown.",
                 Query(verdict()),
                 states=VERDICTS,
                 missing=_NO_RUN,
             ),
             stat(
                 "GPUs",
-                "GPUs that are known; one that a run and `serve` both see counts once.",
+                "Known GPUs; a GPU that both a run and `serve` report counts once.",
                 Query(GPUS_ONCE),
                 missing="no GPU seen",
             ),
             stat(
                 "GPUs lost",
-                "GPUs that do not answer, each counted once. Wanted: 0.",
+                "GPUs that do not answer, each counted once. Should be 0.",
                 Query(LOST_OR_NONE),
                 colours=none_wanted,
                 missing="no GPU is known",
             ),
             stat(
                 "Stalled GPUs",
-                "Workers that have files and have made no progress for too long. Wanted: 0.",
+                "Workers that have files and made no progress for too long. Should be 0.",
                 Query("sum(virnucpro_worker_stalled)"),
                 colours=none_wanted,
                 missing=_NO_RUN,
@@ -144,10 +144,9 @@ def _machines() -> Panel:
         f" or 0 * count {by} (virnucpro_gpu_up {unknown})"
     )
     return table(
-        "Which machine needs a person",
-        "One row for each exporter, the problems on top. Its state is the worst that holds there. "
-        "An empty cell is not known; of XID errors and alerts it is none. A click on an instance "
-        "shows its GPUs.",
+        "Machines, worst first",
+        "One row per exporter, problems first, with its worst state. Empty cells are unknown; for "
+        "XID errors and alerts they mean none. Click an instance for its GPUs.",
         [
             Column("State", _state(), states=MACHINE_STATES, width=130),
             Column("GPUs", f"count {by} (virnucpro_gpu_up)", width=65),
@@ -175,7 +174,7 @@ def _machines() -> Panel:
                 decimals=0,
             ),
             Column(
-                "Slowest of its like",
+                "Min. relative speed",
                 f"min {by} ({RELATIVE_SPEED})",
                 "percentunit",
                 thresholds(WARNING, (limit("GpuStraggler"), CLEAR)),
@@ -183,7 +182,7 @@ def _machines() -> Panel:
                 decimals=0,
             ),
             Column("Hottest", f"max {by} (virnucpro_gpu_temperature_celsius)", "celsius", width=85),
-            bad_count("Held down", f"sum {by} (max by (job, instance, gpu) ({HELD_DOWN}))", 90),
+            bad_count("Throttled", f"sum {by} (max by (job, instance, gpu) ({HELD_DOWN}))", 90),
             Column("Power", f"sum {by} (virnucpro_gpu_power_watts)", "watt", width=85),
             bad_count("XID errors", f"sum {by} (virnucpro_gpu_xid_errors_total)", 90),
             bad_count("Of others", f"sum {by} (virnucpro_gpu_foreign_processes)", 85),
@@ -216,11 +215,11 @@ def _runs() -> Panel:
     by = f"sum by ({BY_RUN})"
     completion = "virnucpro_run_estimated_completion_timestamp_seconds"
     return table(
-        "Which run needs a person",
-        "One row for each run that is shown, the problems on top. A click on a run opens it. Runs "
-        "that are no longer seen are in the run overview.",
+        "Runs, worst first",
+        "One row per run, problems first. Click a run to open it. Runs that are no longer scraped "
+        "are in the run overview.",
         [
-            Column("Does it go well", verdict(BY_RUN), states=VERDICTS, width=130),
+            Column("Run health", verdict(BY_RUN), states=VERDICTS, width=130),
             Column(
                 "Series",
                 f"sum by ({BY_RUN}, processor, run_id) (virnucpro_run_info)",
@@ -249,7 +248,7 @@ def _runs() -> Panel:
             "run_id": Label("Run id", 130),
         },
         missing=_NO_RUN,
-        first="Does it go well",
+        first="Run health",
         falling=True,
     )
 
@@ -261,20 +260,20 @@ def _work() -> Shelf:
         [
             chart(
                 "Residues per second",
-                "Of each run; of many, of the sixteen that did most.",
+                "Per run; at most the sixteen fastest.",
                 Query(f"sum by ({BY_RUN}) ({residues})", RUN, is_many=True),
                 missing=_NO_RUN,
             ),
             chart(
                 "Power",
-                "Of each machine; of many, of the sixteen that draw most.",
+                "Per machine; at most the sixteen with the highest power.",
                 Query("sum by (job, instance) (virnucpro_gpu_power_watts)", is_many=True),
                 unit="watt",
                 missing="not known",
             ),
             chart(
                 "GPUs at work",
-                "GPUs with a file in process, and GPUs in all runs. What lies between is idle.",
+                "GPUs with a file in process, and all GPUs of runs. The difference is idle.",
                 Query("sum(virnucpro_worker_inflight_files > bool 0)", "with a file"),
                 Query(f"sum(virnucpro_worker_up and {RUNNING})", "of runs"),
                 unit=COUNT,
@@ -291,15 +290,15 @@ def _worst() -> Shelf:
         [
             chart(
                 "Longest without progress",
-                "Of workers that have files; of many, the sixteen that were silent for longest.",
+                "Workers with files; at most the sixteen longest without progress.",
                 Query(SINCE_PROGRESS, WORKER),
                 unit="s",
                 missing="no worker has files",
             ),
             chart(
-                "Slowest of their like",
-                "Learned speed over the median of the GPUs of the model in the same run; of many, "
-                "the sixteen slowest.",
+                "Lowest relative speeds",
+                "Measured speed relative to the median of the GPUs of the model in the same run; "
+                "at most the sixteen slowest.",
                 Query(RELATIVE_SPEED, WORKER, least=True),
                 unit="percentunit",
                 colours=thresholds(WARNING, (limit("GpuStraggler"), NEUTRAL)),
@@ -307,7 +306,7 @@ def _worst() -> Shelf:
             ),
             chart(
                 "Hottest",
-                "Of the dies; of many, the sixteen hottest.",
+                "Of the GPU dies; at most the sixteen hottest.",
                 Query("virnucpro_gpu_temperature_celsius", GPU),
                 unit="celsius",
                 colours=thresholds(NEUTRAL, (80, WARNING), (90, BAD)),
@@ -328,8 +327,8 @@ def _alerts() -> Shelf:
         [
             table(
                 "Firing alerts",
-                "Alerts of the rules in prometheus/rules that fire now. An empty table says "
-                "that all is well only if Prometheus has these rules loaded.",
+                "Alerts of the rules in prometheus/rules that fire now. An empty table means no "
+                "problems only if Prometheus has these rules loaded.",
                 [Column("Series", alerts, hidden=True)],
                 {
                     "severity": Label("Severity", 100),

@@ -56,7 +56,7 @@ def build() -> Dashboard:
     return assemble(
         "virnucpro-gpu",
         "VirNucPro / GPUs and balance",
-        "What each GPU does, what slows it, and how work moves between them.",
+        "State and bottlenecks of each GPU, and how work moves between GPUs.",
         [
             _answers(),
             _states(),
@@ -84,36 +84,36 @@ def _answers() -> Shelf:
         [
             stat(
                 "GPUs",
-                "GPUs that are known; one that a run and `serve` both see counts once.",
+                "Known GPUs; a GPU that both a run and `serve` report counts once.",
                 Query(GPUS_ONCE),
                 missing=_NO_GPU,
             ),
             stat(
                 "Lost",
-                "GPUs that do not answer, each counted once. Where the sampler knows nothing of "
-                "any GPU, none is lost: they are not known. Wanted: 0.",
+                "GPUs that do not answer, each counted once. If no GPU can be sampled at all, "
+                "they are unknown, not lost. Should be 0.",
                 Query(LOST_OR_NONE),
                 colours=none_wanted,
                 missing="no GPU is known",
             ),
             warning_stat(
-                "Held down",
-                "GPUs whose clocks are held down by heat or the power brake. A power cap is normal "
-                "under load and does not count.",
+                "Throttled",
+                "GPUs throttled by heat or the power brake. A power cap is normal under load and "
+                "does not count.",
                 Query(f"sum(max by (job, instance, gpu) ({HELD_DOWN}))"),
                 missing="not known",
             ),
             stat(
                 "Hottest",
-                "The highest temperature of a die.",
+                "The highest temperature of a GPU die.",
                 Query("max(virnucpro_gpu_temperature_celsius)"),
                 unit="celsius",
                 missing="not known",
             ),
             stat(
-                "Slowest of its like",
-                "Learned speed of the slowest GPU over the median of the GPUs of its model in the "
-                "same run. Below one half VirnucproGpuStraggler will fire.",
+                "Min. relative speed",
+                "Measured speed of the slowest GPU relative to the median of the GPUs of its "
+                "model in the same run. Below 0.5, VirnucproGpuStraggler fires.",
                 Query(f"min({RELATIVE_SPEED})"),
                 unit="percentunit",
                 colours=thresholds(WARNING, (limit("GpuStraggler"), GOOD)),
@@ -122,7 +122,7 @@ def _answers() -> Shelf:
             ),
             stat(
                 "XID errors",
-                "That the driver reported in the time shown. The table below has them by GPU.",
+                "Reported by the driver in the time range. The table below shows them by GPU.",
                 Query("sum(increase(virnucpro_gpu_xid_errors_total[$__range]))"),
                 colours=thresholds(GOOD, (0.5, WARNING)),
                 missing="none since the start",
@@ -130,7 +130,7 @@ def _answers() -> Shelf:
             ),
             stat(
                 "Uncorrected memory errors",
-                "That ECC found in the time shown.",
+                "Found by ECC in the time range.",
                 Query(f"sum(increase({uncorrected}[$__range]))"),
                 colours=thresholds(GOOD, (0.5, BAD)),
                 missing="no GPU has ECC",
@@ -147,17 +147,17 @@ def _states() -> Shelf:
         [
             timeline(
                 "Worker state",
-                "Busy: a file in process. Idle: nothing to do. Slow: less than half as fast as the "
-                "GPUs of its model. Stalled: has files and makes no progress. GPU lost: the driver "
-                "no longer answers for it. A gap is a time without data.",
+                "Busy: a file in process. Idle: nothing to do. Slow: less than half as fast as "
+                "the GPUs of its model. Stalled: has files and makes no progress. GPU lost: the "
+                "driver no longer answers for it. Gaps are times without data.",
                 Query(WORKER_STATE, WORKER),
                 WORKER_STATES,
                 _NO_WORKER,
             ),
             timeline(
                 "GPU state",
-                "Whether the driver answers for each GPU. Not known: the sampler has heard of none "
-                "for too long.",
+                "Whether the driver answers for each GPU. Not known: no GPU could be sampled for "
+                "too long.",
                 Query(GPU_STATE, GPU),
                 GPU_STATES,
                 _NO_GPU,
@@ -174,9 +174,9 @@ def _progress() -> Shelf:
             dashed(
                 chart(
                     "Time since progress",
-                    "Since the last file start, progress report or file end, of workers that have "
-                    "files. Above the dashed threshold a worker counts as stalled; one that never "
-                    "reports progress may be silent for longer. Workers without files are not "
+                    "Time since the last file start, progress report or file end of workers with "
+                    "files. Above the dashed threshold a worker counts as stalled; without "
+                    "progress reports the threshold is longer. Workers without files are not "
                     "shown.",
                     Query(SINCE_PROGRESS, WORKER),
                     Query("max(virnucpro_worker_stall_threshold_seconds)", "stall threshold"),
@@ -192,7 +192,7 @@ def _progress() -> Shelf:
             ),
             stat(
                 "Stalls",
-                "Stalls that began in the time shown.",
+                "Stalls that began in the time range.",
                 Query("sum(increase(virnucpro_worker_stalls_total[$__range]))"),
                 colours=thresholds(GOOD, (0.5, WARNING)),
                 missing=_NO_WORKER,
@@ -209,8 +209,8 @@ def _queues() -> Shelf:
         [
             chart(
                 "Waiting files",
-                "Files in the queue of each GPU, without the one in process. Queues that end "
-                "at the same time are balanced, not queues of the same length.",
+                "Files in the queue of each GPU, without the one in process. Queues are balanced "
+                "if they end at the same time, not if they have the same length.",
                 Query("virnucpro_queue_depth_files", WORKER),
                 unit=COUNT,
                 missing=_NO_WORKER,
@@ -222,9 +222,9 @@ def _queues() -> Shelf:
                 missing=_NO_WORKER,
             ),
             share(
-                "Where in its file",
-                "The range of its file that is in process, and how far it is done. A whole file "
-                "goes from 0 to 1; a part of one begins where another GPU stops.",
+                "Position in file",
+                "The range of the file in process, and its progress. A whole file goes from 0 to "
+                "1; a part begins where another GPU stops.",
                 Query(
                     'virnucpro_worker_range_ratio{edge="begin"}', "begin of {{gpu}}", is_many=True
                 ),
@@ -242,14 +242,14 @@ def _load() -> Shelf:
         [
             share(
                 "Utilisation",
-                "Share of time in which a kernel ran. A GPU that hangs may show 100 %: look "
-                "at the time since progress, too.",
+                "Share of time in which a kernel ran. A hung GPU may show 100 %: also check the "
+                "time since progress.",
                 Query("virnucpro_gpu_utilization_ratio", GPU),
                 missing=_NO_GPU,
             ),
             share(
                 "Memory in use",
-                "Of the memory installed. A loaded model fills memory, and that is normal.",
+                "Share of the installed memory. A loaded model fills memory, which is normal.",
                 Query("virnucpro_gpu_memory_used_bytes / virnucpro_gpu_memory_size_bytes", GPU),
                 colours=thresholds(NEUTRAL, (0.98, WARNING)),
                 missing=_NO_GPU,
@@ -257,7 +257,7 @@ def _load() -> Shelf:
             dashed(
                 chart(
                     "Power against limit",
-                    "Power drawn; dashed is the limit that is enforced.",
+                    "Power drawn; dashed: the enforced limit.",
                     Query("virnucpro_gpu_power_watts", GPU),
                     Query("virnucpro_gpu_power_limit_watts", f"{GPU}, limit"),
                     unit="watt",
@@ -289,7 +289,7 @@ def _limits() -> Shelf:
         [
             chart(
                 "Temperature",
-                "Of the die. Most data centre GPUs slow down between 80 and 90 degrees.",
+                "Of the GPU die. Most data centre GPUs throttle between 80 and 90 degrees.",
                 Query("virnucpro_gpu_temperature_celsius", GPU),
                 unit="celsius",
                 colours=thresholds(NEUTRAL, (80, WARNING), (90, BAD)),
@@ -304,8 +304,8 @@ def _limits() -> Shelf:
             ),
             timeline(
                 "Throttling",
-                "The gravest reason for which clocks are held down. A power cap is normal "
-                "under load; heat and the power brake are not: check cooling and supply.",
+                "The most serious throttle reason. A power cap is normal under load; heat and the "
+                "power brake are not: check cooling and power supply.",
                 Query(throttled, GPU),
                 THROTTLING,
                 _NO_GPU,
@@ -329,10 +329,10 @@ def _health() -> Shelf:
         [
             table(
                 "Health of the hardware",
-                "What the driver knows about errors. Uncorrected errors, rows that could not be "
-                "replaced and an action that is asked for need a person. Counts are since the "
-                "driver was loaded, but for those of the GPU's life. An empty cell is a value that "
-                "the GPU does not have.",
+                "Errors reported by the driver. Uncorrected errors, rows that could not be "
+                "remapped and a recommended action need attention. Counts are since the driver "
+                "was loaded, except those over the lifetime of the GPU. Empty cells are values "
+                "that the GPU does not have.",
                 [
                     Column("XID errors", f"{by} (virnucpro_gpu_xid_errors_total)", colours=odd),
                     Column(
@@ -371,7 +371,7 @@ def _clocks() -> Shelf:
         [
             chart(
                 "Memory temperature",
-                "Of the memory, which is slowed down at about 95 degrees on data centre GPUs.",
+                "Of the GPU memory, which throttles at about 95 degrees on data centre GPUs.",
                 Query("virnucpro_gpu_memory_temperature_celsius", GPU),
                 unit="celsius",
                 colours=thresholds(NEUTRAL, (90, WARNING), (100, BAD)),
@@ -379,13 +379,13 @@ def _clocks() -> Shelf:
             ),
             share(
                 "Memory traffic",
-                "Share of the time in which memory was read or written. Near 100 % the memory, not "
-                "the compute units, is the limit.",
+                "Share of time in which memory was read or written. Near 100 %, memory limits the "
+                "speed, not the compute units.",
                 Query("virnucpro_gpu_memory_copy_ratio", GPU),
                 missing="not known",
             ),
             share(
-                "Clocks over the highest",
+                "Clocks relative to maximum",
                 "Of the streaming multiprocessors (SM) and the memory.",
                 Query(
                     "virnucpro_gpu_sm_clock_hertz / virnucpro_gpu_sm_clock_max_hertz", f"{GPU}, SM"
@@ -398,16 +398,16 @@ def _clocks() -> Shelf:
             ),
             chart(
                 "Fans and performance state",
-                "Fan speed over the highest one (left at 0 while it stands), and the P-state over "
-                "15, the slowest: 0 is the fastest.",
+                "Fan speed relative to its maximum, and the P-state divided by 15: 0 is the "
+                "fastest.",
                 Query("virnucpro_gpu_fan_ratio", f"{GPU}, fan"),
                 Query("virnucpro_gpu_performance_state / 15", f"{GPU}, P-state"),
                 unit="percentunit",
                 missing="not known",
             ),
             chart(
-                "Time held down",
-                "Share of the time for which a policy held the clocks down.",
+                "Time throttled",
+                "Share of time in which a policy throttled the clocks.",
                 Query(
                     "sum by (job, instance, gpu, policy)"
                     " (rate(virnucpro_gpu_throttled_seconds_total[$__rate_interval]))",
@@ -446,8 +446,8 @@ def _links() -> Shelf:
             ),
             chart(
                 "Link errors",
-                "Transfers over PCIe that were repeated, and errors of NVLink. A steady rate is a "
-                "bad slot, riser or bridge.",
+                "PCIe replays and NVLink errors. A steady rate indicates a bad slot, riser or "
+                "bridge.",
                 Query(
                     "sum by (job, instance, gpu)"
                     " (increase(virnucpro_gpu_pcie_replays_total[$__rate_interval]))",
@@ -493,8 +493,8 @@ def _stealing() -> Shelf:
         [
             matrix(
                 "Steals, victim to thief",
-                "Files taken in this run: rows lost them, columns took them. One dark column "
-                "is a fast GPU; one dark row is a slow or stalled one. Up to 16 GPUs.",
+                "Files stolen in this run: from the GPUs in rows, by the GPUs in columns. A dark "
+                "column is a fast GPU; a dark row is a slow or stalled one. Up to 16 GPUs.",
                 Query('sum by (victim, thief) (virnucpro_steals_total{victim!=""})'),
                 "victim",
                 "thief",
@@ -502,8 +502,8 @@ def _stealing() -> Shelf:
             ),
             chart(
                 "Net residues moved",
-                "Residues that a GPU took, less those taken from it, since the run began. "
-                "Rising lines take work over, falling ones give it away.",
+                "Residues stolen by a GPU minus those stolen from it, since the run began. Rising "
+                "lines take work, falling lines give it away.",
                 Query(f"{by} ({gained}) - {by} (virnucpro_residues_stolen_from_total)", WORKER),
                 missing="no steals seen",
                 limits=(None, None),
@@ -511,9 +511,9 @@ def _stealing() -> Shelf:
             dashed(
                 share(
                     "Steal success",
-                    "Share of the requests with an empty queue that got a file. Dashed are the "
-                    "shares of all requests that got none: empty, as nothing waited, which is how "
-                    "a run ends; declined, as a faster GPU would end the file sooner.",
+                    "Share of steal attempts that got a file. Dashed: shares of all attempts "
+                    "without a file: empty, because no file was waiting, which is normal at the "
+                    "end of a run; declined, because a faster GPU would finish the file sooner.",
                     Query(
                         f"1 - {by} (rate(virnucpro_steal_failures_total[$__rate_interval]))"
                         f" / ({by} (rate(virnucpro_steal_attempts_total[$__rate_interval])) > 0)",
@@ -527,29 +527,29 @@ def _stealing() -> Shelf:
                         " (sum(rate(virnucpro_steal_attempts_total[$__rate_interval])) > 0)",
                         "all GPUs, {{reason}}",
                     ),
-                    missing="nobody asked for work",
+                    missing="no steal attempts",
                 ),
                 "/^all GPUs/",
             ),
             chart(
                 "Time left",
-                "Expected time until a GPU has done what it holds and what is queued for it.",
+                "Expected time until a GPU has finished its current and queued files.",
                 Query(f"sum by ({BY_WORKER}) (virnucpro_worker_left_seconds)", WORKER),
                 unit="s",
                 missing="nothing learned yet",
             ),
             chart(
-                "Speed of its like",
-                "Learned speed over the median of the GPUs of its model in the same run. Below one "
-                "half for long, VirnucproGpuStraggler fires.",
+                "Relative speed",
+                "Measured speed relative to the median of the GPUs of its model in the same run. "
+                "Below 0.5 for 15 minutes, VirnucproGpuStraggler fires.",
                 Query(RELATIVE_SPEED, WORKER, least=True),
                 unit="percentunit",
                 colours=thresholds(WARNING, (limit("GpuStraggler"), NEUTRAL)),
                 missing="nothing learned yet",
             ),
             chart(
-                "Learned speed",
-                "Residues per second, as seen so far: files are given out by it.",
+                "Measured speed",
+                "Residues per second so far, used to assign files.",
                 Query(f"sum by ({BY_WORKER}) (virnucpro_worker_speed_residues_per_second)", WORKER),
                 missing="nothing learned yet",
             ),
@@ -566,8 +566,8 @@ def _moves() -> Shelf:
             named(
                 chart(
                     "Second attempts",
-                    "Files that an idle GPU did again because it would end them sooner: won if "
-                    "it did, lost if it did not, over the time between two points.",
+                    "Second attempts by an idle GPU at files in process elsewhere, between two "
+                    "points: won if it finished first, else lost.",
                     Query(
                         "sum by (outcome)"
                         " (increase(virnucpro_second_attempts_total[$__rate_interval]))",
@@ -591,8 +591,8 @@ def _moves() -> Shelf:
             ),
             chart(
                 "Files given away",
-                "Files that others stole from the queue of a GPU, over the time between two "
-                "points. One that keeps giving is slower than was believed, or stalled.",
+                "Files stolen from the queue of a GPU between two points. A GPU that keeps losing "
+                "files is slower than expected, or stalled.",
                 Query(
                     f"sum by ({BY_WORKER})"
                     " (increase(virnucpro_files_stolen_from_total[$__rate_interval]))",
@@ -603,8 +603,8 @@ def _moves() -> Shelf:
             ),
             chart(
                 "Foreign processes",
-                "Compute processes on a GPU that the run did not start. They slow it down and "
-                "take memory; nvidia-smi names them.",
+                "Compute processes on a GPU that the run did not start. They slow it down and use "
+                "memory; nvidia-smi lists them.",
                 Query("virnucpro_gpu_foreign_processes", GPU),
                 unit=COUNT,
                 colours=thresholds(NEUTRAL, (1, WARNING)),
@@ -612,8 +612,8 @@ def _moves() -> Shelf:
             ),
             chart(
                 "Errors of the NVIDIA library",
-                "Queries that the driver refused, by the name of the code. A GPU that lacks "
-                "a value is no error.",
+                "Failed driver queries by error code. Values that a GPU does not support are not "
+                "errors.",
                 Query(
                     "sum by (job, instance, gpu, code)"
                     " (increase(virnucpro_gpu_errors_total[$__rate_interval]))",
@@ -637,8 +637,8 @@ def _files() -> Shelf:
             dashed(
                 chart(
                     "Time per file",
-                    "Median, and dashed the 95th percentile, of the files that ended. Different "
-                    "sizes of files and speeds of GPUs both show here.",
+                    "Median and (dashed) 95th percentile of finished files. Depends on the sizes "
+                    "of files and the speeds of GPUs.",
                     Query(
                         f"histogram_quantile(0.5, {by} ({bucket}))",
                         f"{WORKER}, p50",
@@ -658,7 +658,7 @@ def _files() -> Shelf:
             ),
             durations(
                 "Files by duration",
-                "How many files took how long. Dots are single files with their names; they "
+                "Distribution of processing times. Dots are single files with their names; they "
                 "need exemplar storage in Prometheus.",
                 Query(
                     "sum by (le)"
@@ -693,8 +693,8 @@ def _identity() -> Shelf:
         [
             table(
                 "Identity",
-                "Which GPU is which: the id is the one of nvidia-smi, for a slice of a GPU the "
-                "slice follows the colon, and in a run on many machines the node stands before it.",
+                "Identity of each GPU: the id is that of nvidia-smi; a MIG slice follows a colon, "
+                "and in a run on a Dask cluster the node precedes it.",
                 [Column("State", answers, states=GPU_STATES)],
                 {name: Label(title) for name, title in labels.items()},
                 missing=_NO_GPU,

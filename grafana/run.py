@@ -86,18 +86,17 @@ def _answers() -> Shelf:
         4,
         [
             stat(
-                "Does it go well",
-                "The worst that can be said of the runs chosen: one failed, is held by a full "
-                "disk, has a GPU that is gone, stalls or starves, or files that failed. The tables "
-                "below say where.",
+                "Run health",
+                "The worst state of the chosen runs: a failed run, a full disk, a lost, stalled "
+                "or starved GPU, or failed files. The tables below show where.",
                 Query(verdict()),
                 states=VERDICTS,
                 missing=_NO_RUN,
             ),
             stat(
                 "Progress",
-                "Share of the work that is done, in the seconds that it is expected to take; of "
-                "several runs, the mean of those that go on.",
+                "Completed share of the work, weighted by expected processing time; with several "
+                "runs, the mean of the active ones.",
                 Query(
                     f"avg(virnucpro_run_progress_ratio and {RUNNING})"
                     " or avg(virnucpro_run_progress_ratio)"
@@ -108,15 +107,15 @@ def _answers() -> Shelf:
             ),
             stat(
                 "Time left",
-                "Expected time to the end; of several runs, the longest. It is known after "
-                "the first progress, and grows when a GPU stalls.",
+                "Expected time to the end; with several runs, the longest. Known after the first "
+                "progress; grows when a GPU stalls.",
                 Query(f"clamp_min({ends} - time(), 0)"),
                 unit="s",
                 missing="not known",
             ),
             stat(
                 "Ends at",
-                "When the run is expected to end; of several runs, the last.",
+                "Estimated end of the run; with several runs, of the last one.",
                 Query(f"{ends} * 1000"),
                 unit="dateTimeAsLocalNoDateIfToday",
                 missing="not known",
@@ -124,7 +123,7 @@ def _answers() -> Shelf:
             stat(
                 "Stalled GPUs",
                 "Workers that have files and have made no progress for longer than their run "
-                "allows. Those of lost GPUs are not counted. Wanted: 0.",
+                "allows. Workers of lost GPUs are not counted. Should be 0.",
                 Query(
                     "sum(virnucpro_worker_stalled"
                     " unless on (job, instance, gpu) virnucpro_gpu_up == 0)"
@@ -134,16 +133,16 @@ def _answers() -> Shelf:
             ),
             stat(
                 "GPUs lost",
-                "GPUs that do not answer; one that two exporters see counts once. Wanted: 0. Look "
-                "at nvidia-smi and the kernel log of that machine.",
+                "GPUs that do not answer, each counted once. Should be 0. Check nvidia-smi and "
+                "the kernel log of the machine.",
                 Query(LOST_OR_NONE),
                 colours=_NONE_WANTED,
                 missing="no GPU is known",
             ),
             warning_stat(
                 "Failed files",
-                "Files that were given up after all attempts. The run reports them with their "
-                "errors at its end, and `virnucpro-exporter status` at any time.",
+                "Files given up after all attempts. The run lists them with their errors at its "
+                "end, `virnucpro-exporter status` at any time.",
                 Query('sum(virnucpro_run_files{state="failed"})'),
                 missing=_NO_RUN,
             ),
@@ -215,13 +214,12 @@ def _problems() -> Shelf:
         11,
         [
             table(
-                "Which GPU is the problem",
-                "One row for each GPU of a run, the problems on top. Slow: its learned speed is "
-                "less than half the median of the GPUs of its model in the run. The file is named "
-                "once it takes long. Of what is allowed: the time without progress over the "
-                "longest that the run allows it; at 100 % it has stalled. Done in: when it will be "
-                "done with what it holds and what waits for it. An empty cell is not known. A "
-                "click on a GPU shows it in detail.",
+                "GPUs, worst first",
+                "One row per GPU of a run, problems first. Slow: measured speed below half the "
+                "median of the GPUs of its model in the run. The file is shown once it takes "
+                "long. Of what is allowed: the time without progress over the longest that the "
+                "run allows it; at 100 % it has stalled. Done in: expected time to finish its "
+                "current and queued files. Empty cells are unknown. Click a GPU for details.",
                 columns,
                 {
                     "gpu": Label("GPU", 60, ("This GPU in detail", _GPU_URL)),
@@ -248,8 +246,8 @@ def _alerts() -> Shelf:
             _runs(),
             table(
                 "Firing alerts",
-                "Alerts of the rules in prometheus/rules that fire now. An empty table says "
-                "that all is well only if Prometheus has these rules loaded.",
+                "Alerts of the rules in prometheus/rules that fire now. An empty table means no "
+                "problems only if Prometheus has these rules loaded.",
                 [Column("Series", alerts, hidden=True)],
                 {
                     "severity": Label("Severity", 80),
@@ -295,11 +293,10 @@ def _runs() -> Panel:
     joules = _before(power, "sum")
     return table(
         "Runs of the last day",
-        "Those that have ended, too, as far as Prometheus has seen them: how each ended and what "
-        "it had done. Not seen any more: no end of it was seen, for its exporter or its machine "
-        "was gone, or did not wait for a last scrape. Energy: power drawn by its GPUs while it "
-        "ran, looked at every 15 s. Files done before are those of earlier runs. A click on a run "
-        "shows it alone.",
+        "Active and finished runs that Prometheus has scraped: their result and work. Not seen "
+        "any more: no end was scraped, because the exporter or its machine was gone or did not "
+        "wait for a final scrape. Energy: power drawn by its GPUs during the run, sampled every "
+        "15 s. Done before: files of earlier runs. Click a run to show it alone.",
         [
             Column(
                 "State",
@@ -350,8 +347,8 @@ def _progress() -> Shelf:
             dashed(
                 chart(
                     "Sequences per second",
-                    "By GPU, and in total. A line at zero while others are high is a GPU that "
-                    "stalls or starves.",
+                    "By GPU, and in total. A line at zero while others are high indicates a "
+                    "stalled or starved GPU.",
                     Query(f"sum by (job, instance, run) ({rate})", "total @ {{instance}} {{run}}"),
                     Query(
                         f"sum by ({BY_WORKER}) (virnucpro_throughput_sequences_per_second)",
@@ -365,8 +362,8 @@ def _progress() -> Shelf:
                 named(
                     chart(
                         "Files by state",
-                        "All input files. Completed grows, queued shrinks; a flat stretch is a run "
-                        "that does not advance.",
+                        "All input files. Completed grows, queued shrinks; flat lines mean no "
+                        "progress.",
                         Query("sum by (state) (virnucpro_run_files)", "{{state}}"),
                         unit=COUNT,
                         missing=_NO_RUN,
@@ -393,15 +390,15 @@ def _shares() -> Shelf:
         [
             share(
                 "Share of time busy",
-                "1 is a file in progress all the time. It says nothing about how hard the "
-                "GPU works: see its utilisation.",
+                "1: a file was in process all the time. For the load of the GPU, see its "
+                "utilisation.",
                 Query("rate(virnucpro_worker_busy_seconds_total[$__rate_interval])", WORKER),
                 missing=_NO_RUN,
             ),
             share(
                 "Share of time starved",
-                "Idle while files waited in another queue. Above a quarter for minutes, work "
-                "stealing does not keep up.",
+                "Idle while files waited in another queue. Above 0.25 for minutes, work stealing "
+                "does not keep up.",
                 Query("rate(virnucpro_worker_starved_seconds_total[$__rate_interval])", WORKER),
                 colours=thresholds(NEUTRAL, (limit("LoadImbalance"), WARNING)),
                 missing=_NO_RUN,
@@ -409,10 +406,9 @@ def _shares() -> Shelf:
             dashed(
                 chart(
                     "Queue imbalance",
-                    "Waiting residues of the fullest queue, in times the mean. 1 is even. High "
-                    "values are harmless while nobody starves. The flags are 1 while the queue "
-                    "depths in files, or the times at which the GPUs would end, count as "
-                    "imbalanced.",
+                    "Waiting residues of the fullest queue relative to the mean; 1 is even. High "
+                    "values are harmless while no GPU starves. The flags are 1 while the queue "
+                    "depths in files, or the expected end times of the GPUs, are imbalanced.",
                     Query(
                         f"max by (job, instance, run) ({waiting})"
                         f" / (avg by (job, instance, run) ({waiting}) > 0)",
@@ -447,8 +443,8 @@ def _efficiency() -> Shelf:
             dashed(
                 chart(
                     "Steals per second",
-                    "Files taken from another queue, and of those the ones that had been taken "
-                    "before. Many of the latter are files that move to and fro.",
+                    "Files stolen from another queue, and those stolen before. Many of the latter "
+                    "mean that files move back and forth.",
                     Query(
                         "sum by (job, instance, run) "
                         "(rate(virnucpro_steals_total[$__rate_interval]))",
@@ -464,8 +460,8 @@ def _efficiency() -> Shelf:
             ),
             chart(
                 "Residues per joule",
-                "Work done for the energy drawn. Compare GPUs of one model: a low one is "
-                "throttled, shared, or waits for its input.",
+                "Work per energy. Compare GPUs of one model: a low one is throttled, shared, or "
+                "waits for input.",
                 Query(
                     f"{residues} / on (job, instance, gpu) group_left () ({energy} > 0)",
                     WORKER,
@@ -476,8 +472,7 @@ def _efficiency() -> Shelf:
             dashed(
                 chart(
                     "Failed attempts and restarts",
-                    "Attempts that ended in an error, and workers that had to be replaced, over "
-                    "the time between two points.",
+                    "Failed attempts and worker restarts between two points.",
                     Query(
                         "sum by (job, instance, run, gpu)"
                         " (increase(virnucpro_file_failures_total[$__rate_interval]))",
@@ -505,8 +500,7 @@ def _work() -> Shelf:
                 named(
                     chart(
                         "Residues",
-                        "Work done and left, counted or estimated. A flat stretch is a run that "
-                        "does not advance.",
+                        "Work done and left, counted or estimated. Flat lines mean no progress.",
                         Query("sum by (state) (virnucpro_run_residues)", "{{state}}"),
                         missing=_NO_RUN,
                     ),
@@ -516,8 +510,8 @@ def _work() -> Shelf:
             stacked(
                 chart(
                     "Parts of shared files",
-                    "Parts of files that several workers do together, and the joins of their "
-                    "results. Queued ones that stay are joins that wait for a slow part.",
+                    "Parts of files shared by several workers, and the joins of their results. "
+                    "Queued ones that remain are joins that wait for a slow part.",
                     Query("sum by (state) (virnucpro_run_parts)", "{{state}}"),
                     unit=COUNT,
                     missing=_NO_RUN,
@@ -525,8 +519,8 @@ def _work() -> Shelf:
             ),
             chart(
                 "Age of the file in process",
-                "How long each GPU has been at its present file. A line that rises for much "
-                "longer than files take is a file that does not end.",
+                "Time that each GPU has spent on its current file. A line that keeps rising far "
+                "beyond the usual time per file indicates a file that does not end.",
                 Query("sum by (job, instance, run, gpu) (virnucpro_worker_file_seconds)", WORKER),
                 unit="s",
                 missing="no file in process",
@@ -534,8 +528,8 @@ def _work() -> Shelf:
             dashed(
                 chart(
                     "Stalled, retries, held",
-                    "Share of time that GPUs were stalled, attempts that followed a failure, and "
-                    "a flag that is 1 while a disk that is full or fails holds all work.",
+                    "Share of time stalled, retries, and a flag that is 1 while a full or failing "
+                    "disk holds all work.",
                     Query(
                         "sum by (job, instance, run, gpu)"
                         " (rate(virnucpro_worker_stalled_seconds_total[$__rate_interval]))",

@@ -66,3 +66,6 @@ def test_as_many_tasks_wait_as_workers_are_wanted_beside_those_that_join() -> No
     cluster.status = "running"
     demand.show(client, 0)
     assert cluster.waiting == 3
+    demand.workers = 0
+    demand.show(client, 0, least=1)
+    assert cluster.waiting == 1

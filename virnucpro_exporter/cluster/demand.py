@@ -31,14 +31,15 @@ class Demand:
         self.workers = 1  # a run begins with the first one
         self._waiting: list[Future] = []
 
-    def show(self, client: Client, joining: int) -> None:
+    def show(self, client: Client, joining: int, least: int = 0) -> None:
         """Have as many tasks wait as workers are wanted.
 
         Args:
             client: Of the cluster.
             joining: Dask workers that have a task of the run already, and are about to join.
+            least: So many are wanted at least.
         """
-        wanted = min(max(0, self.workers - joining), MOST_WANTED)
+        wanted = min(max(0, max(self.workers, least) - joining), MOST_WANTED)
         # Dask gives a task up where it is set so, or where the client has been away.
         self._waiting = [task for task in self._waiting if not task.done()]
         for task in self._waiting[wanted:]:

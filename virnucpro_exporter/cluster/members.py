@@ -230,7 +230,9 @@ class Members:
     def _show_demand(self) -> None:
         # A Dask worker counts once it has a task of ours. Until then the wish for it has to stay:
         # to `adapt` it is idle, and would be closed while it loads the program.
-        self._demand.show(self._client, sum(not link.worker_id for link in self._tasks_of_dask))
+        joining = sum(not link.worker_id for link in self._tasks_of_dask)
+        least = 0 if self._last_lost is None else 1  # the run does not know yet that it has none
+        self._demand.show(self._client, joining, least)
 
     # -- what the run loop wants --
 
@@ -361,6 +363,7 @@ class Members:
             pure=False,
         )
         self._tasks_of_dask[link] = future
+        self._show_demand()
         over = asyncio.ensure_future(future.result())
         told = asyncio.ensure_future(link.introduced.wait())
         try:
@@ -404,6 +407,7 @@ class Members:
 
     def _welcome(self, link: Link, name: str) -> None:
         self._links[link.worker_id] = link
+        self._demand.workers -= 1  # until the run says anew
         if self._watch is not None:
             self._watch.join(link)
         lost, self._last_lost = self._last_lost, None

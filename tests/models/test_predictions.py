@@ -142,7 +142,7 @@ def test_sample_sheet_joins_files(words: Words, tmp_path: Path) -> None:
         (lambda words: [*words, "--chunk-size", "300"], "is for chunks of 500 bases"),
         (lambda words: [*words, "--model", "x"], "use --dnabert-model and --esm2-model"),
         (lambda words: [*words, "--sample-sheet", "x"], "remove the others"),
-        (lambda words: [words[0], "--classifier", "x"], "--classifier was given, but"),
+        (lambda words: [words[0], "--classifier", "x"], "--classifier is for --processor"),
     ],
 )
 def test_options_that_do_not_fit(

@@ -152,7 +152,7 @@ def test_halt_never_and_now(tmp_path: Path) -> None:
     assert "1 failed, 0 skipped, 4 left" in now.stdout
     refused = run(inputs, "--halt", "later", output=tmp_path / "later")
     assert refused.returncode == 2
-    assert "'later' is none of" in refused.stderr
+    assert "--halt 'later': must be" in refused.stderr
 
 
 def test_gpu_that_is_given_up_is_named_at_the_end(tmp_path: Path) -> None:

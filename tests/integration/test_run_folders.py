@@ -43,7 +43,7 @@ def test_equal_names_from_two_folders(tmp_path: Path) -> None:
         tmp_path / "d2", "--processor=tests.run_processors:SameNames", "--resume", output=out
     )
     assert kept.returncode == 1
-    assert "a_chunked500.fa' is the result of" in kept.stderr
+    assert "a_chunked500.fa' is already the result of" in kept.stderr
     assert results(out) == before
     assert "1 skipped" in run(tmp_path / "d1", "--resume", output=out).stdout
 

@@ -185,9 +185,9 @@ def _machines() -> Panel:
             bad_count("Throttled", f"sum {by} (max by (job, instance, gpu) ({HELD_DOWN}))", 90),
             Column("Power", f"sum {by} (virnucpro_gpu_power_watts)", "watt", width=85),
             bad_count("XID errors", f"sum {by} (virnucpro_gpu_xid_errors_total)", 90),
-            bad_count("Of others", f"sum {by} (virnucpro_gpu_foreign_processes)", 85),
+            bad_count("Foreign", f"sum {by} (virnucpro_gpu_foreign_processes)", 85),
             Column(
-                "GPUs read",
+                "GPU data age",
                 f"max {by} (time()"
                 ' - virnucpro_collector_last_success_timestamp_seconds{collector="gpu"})',
                 "s",

@@ -355,7 +355,11 @@ def _health() -> Shelf:
                         f"{by} (virnucpro_gpu_retired_pages_pending)",
                         states=PENDING,
                     ),
-                    Column("Asks for", f"max by (job, instance, gpu) ({actions})", states=RECOVERY),
+                    Column(
+                        "Recovery action",
+                        f"max by (job, instance, gpu) ({actions})",
+                        states=RECOVERY,
+                    ),
                 ],
                 {"gpu": Label("GPU", 60), "instance": Label("Instance", 150)},
                 missing=_NO_GPU,

@@ -166,10 +166,10 @@ def _problems() -> Shelf:
             hidden=True,
         ),
         Column("File", f"{by[:-1]}, file) (virnucpro_worker_file_info)", hidden=True),
-        Column("In it for", f"{by} (virnucpro_worker_file_seconds)", "s", width=85),
-        Column("Silent for", SINCE_PROGRESS, "s", width=85),
+        Column("In file", f"{by} (virnucpro_worker_file_seconds)", "s", width=85),
+        Column("No progress", SINCE_PROGRESS, "s", width=85),
         Column(
-            "Of what is allowed",
+            "Stall limit used",
             OF_SILENCE_ALLOWED,
             "percentunit",
             thresholds(CLEAR, (0.5, WARNING), (1, BAD)),
@@ -194,7 +194,7 @@ def _problems() -> Shelf:
         ),
         Column("Residues/s", f"{by} (virnucpro_throughput_residues_per_second)", RATE, width=95),
         Column(
-            "Of its like",
+            "Relative speed",
             RELATIVE_SPEED,
             "percentunit",
             thresholds(WARNING, (limit("GpuStraggler"), CLEAR)),
@@ -217,9 +217,9 @@ def _problems() -> Shelf:
                 "GPUs, worst first",
                 "One row per GPU of a run, problems first. Slow: measured speed below half the "
                 "median of the GPUs of its model in the run. The file is shown once it takes "
-                "long. Of what is allowed: the time without progress over the longest that the "
-                "run allows it; at 100 % it has stalled. Done in: expected time to finish its "
-                "current and queued files. Empty cells are unknown. Click a GPU for details.",
+                "long. Stall limit used: time without progress as a share of the worker's stall "
+                "limit; at 100 % it is stalled. Done in: expected time to finish its current and "
+                "queued files. Empty cells are unknown. Click a GPU for details.",
                 columns,
                 {
                     "gpu": Label("GPU", 60, ("This GPU in detail", _GPU_URL)),

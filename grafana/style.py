@@ -51,14 +51,14 @@ WORKER_STATES = {
 }
 # By rising codes from the best to the worst.
 VERDICTS = {
-    "0": ("it is done", GOOD),
-    "1": ("yes", GOOD),
+    "0": ("completed", GOOD),
+    "1": ("healthy", GOOD),
     "2": ("files failed", WARNING),
-    "3": ("a GPU starves", WARNING),
-    "4": ("a GPU stalls", BAD),
-    "5": ("a GPU is gone", BAD),
-    "6": ("held: the disk", BAD),
-    "7": ("no, it failed", BAD),
+    "3": ("GPU starved", WARNING),
+    "4": ("GPU stalled", BAD),
+    "5": ("GPU lost", BAD),
+    "6": ("storage full", BAD),
+    "7": ("failed", BAD),
 }
 RUN_STATES = {
     "1": ("failed", BAD),

@@ -198,7 +198,7 @@ def _problems() -> Shelf:
             RELATIVE_SPEED,
             "percentunit",
             thresholds(WARNING, (limit("GpuStraggler"), CLEAR)),
-            width=90,
+            width=110,
             decimals=0,
         ),
         Column("Waiting", f"{by} (virnucpro_queue_depth_files)", width=70),

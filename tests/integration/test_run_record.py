@@ -75,7 +75,7 @@ def test_record_of_an_interrupted_run(tmp_path: Path) -> None:
     (second,) = begun(inputs).keys() - {first.name}
     (inputs / f"{second}.go").touch()
     until(lambda: len(begun(inputs)) >= 3)
-    assert len(results(output)) == 2
+    until(lambda: len(results(output)) >= 2)  # the last one is moved while the next file begins
     assert not (output / "run.json").exists()
     going.send_signal(signal.SIGINT)
     told(going, "will finish")

@@ -33,7 +33,7 @@ def main() -> None:
     """Simulate, scrape, ask and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the pictures go")
-    parser.add_argument("--minutes", type=float, default=8.0, help="that are simulated")
+    parser.add_argument("--minutes", type=float, default=7.5, help="that are simulated")
     parser.add_argument("--machines", type=int, default=16)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -63,6 +63,7 @@ def test_a_client_or_a_cluster_is_all_that_a_run_needs(
             run_files([str(READS)], str(tmp_path / "none"), dask=wrong)
 
 
+@pytest.mark.campaign
 def test_a_cluster_that_adapts_grows_for_files_that_wait(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_prefix_is_a_folder(store: ObjectStore, text: bytes, tmp_path: Path) -
     assert not secrets_in(tmp_path, *texts, words=(SECRET, "testing"))
 
 
+@pytest.mark.campaign
 def test_commands_and_python_get_a_copy(store: ObjectStore, text: bytes, tmp_path: Path) -> None:
     """Programs are given a file of this machine, whole or in parts, and no copy is left."""
     url = store.put("copied/a.fa", text)
@@ -103,7 +104,7 @@ def test_commands_and_python_get_a_copy(store: ObjectStore, text: bytes, tmp_pat
     assert not list(tmp_path.rglob(".virnucpro_part"))
 
 
-@pytest.mark.parametrize("has_ranges", [True, False])
+@pytest.mark.parametrize("has_ranges", [True, pytest.param(False, marks=pytest.mark.campaign)])
 def test_web_servers(text: bytes, tmp_path: Path, has_ranges: bool) -> None:
     """A signed URL is read in parts where its server sends ranges, and its signature is hidden."""
     site, query = tmp_path / "site", "X-Amz-Signature=abcdefsecret"

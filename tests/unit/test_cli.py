@@ -46,10 +46,10 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         ("run '' --output out", "INPUT...: is empty"),
         (
             "run x --output https://host/out",
-            "--output: cannot be used: results go to s3:// or gs://",
+            "--output: results go to s3:// or gs://",
         ),
-        ("run x --output s3://bucket", "--output: cannot be used: add a prefix to the bucket"),
-        ("run ftp://host/x.fa --output out", "INPUT...: cannot be used: ftp:// is not supported"),
+        ("run x --output s3://bucket", "--output: add a prefix to the bucket"),
+        ("run ftp://host/x.fa --output out", "INPUT...: ftp:// is not supported"),
         ("run x --output out --", "write the command after `--`"),
         ("run x --output out -- ''", "PROGRAM ...: is empty"),
         ("run x -o out --fresh --resume", "--fresh and --resume: use one of them"),

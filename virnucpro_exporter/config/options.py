@@ -249,7 +249,7 @@ def source(value: str) -> str:
     try:
         return put_query_aside(value)
     except UsageError as error:
-        raise ValueError(f"cannot be used: {error.detail}") from None
+        raise ValueError(error.detail) from None
 
 
 def destination(value: str) -> str:
@@ -262,9 +262,9 @@ def destination(value: str) -> str:
         return local_path(value)
     url = source(value)
     if scheme_of(url) in WEB:
-        raise ValueError("cannot be used: results go to s3:// or gs://, not to a web server")
+        raise ValueError("results go to s3:// or gs://, not to a web server")
     if "/" not in url.partition("://")[2].rstrip("/"):
-        raise ValueError("cannot be used: add a prefix to the bucket, such as s3://BUCKET/RESULTS")
+        raise ValueError("add a prefix to the bucket, such as s3://BUCKET/RESULTS")
     return url
 
 

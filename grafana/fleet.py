@@ -66,20 +66,20 @@ def _answers() -> Shelf:
         4,
         [
             stat(
-                "Exporters that answer",
+                "Exporters up",
                 "Machines and runs whose latest scrape succeeded.",
                 Query("sum(up)"),
                 missing=_NO_MACHINE,
             ),
             warning_stat(
-                "Do not answer",
+                "Exporters down",
                 "Machines and runs that Prometheus cannot scrape. Finished runs count until their "
                 "target is removed: Firing alerts shows which of them should be up.",
                 Query("sum(1 - up)"),
                 missing=_NO_MACHINE,
             ),
             stat(
-                "Runs at work",
+                "Active runs",
                 "Runs that have started and not ended.",
                 Query('sum(virnucpro_run_state{state=~"starting|running|draining"})'),
                 missing=_NO_RUN,
@@ -155,7 +155,7 @@ def _machines() -> Panel:
                 "Stalled", f"sum {by} (virnucpro_worker_stalled)", colours=_ONE_WANTED, width=75
             ),
             Column(
-                "Runs at work",
+                "Active runs",
                 f'sum {by} (virnucpro_run_state{{state=~"starting|running|draining"}})',
                 width=105,
             ),
@@ -272,10 +272,10 @@ def _work() -> Shelf:
                 missing="not known",
             ),
             chart(
-                "GPUs at work",
+                "GPUs in use",
                 "GPUs with a file in process, and all GPUs of runs. The difference is idle.",
-                Query("sum(virnucpro_worker_inflight_files > bool 0)", "with a file"),
-                Query(f"sum(virnucpro_worker_up and {RUNNING})", "of runs"),
+                Query("sum(virnucpro_worker_inflight_files > bool 0)", "processing"),
+                Query(f"sum(virnucpro_worker_up and {RUNNING})", "assigned to runs"),
                 unit=COUNT,
                 missing=_NO_RUN,
             ),
@@ -313,7 +313,7 @@ def _worst() -> Shelf:
                 missing="not known",
             ),
         ],
-        title="The worst",
+        title="Outliers",
     )
 
 

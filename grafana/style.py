@@ -68,19 +68,19 @@ RUN_STATES = {
     "5": ("starting", NEUTRAL),
     "6": ("running", GOOD),
     "7": ("draining", WARNING),
-    "8": ("not seen any more", BAD),
+    "8": ("no longer seen", BAD),
 }
 MACHINE_STATES = {
     "0": ("does not answer", BAD),
     "1": ("GPU lost", BAD),
-    "2": ("GPUs not known", BAD),
+    "2": ("GPUs unknown", BAD),
     "3": ("run failed", BAD),
     "4": ("stalled", BAD),
     "5": ("worker down", BAD),
     "6": ("GPU errors", BAD),
     "7": ("throttled", WARNING),
     "8": ("starved", WARNING),
-    "9": ("works", GOOD),
+    "9": ("ok", GOOD),
     "10": ("idle", NEUTRAL),
 }
 THROTTLING = {

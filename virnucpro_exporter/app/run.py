@@ -506,16 +506,16 @@ def run_files(
         processor: `virnucpro`, `translate`, `esm2`, `dnabert`, `command`, `package.module:name` of
             a class or function, or a class or function itself, at the top of a module or script.
         dask: Work on a Dask cluster: a connected `distributed.Client`, a cluster such as
-            `LocalCUDACluster` or those of dask-jobqueue, or the address of a scheduler. It stays
-            as it is, and what its Dask workers have for other programs is not touched.
+            `LocalCUDACluster` or those of dask-jobqueue, or the address of a scheduler. The
+            cluster and its other users are not affected.
         options: Any other setting of `virnucpro-exporter run`, with `_` for `-`. Metrics are served
-            with `web=True` alone.
+            only with `web=True`.
 
     Returns:
-        The state of the run at its end; `failures` has the files that could not be done.
+        The state of the run at its end; `failures` lists the failed files.
 
     Raises:
-        VirnucproError: The run cannot start, or no worker is left and files are.
+        VirnucproError: The run cannot start, or files are left without a worker.
     """
     scheduled = None if dask is None or isinstance(dask, str) else cluster_at_hand(dask)
     given: dict[str, Any] = {"web": False, "metrics_log": None, "dashboard": False, **options}

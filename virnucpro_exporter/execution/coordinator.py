@@ -59,26 +59,25 @@ class GpuMetrics(TypedDict):
 
 
 class WorkStealingCoordinator:
-    """Decides which worker does which file; may be called from any thread.
+    """Decides which worker processes which file; thread-safe.
 
-    A pipeline with threads of its own calls `submit`, and then loops in each worker's thread over
-    `worker`, which notes starts, completions and failures. One that needs each step by itself calls
+    A pipeline with its own threads calls `submit`, and then iterates over `worker` in the thread of
+    each worker, which records starts, completions and failures. To control each step, call
     `next_file`, `record_file_start`, `record_progress` and `record_file_completion` or
-    `record_file_failure`.
-    Everything a caller reads comes from an immutable snapshot.
+    `record_file_failure` instead. All values that can be read come from an immutable snapshot.
 
     Args:
         gpus: The ids of the GPUs, or their ids with their declared speeds.
         stall_threshold: Seconds without progress after which a worker counts as stalled.
         names: Model names of the GPUs, where known.
         balancer: `"stealing"`, or `"static"` for the initial assignment alone.
-        policy: Who steals what, instead of the way of that balancer.
-        settings: All limits and choices; `stall_threshold` is then taken from here.
-        processor: What is done to a file, by name.
-        name: What users call the run.
+        policy: Steal policy, in place of that of the balancer.
+        settings: All limits and choices, including the stall threshold.
+        processor: Name of the processor.
+        name: Name of the run, for display.
         first_attempt: Number of the first attempt.
         skipped: Files that an earlier run had finished.
-        done_before: Some of those that earlier runs did with the same processor, to learn from.
+        done_before: Files of earlier runs with the same processor, to learn speeds from.
         clock: Monotonic seconds.
         wall_clock: Unix seconds.
     """
@@ -144,16 +143,16 @@ class WorkStealingCoordinator:
 
     @property
     def run_id(self) -> str:
-        """A name for the run that is unique in practice."""
+        """A practically unique id of the run."""
         return self._context.run_id
 
     # -- for the run loop --
 
     def handle(self, events: Iterable[ev.Event]) -> Decisions:
-        """Take in what happened, and a deadline if one has passed.
+        """Process events, and deadlines that have passed.
 
         Returns:
-            What is to be done, and what happened, each in this order.
+            Commands and facts, each in order.
         """
         with self._lock:
             decisions = self._scheduler.turn(events, self._clock())
@@ -164,18 +163,18 @@ class WorkStealingCoordinator:
         return decisions
 
     def expect(self, files: int) -> None:
-        """So many files will be submitted, so that views count them from the first moment on."""
+        """Announce files that will be submitted, so that views count them from the beginning."""
         self.handle([ev.FilesSubmitted((), awaited=files)])
         self.snapshot()  # what was published before knows of none
 
     def beat(self) -> None:
-        """The run loop turns. From the first time on, its silence shows in the snapshots."""
+        """Record a turn of the run loop. After the first one, snapshots show if the loop hangs."""
         self._beat_at = self._clock()
 
     def conclude(
         self, result: RunResult, exit_status: int | None = None, reason: str = ""
     ) -> RunSnapshot:
-        """The run is over; snapshots tell from now on how it ended.
+        """Record the end of the run; later snapshots contain it.
 
         Args:
             result: How.
@@ -188,7 +187,7 @@ class WorkStealingCoordinator:
             return self._publish()
 
     def seconds_to_deadline(self) -> float | None:
-        """After how many seconds `handle` wants to be called at the latest; None for never."""
+        """Seconds until the next deadline, at which `handle` must be called; None without one."""
         with self._lock:
             deadline = self._scheduler.next_deadline()
         return None if deadline is None else max(0.0, deadline - self._clock())
@@ -198,17 +197,17 @@ class WorkStealingCoordinator:
         return self._clock()
 
     def count_workers(self) -> int:
-        """How many workers the run has had, those that have left included; no snapshot is made."""
+        """Number of all workers so far, including those that left; takes no snapshot."""
         with self._lock:
             return len(self._scheduler.state.fleet)
 
     def wanted_workers(self) -> int:
-        """How many more workers would be given a file, beside those that wait or come up."""
+        """Number of additional workers that would get a file at once."""
         with self._lock:
             return self._scheduler.state.wanted_workers
 
     def excuse(self, seconds: float) -> None:
-        """So long was the program paused: that time counts for no deadline and no speed."""
+        """Exclude a pause of the program from all deadlines and speeds."""
         with self._lock:
             self._paused += seconds
             self._taken_at = min(self._taken_at, self._clock())
@@ -217,7 +216,7 @@ class WorkStealingCoordinator:
         return self._read_clock() - self._paused
 
     def file_of(self, gpu_id: str, attempt: int) -> SequenceFile | None:
-        """The file of an attempt whose result is wanted, or None when it is over."""
+        """The file of a current attempt; None if the attempt is over."""
         with self._lock:
             return self._scheduler.file_of(WorkerId(gpu_id), AttemptNumber(attempt))
 
@@ -243,19 +242,19 @@ class WorkStealingCoordinator:
         self.handle([ev.FilesSubmitted(tuple(files))])
 
     def next_file(self, gpu_id: str) -> SequenceFile | None:
-        """The next file for a GPU: from its own queue, else a stolen one, else None for now."""
+        """The next file for a GPU, from its own queue or stolen; None if there is none now."""
         for command in self.handle([ev.WorkRequested(WorkerId(gpu_id))]).commands:
             if isinstance(command, StartAttempt) and command.worker_id == gpu_id:
                 return command.file
         return None
 
     def worker(self, gpu_id: str) -> Iterator[SequenceFile]:
-        """The files for a GPU, one after another, until all that were submitted have ended.
+        """Iterate over the files for a GPU until all submitted files have ended.
 
-        To be looped over in a thread of the GPU's own. It waits while other GPUs have files in
-        process, since these may fail and come back. A file is completed when the loop asks for
-        the next one, unless the loop has recorded its end. A loop that is left by an exception, or
-        by `break`, has failed at its file: another GPU gets it, up to the limit of attempts.
+        Use a separate thread for each GPU. The iterator blocks while other GPUs have files in
+        process, because these may fail and be retried. Requesting the next file completes the
+        previous one, unless its end was recorded. Leaving the loop by an exception or `break`
+        fails the current file; it is retried on another GPU, up to the limit of attempts.
 
         Args:
             gpu_id: The GPU.
@@ -310,12 +309,12 @@ class WorkStealingCoordinator:
         return number
 
     def record_file_start(self, gpu_id: str, path: str) -> None:
-        """The GPU begins to process the file that `next_file` gave it."""
+        """Record that the GPU begins to process the file from `next_file`."""
         worker_id = WorkerId(gpu_id)
         self.handle([ev.AttemptStarted(worker_id, self._attempt(worker_id, path))])
 
     def record_progress(self, gpu_id: str, sequences: int) -> None:
-        """The GPU has done so many sequences of its present file."""
+        """Record the number of processed sequences of the GPU's current file."""
         worker_id = WorkerId(gpu_id)
         with self._lock:
             number = next(iter(self._scheduler.state.worker(worker_id).inflight), None)
@@ -326,13 +325,13 @@ class WorkStealingCoordinator:
     def record_file_completion(
         self, gpu_id: str, file_path: str, sequences: int, duration: float
     ) -> None:
-        """The GPU has finished the file, which held `sequences`, in `duration` seconds."""
+        """Record the completion of a file with `sequences` records after `duration` seconds."""
         worker_id = WorkerId(gpu_id)
         number = self._attempt(worker_id, file_path)
         self.handle([ev.AttemptCompleted(worker_id, number, sequences, None, duration)])
 
     def record_file_failure(self, gpu_id: str, file_path: str, error: str) -> None:
-        """The GPU could not process the file; it is tried again or given up."""
+        """Record a failed attempt; the file is retried, up to the limit of attempts."""
         worker_id = WorkerId(gpu_id)
         number = self._attempt(worker_id, file_path)
         self.handle([ev.AttemptFailed(worker_id, number, error)])
@@ -347,12 +346,12 @@ class WorkStealingCoordinator:
         return take_snapshot(self._scheduler, self._context, now, self._beat_at)
 
     def snapshot(self) -> RunSnapshot:
-        """The run as it is at this moment."""
+        """A new snapshot of the run."""
         with self._lock:
             return self._publish()
 
     def latest(self) -> RunSnapshot:
-        """The run as it was a moment ago; never waits for a decision that is being made."""
+        """The latest snapshot; never waits for a decision in progress."""
         is_old = self._clock() - self._taken_at > _FRESH_SECONDS
         if is_old and self._lock.acquire(blocking=False):
             try:
@@ -368,7 +367,7 @@ class WorkStealingCoordinator:
         return snapshot
 
     def get_gpu_metrics(self) -> dict[str, GpuMetrics]:
-        """What each GPU does, by its id. Throughput is in sequences per second, times are Unix."""
+        """The state of each GPU, by id; throughput in sequences per second, times in Unix time."""
         snapshot = self.snapshot()
         return {
             worker.gpu: GpuMetrics(
@@ -387,11 +386,11 @@ class WorkStealingCoordinator:
         }
 
     def get_recent_steal_events(self) -> list[StealEvent]:
-        """The last 50 steals at most, newest last."""
+        """The last 50 steals at most, oldest first."""
         return list(self.snapshot().recent_steals)
 
     def detect_stalled_workers(self, stall_threshold: float = 300) -> list[str]:
-        """The ids of the GPUs that have work and made no progress for so many seconds."""
+        """The ids of the GPUs with work but without progress for `stall_threshold` seconds."""
         self._tell_stalls()
         with self._lock:
             now, state = self._clock(), self._scheduler.state
@@ -408,6 +407,6 @@ class WorkStealingCoordinator:
             self.handle([])
 
     def detect_load_imbalance(self) -> bool:
-        """Whether queue depths (in files) are imbalanced: what the snapshot says of this moment."""
+        """Whether the queue depths, in files, are imbalanced now."""
         with self._lock:
             return is_load_imbalanced(self._scheduler.state)

@@ -18,15 +18,15 @@ FIRST_SAMPLE_TIMEOUT = 5.0
 
 
 class GPUMonitor:
-    """Samples every GPU in a thread of its own; a hung GPU costs only itself.
+    """Samples each GPU in a separate thread, so that a hung GPU does not affect the others.
 
     Args:
-        interval: Seconds between two samples of a GPU; a value is shown for at most three.
-        source: Where values come from; NVML, then `nvidia-smi`, when None.
-        reopen_after: Seconds between two initialisations of a source, at least.
-        links: Ask for the traffic and the errors of PCIe and NVLink too, which takes 40 ms a GPU.
-        runs: Tells the processes of the runs on this machine; they are not foreign.
-        processes: List the compute processes with their memory and owners too.
+        interval: Seconds between two samples of a GPU. A value expires after three intervals.
+        source: Source of the values; by default NVML, or `nvidia-smi` if NVML cannot be used.
+        reopen_after: Minimum seconds between two initialisations of a source.
+        links: Also query the traffic and errors of PCIe and NVLink, which takes 40 ms per GPU.
+        runs: Returns the processes of the runs on this machine, which are not foreign.
+        processes: Also list the compute processes with their memory and owners.
 
     Raises:
         ValueError: The interval is not above 0.
@@ -54,14 +54,14 @@ class GPUMonitor:
         self._started_at: float | None = None
 
     def start(self) -> None:
-        """Start watching; does not wait for a first sample. A second call does nothing."""
+        """Start sampling, without waiting for the first sample. A second call has no effect."""
         with self._starting:
             if self._started_at is None:
                 self._started_at = time.monotonic()
                 self._sampler.start()
 
     def stop(self) -> None:
-        """Stop watching, for good, without waiting for a call that hangs."""
+        """Stop sampling for good, without waiting for a hanging driver call."""
         with self._starting:
             self._started_at = self._started_at or time.monotonic()
         self._sampler.stop()
@@ -79,30 +79,30 @@ class GPUMonitor:
         return f"<GPUMonitor: {'not started' if self._started_at is None else found}>"
 
     def latest(self) -> GpuSnapshot:
-        """What is known now. Never waits, and never asks a GPU.
+        """The latest snapshot. Never blocks and never queries a GPU.
 
-        It is the same object as long as nothing changes.
+        The same object is returned until a value changes.
         """
         return self._sampler.board.snapshot()
 
     def wait(self, timeout: float = FIRST_SAMPLE_TIMEOUT) -> GpuSnapshot:
-        """Start if need be, and wait for the first sample of all GPUs, `timeout` s at most."""
+        """Start if necessary; wait at most `timeout` seconds for a first sample of all GPUs."""
         self.start()
         self._sampler.board.first.wait(timeout)
         return self.latest()
 
     def get_gpu_utilization(self, device_id: int | str) -> dict[str, float | None]:
-        """The four values everybody asks for, as of at most three intervals ago.
+        """Utilisation, memory, temperature and power of a GPU, at most three intervals old.
 
-        The first call starts the monitor if need be and waits for a first sample, 5 s at most;
-        later ones do not wait.
+        The first call starts the monitor if necessary and waits at most 5 s for a sample; later
+        calls do not wait.
 
         Args:
             device_id: The GPU's id, for example 0, `"0"` or `"0:1"`, or its uuid.
 
         Returns:
             `compute_percent` and `memory_percent` (0 to 100), `temperature` (degrees Celsius)
-            and `power_watts`; None for a value that the GPU, or no GPU, gives.
+            and `power_watts`; None for unknown values.
         """
         if not self._sampler.board.first.is_set():
             self.start()
@@ -128,9 +128,9 @@ _shared: dict[int, GPUMonitor] = {}
 
 
 def get_gpu_utilization(device_id: int | str) -> dict[str, float | None]:
-    """`GPUMonitor.get_gpu_utilization` of one monitor that the whole process shares.
+    """`GPUMonitor.get_gpu_utilization` of a monitor shared by the whole process.
 
-    A forked process has one of its own, because threads do not survive a fork.
+    A forked process has its own monitor, because threads do not survive a fork.
     """
     process = os.getpid()
     monitor = _shared.get(process) or _shared.setdefault(process, GPUMonitor())

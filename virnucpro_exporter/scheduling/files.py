@@ -44,11 +44,10 @@ class SequenceFile:
     """One FASTA or FASTQ file.
 
     Attributes:
-        path: Where it is; bytes that are not UTF-8 are kept as surrogate escapes (`os.fsdecode`).
-        sequences: How many records it holds, or None when they are not counted yet.
-        residues: Bases or amino acids, counted or estimated: the cost of the file.
-        likely_sequences: About how many records it holds, from a sample; None where a sample does
-            not tell.
+        path: Its path; bytes that are not UTF-8 are surrogate escapes (`os.fsdecode`).
+        sequences: Number of records; None if not counted.
+        residues: Number of bases or amino acids, counted or estimated: the cost of the file.
+        likely_sequences: Number of records estimated from a sample; None without an estimate.
     """
 
     path: str

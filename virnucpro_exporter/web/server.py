@@ -70,20 +70,20 @@ class MetricsServer:
     ```
 
     Args:
-        coordinator: Whose `latest()` is a `RunSnapshot`; None where there is no run.
-        gpu_monitor: Whose `latest()` is a `GpuSnapshot`; None where nobody watches GPUs.
-        listen: `HOST:PORT`, `[IPV6]:PORT` or `:PORT` for all addresses of the machine, as often as
-            wanted; port 0 takes a free one. Or sockets that listen already.
-        telemetry_path: Where the metrics are.
-        web_config: File with TLS and users, in the format of Prometheus' exporter-toolkit, or what
-            was read from it; it is read again when it changes.
+        coordinator: An object whose `latest()` is a `RunSnapshot`; None without a run.
+        gpu_monitor: An object whose `latest()` is a `GpuSnapshot`; None without GPU values.
+        listen: Any number of `HOST:PORT`, `[IPV6]:PORT`, or `:PORT` for all addresses of the
+            machine; port 0 selects a free one. Or sockets that already listen.
+        telemetry_path: URL path of the metrics.
+        web_config: File with TLS and users, in the format of Prometheus' exporter-toolkit, or its
+            content; the file is reloaded when it changes.
         health: Further sources of `CollectorHealth`, by the name of the collector.
-        limits: What one client may take.
-        runs: Further runs, each with a name of its own; in place of a coordinator.
-        nodes: Further targets, which `/sd` lists: the nodes of a run, or the runs of a machine that
-            serve by themselves; None: there is no such page.
-        linger: Seconds for which this goes on after the end of the run, at most; rules tell by it
-            whether the end could have been scraped.
+        limits: Limits per client.
+        runs: Runs with their names, in place of a coordinator.
+        nodes: Targets that `/sd` lists: the nodes of a run, or the runs of a machine with ports
+            of their own; None for no such page.
+        linger: Maximum seconds for which the endpoint stays up after the end of the run; rules
+            use it to decide whether the end could have been scraped.
     """
 
     def __init__(  # noqa: PLR0913 - what is served and how, each with its default
@@ -136,11 +136,11 @@ class MetricsServer:
         self._stop: Callable[[], object] = lambda: None
 
     def start(self) -> None:
-        """Listen, and serve from a thread; once.
+        """Listen, and serve in a separate thread. Can be called once.
 
         Raises:
             ConfigError: The web configuration cannot be used.
-            UsageError: An address cannot be listened on.
+            UsageError: The server cannot listen on an address.
         """
         source = self._web_source
         if not isinstance(source, WebConfig):
@@ -157,7 +157,7 @@ class MetricsServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End all connections and stop listening. A second call does nothing."""
+        """Close all connections and stop listening. A second call has no effect."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._stop()
@@ -176,22 +176,22 @@ class MetricsServer:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """`HOST:PORT` of every socket that listens, known once started."""
+        """`HOST:PORT` of each listening socket, known after the start."""
         return self._addresses
 
     @property
     def is_local(self) -> bool:
-        """Whether only programs on this machine reach it, known once started."""
+        """Whether only programs on this machine can connect, known after the start."""
         return self._is_local
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Where the metrics are, to be shown to the user."""
+        """URLs of the metrics, for display."""
         scheme = "http" if self._web.tls is None else "https"
         return tuple(f"{scheme}://{address}{self._path}" for address in self.addresses)
 
     def unread(self, since: float) -> bool:
-        """Whether clients have read the metrics before a moment, and some of them not after it.
+        """Whether a client that read the metrics before a moment has not read them since.
 
         Args:
             since: The moment, in seconds of the monotonic clock.
@@ -201,7 +201,7 @@ class MetricsServer:
 
     @property
     def was_read(self) -> bool:
-        """Whether clients have read the metrics in the last minutes."""
+        """Whether a client has read the metrics in the last minutes."""
         return self.unread(time.monotonic())
 
     def _run(

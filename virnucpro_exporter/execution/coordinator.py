@@ -1,4 +1,4 @@
-"""The thread-safe face of the scheduler: for pipelines with threads of their own, and for `run`."""
+"""Thread-safe interface to the scheduler, for pipelines with their own threads and for `run`."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ POLICIES: dict[str, Callable[[], StealPolicy]] = {
     NoStealing.name: NoStealing,
 }
 
-# A published snapshot is replaced when somebody reads one that is older than this, in seconds.
+# A published snapshot that is older than this, in seconds, is replaced when it is read.
 _FRESH_SECONDS = 0.2
 
-# A thread that waits for a file looks so often by itself, in seconds: stalls need no event.
+# A thread that waits for a file checks again at this interval, in seconds: stalls cause no event.
 _LOOK_SECONDS = 1.0
 
-# When the wall clock has moved by so much against the other one, in seconds, somebody has set it.
+# A wall clock that moves by more than this against the monotonic clock, in seconds, has been set.
 _STEP_SECONDS = 0.5
 
 
@@ -165,7 +165,7 @@ class WorkStealingCoordinator:
     def expect(self, files: int) -> None:
         """Announce files that will be submitted, so that views count them from the beginning."""
         self.handle([ev.FilesSubmitted((), awaited=files)])
-        self.snapshot()  # what was published before knows of none
+        self.snapshot()  # the one published before counts none of them
 
     def beat(self) -> None:
         """Record a turn of the run loop. After the first one, snapshots show if the loop hangs."""
@@ -177,9 +177,9 @@ class WorkStealingCoordinator:
         """Record the end of the run; later snapshots contain it.
 
         Args:
-            result: How.
-            exit_status: What the program will return, where there is one.
-            reason: Why it ended before its files had, in one line.
+            result: How it ended.
+            exit_status: Exit status of the program, where there is one.
+            reason: Why it ended before its files did, in one line.
         """
         with self._lock:
             end = RunEnd(self._wall_clock(), result, exit_status, reason)
@@ -228,7 +228,7 @@ class WorkStealingCoordinator:
     def _tell(self, facts: Iterable[Fact]) -> None:
         tells_all = log.isEnabledFor(logging.DEBUG)
         for fact in facts:
-            if not tells_all and isinstance(fact, ROUTINE):  # no line is made in vain
+            if not tells_all and isinstance(fact, ROUTINE):  # the line would be dropped
                 continue
             told = self._plans.join(fact, self._clock()) if isinstance(fact, PlanChanged) else fact
             if told is not None:
@@ -238,7 +238,7 @@ class WorkStealingCoordinator:
     # -- for pipelines with threads of their own --
 
     def submit(self, files: Iterable[SequenceFile]) -> None:
-        """Add files; those that were submitted before are ignored."""
+        """Add files; files that were submitted before are ignored."""
         self.handle([ev.FilesSubmitted(tuple(files))])
 
     def next_file(self, gpu_id: str) -> SequenceFile | None:
@@ -257,7 +257,7 @@ class WorkStealingCoordinator:
         fails the current file; it is retried on another GPU, up to the limit of attempts.
 
         Args:
-            gpu_id: The GPU.
+            gpu_id: The GPU's id.
         """
         worker_id = WorkerId(gpu_id)
         while (file := self._next_or_end(gpu_id)) is not None:
@@ -302,7 +302,7 @@ class WorkStealingCoordinator:
             return next(held, state.abandoned.get((worker_id, path)))
 
     def _attempt(self, worker_id: WorkerId, path: str) -> AttemptNumber:
-        """The number of the attempt at a file that was given to a GPU, be it wanted or not."""
+        """The number of the attempt at a file that was given to a GPU, wanted or not."""
         number = self._number(worker_id, path)
         if number is None:
             raise SchedulingError(f"{path} is not in process on {worker_id}")
@@ -336,11 +336,11 @@ class WorkStealingCoordinator:
         number = self._attempt(worker_id, file_path)
         self.handle([ev.AttemptFailed(worker_id, number, error)])
 
-    # -- for those who look on --
+    # -- for views --
 
     def _take(self, now: float) -> RunSnapshot:
         offset = self._wall_clock() - now
-        # Small differences are left, or every moment of the past would flicker.
+        # Small differences are ignored; otherwise every time in the past would flicker.
         if abs(offset - self._context.wall_offset) > _STEP_SECONDS:
             self._context = replace(self._context, wall_offset=offset)
         return take_snapshot(self._scheduler, self._context, now, self._beat_at)
@@ -402,7 +402,7 @@ class WorkStealingCoordinator:
             ]
 
     def _tell_stalls(self) -> None:
-        """Notice stalls now, where no run loop watches the deadlines."""
+        """Detect stalls now, where no run loop watches the deadlines."""
         if not self._scheduler.state.is_push:
             self.handle([])
 

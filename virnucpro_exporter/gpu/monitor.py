@@ -1,4 +1,4 @@
-"""What every GPU does, for whoever asks: one immutable snapshot, and the four usual values."""
+"""The state of every GPU: one immutable snapshot, and the four usual values."""
 
 from __future__ import annotations
 

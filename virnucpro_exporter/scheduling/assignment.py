@@ -13,18 +13,19 @@ def assign_files_weighted(
     weights: Mapping[str, float],
     loads: Mapping[str, float] | None = None,
 ) -> dict[str, list[SequenceFile]]:
-    """Spread files over GPUs so that all are expected to finish at the same time.
+    """Assign files to GPUs so that all GPUs are expected to finish at the same time.
 
-    Files go by falling cost, each to the GPU that would finish it first: the one with the least
-    (load + cost) / weight. Equal choices go to the GPU named first, so the result is reproducible.
+    Files are assigned in order of decreasing cost, each to the GPU that would finish it first: the
+    one with the least (load + cost) / weight. Ties go to the GPU listed first, so the result is
+    reproducible.
 
     Args:
-        files: What to assign; the cost of a file is its residues.
-        weights: Speed of each GPU, above 0, in any one unit.
-        loads: Residues that each GPU has to do already, 0 where not given.
+        files: The files to assign; the cost of a file is its residues.
+        weights: Speed of each GPU, above 0, all in the same unit.
+        loads: Residues already assigned to each GPU, 0 where missing.
 
     Returns:
-        For every GPU its files, largest first.
+        The files of every GPU, largest first.
 
     Raises:
         ValueError: There is no GPU, or a weight is not above 0.
@@ -40,7 +41,7 @@ def assign_files_weighted(
     classes = _classes(weights, loads)
     for file in order:
         cost = file.residues
-        # Among GPUs of one weight the least loaded is the best, so only the heads compete.
+        # Of the GPUs with the same weight the least loaded is best, so only the heap heads compete.
         best = min(classes, key=lambda c: ((c[1][0][0] + cost) / c[0], c[1][0][1]))
         load, rank, gpu = best[1][0]
         heapq.heapreplace(best[1], (load + cost, rank, gpu))

@@ -1,7 +1,7 @@
-"""Files: the unit of work, the states it goes through, and the attempts at it.
+"""Files: the unit of work, its states, and the attempts at it.
 
-A step that is not in `TRANSITIONS` is a defect of the caller or of the scheduler, and raises with
-the story of the file. `docs/states.svg` is drawn from this table.
+A step that is not in `TRANSITIONS` is a defect of the caller or of the scheduler, and raises an
+error with the story of the file. `docs/states.svg` is drawn from this table.
 
 Records and attempts are mutable and private to the scheduler: only `state` changes them.
 """
@@ -63,13 +63,13 @@ class SequenceFile:
 
 @message
 class FilePart(SequenceFile):
-    """A contiguous range of whole records of a file: those whose first byte lies in it.
+    """A contiguous range of whole records of a file: those whose first byte lies in the range.
 
     `sequences` and `residues` are those of the part, as far as known.
 
     Attributes:
-        start: Where it begins, in the file's own coordinates, which grow along the file.
-        stop: Where it ends, or None at the end of the file.
+        start: Start of the range, in the file's own coordinates, which grow along the file.
+        stop: End of the range, or None at the end of the file.
     """
 
     start: int = 0
@@ -77,12 +77,12 @@ class FilePart(SequenceFile):
 
 
 class FileState(enum.Enum):
-    """Where a file stands: queued, processing, completed is the normal path."""
+    """The state of a file; the normal path is queued, processing, completed."""
 
     __hash__ = object.__hash__  # that of Enum is written in Python, and `step` needs it twice
 
     QUEUED = "queued"  # in the queue of one worker
-    PROCESSING = "processing"  # one worker holds it, or two
+    PROCESSING = "processing"  # held by one worker, or by two
     COMPLETED = "completed"  # it has its one result
     FAILED = "failed"  # given up
 
@@ -116,18 +116,18 @@ _QUEUED = FileState.QUEUED  # before Python 3.12 looking a member up takes as lo
 
 
 class FileRecord:
-    """One unit of work and what became of it: a file, a part of one, or the join of its parts.
+    """One unit of work and its state: a file, a part of one, or the join of its parts.
 
     Attributes:
         file: The file.
-        state: Where it stands.
-        attempts: Attempts at it that were started, however they ended.
-        failures: Those that count against the limit.
+        state: Its state.
+        attempts: Number of attempts started, however they ended.
+        failures: Number of those that count against the limit.
         steals: How often it was stolen.
         moves: How often it was taken back from a worker that made progress.
         holders: The attempts in process: none, one, or one and a speculative one.
         avoid: Workers on which it failed, or from which it was taken back.
-        notes: What went wrong so far, in words.
+        notes: Problems so far, in words.
         split: The file that this is a part of, or the join of; None for a whole file.
     """
 
@@ -162,10 +162,10 @@ class FileRecord:
         return self.split is not None and self.split.join is self
 
     def step(self, step: Step) -> None:
-        """Let something happen to the file.
+        """Apply a step to the file.
 
         Raises:
-            SchedulingError: It cannot happen to a file in this state.
+            SchedulingError: The step is not allowed in the present state.
         """
         try:
             self.state = TRANSITIONS[self.state, step]
@@ -191,24 +191,24 @@ class Attempt:
         record: The file.
         worker: The worker that holds it.
         is_speculative: Another attempt at the file was in process when this one started.
-        is_cancelled: Its worker was told to stop it, and has not said yet that it did; its result
-            is not wanted any more.
+        is_cancelled: Its worker was instructed to stop it and has not confirmed that yet; its
+            result is no longer wanted.
         handed_at: When the file was handed to the worker.
-        started_at: When the worker began to process it, as far as it said so.
-        reported_at: When the worker last said how far it is; at first, when it was handed over.
+        started_at: When the worker began to process it, if it has reported that.
+        reported_at: When the worker last reported how far it is; at first, when it was handed over.
         counted_at: When `done` was true.
-        recent: How fast it was in its last minute, or None before the first residues.
-        start: Seconds until the first report of residues, and how many it told of; None before it
-            and once the next one has come.
+        recent: Its speed over its last minute, or None before the first residues.
+        start: Seconds until the first report of residues, and their number; None before it and
+            after the next report.
         pace: Seconds per residue between its last two reports, or None.
-        silent: Seconds of a stall that ended by itself; they say nothing of how fast it is.
+        silent: Seconds of a stall that ended by itself; they do not count towards its speed.
         done: Residues done.
         sequences: Sequences done.
-        asked_at: When its worker was asked to give a share of the range away, and has not answered
-            yet; or None.
-        asked_for: The worker that is to have that share.
+        asked_at: When its worker was requested to give away a share of the range; None when no
+            answer is pending.
+        asked_for: The worker that is to get that share.
         keeps_all: Its worker cannot give anything away.
-        save_at: When it is next considered to end the part, so that a kill costs no more than that.
+        save_at: When ending the part is next considered, which limits the work that a kill loses.
     """
 
     __slots__ = (
@@ -264,7 +264,7 @@ class Attempt:
 
     @property
     def can_shrink(self) -> bool:
-        """Whether its worker may give a share of the range away while it works on it."""
+        """Whether its worker may give away a share of the range while it processes it."""
         return self.worker.can_split and not self.keeps_all and not self.record.is_join
 
     @property
@@ -274,11 +274,11 @@ class Attempt:
         return max(left, 0)
 
     def remaining(self, now: float) -> float:
-        """Estimated seconds until it ends; infinite while its worker stalls, or it is quiet.
+        """Estimated seconds until it ends; infinite while its worker is stalled or it is quiet.
 
-        The larger of what the speed of its worker and its own last minute say: a GPU may have
-        become slower, and the content of a file may be slow on every GPU. One that is overdue is
-        expected to take as long again as it is overdue.
+        The larger of two estimates, from its worker's speed and from its own last minute: a GPU may
+        have become slower, and the content of a file may be slow on every GPU. An overdue attempt
+        is expected to take as long again as it is overdue.
         """
         worker, since = self.worker, now - self.counted_at
         if worker.stalled_since is not None or (worker.longest_gap and self.is_quiet(now)):
@@ -298,7 +298,7 @@ class Attempt:
     def is_quiet(self, now: float) -> bool:
         """Whether a worker that reports progress has fallen silent.
 
-        At the end of its file, too, for which it has twice as long: it may write its results.
+        This includes the end of its file, where the limit is doubled: it may be writing results.
         """
         gap = self.worker.longest_gap
         if not gap or now - self.reported_at <= _PATIENCE_GAPS * gap:
@@ -308,5 +308,5 @@ class Attempt:
         return now - self.reported_at > (patience if self.left else 2.0 * patience)
 
     def likely_done(self, now: float) -> float:
-        """Residues that are done by now, as far as known between reports, and without any."""
+        """Estimated residues done by now, between reports or without any."""
         return self.done + (now - self.counted_at) * self.worker.speed

@@ -1,4 +1,4 @@
-"""How fast a GPU is expected to be, before anything was measured.
+"""Expected speeds of GPU models, before anything is measured.
 
 The table is a starting point: the scheduler learns each worker's real speed from its progress.
 """
@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 
-# What was specified, relative to an RTX 3090.
+# The specified speeds, relative to an RTX 3090.
 _KNOWN: dict[str, float] = {
     "3090": 1.00,
     "3080": 0.90,
@@ -50,7 +50,7 @@ _FIGURES: dict[str, tuple[float, float]] = {
     "B200": (2250, 8000),
     "GB200": (2500, 8000),
 }
-# From which known model the others are derived: one of the same architecture, or of the one before.
+# The known model from which others are derived: of the same architecture, or of the previous one.
 _RELATIVES: dict[str, tuple[str, ...]] = {
     "V100": ("T4",),
     "A6000": ("A10", "A10G"),
@@ -64,18 +64,18 @@ _RELATIVES: dict[str, tuple[str, ...]] = {
 
 
 def _derived(model: str, relative: str) -> float:
-    """The weight of a relative times the fourth root of both ratios, to the next 0.05.
+    """The weight of a relative times the fourth root of both ratios, rounded to 0.05.
 
-    The fourth root is what the known weights suggest. Of an H100 beside an RTX 3090 (71 TFLOPS,
-    936 GB/s) it is 2.7, of an A6000 1.2 and of an RTX 3080 0.9.
+    The fourth root fits the known weights: relative to an RTX 3090 (71 TFLOPS, 936 GB/s) it gives
+    2.7 for an H100, 1.2 for an A6000 and 0.9 for an RTX 3080.
     """
     (throughput, bandwidth), (base, base_bandwidth) = _FIGURES[model], _FIGURES[relative]
     ratio = throughput / base * bandwidth / base_bandwidth
     return round(20 * _KNOWN[relative] * math.sqrt(math.sqrt(ratio))) / 20
 
 
-# A model matches a name that has all of its words, so every variant ("NVIDIA GeForce RTX 3080 Ti",
-# "Tesla V100-SXM2-32GB") finds its row, and an L40S is no L4.
+# A model matches a name that contains all of its words, so every variant ("NVIDIA GeForce RTX 3080
+# Ti", "Tesla V100-SXM2-32GB") matches its row, and an L40S does not match the L4.
 GPU_WEIGHTS: dict[str, float] = _KNOWN | {
     model: _derived(model, relative) for relative, models in _RELATIVES.items() for model in models
 }
@@ -94,7 +94,7 @@ def _find(name: str, table: Mapping[str, float]) -> float | None:
 
 
 def is_known_gpu(name: str, table: Mapping[str, float] = GPU_WEIGHTS) -> bool:
-    """Whether the table has the model of this GPU; if not, its weight is only the default."""
+    """Whether the table contains this GPU's model; otherwise its weight is only the default."""
     return _find(name, table) is not None
 
 
@@ -102,11 +102,11 @@ def get_gpu_weight(name: str, table: Mapping[str, float] = GPU_WEIGHTS) -> float
     """Look up the speed of a GPU model.
 
     Args:
-        name: The model name as the driver gives it, for example `"NVIDIA H100 80GB HBM3"`.
-        table: Model to speed relative to an RTX 3090. The model with the most words in common wins.
+        name: The model name as the driver reports it, for example `"NVIDIA H100 80GB HBM3"`.
+        table: Model to speed relative to an RTX 3090. The matching model with the most words wins.
 
     Returns:
-        The weight; `DEFAULT_WEIGHT` for a model that the table does not have.
+        The weight; `DEFAULT_WEIGHT` for a model that is not in the table.
     """
     weight = _find(name, table)
     return DEFAULT_WEIGHT if weight is None else weight

@@ -61,10 +61,10 @@ def parse_halt(words: str) -> HaltRule:
 
 
 class Halting:
-    """Counts failures, and says when they are enough.
+    """Counts failures, and reports when they reach the limit.
 
     Args:
-        rule: When that is.
+        rule: The limit.
     """
 
     def __init__(self, rule: HaltRule) -> None:

@@ -38,7 +38,7 @@ _LONGEST_WAIT = 0.5
 # How long the workers have starved is written down this often, in seconds.
 _NOTE_EVERY = 10.0
 
-# The pool is told this often, in seconds, how many more workers would have a file to do.
+# The pool is notified this often, in seconds, how many more workers would have a file to do.
 _WANT_EVERY = 0.5
 
 # A turn that took so much longer than it was to, in seconds, was held up: the program was paused
@@ -173,7 +173,7 @@ class Runner:
         self._turned_at = 0.0  # when the last turn began, on that clock
         self._storage = Storage(terms.patience)
         self._halting = Halting(terms.halt)
-        self._is_held = False  # as the scheduler knows it
+        self._is_held = False  # as last sent to the scheduler
         self._changes: list[Change] = []  # not yet in the journal
         self._changed_at: float | None = None  # since when there are some, by the coordinator
         self._moves: deque[Move] = deque()  # not yet carried out

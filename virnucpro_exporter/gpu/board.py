@@ -41,7 +41,7 @@ class Board:
         backend: Which source is used.
         health: How the latest pass went; when the last one succeeded is in the snapshot alone.
         first: Set when every GPU was asked for all its values once, or when none can be had.
-        lock: Held by those who write, and never while anybody is asked anything.
+        lock: Held by writers, and never during a query.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from virnucpro_exporter.gpu.sources import Found, GpuSource, Reading, SourceBusy
 
 
 class Guard:
-    """A source that any thread may read, and that is opened only while nobody does.
+    """A source that any thread may read, and that is opened only while no thread reads it.
 
     NVML must not be shut down while a thread is inside it, and that thread may be stuck there.
 
@@ -51,7 +51,7 @@ class Guard:
             patience: Seconds to wait for those inside.
 
         Returns:
-            What it lists, or None when somebody stayed inside, and nothing was done.
+            What it lists, or None when a thread stayed inside, and nothing was done.
         """
         was_open = self._open
         if not self._empty(patience):
@@ -65,18 +65,18 @@ class Guard:
         return found
 
     def close(self) -> None:
-        """Close the source, unless somebody is inside."""
+        """Close the source, unless a thread is inside."""
         if self._empty(patience=0.0):
             self.source.close()
 
     def _leave(self) -> None:
         with self._changed:
             self._inside -= 1
-            if not self._open:  # somebody waits for the last to leave
+            if not self._open:  # a thread waits for the last reader to leave
                 self._changed.notify_all()
 
     def _empty(self, patience: float) -> bool:
-        """Keep readers out; let them in again if somebody stays inside."""
+        """Keep readers out; let them in again if a thread stays inside."""
         with self._changed:
             before, self._open = self._open, False
             empty = self._changed.wait_for(lambda: not self._inside, patience)

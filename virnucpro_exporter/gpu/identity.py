@@ -9,7 +9,7 @@ from virnucpro_exporter.errors import NoDeviceError, UsageError
 from virnucpro_exporter.gpu.describe import why_no_gpus
 from virnucpro_exporter.snapshot import GpuDevice, GpuSnapshot
 
-# What CUDA is told by, about the GPUs that a process may use.
+# The variable by which CUDA limits the GPUs that a process may use.
 CUDA_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 

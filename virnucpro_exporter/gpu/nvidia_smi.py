@@ -42,7 +42,7 @@ class _Value:
 
     Attributes:
         name: Of the `GpuSample` field.
-        columns: Names that `--query-gpu` knows.
+        columns: Names that `--query-gpu` accepts.
         convert: Makes the value of their cells; raises ValueError.
     """
 
@@ -88,7 +88,7 @@ def _pages(single: str, double: str) -> dict[str, int]:
 
 
 def _flag(cell: str) -> bool:
-    """Whether a cell says yes, as a word or as a number."""
+    """Whether a cell is true, as a word or as a number."""
     return {"yes": True, "no": False}[cell.lower()] if cell.isalpha() else int(cell) > 0
 
 
@@ -103,8 +103,8 @@ _CORE = (
     _Value("temperature_celsius", ("temperature.gpu",), _number),
     _Value("power_watts", ("power.draw",), _number),
 )
-# Not every driver knows all of these, and one unknown column fails the whole query: only those that
-# `--help-query-gpu` lists are asked for. Of two values with one name, the first that it lists.
+# Not every driver has all of these, and one unknown column fails the whole query: only those that
+# `--help-query-gpu` lists are queried. Of two values with one name, the first that it lists.
 _EXTRAS = (
     _Value("memory_copy_ratio", ("utilization.memory",), _share),
     _Value("power_limit_watts", ("enforced.power.limit",), _number),
@@ -246,7 +246,7 @@ def _reading(row: Mapping[str, str], asked: tuple[_Value, ...]) -> Reading:
 
 
 class NvidiaSmiSource:
-    """Runs `nvidia-smi` at most once per `max_age`, whichever GPU asks.
+    """Runs `nvidia-smi` at most once per `max_age`, for all GPUs together.
 
     Args:
         program: Its path or name.
@@ -336,7 +336,7 @@ class NvidiaSmiSource:
         return parse(self._run(query, "--format=csv,noheader,nounits"), values)
 
     def _with_extras(self, core: Table) -> Table:
-        """Learn what this driver knows beyond the core, and ask for it; the core if that fails."""
+        """Find this driver's values beyond the core, and query them; the core if that fails."""
         try:
             self._extras = known_values(self._run("--help-query-gpu"))
             return self._query()

@@ -34,7 +34,7 @@ from virnucpro_exporter.snapshot import (
 )
 
 # Before nvitop is loaded: with LOGLEVEL=DEBUG in the environment it would write ./nvitop.log, and
-# fail where it may not. It also logs a banner each time the library is missing; the monitor says
+# fail where it may not. It also logs a banner each time the library is missing; the monitor logs
 # that once, in one line.
 _nvitop_log = logging.getLogger("nvitop.api.libnvml")
 _nvitop_log.addHandler(logging.NullHandler())
@@ -192,7 +192,7 @@ def _retired_pages(handle: Any) -> dict[str, Any]:
 
 def _recovery_action(handle: Any) -> dict[str, Any]:
     action = _field(handle, pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION)
-    if action >= len(RECOVERY_ACTIONS):  # one that a later driver knows
+    if action >= len(RECOVERY_ACTIONS):  # one of a later driver
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
     return {"recovery_action": RECOVERY_ACTIONS[action]}
 
@@ -243,7 +243,7 @@ _MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 
 
 def _field(handle: Any, field: int, scope: int = 0) -> int:
-    """One of the values that NVML knows by number. Raises NVMLError."""
+    """One of the values that NVML identifies by number. Raises NVMLError."""
     (answer,) = pynvml.nvmlDeviceGetFieldValues(handle, [(field, scope)])
     if answer.nvmlReturn:
         raise pynvml.NVMLError(answer.nvmlReturn)
@@ -299,7 +299,7 @@ class NvmlSource:
 
         Raises:
             SourceError: There is no library, no driver, no permission or no GPU.
-            SourceBusyError: A GPU of the last time has not yet told who it is.
+            SourceBusyError: A GPU of the last time has not yet returned its identity.
         """
         if self._is_stuck():
             raise SourceBusyError
@@ -326,7 +326,7 @@ class NvmlSource:
         return tuple(found)
 
     def lists_more(self) -> bool:
-        """Never: NVML tells of a new GPU only when it is initialised again."""
+        """Never: NVML lists a new GPU only when it is initialised again."""
         return False
 
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
@@ -364,7 +364,7 @@ class NvmlSource:
         if events is None:
             return None
         codes: list[int] = []
-        with suppress(pynvml.NVMLError):  # a TIMEOUT says that there are no more
+        with suppress(pynvml.NVMLError):  # a TIMEOUT means that there are no more
             while len(codes) < _MOST_EVENTS:
                 codes.append(int(pynvml.nvmlEventSetWait_v2(events, 0).eventData))
         return tuple(codes)
@@ -378,7 +378,7 @@ class NvmlSource:
                 with suppress(pynvml.NVMLError):
                     pynvml.nvmlEventSetFree(events)
             self._events = {}
-            with suppress(pynvml.NVMLError):  # UNINITIALIZED is how it says that it is done
+            with suppress(pynvml.NVMLError):  # UNINITIALIZED means that it is done
                 for _ in range(_SHUTDOWNS):
                     pynvml.nvmlShutdown()
 
@@ -387,7 +387,7 @@ class NvmlSource:
 
 
 class _Identification(threading.Thread):
-    """Asks one GPU who it is, and which slices it is cut into.
+    """Queries the identity of one GPU, and the slices it is partitioned into.
 
     Attributes:
         result: Everything found, each with its handle; a timeout until it is known.

@@ -24,7 +24,7 @@ def parent_of(pid: int) -> int | None:
 
 
 def described(processes: Iterable[GpuProcess]) -> tuple[GpuProcess, ...]:
-    """The processes with the names of their programs and of the users who run them.
+    """The processes with the names of their programs and users.
 
     Both stay empty where the ids are those of another namespace, in which they would be other
     processes, and for a process that has just ended.
@@ -43,7 +43,7 @@ def _described(process: GpuProcess) -> GpuProcess:
 
 
 def sees_all_processes() -> bool:
-    """Whether the ids that the driver tells are those of this process's own namespace."""
+    """Whether the ids that the driver reports are those of this process's own namespace."""
     try:
         return str(Path("/proc/self/ns/pid").readlink()) == _FIRST_NAMESPACE
     except OSError:
@@ -59,10 +59,10 @@ def count_foreign(
     """How many processes are neither some given ones nor descendants of those.
 
     Args:
-        pids: The ids of the processes, as the driver tells them.
+        pids: The ids of the processes, as the driver reports them.
         own: The given ones; this process is one of them.
         parent: Looks up the parent of a process.
-        sees_all: Tells whether a process that cannot be found is one of somebody else.
+        sees_all: Returns whether a process that cannot be found is a foreign one.
 
     Returns:
         The number, or None where the ids are those of another namespace.

@@ -134,7 +134,7 @@ class Sampler:
                 self._adopt(guard, found)
                 return ""
             if guard is self._guard:
-                return ""  # somebody is stuck inside; the other GPUs are better off as they are
+                return ""  # a thread is stuck inside; the other GPUs are better off as they are
             reasons.append("a driver call hangs")
         # The first one's reason: that the fallback is missing too is no news.
         return reasons[0]

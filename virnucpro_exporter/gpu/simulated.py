@@ -32,7 +32,7 @@ _MODELS = {
 }
 _OTHER_MODEL = (24, 300.0)
 
-# A GPU warms up and cools down towards what its power asks for, with this time constant.
+# A GPU warms up and cools down towards the level set by its power, with this time constant.
 _WARMING_SECONDS = 10.0
 _OFF_THE_BUS = 79  # the XID error of a GPU that is lost
 

@@ -85,7 +85,7 @@ CODE_NAMES: Mapping[int, str] = {
 
 
 class Verdict(enum.Enum):
-    """What an error code says about the GPU that answered it."""
+    """What an error code means for the GPU that returned it."""
 
     UNSUPPORTED = "this GPU has no such value"
     REFUSED = "this value cannot be had for now"
@@ -99,8 +99,8 @@ class Fault:
     """How to treat an error code.
 
     Attributes:
-        verdict: What it says.
-        retry_after: Seconds until the value is asked for again; 0 is the next cycle.
+        verdict: What it means.
+        retry_after: Seconds until the value is queried again; 0 is the next cycle.
         counted: Whether it counts as an error.
     """
 
@@ -204,10 +204,10 @@ class GpuSource(Protocol):
         """
 
     def lists_more(self) -> bool:
-        """Whether it knows, without asking, of a GPU that the last `open` did not list."""
+        """Whether there is, as known without a query, a GPU that the last `open` did not list."""
 
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
-        """Ask a GPU; may hang, never raises for what a GPU answers. Raises SourceError."""
+        """Query a GPU; may hang, never raises for a GPU's response. Raises SourceError."""
 
     def xids(self, uuid: str) -> tuple[int, ...] | None:
         """The XID errors of a GPU since the last call, without waiting for one; may hang.

@@ -1,7 +1,7 @@
-"""What is known about one GPU: a state and an event in, the next state out.
+"""The state machine of one GPU: a state and an event in, the next state out.
 
-Nothing here reads a clock, starts a thread or asks a GPU. Moments are seconds of a monotonic clock,
-so that nobody who sets the wall clock makes a value look fresh; only `timestamp` is wall clock.
+Nothing here reads a clock, starts a thread or queries a GPU. Times are seconds of a monotonic
+clock, so that setting the wall clock makes no value look fresh; only `timestamp` is wall clock.
 """
 
 from __future__ import annotations

@@ -24,14 +24,14 @@ class Watcher:
     """The turns of one GPU's thread.
 
     Args:
-        gpu: Whom to ask.
-        read: Asks a GPU, by its uuid, some queries; None while nobody may ask.
-        board: Where the answers are published.
+        gpu: The GPU to query.
+        read: Sends queries to a GPU, by its uuid; None while no thread may query it.
+        board: Where the responses are published.
         interval: Seconds between two turns.
         rare: The queries of every tenth turn.
         clock: Monotonic seconds.
         wall_clock: Unix seconds.
-        runs: Tells the processes of the runs on this machine.
+        runs: Returns the processes of the runs on this machine.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Watcher:
         return True
 
     def _with_names(self, reading: Reading) -> Reading:
-        """The reading with what the operating system knows about the processes that were found."""
+        """The reading with the operating system's data on the processes that were found."""
         told: dict[str, Any] = {}
         if "foreign_processes" in reading.values:
             pids = reading.values["foreign_processes"]

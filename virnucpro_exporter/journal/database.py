@@ -26,7 +26,7 @@ def keep_private(journal: Path) -> None:
     """
     os.close(os.open(journal, os.O_RDWR | os.O_CREAT, 0o600))
     for suffix in ("", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError, PermissionError):  # somebody else's
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # another user's
             os.chmod(f"{journal}{suffix}", 0o600)  # noqa: PTH101 (a suffix of the name)
 
 

@@ -20,7 +20,7 @@ class InputFile(NamedTuple):
     real: str = ""  # where the path leads; the path itself when empty
 
 
-# What the journal knows of a file: path, size, time, state, sequences, residues and outputs.
+# The journal's data on a file: path, size, time, state, sequences, residues and outputs.
 Row = tuple[str, int | None, int | None, str | None, int | None, int | None, str]
 UNKNOWN: Row = ("", None, None, None, None, None, "[]")
 
@@ -62,7 +62,7 @@ class Earlier:
         return row[3], row[6]
 
     def is_unchanged(self, file: InputFile) -> bool:
-        """Whether a file is as the journal knows it."""
+        """Whether a file is as recorded in the journal."""
         _, size, mtime_ns, *_ = self._rows.get(file.real or file.path, UNKNOWN)
         return size == file.size and mtime_ns == file.mtime_ns
 

@@ -1,4 +1,4 @@
-"""The parts of a file as ranges of it, as the journal knows them: for `status` and `explain`."""
+"""The parts of a file as ranges, as recorded in the journal: for `status` and `explain`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Range:
         given: When a worker gave it away, or None where none did.
         giver: Which one, or empty.
         taker: For which worker; empty where the run ended and left it.
-        given_stop: Where it ended then, as `stop` tells it.
+        given_stop: Where it ended then, in the form of `stop`.
     """
 
     start: int
@@ -94,7 +94,7 @@ def _ranges(found: Sequence[Any]) -> Iterator[Range]:
 
 
 def words_of(ranges: Sequence[Range], start: int | None, stop: int | None) -> str:
-    """What to call a range that was a part once; empty where it cannot be told any more.
+    """What to call a range that was a part once; empty where that is no longer known.
 
     Args:
         ranges: The parts as they are now.

@@ -158,7 +158,7 @@ def writing(change: Change, now: float, offset: float) -> Writing | None:  # noq
         case fa.StallEnded(worker_id):
             return _END_STALL, [(now, worker_id)]
         case fa.WorkerRestarted() | fa.WorkerRetired() | fa.MemoryRanShort() | fa.RunFinished():
-            return None  # what becomes of the files says it all
+            return None  # the changes of the files imply it
         case _:
             assert_never(change)
 

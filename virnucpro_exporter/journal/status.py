@@ -1,4 +1,4 @@
-"""How far the run in an output folder is, as its journal says."""
+"""Progress of the run in an output folder, as recorded in its journal."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SharedFile:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """The last run in an output folder, and all files that the journal knows.
+    """The last run in an output folder, and all files in the journal.
 
     Attributes:
         is_active: A run is going on now.

@@ -64,14 +64,14 @@ class Story:
 
 
 def read_stories(folder: str | os.PathLike[str], files: Sequence[str]) -> list[Story]:
-    """What the journal of an output folder knows of these files.
+    """The history of these files in the journal of an output folder.
 
     Args:
         folder: The output folder.
         files: Paths as they were given to the run or as they lead there, or names without folder.
 
     Raises:
-        InputError: The journal knows no such file, or several of this name.
+        InputError: The journal has no such file, or several of this name.
         OutputError: There is no journal, it cannot be read, or a newer version wrote it.
     """
     return read_journal(

@@ -372,7 +372,7 @@ class Journal:
         if self._outputs.has(name):
             return os.fsdecode(row[0])
         with self._transaction() as database:
-            # The result was removed, so the input is no longer done, whoever takes its name now.
+            # The result was removed, so the input is no longer done, whichever file uses its name.
             database.execute("DELETE FROM results WHERE name = ?", (os.fsencode(name),))
             database.execute(
                 "UPDATE files SET state = 'queued' WHERE state = 'completed' AND real = ?", row

@@ -37,7 +37,7 @@ class ShrinkAttempt:
         attempt: Which attempt.
         share: Above 0, up to 1: all but the record that it reads.
         least_seconds: It keeps all where it would take less time than this for the share, at its
-            pace so far. It knows how far it is; the scheduler knows an estimate.
+            pace so far. It has the exact progress; the scheduler has an estimate.
     """
 
     worker_id: WorkerId

@@ -23,7 +23,7 @@ class Dispatcher:
 
     Args:
         state: The run.
-        policy: Who steals what, and who repeats what.
+        policy: Which worker steals what, and which repeats what.
     """
 
     def __init__(self, state: State, policy: StealPolicy) -> None:
@@ -65,7 +65,7 @@ class Dispatcher:
                 state.start(worker, state.take(worker), now)
 
     def _repeat_or_wait(self, idle: Sequence[Worker], now: float) -> None:
-        """Split what is in process if no file waits, or repeat it; who gets nothing now waits."""
+        """Split what is in process if no file waits, or repeat it; workers without work wait."""
         state = self._state
         is_all = not (state.waiting.files or state.awaited_files)
         if is_all and self._may_look(now):
@@ -80,7 +80,7 @@ class Dispatcher:
                 self._wait(worker, now)
 
     def _may_look(self, now: float) -> bool:
-        """Whether to look at all that is in process; those who wait are looked at again soon."""
+        """Whether to look at all that is in process; waiting workers are considered again soon."""
         is_soon = now - self._looked_at < _LOOK_SECONDS
         if is_soon and self._state.is_push and len(self._state.fleet) > _FEW_WORKERS:
             return False
@@ -105,7 +105,7 @@ class Dispatcher:
     def _wait(self, worker: Worker, now: float) -> None:
         state = self._state
         state.begin_idle(worker, now)
-        # All who wait are looked at again together.
+        # All waiting workers are considered again together.
         if state.next_rethink == NEVER and (state.processing or state.waiting.files):
             state.rethink_by(now + rethink_interval(state, now))
 

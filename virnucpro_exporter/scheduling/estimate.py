@@ -33,8 +33,8 @@ _SLOWER = 2.0 / 3.0
 # What all GPUs show in the last minute or two may pass: so much of it is expected to last.
 _TREND_TRUST = 0.3
 
-# The first report of a worker says how fast it is once so much of its file is done; before that it
-# says more about what a file costs beside its residues.
+# The first report of a worker measures its speed once this share of its file is done; before that
+# it measures rather what a file costs beside its residues.
 _TELLING_SHARE = 0.25
 
 # The time left is not shown while what files cost may be wrong by this share of what they take.
@@ -213,8 +213,8 @@ def remaining(attempt: Attempt, known: Pace, now: float) -> float:
 def _likely_left(attempt: Attempt) -> float:
     """Residues that are left, as far as sizes were true in this run.
 
-    That a file has not ended yet, though it might have if it were smaller than believed, says that
-    it is rather a large one. All sizes as far off as sizes are in this run count as equally likely.
+    A file that has not ended yet, though it might have if it were smaller than estimated, is
+    probably a large one. All sizes as far off as sizes are in this run count as equally likely.
     """
     believed = attempt.record.file.residues
     half_width = math.sqrt(3.0) * attempt.worker.errors.sizes.seen * believed

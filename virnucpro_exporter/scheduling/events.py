@@ -56,7 +56,7 @@ class WorkerReady:
 
 @message
 class WorkRequested:
-    """A pipeline with threads of its own asks for one file for this worker, now or never."""
+    """A pipeline with its own threads requests one file for this worker, without waiting."""
 
     worker_id: WorkerId
 
@@ -105,7 +105,7 @@ class Cut:
 
 @message
 class AttemptShrunk:
-    """The worker has given a share of the range of its attempt away, or says that it cannot.
+    """The worker has given away a share of the range of its attempt, or reports that it cannot.
 
     Attributes:
         worker_id: The worker.
@@ -124,7 +124,7 @@ class AttemptShrunk:
 class SignOfLife:
     """The processes of a worker work on the file of this attempt, though they report nothing.
 
-    It says neither how far nor how fast they get.
+    It contains neither progress nor speed.
     """
 
     worker_id: WorkerId

@@ -1,7 +1,7 @@
-"""What happened: what journal, log, report and views are told, each with its reason.
+"""Facts: what happened, for journal, log, report and views, each with its reason.
 
-The scheduler says each thing once, in the order in which it was decided. Consumers take facts apart
-with `match` and `assert_never`, so that a new fact that one of them forgets fails type checking.
+The scheduler reports each fact once, in the order decided. Consumers match facts with `match` and
+`assert_never`, so that a new fact that one of them does not handle fails type checking.
 Times are seconds on the scheduler's clock.
 """
 

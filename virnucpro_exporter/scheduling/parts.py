@@ -1,9 +1,9 @@
-"""Parts of files: what is remembered of a file that is split, and who takes which share of what.
+"""Parts of files: the state of a split file, and which worker takes which share of what.
 
 A file is done whole as long as files wait. When none does, an idle worker takes from the range that
 ends last the share by which both end together, unless its part would be shorter than what it costs
-beside its residues. The worker that holds the range says where it stops before the other begins, so
-no record is in two parts; one that does not answer keeps its range until it is lost.
+beside its residues. The worker that holds the range reports where it stops before the other begins,
+so no record is in two parts; one that does not answer keeps its range until it is lost.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Rebalancing: who should do the large files, now that speeds are known better.
+"""Rebalancing: which workers should do the large files, now that speeds are known better.
 
-The first assignment believes declared speeds. When a worker turns out to be slow, what it holds and
+The first assignment uses declared speeds. When a worker turns out to be slow, what it holds and
 what waits for it may make the whole run end late, however well the small files are balanced. So the
 largest files are laid out anew, by longest processing time first with the speeds learned, in three
 ways: only waiting files may move; also the running files that would outlast the rest; also all
@@ -120,7 +120,7 @@ class Move:
 
 
 def look_ahead(workers: Sequence[Worker], now: float) -> Outlook | None:
-    """What is left of the run, or None when nobody makes progress."""
+    """What is left of the run, or None when no worker makes progress."""
     going = tuple(w for w in workers if not w.is_retired and w.stalled_since is None)
     if not going:
         return None

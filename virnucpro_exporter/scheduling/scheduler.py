@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 The scheduler is a state machine. `handle(event, now)` takes one thing that happened, `turn`
 several at once; both return commands (what is to be done about it) and facts (what happened, with
-its reasons). `next_deadline()` says when it wants to hear `TimePassed` at the latest. It reads no
+its reasons). `next_deadline()` returns when it must receive `TimePassed` at the latest. It reads no
 clock, starts no thread and touches no file, so every decision can be replayed.
 
 Each worker has a queue, filled at the start by weighted longest-processing-time-first. A worker

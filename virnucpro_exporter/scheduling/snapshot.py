@@ -122,8 +122,8 @@ def is_load_imbalanced(state: State) -> bool:
 def _is_work_imbalanced(state: State, now: float) -> bool:
     """Whether workers would end at very different times if no file moved any more.
 
-    Files are whole, so ends that lie no more than two of the longest files apart are even. What the
-    queues hold in files says nothing: a fast GPU has more of them.
+    Files are whole, so ends that lie no more than two of the longest files apart are even. Queue
+    depths in files are no measure: a fast GPU has more of them.
     """
     live = [w for w in state.fleet if _seconds_left(state, w, now) is not None]
     if state.is_draining or not state.queued_units or len(live) < 2:
@@ -249,7 +249,7 @@ class _Rate(Protocol):
 
 
 def _per_second(state: State, worker: Worker, rate_at: _Rate, now: float) -> float | None:
-    """What a worker does in a second; 0 while it stalls, and None where nothing was ever told."""
+    """What a worker does in a second; 0 while it stalls, None where nothing was ever reported."""
     is_busy = worker.busy_since is not None
     rate = rate_at(_now_or_end(state, now), is_busy=is_busy)
     return rate if rate is None or worker.stalled_since is None else 0.0

@@ -71,15 +71,15 @@ _LOOKED_AT_WORKERS = 16
 _FEWEST_FILES = 3
 _CLEARLY_CHANGED = 0.6
 
-# The variance of relative errors by which nothing can be told.
+# The variance of relative errors that is negligible.
 _NEGLIGIBLE = 0.01**2
 
 
 class Throughput:
     """What a worker does per second: over the last minute with progress, else the last 10 files.
 
-    What is told at once was done since the report before, so it counts evenly from there on: a file
-    of 100 s that reports nothing until its end was not done in that moment.
+    Work in a report was done since the previous report, so it is spread evenly over that time: a
+    file of 100 s that reports nothing until its end was not done in that moment.
 
     The running totals are sampled at most once a second, so memory and cost do not grow with the
     number of files.
@@ -135,7 +135,7 @@ class Throughput:
         if not total:
             return None
         end, latest = now, self._latest
-        if is_busy:  # since then nothing was told; that is no less work than before
+        if is_busy:  # nothing was reported since; that is no less work than before
             end = latest
         begin = end - WINDOW_SECONDS
         if is_busy and now - latest > WINDOW_SECONDS:

@@ -1,4 +1,4 @@
-"""All that the scheduler knows about its run, and every way in which that changes.
+"""The state of a run in the scheduler, and all transitions of it.
 
 Files, attempts and workers are changed by the methods of `State`, each of which is one transition
 and records what it means as commands and facts, in the order decided. Only what is special about
@@ -94,11 +94,11 @@ class State:
         settings: Limits and choices.
         commands: What is to be done about the present turn.
         facts: What happened in the present turn.
-        came_back: In the present event a file was put back, for those who wait.
+        came_back: In the present event a file was put back, for the waiting workers.
         fleet: The workers, in the order in which they joined.
         workers: The same, by id.
         files: What became of each file, by path.
-        abandoned: Attempts that are over though their callers do not know it yet, by worker and
+        abandoned: Attempts that are over though their callers are not notified yet, by worker and
             path; there are none where workers have processes of the run.
         splits: The files that are done in parts, by path; `files` has the first part of each.
         parts_queued: Parts and joins that wait.
@@ -502,7 +502,7 @@ class State:
     def _rebase(self) -> None:
         """Express the declared speeds in residues per second, now that something was measured.
 
-        Of many workers, each one more says little: then only one in so many is counted in.
+        With many workers, each further one adds little: then only one in so many is counted.
         """
         self._measured += 1
         if self._measured == 1:  # before, there was nothing to go by for those that wait
@@ -909,7 +909,7 @@ class State:
         if attempt.worker.is_doubted:
             self.suspect(attempt.worker, attempt.record)
         if attempt.number > self._last_sent:
-            # It was started in this turn: the worker never hears of it, and is free at once.
+            # It was started in this turn: the worker never receives it, and is free at once.
             self._withdraw({attempt.number})
             del attempt.worker.inflight[attempt.number]
             if not attempt.worker.inflight:
@@ -1073,7 +1073,7 @@ class State:
     # -- speculative attempts that are wanted at once --
 
     def urge(self, attempt: Attempt) -> None:
-        """The file of the attempt wants a speculative attempt as soon as a worker is free."""
+        """Request a speculative attempt at the attempt's file as soon as a worker is free."""
         if attempt not in self.urgent:
             self.urgent.append(attempt)
 

@@ -88,7 +88,7 @@ class Supervision:
 
     def _wants_second_attempt(self, worker: Worker) -> bool:
         settings = self._state.settings
-        if settings.on_stall is OnStall.AUTO:  # only where silence says something
+        if settings.on_stall is OnStall.AUTO:  # only where silence means something
             reports = settings.reports_progress or worker.has_reported
             return reports and settings.second_attempts
         return settings.on_stall is OnStall.RETRY

@@ -43,7 +43,7 @@ class Worker:
         queue: Files that wait for it, largest first.
         queued_residues: Their residues.
         inflight: Attempts that it was handed, by number, in the order of handing over; cancelled
-            ones until it says that it stopped.
+            ones until it reports that they stopped.
         speed: Residues per second that are expected of it, once anything was learned of any worker;
             before that, its weight.
         learned: What it has shown.

@@ -160,5 +160,5 @@ class VirtualCluster:
 
 
 def timeless() -> Callable[[], float]:
-    """A clock for a pool that is always ahead, so that nobody ever waits."""
+    """A clock for a pool that is always ahead, so that nothing ever waits."""
     return itertools.count(0.0, 1e9).__next__

@@ -9,7 +9,7 @@ from virnucpro_exporter.scheduling.workers import Worker
 
 
 class PingPong(EarliestFinish):
-    """Takes files that were stolen before, from whoever waits to do them, gain or not.
+    """Takes files that were stolen before from the queue they wait in, gain or not.
 
     The real policy leaves a file that came back to the worker that will do it soonest. With this
     one, workers that are taken away again and again pass the same files around.

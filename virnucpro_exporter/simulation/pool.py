@@ -67,7 +67,7 @@ class VirtualPool:
         self._workers.cancel(worker_id)
 
     def kill(self, worker_id: WorkerId) -> None:
-        """Kill a worker's process, if there is one; nothing it said is heard any more."""
+        """Kill a worker's process, if there is one; its pending messages are discarded."""
         self._workers.kill(worker_id)
 
     def poll(self, timeout: float | None) -> list[ev.WorkerEvent]:

@@ -142,7 +142,7 @@ class Simulation:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The speeds that the scheduler is told."""
+        """The speeds that the scheduler is given."""
         overrated = {str(i) for i in range(max(1, self.gpus // 4))}
         return {
             gpu: get_gpu_weight(name) * (self.scenario.overrated if gpu in overrated else 1.0)

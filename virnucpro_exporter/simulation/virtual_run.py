@@ -94,7 +94,7 @@ class VirtualRun:
             files: What is to be done.
             limit: Virtual seconds.
             at_start: The GPUs that are there from the start, where that is not all of them; the
-                others join when `VirtualWorkers.announce` says so.
+                others join as set by `VirtualWorkers.announce`.
 
         Raises:
             RuntimeError: The run did not end within `limit` virtual seconds.

@@ -18,14 +18,14 @@ from virnucpro_exporter.scheduling.parts import start_of, stop_of
 # A sequence of a virtual file has so many residues: a chunk as VirNucPro cuts them.
 RESIDUES_PER_SEQUENCE = 500
 
-# Progress within a long file is told at least this often, in multiples of `progress_every`.
+# Progress within a long file is reported at least this often, in multiples of `progress_every`.
 _LONGEST_SILENCE = 6.0
 
 _BREAKS_OFF_AT = 0.4  # of a file that is bound to
 
 
 class Reports(enum.Enum):
-    """What a virtual processor says about its progress and about the files it has done."""
+    """What a virtual processor reports of its progress and of the files it has done."""
 
     RESIDUES = "residues"  # and sequences
     SEQUENCES = "sequences"  # alone, as a Python function that calls `progress(number)`
@@ -35,7 +35,7 @@ class Reports(enum.Enum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Outage:
-    """A time in which a worker gets nothing done, or less than its speed says.
+    """A time in which a worker does nothing, or less than its speed allows.
 
     Attributes:
         begin: First second of it.
@@ -70,7 +70,7 @@ class Mishap:
 
 @dataclass(frozen=True, slots=True)
 class VirtualGpu:
-    """A worker that takes exactly as long as its speed says.
+    """A worker that works at exactly its speed.
 
     Attributes:
         speed: Residues per second.
@@ -136,7 +136,7 @@ class _Worker:
 
 
 class VirtualWorkers:
-    """Carries out what a scheduler asks for, and tells what comes of it, one event at a time.
+    """Carries out the commands of a scheduler, and returns the resulting events one at a time.
 
     Nothing here waits or reads a clock: `pop` goes to the next moment at which something happens.
     One seed, one history.
@@ -207,7 +207,7 @@ class VirtualWorkers:
         """Have a worker join or be lost at a moment, whatever its process does then."""
         self._push(at, None, event)
 
-    # -- what a scheduler asks for --
+    # -- commands of a scheduler --
 
     def spawn(self, worker_id: WorkerId) -> None:
         """Start the process of a worker that has none; it loads, and `WorkerReady` follows."""
@@ -266,7 +266,7 @@ class VirtualWorkers:
         )
 
     def kill(self, worker_id: WorkerId) -> None:
-        """Kill the process of a worker; nothing it would have said is heard."""
+        """Kill the process of a worker; its later messages are dropped."""
         worker = self._workers[worker_id]
         worker.process += 1
         worker.started_at = None
@@ -446,7 +446,7 @@ class VirtualWorkers:
 
         Args:
             at: When.
-            stamp: The process that says it, and the plan of its attempt (0 where that does not
+            stamp: The process that reports it, and the plan of its attempt (0 where that does not
                 matter); None where it happens in any case.
             event: What happens.
         """

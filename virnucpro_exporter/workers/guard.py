@@ -1,4 +1,4 @@
-"""The program's end of the sentinel: it is told of every worker, and replaced when it dies."""
+"""The program's side of the sentinel: it gets every worker's id, and is replaced when it dies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 from virnucpro_exporter.workers import sentinel
 from virnucpro_exporter.workers.process import launch
 
-# A sentinel that was told to go has so long to do it, in seconds.
+# A sentinel that was instructed to exit has this long to do so, in seconds.
 _LEAVE_SECONDS = 2.0
 
 
@@ -23,11 +23,11 @@ class Guard:
     it is tried again.
 
     Args:
-        selector: Is told to look at the sentinel's death, with this object as its data.
+        selector: Watches for the sentinel's death, with this object as its data.
 
     Attributes:
-        mark: A text in the command line of each worker, by which the sentinel finds those that it
-            was not told of in time.
+        mark: A text in the command line of each worker, by which the sentinel finds those of which
+            it was not notified in time.
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
@@ -54,7 +54,7 @@ class Guard:
         self._tell(f"-{pid}\n")
 
     def look(self) -> None:
-        """Start a sentinel that knows all workers, if there is none that lives."""
+        """Start a sentinel with the ids of all workers, if none is alive."""
         if self._process is not None:
             if self._process.poll() is None:
                 return
@@ -64,7 +64,7 @@ class Guard:
             self._tell("".join(f"+{pid}\n" for pid in self._workers))
 
     def close(self) -> None:
-        """Let the sentinel go; it kills the workers that it was told of and that are left."""
+        """Let the sentinel exit; it kills those of its workers that are left."""
         process = self._process
         if process is None:
             return
@@ -110,7 +110,7 @@ class Guard:
             return
         try:
             written = process.stdin.write(text.encode())
-        except BrokenPipeError:  # it was killed a moment ago; the next one is told of all
+        except BrokenPipeError:  # it was killed a moment ago; the next one gets all ids
             return
         if written != len(text):
             process.kill()

@@ -1,4 +1,4 @@
-"""How the results of the parts of a file are put together, as its processor says.
+"""How the results of the parts of a file are joined, as its processor specifies.
 
 A processor has an attribute `joins` or a method `join(parts, output)`; one that has neither gets
 whole files. `joins` is one of:

@@ -75,7 +75,7 @@ class LocalPool:
         folder: Working directory of the workers; the program's own when None.
         look_seconds: Workers that are silent for so long are looked at for signs of life.
         uses_gpu: Whether a worker's GPU is busy with its processes, where that is known.
-        results: Where workers move outputs when they are told to; None where that is not wanted.
+        results: Where workers move outputs on request; None where that is not needed.
     """
 
     def __init__(  # noqa: PLR0913 - what a worker is given, most of it with a default
@@ -124,7 +124,7 @@ class LocalPool:
         """The file that takes what a worker prints."""
         return self._logs / f"worker-{worker_id.replace('/', '_')}.log"
 
-    # -- what the run asks for --
+    # -- requests of the run --
 
     def spawn(self, worker_id: str) -> None:
         """Start the process of a worker that has none; `WorkerReady` or `WorkerLost` follows.
@@ -189,14 +189,14 @@ class LocalPool:
             self.wake()
 
     def kill(self, worker_id: str) -> None:
-        """Kill a worker and all it started; nothing it said is heard any more."""
+        """Kill a worker and all it started; its pending messages are discarded."""
         self._starts.forget(worker_id)
         if worker := self._workers.get(worker_id):
             self._bury(worker)
         self._events = [event for event in self._events if event.worker_id != worker_id]
 
     def poll(self, timeout: float | None) -> list[WorkerEvent]:
-        """What happened, in the order in which each worker told it.
+        """What happened, in the order in which each worker reported it.
 
         Args:
             timeout: Seconds to wait for something to happen; None waits until something does.
@@ -394,7 +394,7 @@ class LocalPool:
                 worker.outgoing.popleft()
         except BlockingIOError:
             wanted |= selectors.EVENT_WRITE
-        except ConnectionError:  # it is dying; its death is told by `poll`
+        except ConnectionError:  # it is dying; `poll` reports its death
             worker.outgoing.clear()
         known = self._selector.get_map().get(worker.channel)
         if known is not None and known.events != wanted:
@@ -509,7 +509,7 @@ class LocalPool:
         self._events.append(WorkerLost(worker.worker_id, reason, LossCause.CANCELLED))
 
     def _lose(self, worker: Child) -> None:
-        """Tell how a worker died, once all it said has been heard."""
+        """Report how a worker died, once all its messages have been received."""
         worker_id, running = worker.worker_id, self._running(worker)
         self._bury(worker)
         if worker.was_killed_loading and not self._is_draining:

@@ -1,7 +1,7 @@
 """What runs in a worker's process: load the processor once, then file after file.
 
 Results of quick files go out together, at the latest every 20 ms. The number of the attempt in
-process stands in shared memory, so that the pool knows which file killed a worker.
+process stands in shared memory, so that the pool can find which file killed a worker.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ class Worker:
         slot: Shared memory for the number of the attempt in process.
         attempts: The folder in which each attempt has its own.
         part_bytes: The most bytes of a file that one part has, or None for no limit.
-        results: Where outputs go that the worker is told to move, or None.
+        results: Where the worker moves outputs on request, or None.
     """
 
     def __init__(
@@ -270,7 +270,7 @@ class Worker:
         self._outbox = Outbox(channel)
         self._processor: Any = None
         self._can_split = False
-        self._shortages = 0  # that the pool knows of
+        self._shortages = 0  # those reported to the pool
         self._lock = threading.Lock()  # guards the part in process
         self._part: tuple[int, OpenPart, float] | None = None  # of which attempt, and since when
 
@@ -302,7 +302,7 @@ class Worker:
             for number, file in enumerate(held):
                 if number == half and number:
                     self._outbox.flush()  # so that more are here when these are done
-                self._slot[0] = file.attempt + 1  # first: who hears of the start finds it there
+                self._slot[0] = file.attempt + 1  # first: readers of the start find it there
                 self._outbox.begin(file.attempt, alone=alone)
                 self._outbox.add(self._run(file))
                 self._tell_shortages()
@@ -530,7 +530,7 @@ class Worker:
         duration: float,
         found: tuple[bytes, ...],
     ) -> wire.Message:
-        """What says that an attempt has left these files; all but the last names go ahead."""
+        """The message that an attempt left these files; all but the last names are sent before."""
         while len(found) > wire.NAMES:
             self._outbox.add((wire.OUTPUTS, attempt, found[: wire.NAMES]))
             found = found[wire.NAMES :]
@@ -575,7 +575,7 @@ def _leave_signals_to_the_program() -> None:
 
 
 def main() -> None:
-    """Run a worker as its one argument, in JSON, says."""
+    """Run a worker as specified by its one argument, in JSON."""
     _leave_signals_to_the_program()
     orphans.adopt()
     faulthandler.enable()

@@ -1,4 +1,4 @@
-"""Processes whose parent has ended: who becomes their parent, and who takes notice of their end.
+"""Processes whose parent has ended: which process adopts them, and which one reaps them.
 
 A worker adopts what its programs leave behind, so that it dies with the attempt. The program adopts
 what dead workers leave behind; as the first process of a container it does so anyway.

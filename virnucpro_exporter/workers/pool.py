@@ -1,4 +1,4 @@
-"""What a run asks of those who do its work; `local_pool` and `cluster.pool` have workers."""
+"""What a run requires of a worker pool; `local_pool` and `cluster.pool` implement it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
 
 class WorkerPool(Protocol):
-    """Carries out attempts somewhere, and tells what happens to them."""
+    """Carries out attempts somewhere, and reports what happens to them."""
 
     def spawn(self, worker_id: WorkerId) -> None:
         """Start the process of a worker that has none."""
@@ -26,7 +26,7 @@ class WorkerPool(Protocol):
         """Stop an attempt; `AttemptFailed` or `WorkerLost` follows."""
 
     def kill(self, worker_id: WorkerId) -> None:
-        """Kill a worker's process, if there is one; nothing it said is heard any more."""
+        """Kill a worker's process, if there is one; its pending messages are discarded."""
 
     def poll(self, timeout: float | None) -> list[WorkerEvent]:
         """What happened; waits at most `timeout` seconds, for ever when None."""
@@ -38,7 +38,7 @@ class WorkerPool(Protocol):
         """So many more workers would have a file to do."""
 
     def drain(self) -> None:
-        """No more files will be started: whoever has left is not waited for."""
+        """No more files will be started: workers that left are not waited for."""
 
     def close_idle(self, seconds: float) -> None:
         """Let the workers that process nothing close their processors, for so long at most."""

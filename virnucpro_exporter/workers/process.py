@@ -60,7 +60,7 @@ def launch(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
 
 
 def start_message(action: StartAttempt) -> wire.Message:
-    """How a worker is told to process a file or a part of one, or to join the parts of a file."""
+    """The message to a worker to process a file or a part of one, or to join a file's parts."""
     path, file = os.fsencode(action.file.path), action.file
     if action.joins:
         return wire.START, action.attempt, path, None, 1.0, action.joins
@@ -111,7 +111,7 @@ class Child:
         self.channel = channel
         self.death = os.pidfd_open(process.pid)
         self.outgoing: deque[bytes] = deque()
-        self._outputs: dict[int, list[bytes]] = {}  # of attempts whose end is still to be heard
+        self._outputs: dict[int, list[bytes]] = {}  # of attempts whose end is not yet received
         self.moved: list[AttemptNumber] = []
         self.ready = False
         self.cancellable = False
@@ -126,7 +126,7 @@ class Child:
         self.setup_error: str | None = None
 
     def deadline(self) -> float:
-        """When it has to have done what it was told to (pool's clock, s)."""
+        """When it must have done what was requested (pool's clock, s)."""
         if self.killed_at is not None:
             return NEVER if self.is_unkillable else self.killed_at + DIE_SECONDS
         if self.closed_at is not None:
@@ -166,7 +166,7 @@ class Child:
         return None
 
     def _keep(self, tag: int, values: Sequence[Any]) -> None:
-        """Note what no event tells."""
+        """Store what no event reports."""
         if tag == wire.OUTPUTS:
             attempt, found = values
             self._outputs.setdefault(attempt, []).extend(found)

@@ -50,7 +50,7 @@ class Starts:
     _is_careful: bool = False
 
     def want(self, worker: str, when: float) -> None:
-        """The worker wants a process, at this time or later."""
+        """Request a process for the worker, at this time or later."""
         self._wanted[worker] = when
 
     def is_wanted(self, worker: str) -> bool:
@@ -58,12 +58,12 @@ class Starts:
         return worker in self._wanted
 
     def forget(self, worker: str) -> None:
-        """The worker wants no process, and has none that loads."""
+        """The worker needs no process, and has none that loads."""
         self._wanted.pop(worker, None)
         self._loading.discard(worker)
 
     def forget_all(self) -> None:
-        """No worker wants a process any more."""
+        """No worker needs a process any more."""
         self._wanted.clear()
 
     def due(self, now: float) -> str | None:

@@ -2,7 +2,7 @@
 
 A command or a user's class may report no progress for hours and be well. What such a worker does
 is seen from outside: processor time of all its processes, growth of what its attempt writes, and
-use of its GPU. A sign of life is no progress, and says nothing about speed.
+use of its GPU. A sign of life is no progress, and no measure of speed.
 
 A thread looks, at a slow pace and only at workers that were silent meanwhile, because the list of
 processes is long and a file system may hang.
@@ -29,8 +29,8 @@ WORKING_SHARE = 0.01
 # An output that is a folder of many files is looked at so far.
 MOST_ENTRIES = 1000
 
-# So many generations of processes are told apart at most; the list is no picture of one moment, so
-# it may hold circles.
+# At most this many ancestors of a process are followed; the list is not atomic, so it may contain
+# cycles.
 _DEEPEST = 64
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")

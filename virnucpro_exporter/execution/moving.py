@@ -1,4 +1,4 @@
-"""Outputs on their way to their place: where there are many, their workers move them."""
+"""Moving outputs to their place: where there are many, their workers move them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Protocol
 from virnucpro_exporter.scheduling import commands as co
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
-# So many outputs are worth a message; of fewer the run is done sooner itself.
+# This many outputs are worth a message; fewer are moved sooner by the run itself.
 _MANY = 16
 
-# A worker that is stopped or dead, or is busy with a long file, has moved nothing after so many
-# seconds: the run does it then.
+# A worker that is stopped or dead, or is busy with a long file, has moved nothing after this many
+# seconds: then the run moves the outputs.
 _PATIENCE = 0.5
 
 # A move, or an attempt to be discarded.
@@ -24,17 +24,17 @@ class Movers(Protocol):
     """Workers that can move outputs to their place themselves."""
 
     def move(self, worker_id: WorkerId, moves: Sequence[co.KeepOutputs]) -> bool:
-        """Have a worker move outputs, which is on record; False where there is no such worker."""
+        """Have a worker move outputs that are in the journal; False if there is no such worker."""
 
     def moved(self) -> list[AttemptNumber]:
         """The attempts whose outputs workers have moved since the last call."""
 
 
 class HandedOver:
-    """What workers are to move.
+    """The outputs that workers are to move.
 
-    That the run moves the same outputs at the same moment does no harm: an output is in one of the
-    two places, and whichever is later finds that it has been moved. The numbers of attempts are
+    If the run moves the same outputs at the same moment, that does no harm: an output is in one of
+    the two places, and whichever is later finds that it has been moved. The numbers of attempts are
     never used again, so that a worker which goes on much later finds nothing either.
 
     Args:

@@ -1,4 +1,4 @@
-"""The run loop: events of the workers to the coordinator, its commands to them, facts on record."""
+"""The run loop: passes events to the coordinator, commands to workers, and facts to the journal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 # The loop looks around at least this often, in seconds, so that a reader never sees an old state.
 _LONGEST_WAIT = 0.5
 
-# How long the workers have starved is written down this often, in seconds.
+# How long the workers have starved is written to the journal this often, in seconds.
 _NOTE_EVERY = 10.0
 
 # The pool is notified this often, in seconds, how many more workers would have a file to do.
@@ -55,7 +55,7 @@ _MANY_CHANGES = 16
 _GROUP_SECONDS = 0.05
 
 
-# What the loop itself has to know of.
+# The facts that the loop itself handles.
 _NOTED = (FileCompleted, PartCompleted, FileFailed, WorkerRetired, RunFinished)
 
 
@@ -75,7 +75,7 @@ class Results(Protocol):
         """Keep an attempt's outputs, which its worker may be about to move."""
 
     def keep(self, attempt: int) -> None:
-        """Let an attempt's outputs lie where they are until it is discarded."""
+        """Leave an attempt's outputs where they are until it is discarded."""
 
     def discard(self, attempt: int) -> None:
         """Remove what an attempt wrote."""
@@ -96,28 +96,28 @@ class Feed(Protocol):
         """How many files `take` has not given yet."""
 
     def start(self, wake: Callable[[], None]) -> None:
-        """Find out about the files; `wake` is called when there may be something to take."""
+        """Start to discover files; `wake` is called when there may be something to take."""
 
     def take(self) -> ev.FilesSubmitted | None:
-        """What became known since the last time; None while it is better to wait.
+        """The files discovered since the last call; None while it is better to wait.
 
         Raises:
-            JournalError: It cannot be written down now; nothing is lost.
+            JournalError: The journal cannot be written now; nothing is lost.
         """
 
     def close(self) -> None:
-        """Find out no more."""
+        """Stop the discovery."""
 
     def leave(self) -> ev.FilesSubmitted | None:
-        """How the files stand that `take` has not given, none of which is to be started.
+        """The state of the files that `take` has not returned, none of which is to be started.
 
-        To be called after `close`; None when there are no such files.
+        Call it after `close`; None when there are no such files.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a run does about trouble that no file is to blame for.
+    """How a run handles errors that no file has caused.
 
     Attributes:
         clock: Seconds that go on while the program is paused; None where it never is.
@@ -134,13 +134,13 @@ class Runner:
     """Runs submitted files to the end.
 
     Args:
-        coordinator: Decides.
-        pool: Carries out.
+        coordinator: Makes the decisions.
+        pool: Carries them out.
         gpus: The workers to start.
         outputs: Where results go.
-        journal: Where it is written down, or None.
+        journal: The journal, or None.
         wall_clock: Unix seconds.
-        terms: What is done about trouble.
+        terms: How errors are handled.
         movers: Workers that move the outputs of very short files themselves, or None.
 
     Attributes:
@@ -211,8 +211,8 @@ class Runner:
         """Process the files; may be called again with more, for the same workers.
 
         Args:
-            files: What is known beforehand.
-            feed: Gives more while the run goes on.
+            files: The files known beforehand.
+            feed: Returns more files while the run goes on.
 
         Raises:
             JournalError: The journal cannot be written; what was finished before is safe.
@@ -381,7 +381,7 @@ class Runner:
     # -- the disk --
 
     def _storage_events(self) -> list[ev.Event]:
-        """What the scheduler is to know about the storage; a disk that is full is tried again."""
+        """Events for the scheduler about the storage; a disk that is full is tried again."""
         storage, now = self._storage, self._coordinator.now()
         if storage.is_due(now):
             self._try_again(now)
@@ -425,7 +425,7 @@ class Runner:
         return now >= self._changed_at + _GROUP_SECONDS
 
     def _settle(self) -> None:
-        """Write down what was decided, then move the outputs; what cannot be done now is kept."""
+        """Write decisions to the journal, then move outputs; what cannot be done now is kept."""
         now = self._coordinator.now()
         self._late += self._handed.take_back(now)
         try:
@@ -502,7 +502,7 @@ class Runner:
         return replace(event, storage=False)
 
     def _carry_out(self, commands: Sequence[co.Command]) -> None:
-        """Tell the workers; what concerns outputs comes when it is on record."""
+        """Send commands to the workers; those about outputs follow once they are in the journal."""
         batches: dict[WorkerId, list[co.StartAttempt]] = {}
         shrinks: list[co.ShrinkAttempt] = []  # after the starts that they may concern
         for command in commands:

@@ -1,8 +1,8 @@
 """Storage that takes nothing for a while: when work is held, when it is tried again, when to end.
 
-A full disk, a used-up quota, a file system that became read-only or fails: that is no fault of the
-file in process. So no file is started while it lasts, and none is charged. The decisions are here,
-on a clock handed in.
+A full disk, a used-up quota, a file system that became read-only or fails: the file in process is
+not the cause. So no file is started while it lasts, and none is charged. The decisions are here,
+with time as an argument.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def is_trouble(error: Exception) -> bool:
 
 
 class Storage:
-    """What is known of the storage.
+    """The state of the storage.
 
     Args:
         patience: Seconds of trouble after which the run is to be drained.
 
     Attributes:
         patience: The same.
-        reason: What the trouble is, in one line; empty while there is none.
+        reason: The error, in one line; empty while there is none.
     """
 
     def __init__(self, patience: float) -> None:
@@ -78,7 +78,7 @@ class Storage:
         return self.is_held and now >= self._retry_at
 
     def postpone(self, now: float) -> None:
-        """It was tried again, in vain."""
+        """Another try failed."""
         self._retry_at = now + _PAUSES[min(self._tries, len(_PAUSES) - 1)]
         self._tries += 1
 

@@ -1,4 +1,4 @@
-"""What the threads that ask publish, and everybody else reads without waiting."""
+"""What the sampling threads publish, and all other threads read without waiting."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _STEP_SECONDS = 0.5
 
 @dataclass(slots=True)
 class Gpu:
-    """One GPU and the newest that is known about it.
+    """One GPU and its newest values.
 
     Attributes:
         id: Fixed from the start.
         state: Replaced as a whole.
-        is_asked: It was asked for all its values once.
+        is_asked: It was queried for all its values once.
     """
 
     id: str
@@ -40,7 +40,7 @@ class Board:
         gpus: Every GPU ever seen, in the order of the ids.
         backend: Which source is used.
         health: How the latest pass went; when the last one succeeded is in the snapshot alone.
-        first: Set when every GPU was asked for all its values once, or when none can be had.
+        first: Set when every GPU was queried for all its values once, or when none can be had.
         lock: Held by writers, and never during a query.
     """
 
@@ -60,7 +60,7 @@ class Board:
         self._made: tuple[GpuSnapshot, tuple[object, ...], float] | None = None
 
     def succeeded(self, seconds: float | None, at: float) -> None:
-        """A pass that began at this moment gave an answer. Called with the lock held."""
+        """A pass that began at this moment succeeded. Called with the lock held."""
         old = self.health
         duration = old.duration_seconds if seconds is None else seconds
         self._succeeded_at = at
@@ -76,7 +76,7 @@ class Board:
         self.health = replace(old, success=False, failures=old.failures + 1, reason=why)
 
     def was_asked(self, gpu: Gpu) -> None:
-        """A GPU was asked for all its values; set `first` after the last of them."""
+        """A GPU was queried for all its values; set `first` after the last of them."""
         gpu.is_asked = True
         if all(gpu.is_asked or gpu.state.why for gpu in self.gpus):
             self.first.set()

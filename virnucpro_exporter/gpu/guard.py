@@ -1,4 +1,4 @@
-"""Keeps the opening of a source and the reading from it apart."""
+"""Keeps the opening of a source apart from reading it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Guard:
         self._open = False
 
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading | None:
-        """Ask a GPU; None while the source is not open. Raises SourceError."""
+        """Query a GPU; None while the source is not open. Raises SourceError."""
         with self._changed:
             if not self._open:
                 return None
@@ -34,7 +34,7 @@ class Guard:
             self._leave()
 
     def xids(self, uuid: str) -> tuple[int, ...] | None:
-        """The XID errors of a GPU since the last call; None where there is no telling."""
+        """The XID errors of a GPU since the last call; None where they are unknown."""
         with self._changed:
             if not self._open:
                 return None

@@ -138,7 +138,7 @@ _LISTED = re.compile(r'"([a-z0-9_.]+)"')
 
 
 def known_values(help_text: str) -> tuple[_Value, ...]:
-    """Which of the values that not every driver has can be asked for.
+    """Which of the values that not every driver has can be queried.
 
     Args:
         help_text: What `--help-query-gpu` printed.
@@ -265,7 +265,7 @@ class NvidiaSmiSource:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._program = program
-        self._extras: tuple[_Value, ...] | None = None  # None until the program was asked
+        self._extras: tuple[_Value, ...] | None = None  # None until the program was queried
         self._timeout = timeout
         self._max_age = max_age
         self._clock = clock

@@ -330,7 +330,7 @@ class NvmlSource:
         return False
 
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
-        """Ask one GPU. The first answer that it is lost ends the asking."""
+        """Query one GPU, until the first response that it is lost."""
         handle = self._handles.get(uuid)
         if handle is None:
             return Reading(faults=dict.fromkeys(queries, NO_HANDLE))
@@ -354,7 +354,7 @@ class NvmlSource:
             return None
         try:
             if uuid not in self._events:
-                self._events[uuid] = None  # asked once only, until NVML is initialised again
+                self._events[uuid] = None  # requested only once, until NVML is initialised again
                 events = pynvml.nvmlEventSetCreate()
                 pynvml.nvmlDeviceRegisterEvents(handle, _XID, events)
                 self._events[uuid] = events

@@ -30,18 +30,18 @@ REOPEN_AFTER = 27.0
 
 
 class Sampler:
-    """Asks every GPU in a thread of its own, so that one that hangs costs only itself.
+    """Queries every GPU in its own thread, so that one that hangs does not affect the others.
 
     Args:
         sources: In the order of preference.
         interval: Seconds between two samples of a GPU.
         reopen_after: Seconds between two initialisations of a source, at least: a GPU that works
             again is seen that much later at most.
-        extra: Queries that not everybody needs, asked for beside those of `HEALTH`.
-        turns: Has the GPUs asked again and again; threads when None.
+        extra: Queries that not every user needs, in addition to those of `HEALTH`.
+        turns: Has the GPUs queried again and again; threads when None.
         clock: Monotonic seconds.
         wall_clock: Unix seconds.
-        runs: Tells the processes of the runs on this machine; they are not foreign.
+        runs: Returns the processes of the runs on this machine; they are not foreign.
 
     Attributes:
         board: What is known.
@@ -92,7 +92,7 @@ class Sampler:
         return None if guard is None else guard.xids(uuid)
 
     def _supervise(self) -> float:
-        """One turn: open a source or heal it, and say what changed. Returns seconds to wait."""
+        """One turn: open a source or heal it, and log what changed. Returns seconds to wait."""
         try:
             self._announce()
             if self._guard is not None:
@@ -188,7 +188,7 @@ class Sampler:
     def _announce(self) -> None:
         """Log, once, each GPU that goes down or comes back."""
         if not self.board.first.is_set():
-            return  # those that are silent may yet give their first answer
+            return  # those that are silent may yet send their first response
         now, max_age = self._clock(), self.board.max_age
         for gpu in self.board.gpus:
             held, was_up = gpu.state, self._seen_up.get(gpu.id, True)

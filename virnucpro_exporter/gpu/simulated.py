@@ -55,7 +55,7 @@ class Activity:
 
 
 class SimulatedSource:
-    """Virtual GPUs whose values follow what they are said to do.
+    """Virtual GPUs whose values follow their given activity.
 
     Args:
         names: The model name of each GPU.

@@ -217,4 +217,4 @@ class GpuSource(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""

@@ -47,7 +47,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "fan_ratio": (0, 3),
     "performance_state": (0, 15),
 }
-# Values that are asked for rarely may be shown for as much longer.
+# Values that are queried rarely may be shown for as much longer.
 RARE_TURNS = 10
 _MEMORY = ("memory_used_bytes", "memory_size_bytes")
 
@@ -117,7 +117,7 @@ def identified(state: GpuState, found: Found) -> GpuState:
 
 
 def down(state: GpuState, why: str) -> GpuState:
-    """Nothing it said before can be believed any more."""
+    """Mark the GPU as down, and discard its values."""
     return replace(state, up=False, values={}, missing={}, why=why)
 
 
@@ -127,7 +127,7 @@ def unlisted(state: GpuState, why: str) -> GpuState:
 
 
 def hurt(state: GpuState, why: str) -> GpuState:
-    """Asking the GPU met an error of this program."""
+    """Querying the GPU met an error of this program."""
     return replace(down(state, why), errors=_counted(state.errors, DEFECT))
 
 
@@ -230,7 +230,7 @@ def _note(
     *,
     is_put_off: bool,
 ) -> GpuState:
-    """Count the errors, and put off the queries that need not be asked for a while."""
+    """Count the errors, and postpone the queries that are not needed for a while."""
     errors, ask_at = state.errors, dict(state.ask_at)
     for query, absence in missing.items():
         fault = UNSUPPORTED if absence.verdict is Verdict.UNSUPPORTED else classify(absence.code)

@@ -56,7 +56,7 @@ class Watcher:
         self._turns = 0
 
     def turn(self) -> float:
-        """Ask once. Not even a defect of this program ends the watching.
+        """Query once. Not even a defect of this program ends the watching.
 
         Returns:
             Seconds until the next turn.
@@ -78,7 +78,7 @@ class Watcher:
         return max(0.0, self._pause - (self._clock() - began))
 
     def sample(self, queries: tuple[str, ...]) -> bool:
-        """Ask some queries and publish the answers; False when asking more makes no sense."""
+        """Send some queries and publish the responses; False when more queries make no sense."""
         gpu, now, timestamp = self._gpu, self._clock(), self._wall_clock()
         asked = state.due(gpu.state, queries, now)
         if not asked:

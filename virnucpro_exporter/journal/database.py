@@ -19,7 +19,7 @@ _ROBBED = """UPDATE files SET state = 'queued' WHERE state = 'completed' AND EXI
 
 
 def keep_private(journal: Path) -> None:
-    """Let the owner alone read the journal: arguments of commands may be secrets.
+    """Make the journal readable by its owner only: arguments of commands may be secrets.
 
     Raises:
         OSError: There can be no such file.

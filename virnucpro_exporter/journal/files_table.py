@@ -1,4 +1,4 @@
-"""What became of each input file, as rows for programs."""
+"""The state of each input file, as rows for programs."""
 
 from __future__ import annotations
 

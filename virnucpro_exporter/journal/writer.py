@@ -1,4 +1,4 @@
-"""The journal: what became of every file, so that a killed run goes on where it ended.
+"""The journal: the state of every file, so that a killed run continues where it ended.
 
 Exactly once, by writing ahead: a file becomes `committing`, with the winning attempt and the names
 of its outputs, before the first of them is moved to its place, and `completed` after the last. A
@@ -410,7 +410,7 @@ class Journal:
             return int(max(last, *self._outputs.left_attempts(), 0)) + 1
 
     def reserve_attempts(self, number: int) -> None:
-        """Let no later run give this number, or a lower one, to an attempt.
+        """Prevent later runs from giving this number, or a lower one, to an attempt.
 
         Raises:
             JournalError: It cannot be written.

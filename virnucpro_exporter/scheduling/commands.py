@@ -1,4 +1,4 @@
-"""What is to be done: the scheduler's words to the shell that carries attempts out."""
+"""Commands: what the scheduler has its shell carry out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StartAttempt:
 
 @message
 class ShrinkAttempt:
-    """Ask the worker to give away the last share of what it has not read; `AttemptShrunk` follows.
+    """Have the worker give away the last share of what it has not read; `AttemptShrunk` follows.
 
     Attributes:
         worker_id: The worker.
@@ -73,7 +73,7 @@ class RetireWorker:
 
 @message
 class KeepOutputs:
-    """The attempt gave the file its result: move what it wrote to its place."""
+    """The attempt produced the file's result: move its outputs to their place."""
 
     worker_id: WorkerId
     file: SequenceFile
@@ -83,7 +83,7 @@ class KeepOutputs:
 
 @message
 class DiscardOutputs:
-    """The attempt ended without being the file's result: remove what it wrote."""
+    """The attempt ended without producing the file's result: remove its outputs."""
 
     attempt: AttemptNumber
 

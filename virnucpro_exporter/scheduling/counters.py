@@ -1,4 +1,4 @@
-"""What is counted during a run: mutable, and private to the scheduler."""
+"""Counters of a run: mutable, and private to the scheduler."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class DurationTally:
 
 @dataclass(slots=True)
 class Counters:
-    """What a worker's life adds up to; none of these ever goes down.
+    """The totals of a worker; none of these ever decreases.
 
     Attributes:
-        completed: Files whose result it gave; of those done in parts, the ones that it joined.
+        completed: Files whose result it produced; of those done in parts, the ones that it joined.
         parts: Parts of files that it did.
-        failures: Attempts of its that counted against the limit of their file.
+        failures: Its attempts that counted against the limit of their file.
         sequences: Sequences of the files whose result it gave, without work thrown away.
         residues: Residues done.
         moved: Its attempts that were taken back, because another worker does the file sooner.
@@ -50,12 +50,12 @@ class Counters:
         stolen_from: Files that others stole from its queue.
         stolen_to: Files that it stole.
         stolen_residues: Residues of the files that others stole from its queue.
-        steal_attempts: Times it asked for work with an empty queue.
+        steal_attempts: Times it requested work with an empty queue.
         steals_empty: Those when no file waited.
         steals_declined: Those when it left what waited to others.
-        speculative_won: Speculative attempts of its that gave the result.
+        speculative_won: Its speculative attempts that produced the result.
         speculative_lost: Those that did not.
-        busy_seconds: Time with a file in its hands, without the present one.
+        busy_seconds: Time in which it held files, without the present one.
         starved_seconds: Time idle while files waited, without the present one.
         stalled_seconds: Time stalled, without the present stall.
         lost_seconds: Time given up, without the present one.

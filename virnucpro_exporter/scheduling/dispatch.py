@@ -12,7 +12,7 @@ from virnucpro_exporter.scheduling.splitting import ask_for_share
 from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
 
-# Whether anything in process is worth sharing or repeating takes a look at all that is in process.
+# Finding work in process that is worth sharing or repeating means scanning all of it.
 # Where more workers than this run dry, one after the other, that is done once in so many seconds.
 _FEW_WORKERS = 64
 _LOOK_SECONDS = 0.02
@@ -88,7 +88,7 @@ class Dispatcher:
         return True
 
     def ask(self, worker: Worker, now: float) -> None:
-        """Give one file to a worker whose caller came and asked."""
+        """Give one file to a worker whose caller requested one."""
         if self._state.starts_nothing:
             return
         record = self._next_record(worker, now, asked=True)
@@ -98,7 +98,7 @@ class Dispatcher:
             self._state.start(worker, record, now)
 
     def released(self, worker: Worker, now: float) -> None:
-        """The worker has one file less in its hands."""
+        """The worker holds one file less."""
         self.feed(worker, now)
         self._state.rest(worker, now)
 

@@ -1,4 +1,4 @@
-"""What can happen to the scheduler.
+"""Events: the input of the scheduler.
 
 Every event is a value. An attempt is one try at one file by one worker, and has a number that is
 unique in the run: a message that carries an old number is known to be late.
@@ -16,10 +16,10 @@ from virnucpro_exporter.scheduling.parts import BegunFile
 
 @message
 class FilesSubmitted:
-    """New files, to be spread over the live workers.
+    """New files, to be assigned to the live workers.
 
     Attributes:
-        files: What is to be done.
+        files: The files to process.
         skipped: Files of the run that an earlier one has finished.
         awaited: How many more files the run has, which are still being looked at; they count as
             waiting, and the run does not end before they came.
@@ -137,7 +137,7 @@ class MemoryShort:
 
     Attributes:
         worker_id: The worker.
-        times: How often, since it said so last.
+        times: How often, since its last report.
     """
 
     worker_id: WorkerId
@@ -151,7 +151,7 @@ class AttemptCompleted:
     Attributes:
         worker_id: The worker.
         attempt: Which attempt.
-        sequences: Sequences in the file, or None when the processor does not know.
+        sequences: Sequences in the file, or None when the processor does not report it.
         residues: Residues in the file, or None likewise.
         duration: Seconds the worker spent on it.
         outputs: Names of the files that the attempt left in its folder.
@@ -173,8 +173,8 @@ class AttemptFailed:
         worker_id: The worker.
         attempt: Which attempt.
         error: What went wrong, in one line.
-        permanent: No other attempt could do better (the file itself is at fault).
-        storage: The storage is at fault, and not the file.
+        permanent: No other attempt would succeed (the file itself is the cause).
+        storage: The storage is the cause, and not the file.
     """
 
     worker_id: WorkerId
@@ -193,12 +193,12 @@ class LossCause(enum.Enum):
     CANCELLED = "cancelled"  # killed by the pool, to stop an attempt
     TAKEN_AWAY = "taken away"  # its node took it away, and gives it another
     LEFT_CLUSTER = "left the cluster"  # its node is gone, or does not answer
-    CANNOT_START = "cannot start"  # no process can be started where it was
+    CANNOT_START = "cannot start"  # no process can be started there
     CANNOT_BE_KILLED = "cannot be killed"  # it does not end, so that its GPU is not free
 
     @property
     def is_worth_a_restart(self) -> bool:
-        """Whether a new process may do better."""
+        """Whether a new process may succeed."""
         return self in _RESTARTED
 
     @property
@@ -238,7 +238,7 @@ class WorkerJoined:
 
 @message
 class WorkerLeaving:
-    """A worker has to go soon: its node ends, or is to do other work.
+    """A worker has to leave soon: its node ends, or gets other work.
 
     It gets no more files, and is retired (`RetireWorker`) when it holds none; `WorkerLost` follows.
 

@@ -17,7 +17,7 @@ from virnucpro_exporter.scheduling.message import message
 class Outcome(enum.Enum):
     """How an attempt ended."""
 
-    COMPLETED = "completed"  # it gave the file its one result
+    COMPLETED = "completed"  # it produced the file's one result
     FAILED = "failed"  # in an error of its processor
     TIMED_OUT = "timed out"  # it took longer than the limit for a file
     SUPERSEDED = "superseded"  # another attempt at the file was first, or the file was given up

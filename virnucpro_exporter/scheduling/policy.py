@@ -1,4 +1,4 @@
-"""Who steals what: the decisions, apart from the bookkeeping.
+"""Which worker steals what: the decisions, apart from the bookkeeping.
 
 `EarliestFinish` looks at when each worker is expected to finish, from speeds learned in this run:
 
@@ -89,7 +89,7 @@ class StealPolicy(Protocol):
         """Whether the worker should make the speculative attempt at a critical file."""
 
     def needless(self, outlook: Outlook, now: float) -> list[Attempt]:
-        """Choose attempts at files in process twice that are not worth going on with."""
+        """Choose attempts, at files in process twice, that are not worth continuing."""
 
 
 class NoStealing:
@@ -132,7 +132,7 @@ class NoStealing:
     def suits(
         self, worker: Worker, attempt: Attempt, workers: Sequence[Worker], now: float
     ) -> bool:
-        """Whether it has not failed on the file; asked only for stalled workers' files."""
+        """Whether it has not failed on the file; called only for stalled workers' files."""
         del workers, now
         return worker.id not in attempt.record.avoid
 

@@ -63,7 +63,7 @@ MOST_MOVES = 2
 
 # Running work is taken back only where a worker does at most this share of what the others do for
 # their declared speeds. Content that takes 40 % longer makes a worker look 0.71 times as fast.
-# Where the content of files varies, what was seen in few of them must say more.
+# Where the content of files varies, what was seen in few of them must differ more.
 _SLOW = 2.0 / 3.0
 
 # Where a worker that was watched for long does at most this share, the others may change the files
@@ -333,7 +333,7 @@ def rethink_interval(state: State, now: float) -> float:
 
 
 class Rebalancing:
-    """Changes the plan where speeds turn out to be other than believed.
+    """Changes the plan where speeds differ from those expected.
 
     Args:
         state: The run.

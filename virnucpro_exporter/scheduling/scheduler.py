@@ -271,7 +271,7 @@ class Scheduler:
         splitting.end_part_in_time(self.state, attempt, now)
         self._rebalancing.news(now)
         is_to_end = self.state.is_draining or attempt.worker.is_leaving
-        if is_to_end and attempt.asked_at is None:  # it may have been asked too early
+        if is_to_end and attempt.asked_at is None:  # the request may have come too early
             self._ask_to_end(attempt, now)
 
     def _on_shrunk(self, event: ev.AttemptShrunk, now: float) -> None:

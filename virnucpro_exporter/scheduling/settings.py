@@ -1,4 +1,4 @@
-"""What a user can choose about scheduling."""
+"""The user's settings of scheduling."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class OnStall(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
-    """Limits and choices.
+    """Limits and options.
 
     Attributes:
         stall_threshold: Seconds without progress after which a worker counts as stalled.
@@ -45,7 +45,7 @@ class SchedulerSettings:
     batch_files: int = 128
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Reject invalid limits.
 
         Raises:
             ValueError: A limit is not above 0.

@@ -27,12 +27,12 @@ from virnucpro_exporter.snapshot import (
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What the scheduler does not know about its run.
+    """The context of a run, beside the scheduler's state.
 
     Attributes:
-        run_id: A name for the run.
-        name: What users call it.
-        processor: What is done to a file, by name.
+        run_id: A unique id of the run.
+        name: The run name.
+        processor: Name of the processor.
         wall_offset: Wall-clock seconds minus the scheduler's clock.
         started_at: When the run started, on the scheduler's clock.
         end: How the run ended; None before that.
@@ -52,9 +52,9 @@ def take_snapshot(
     """The run at `now`, on the scheduler's clock. Costs time in proportion to the workers.
 
     Args:
-        scheduler: Whose state it is.
-        context: What it does not know about its run.
-        now: On its clock.
+        scheduler: The scheduler.
+        context: The context of its run.
+        now: On the scheduler's clock, in seconds.
         beat_at: When the run loop last turned, on the same clock; None where there is no such loop.
     """
     state = scheduler.state
@@ -109,7 +109,7 @@ def is_load_imbalanced(state: State) -> bool:
     """Whether the queues of the workers that empty them are of very different length.
 
     A process that loads its processor, or is lost, empties no queue, and after a drain none does.
-    Where callers ask for files, every worker counts once one has asked: the others' turn will come.
+    Where callers request files, every worker counts after the first request: others will follow.
     """
     if state.is_draining:
         return False
@@ -166,7 +166,7 @@ def _now_or_end(state: State, now: float) -> float:
 
 
 def _run_state(state: State) -> RunState:
-    """Where the run stands."""
+    """The state of the run."""
     if state.is_finished:
         is_whole = not (state.failed_files or state.queued_units or state.awaited_files)
         return RunState.COMPLETED if is_whole else RunState.FAILED
@@ -256,7 +256,7 @@ def _per_second(state: State, worker: Worker, rate_at: _Rate, now: float) -> flo
 
 
 def _deadline(state: State, worker: Worker, context: RunContext) -> float | None:
-    """When more silence of the worker is a stall; None where nothing is expected of it."""
+    """When more silence of the worker is a stall; None where no progress is expected."""
     is_judged = stalls.is_judged(worker, is_push=state.is_push, is_draining=state.starts_nothing)
     if state.is_finished or not (is_judged or worker.is_loading):
         return None

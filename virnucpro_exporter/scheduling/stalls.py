@@ -20,7 +20,7 @@ def is_judged(worker: Worker, *, is_push: bool, is_draining: bool) -> bool:
 
     Args:
         worker: The worker.
-        is_push: Workers have processes of the run, which tell when they are up.
+        is_push: Workers have processes of the run, which report when they are up.
         is_draining: Files that wait are not expected to be done.
     """
     has_work = bool(worker.inflight) if is_draining else worker.has_work

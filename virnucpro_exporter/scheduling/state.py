@@ -182,7 +182,7 @@ class State:
         self._measured = 0  # workers of which anything was learned
         self._base = 1.0  # residues per second of a worker of weight 1, once anything was learned
 
-    # -- what is asked --
+    # -- queries --
 
     @property
     def starts_nothing(self) -> bool:
@@ -350,7 +350,7 @@ class State:
             self.commands.append(RetireWorker(worker.id))
 
     def attend(self, worker: Worker) -> None:
-        """A caller came and asked for the worker."""
+        """A caller made a request for the worker."""
         worker.is_ready = True
 
     def go_down(self, worker: Worker) -> None:
@@ -451,7 +451,7 @@ class State:
             self.look_by(now + self.settings.stall_threshold)
 
     def begin_idle(self, worker: Worker, now: float) -> None:
-        """The worker asked for a file and got none."""
+        """The worker requested a file and got none."""
         if not worker.awaits_work:
             worker.awaits_work = True
             worker.idle_from = self.waiting.read(now)
@@ -469,7 +469,7 @@ class State:
             worker.busy_since = None
 
     def count_search(self, worker: Worker, *, is_empty: bool, is_declined: bool) -> None:
-        """The worker asked for work with an empty queue."""
+        """The worker requested work with an empty queue."""
         counters = worker.counters
         counters.steal_attempts += 1
         counters.steals_empty += is_empty
@@ -679,7 +679,7 @@ class State:
             self.look_by(now + self.settings.file_timeout)
 
     def report(self, attempt: Attempt, sequences: int, residues: int | None, now: float) -> None:
-        """The worker said how far it is within the file."""
+        """The worker reported how far it is within the file."""
         if attempt.started_at is None:
             attempt.started_at = attempt.reported_at
         worker = attempt.worker
@@ -850,15 +850,15 @@ class State:
         has_begun: bool | None = None,
         outputs: tuple[str, ...] = (),
     ) -> None:
-        """The attempt holds its file no more; what becomes of the file comes next.
+        """The attempt holds its file no more; the file's own transition follows.
 
         Args:
             attempt: Which attempt.
             outcome: How it ended.
             reason: Why, in one line.
             is_charged: It counts against the limit of failures of its file.
-            has_begun: Whether the worker began it, where it did not say so; when None, it did if
-                the attempt is the first in its hands, or no longer there.
+            has_begun: Whether the worker began it, where it did not report that; when None, it did
+                if the attempt is the first that it holds, or no longer there.
             outputs: Names of the files that it left.
         """
         worker, record = attempt.worker, attempt.record

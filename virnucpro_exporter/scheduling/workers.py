@@ -25,7 +25,7 @@ class Worker:
         name: The model of its device, empty when it is not known.
         weight: Its declared speed.
         index: Its place in the order of the workers.
-        counters: What its life adds up to.
+        counters: Its totals.
         is_loading: Its process is up and sets its processor up.
         is_ready: Its process is up and able to take files.
         is_leaving: It gets no more files, and goes when it holds none.
@@ -38,7 +38,7 @@ class Worker:
         startup: Seconds until its last process was ready; before the first is, as long as another
             worker took.
         slow_setups: Processes in a row that took too long to load.
-        awaits_work: It asked for a file and got none.
+        awaits_work: It requested a file and got none.
         troubles: Files that failed on it or took its process, since its last success.
         queue: Files that wait for it, largest first.
         queued_residues: Their residues.
@@ -46,7 +46,7 @@ class Worker:
             ones until it reports that they stopped.
         speed: Residues per second that are expected of it, once anything was learned of any worker;
             before that, its weight.
-        learned: What it has shown.
+        learned: Its measured speed.
         fixed: What every file costs beside its residues; one for all workers.
         errors: How wrong estimates are; one for all workers.
         pace: Residues per second in its last completed file, or None.

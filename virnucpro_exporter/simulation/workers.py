@@ -432,13 +432,13 @@ class VirtualWorkers:
             self._mishaps[path] = replace(mishap, times=mishap.times - 1)
 
     def _doom(self, worker_id: WorkerId, outage: Outage) -> None:
-        """Let the present process die with an outage that it lives to see."""
+        """Have the present process die in an outage, if it lives until then."""
         started_at = self._workers[worker_id].started_at
         if outage.death and started_at is not None and started_at < outage.begin:
             self._post(outage.end, ev.WorkerLost(worker_id, outage.death), worker_id)
 
     def _post(self, at: float, event: ev.WorkerEvent, worker_id: WorkerId) -> None:
-        """Let the present process say something, if it lives until then."""
+        """Have the present process report something, if it lives until then."""
         self._push(at, (self._workers[worker_id].process, 0), event)
 
     def _push(self, at: float, stamp: tuple[int, int] | None, event: ev.WorkerEvent) -> None:

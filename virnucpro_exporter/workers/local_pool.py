@@ -241,7 +241,7 @@ class LocalPool:
         self._starts.forget_all()
 
     def close_idle(self, seconds: float) -> None:
-        """Let the workers that process nothing close their processors and leave.
+        """Have the workers that process nothing close their processors and leave.
 
         Args:
             seconds: Those that take longer are killed by `close`.
@@ -259,7 +259,7 @@ class LocalPool:
                     self._bury(leaving.pop(key.fd))
 
     def close(self) -> None:
-        """Kill every worker, and let the sentinel go; those that cannot be killed are left."""
+        """Kill every worker, and let the sentinel exit; those that cannot be killed are left."""
         if self._is_closed:
             return
         self._is_closed = True

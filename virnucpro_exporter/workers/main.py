@@ -192,7 +192,7 @@ class Progress:
         self._beside = beside  # puts what else there is to say into the same packet
         self._attempt = attempt
         self._next = now + PROGRESS_SECONDS
-        self._held: tuple[int, int | None] | None = None  # said, and not passed on yet
+        self._held: tuple[int, int | None] | None = None  # reported, and not sent yet
 
     def __call__(self, sequences: int, residues: int | None = None) -> None:
         """Pass progress on, at most every 0.1 s.
@@ -213,7 +213,7 @@ class Progress:
             self._outbox.flush()
 
     def pass_on(self) -> None:
-        """Let what was held back go with the next packet."""
+        """Send what was held back with the next packet."""
         if self._held is not None:
             self._outbox.add((wire.PROGRESS, self._attempt, *self._held))
             self._held = None
@@ -420,7 +420,7 @@ class Worker:
         return f"{self._attempts}/{attempt}"
 
     def _tell_shortages(self) -> None:
-        """Say how often the processor has lacked memory since this was said last."""
+        """Report how often the processor has lacked memory since the last report."""
         shortages = getattr(self._processor, "shortages", 0)
         if shortages > self._shortages:
             self._outbox.add((wire.MEMORY_SHORT, shortages - self._shortages))

@@ -41,7 +41,7 @@ class WorkerPool(Protocol):
         """No more files will be started: workers that left are not waited for."""
 
     def close_idle(self, seconds: float) -> None:
-        """Let the workers that process nothing close their processors, for so long at most."""
+        """Have the workers that process nothing close their processors, for so long at most."""
 
     def close(self) -> None:
         """Kill every worker."""

@@ -1,4 +1,4 @@
-"""The pool's end of one worker process: what it said, and how it ended."""
+"""The pool's side of one worker process: its messages, and how it ended."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class Child:
 
     @property
     def was_killed_loading(self) -> bool:
-        """A signal ended it before its processor was set up, and it had not said why."""
+        """A signal ended it before its processor was set up, and it had not reported why."""
         return not self.ready and self.setup_error is None and self.process.returncode < 0
 
     def loss(self, running: AttemptNumber | None) -> WorkerLost:

@@ -24,7 +24,7 @@ NEVER = float("inf")
 
 @dataclass
 class _History:
-    """What became of the starts of one worker since its processor was last loaded.
+    """The starts of one worker since its processor was last loaded, and how they ended.
 
     Attributes:
         refused: How often its process could not be started.

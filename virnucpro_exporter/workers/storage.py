@@ -1,4 +1,4 @@
-"""Tells errors of the storage from errors of a file.
+"""Distinguishes errors of the storage from errors of a file.
 
 A full disk, a used-up quota, a file system that became read-only or fails are no fault of the file
 in process: another one would meet them, too.

@@ -38,7 +38,7 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """A worker that processes a file and has said nothing for a while.
+    """A worker that processes a file and has reported nothing for a while.
 
     Attributes:
         worker_id: The worker.

@@ -1,4 +1,4 @@
-"""What the monitor sees, as plain rows for JSON."""
+"""The monitor's snapshot, as plain rows for JSON."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _row(device: GpuDevice) -> dict[str, Any]:
 
 
 def why_no_gpus(snapshot: GpuSnapshot) -> str:
-    """In one line why no GPU works; empty when one does."""
+    """Why no GPU works, in one line; empty when one does."""
     if any(device.up for device in snapshot.devices):
         return ""
     if snapshot.health.reason:

@@ -18,7 +18,7 @@ def resolve(spec: str, snapshot: GpuSnapshot) -> list[GpuDevice]:
 
     Args:
         spec: `all`, or a comma-separated list of ids (`0`, `0:1` for a MIG slice) and uuids.
-        snapshot: What the monitor sees.
+        snapshot: The snapshot of the monitor.
 
     Raises:
         NoDeviceError: No GPU is there, or `all` finds none that works.
@@ -39,7 +39,7 @@ def resolve(spec: str, snapshot: GpuSnapshot) -> list[GpuDevice]:
 
 
 def _all(snapshot: GpuSnapshot) -> list[GpuDevice]:
-    # CUDA cannot use a GPU as a whole while it is cut into slices.
+    # CUDA cannot use a GPU as a whole while it is partitioned into slices.
     cut = {d.gpu.partition(":")[0] for d in snapshot.devices if ":" in d.gpu}
     working = [d for d in snapshot.devices if d.up and d.gpu not in cut]
     if not working:
@@ -118,7 +118,7 @@ def cuda_visible_devices(device: GpuDevice) -> str:
 
 
 def numbers_on_node(devices: Sequence[GpuDevice]) -> dict[str, str]:
-    """What each GPU is called among all GPUs of its node, whichever of them are seen here.
+    """The name of each GPU among all GPUs of its node, whichever of them are visible here.
 
     SLURM and containers may show a process a part of the GPUs, and NVML counts those from 0. Then
     each is called by its minor number, which is the same everywhere. Where all are seen, so that

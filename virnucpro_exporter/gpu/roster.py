@@ -1,4 +1,4 @@
-"""Which of the GPUs that are known is which of those that a source lists."""
+"""Matches the known GPUs with those that a source lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def assign(known: Mapping[str, str], listed: Sequence[Found]) -> dict[str, Found
     The uuid decides, because indices move when a GPU is lost. An id once given stays with its uuid.
 
     Args:
-        known: The uuid of each id; empty where it could not be asked so far.
+        known: The uuid of each id; empty where it could not be queried so far.
         listed: What a source lists now.
 
     Returns:

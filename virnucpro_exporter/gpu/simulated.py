@@ -45,7 +45,7 @@ class Activity:
         compute: Share of the time with a kernel running, 0 to 1.
         power: Share of the way from idle power to the limit, 0 to 1.
         memory: Share of the memory in use, 0 to 1.
-        is_lost: It has fallen off the bus and answers nothing.
+        is_lost: It has fallen off the bus and does not respond.
     """
 
     compute: float = 0.0

@@ -51,7 +51,7 @@ def query_of(name: str) -> str:
     return _FILLED_BY.get(name, name)
 
 
-# No code of NVML: there is no handle to ask with.
+# Not a code of NVML: there is no handle for a query.
 NO_HANDLE = -1
 UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION = 1, 2, 3, 4
 NOT_FOUND, TIMEOUT, FUNCTION_NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED, UNKNOWN = (
@@ -150,12 +150,12 @@ class Found:
 
     Attributes:
         gpu: Its index now (`"0"`, `"0:1"` for a MIG slice).
-        uuid: Its identity, empty when it could not be asked.
+        uuid: Its identity, empty when it could not be queried.
         name: Model name.
         pci_bus_id: Bus id.
         driver_version: Of the kernel driver.
         code: Why it could not be identified, 0 when it was.
-        minor: The N of its /dev/nvidiaN, or None where the source does not know it.
+        minor: The N of its /dev/nvidiaN, or None where the source does not provide it.
         modes: How it is set up.
     """
 
@@ -171,14 +171,14 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Answers of one GPU: values by `GpuSample` field, error codes by query.
+    """The response of one GPU: values by `GpuSample` field, error codes by query.
 
     The value of `foreign_processes` is the tuple of the ids of all compute processes, and that of
     `processes` a tuple of `GpuProcess` without names.
 
     Attributes:
-        values: What was answered.
-        faults: Why the rest was not.
+        values: The values returned.
+        faults: Why the others were not.
         age: Seconds since it was measured, for a source that answers from a cache.
         is_free: Asking costs the GPU nothing, so no query is put off after a fault: what one answer
             hides, the next may show.

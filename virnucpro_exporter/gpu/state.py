@@ -68,16 +68,16 @@ class GpuState:
     """One GPU.
 
     Attributes:
-        found: Who it is.
-        up: Its latest answer can be believed.
-        answered_at: The moment of that answer.
+        found: Its identity.
+        up: Its latest response is valid.
+        answered_at: The time of that response.
         timestamp: The same in Unix seconds.
         values: By `GpuSample` field, with the moment of each.
-        errors: How often each code was answered, by name.
-        missing: The queries whose latest answer was no value.
-        why: Why it is down; empty while it is up or has not been asked.
-        ask_at: The moment until which a query is left alone.
-        probe_at: The moment until which a lost GPU is left alone.
+        errors: How often each code was returned, by name.
+        missing: The queries whose latest response was no value.
+        why: Why it is down; empty while it is up or has not been queried.
+        ask_at: The time until which a query is not repeated.
+        probe_at: The time until which a lost GPU is not queried.
         probe_delay: How long that was.
         wants_reopen: It may need NVML to be initialised again.
         refused: Queries that an earlier handle called an invalid argument.
@@ -101,7 +101,7 @@ class GpuState:
 
 
 def identified(state: GpuState, found: Found) -> GpuState:
-    """A source was opened and lists this GPU: ask it everything at once."""
+    """A source was opened and lists this GPU: send all queries at once."""
     if not found.uuid:
         return replace(down(state, code_name(found.code)), found=found, wants_reopen=True)
     refused = frozenset(q for q, m in state.missing.items() if m.code == INVALID_ARGUMENT)
@@ -140,7 +140,7 @@ def struck(state: GpuState, xids: Iterable[int], timestamp: float) -> GpuState:
 
 
 def due(state: GpuState, queries: tuple[str, ...], now: float) -> tuple[str, ...]:
-    """Which of the queries to ask at `now`; none while a lost GPU is left alone."""
+    """Which of the queries to send at `now`; none while a lost GPU is not queried."""
     if now < state.probe_at or not state.found.uuid:
         return ()
     if not state.ask_at:
@@ -151,7 +151,7 @@ def due(state: GpuState, queries: tuple[str, ...], now: float) -> tuple[str, ...
 
 
 def absorb(state: GpuState, reading: Reading, now: float, timestamp: float) -> GpuState:
-    """Take in what the GPU answered at `now`, in Unix seconds `timestamp`."""
+    """Process the GPU's response at `now`, in Unix seconds `timestamp`."""
     values, missing = _sort(state, reading)
     if state.up and not (missing or state.missing or state.refused):
         # Nothing is wrong, as nearly always.
@@ -187,7 +187,7 @@ def absorb(state: GpuState, reading: Reading, now: float, timestamp: float) -> G
 
 
 def _sort(state: GpuState, reading: Reading) -> tuple[dict[str, Any], dict[str, Missing]]:
-    """Apart: the values that can be believed, and the queries that gave none."""
+    """Separate the valid values from the queries that returned none."""
     missing = {}
     for query, code in reading.faults.items():
         missing[query] = Missing(code_name(code), _fault(state, reading, query, code).verdict, code)

@@ -1,4 +1,4 @@
-"""Turns that come again and again, each in a thread of its own."""
+"""Repeated turns, each in its own thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Turns(Protocol):
         """Take a turn now, and again each time after the seconds that it has returned."""
 
     def stop(self) -> bool:
-        """Take no more of them; whether none is still under way."""
+        """Start no more turns; returns whether none is still under way."""
 
 
 class Threads:

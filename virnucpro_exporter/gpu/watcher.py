@@ -1,4 +1,4 @@
-"""Asks one GPU again and again, in threads of its own."""
+"""Queries one GPU again and again, in its own threads."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ class XidWatcher:
     """Collects the XID errors of one GPU, beside the turns that may hang in a call to it.
 
     Args:
-        gpu: Whose.
-        xids: Asks for those of a GPU, by its uuid, since the last time; None where it cannot know.
+        gpu: The GPU.
+        xids: Returns those of a GPU, by its uuid, since the last call; None where they are unknown.
         board: Where they are published.
         interval: Seconds between two turns.
         wall_clock: Unix seconds.
@@ -152,7 +152,7 @@ class XidWatcher:
         self._wall_clock = wall_clock
 
     def turn(self) -> float:
-        """Collect what came.
+        """Collect the new errors.
 
         Returns:
             Seconds until the next turn.

@@ -1,4 +1,4 @@
-"""What earlier runs in the same folder have left of the files of a run."""
+"""The state in which earlier runs in the same folder left the files of a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNKNOWN: Row = ("", None, None, None, None, None, "[]")
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What earlier runs know of the files of this one.
+    """What earlier runs recorded of the files of this one.
 
     Attributes:
         done: Files that are finished: unchanged since, and their outputs are in place.
@@ -44,7 +44,7 @@ class Earlier:
     """What earlier runs have left of the files of this one; may be read from any thread.
 
     Args:
-        rows: What the journal knew of all files, by where their paths lead.
+        rows: The journal's data on all files, by where their paths lead.
         present: The names in the output folder.
     """
 
@@ -57,7 +57,7 @@ class Earlier:
         return real in self._rows
 
     def state_of(self, real: str) -> tuple[str | None, str]:
-        """How the file at this place stood, None for one that was not known; its outputs."""
+        """The state of the file at this place, None for an unknown one; its outputs."""
         row = self._rows.get(real, UNKNOWN)
         return row[3], row[6]
 

@@ -60,7 +60,7 @@ _FINISHED_FILES = """SELECT real, path, size, sequences, residues, duration, gpu
 
 
 def names_in(outputs: str) -> Sequence[str]:
-    """The names in the text of a list; most need no escapes, and can be read faster."""
+    """The names in a list's text; most need no escapes, and can be read faster."""
     is_plain = outputs != "[]" and "\\" not in outputs
     names: Sequence[str] = outputs[2:-2].split('", "') if is_plain else json.loads(outputs)
     return names

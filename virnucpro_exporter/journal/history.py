@@ -1,4 +1,4 @@
-"""Who did what, and when, in all runs that an output folder remembers."""
+"""Which worker did what, and when, in all recorded runs of an output folder."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from virnucpro_exporter.history import (
 from virnucpro_exporter.journal.reader import read_journal, rows
 from virnucpro_exporter.snapshot import StealEvent
 
-# What versions before schema 3 called the ends of attempts.
+# Names of the ends of attempts before schema 3.
 _OLD_OUTCOMES = {"lost": Outcome.WORKER_LOST}
 
 
 def outcome_of(value: str) -> Outcome:
-    """How an attempt ended, of what the journal calls it."""
+    """How an attempt ended, from its name in the journal."""
     return _OLD_OUTCOMES.get(value) or Outcome(value)
 
 
@@ -106,7 +106,7 @@ def _runs(database: sqlite3.Connection, now: float, *, is_active: bool) -> tuple
 
 
 def _moments(database: sqlite3.Connection) -> Iterator[float]:
-    """All times at which a run is known to have been alive."""
+    """All times at which a run is known to have been active."""
     for started, duration in database.execute("SELECT started, duration FROM files"):
         if started is not None:
             yield started

@@ -1,4 +1,4 @@
-"""Parts of files in the journal: what each change writes, and what a later run goes on with.
+"""Parts of files in the journal: what each change writes, and from what a later run continues.
 
 A row is a range of a file, known by where the path of the file leads. While the file has no result,
 the outputs of the parts that are done stay in the folders of their attempts.
@@ -61,7 +61,7 @@ def split_rows(change: fa.FileSplit, now: float) -> list[tuple[Any, ...]]:
 
 
 def key(part: FilePart) -> tuple[bytes, int]:
-    """What finds the row of a part."""
+    """The key of a part's row."""
     return os.fsencode(part.path), part.start
 
 
@@ -102,7 +102,7 @@ def read(
     Args:
         database: The journal.
         real: Where the path of the file leads.
-        path: What it is called in this run.
+        path: Its path in this run.
         attempts: The folder of the attempts' folders.
 
     Returns:

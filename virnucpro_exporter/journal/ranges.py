@@ -48,7 +48,7 @@ class Range:
 
     @property
     def words(self) -> str:
-        """What to call it: `51-100%`."""
+        """Its name: `51-100%`."""
         return format_range(self.begin, self.end)
 
 
@@ -94,7 +94,7 @@ def _ranges(found: Sequence[Any]) -> Iterator[Range]:
 
 
 def words_of(ranges: Sequence[Range], start: int | None, stop: int | None) -> str:
-    """What to call a range that was a part once; empty where that is no longer known.
+    """The name of a range that was a part once; empty where that is no longer known.
 
     Args:
         ranges: The parts as they are now.

@@ -31,7 +31,7 @@ def adopts() -> bool:
 
 
 def clear(own: Collection[int]) -> None:
-    """Kill the orphans that this process has adopted, and take notice of those that are dead.
+    """Kill the orphans that this process has adopted, and reap those that are dead.
 
     Children that this process has started share its session, or are named; those are left alone.
 
@@ -45,12 +45,12 @@ def clear(own: Collection[int]) -> None:
         if not process.is_dead:
             for pid in sentinel.descendants(process.pid):
                 sentinel.send(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):  # another thread took notice of it
+        with contextlib.suppress(ChildProcessError):  # another thread reaped it
             os.waitpid(process.pid, os.WNOHANG)
 
 
 def clear_all() -> None:
-    """Kill all that descends from this process, and take notice of what is dead.
+    """Kill all that descends from this process, and reap what is dead.
 
     Only for a process that has adopted and waits for no child: a worker between two commands.
     """

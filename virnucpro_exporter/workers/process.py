@@ -33,13 +33,14 @@ from virnucpro_exporter.workers.starts import NEVER
 # A worker whose channel is closed is on its way out; one that is still there then is killed.
 LEAVE_SECONDS = 1.0
 
-# A worker that has not answered to a cancellation for so long is killed.
+# A worker that has not responded to a cancellation for so long is killed.
 CANCEL_SECONDS = 10.0
 
 # A worker that is killed and does not die for so long is given up.
 DIE_SECONDS = 10.0
 
-# What a job scheduler or a terminal may send to all processes of a job: the program alone answers.
+# Signals that a job scheduler or a terminal may send to all processes of a job: only the program
+# handles them.
 JOB_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -89,17 +90,17 @@ class Child:
     Attributes:
         death: A descriptor that becomes readable when the process ends.
         outgoing: Packets that it has not taken yet.
-        moved: Attempts whose outputs it has moved, as it said since this was looked at.
+        moved: Attempts whose outputs it has reported moved since this was last read.
         ready: Its processor is set up.
         cancellable: Its processor can stop a file by itself.
-        held: Attempts that it was handed and has not answered for.
+        held: Attempts that it was handed and has not reported the end of.
         cancels: When each of those was cancelled that were (pool's clock, s).
         closed_at: When its end of the channel was closed (pool's clock, s), or None.
         killed_at: When it was killed (pool's clock, s), or None.
         is_unkillable: It lived on for long after it was killed.
         is_missed: The worker was lost for that, and joins again when the process has died.
         is_expelled: It was killed because it lived on without a channel.
-        heard_at: When it said something last, or was given a file (monotonic clock, s).
+        heard_at: When it last sent a message, or was given a file (monotonic clock, s).
         setup_error: Why its processor could not be set up, or None.
     """
 
@@ -134,7 +135,7 @@ class Child:
         return min(self.cancels.values(), default=NEVER) + CANCEL_SECONDS
 
     def excuse(self, seconds: float) -> None:
-        """Give it so much longer."""
+        """Extend its deadlines by this time."""
         if self.killed_at is not None:
             self.killed_at += seconds
         if self.closed_at is not None:
@@ -142,7 +143,7 @@ class Child:
         self.cancels = {attempt: at + seconds for attempt, at in self.cancels.items()}
 
     def hear(self, message: wire.Message) -> WorkerEvent | None:
-        """What a message of the worker means; None for one that the pool keeps to itself."""
+        """The event of a worker's message; None for a message that the pool handles itself."""
         tag, *values = message
         if tag in (wire.COMPLETED, wire.FAILED):
             self.held.discard(values[0])

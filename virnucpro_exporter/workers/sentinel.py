@@ -27,7 +27,7 @@ class Process(NamedTuple):
         pid: Its number.
         parent: The number of its parent.
         session: The number of its session.
-        is_dead: It only waits for its parent to take notice of its end.
+        is_dead: It only waits for its parent to reap it.
     """
 
     pid: int
@@ -88,7 +88,7 @@ def family(worker: int) -> set[int]:
 
 
 def kill_family(worker: int) -> None:
-    """Kill a worker and all that belongs to it, those that are born meanwhile too.
+    """Kill a worker and all that belongs to it, those that start meanwhile too.
 
     The worker must not have been reaped, or its number may have a new owner.
     """

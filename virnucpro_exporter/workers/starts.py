@@ -1,4 +1,4 @@
-"""When the process of a worker is started, and started again: decisions, on a clock handed in.
+"""When the process of a worker is started, and started again: decisions, with time as an argument.
 
 A process that cannot be started, because the system has no more processes, descriptors or memory,
 is tried again with growing pauses. So is one that a signal kills while it loads its processor: the
@@ -39,7 +39,7 @@ class _History:
 
 @dataclass
 class Starts:
-    """The workers that want a process, and those that load.
+    """The workers that need a process, and those that load.
 
     All times are seconds on one clock that never goes back.
     """
@@ -73,7 +73,7 @@ class Starts:
         return next((worker for worker, when in self._wanted.items() if when <= now), None)
 
     def next_due(self) -> float:
-        """When `due` is worth asking again, unless something happens before."""
+        """When `due` is worth calling again, unless something happens before."""
         if self._is_careful and self._loading:
             return NEVER
         return min(self._wanted.values(), default=NEVER)

@@ -19,7 +19,7 @@ def is_storage_trouble(error: BaseException, folder: Path) -> bool:
     """Whether an attempt failed because of the storage.
 
     Args:
-        error: What it failed with. What programs and libraries say counts as well.
+        error: What it failed with. The messages of programs and libraries count as well.
         folder: Where the attempt writes.
     """
     link: BaseException | None = error
@@ -33,7 +33,7 @@ def is_storage_trouble(error: BaseException, folder: Path) -> bool:
 
 
 def _is_full(folder: Path) -> bool:
-    """Whether a file system takes nothing more; a program may have failed of it without a word."""
+    """Whether a file system takes nothing more; a program may have failed without a message."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:

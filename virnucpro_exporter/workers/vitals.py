@@ -1,4 +1,4 @@
-"""Signs of life of workers that say nothing: work that their processes do without reporting it.
+"""Signs of life of workers that report nothing: work that their processes do without reporting it.
 
 A command or a user's class may report no progress for hours and be well. What such a worker does
 is seen from outside: processor time of all its processes, growth of what its attempt writes, and
@@ -26,7 +26,7 @@ from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 # A process that waits wakes up now and then; one that works uses more than this share of a core.
 WORKING_SHARE = 0.01
 
-# An output that is a folder of many files is looked at so far.
+# Of an output that is a folder of many files, at most this many are looked at.
 MOST_ENTRIES = 1000
 
 # At most this many ancestors of a process are followed; the list is not atomic, so it may contain
@@ -55,7 +55,7 @@ class _Vitals(NamedTuple):
     """What a worker had done, as seen from outside.
 
     Attributes:
-        worker: Whose it is.
+        worker: The worker.
         at: When it was looked at (monotonic clock, s).
         processor: Processor time of its processes, in seconds.
         outputs: Number, bytes and newest change of the files of the attempt.
@@ -109,7 +109,7 @@ class Vitals:
         threading.Thread(target=self._live, name="virnucpro-vitals", daemon=True).start()
 
     def stop(self) -> None:
-        """Call nothing of the owner any more."""
+        """Make no more calls to the owner."""
         with self._lock:
             self._is_over.set()
 

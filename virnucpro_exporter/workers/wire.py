@@ -1,4 +1,4 @@
-"""What the pool and its workers say to each other: small tuples in packets.
+"""The messages between the pool and its workers: small tuples in packets.
 
 A packet socket keeps message boundaries, so a worker that is stopped or killed at any instruction
 never leaves half a message. Paths travel as bytes, whatever their encoding. Marshal is safe here:
@@ -11,9 +11,9 @@ import marshal
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# Towards the worker.
+# To the worker.
 START, CANCEL, SHRINK, MOVE = 0, 1, 2, 3
-# Towards the pool.
+# To the pool.
 READY, SETUP_FAILED, STARTED, PROGRESS, COMPLETED, FAILED, OUTPUTS = 10, 11, 12, 13, 14, 15, 16
 SHRUNK, MEMORY_SHORT, MOVED = 17, 18, 19
 

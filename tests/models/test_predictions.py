@@ -128,7 +128,7 @@ def test_sample_sheet_joins_files(words: Words, tmp_path: Path) -> None:
     output = tmp_path / "out"
     done = run("--sample-sheet", sheet, *words[3:], output=output)
     assert done.returncode == 1
-    assert f"no tables for 'Y': '{bad}' is not done" in done.stderr
+    assert f"no tables for 'Y': '{bad}' is not finished" in done.stderr
     assert not list(output.glob("Y_*"))
     found = table(output / "X_prediction_results.txt")[1:]
     assert {row[0].split("_")[0] for row in found} <= {"a", "b"}

@@ -112,7 +112,7 @@ def test_models_are_found_in_the_cache(
             ["esm2"],
             "'facebook/esm2_t36_3B_UR50D' is not on this machine; get it with `hf download",
         ),
-        (["dnabert", "--model", "./models/x"], "'./models/x' is no folder, and no name of a model"),
+        (["dnabert", "--model", "./models/x"], "'./models/x' is neither a folder nor a model name"),
         (["esm2", "--model", "{bert}"], "is of type 'bert'; esm2 needs one of type 'esm'"),
         (["esm2", "--model", "{bare}"], "has no weights in '{bare}'"),
         (["esm2", "--model", "{empty}"], "'{empty}/config.json' cannot be read"),

@@ -27,7 +27,7 @@ Reader = Callable[[sqlite3.Connection, bool], T]
 
 
 def read_journal(folder: str | os.PathLike[str], read: Reader[T]) -> T:
-    """What `read` finds in the journal of an output folder.
+    """The result of `read` on the journal of an output folder.
 
     Args:
         folder: The output folder.
@@ -73,7 +73,7 @@ def _read(outputs: Outputs, journal: Path, read: Reader[T], *, is_active: bool) 
 
 
 def _has_begun(database: sqlite3.Connection) -> bool:
-    """Whether any run is on record: one may have been killed as it made the journal."""
+    """Whether the journal has any run: one may have been killed while creating the journal."""
     is_made = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone()
     return bool(is_made and database.execute("SELECT 1 FROM runs").fetchone())
 

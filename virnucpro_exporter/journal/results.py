@@ -1,4 +1,4 @@
-"""Which files are results, as the journals beside them tell."""
+"""Which files are results, according to the journals beside them."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Committed:
 Change = fa.Fact | Committed
 
 
-# By its name, the input whose result it is, as long as that is remembered.
+# The input whose result it is, by its name, as long as that is recorded.
 NOTE_RESULT = """INSERT OR REPLACE INTO results (name, real)
     SELECT ?, coalesce(real, path) FROM files WHERE path = ?"""
 
@@ -85,7 +85,7 @@ NOTE_WORKER = """INSERT OR REPLACE INTO workers (run_id, gpu, name, updated, sta
 
 
 def worker_rows(run_id: str, run: RunSnapshot, now: float) -> list[tuple[Any, ...]]:
-    """What the journal cannot tell from files, attempts and stalls; `now` is Unix time, in s."""
+    """What cannot be derived from files, attempts and stalls; `now` is Unix time, in s."""
     return [
         (run_id, worker.gpu, worker.name, now, worker.starved_seconds, worker.restarts)
         for worker in run.workers

@@ -20,7 +20,7 @@ from virnucpro_exporter.scheduling.speed import NEVER
 from virnucpro_exporter.scheduling.state import State
 from virnucpro_exporter.scheduling.workers import Worker
 
-# As long as work is left, it is never said to take no time, in seconds.
+# As long as work is left, its estimate is at least this, in seconds.
 LEAST_SECONDS = 1.0
 
 # Files times workers that are played through one by one, to bound what a snapshot costs.
@@ -98,12 +98,12 @@ def pace(state: State, now: float) -> Pace | None:
 
 
 def _is_enough(state: State, shown: int) -> bool:
-    """Whether a guess is worth showing: of silent workers the first to end say little of others."""
+    """Whether a guess is worth showing: silent workers that end first predict little of others."""
     return bool(state.fixed.beginning.count) or 2 * shown > len(state.usable())
 
 
 def _is_vague(state: State, known: Pace) -> bool:
-    """Whether the files that wait may take far longer or shorter than believed.
+    """Whether the files that wait may take far longer or shorter than expected.
 
     The first files of a command, which are the largest, may not yet say what small ones cost. What
     reports shows how fast it works on a file, whatever that costs beside it.
@@ -199,7 +199,7 @@ def share_done(state: State, now: float) -> float | None:
 
 
 def remaining(attempt: Attempt, known: Pace, now: float) -> float:
-    """Expected seconds until an attempt ends; infinite while nothing is expected of it."""
+    """Expected seconds until an attempt ends; infinite while no progress is expected of it."""
     if attempt.remaining(now) == NEVER:
         return NEVER
     since = now - attempt.counted_at

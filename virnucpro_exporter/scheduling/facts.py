@@ -190,7 +190,7 @@ class FileFailed:
 
     @property
     def is_permanent(self) -> bool:
-        """Whether the file itself is at fault, so that no other attempt could do better."""
+        """Whether the file itself is the cause, so that no other attempt would succeed."""
         return self.failures < self.limit
 
 
@@ -214,7 +214,7 @@ class Moved:
 
 @message
 class PlanChanged:
-    """Files went to the queues of other workers at once, as speeds are other than believed."""
+    """Files went to the queues of other workers at once, as speeds differ from those expected."""
 
     moves: tuple[Moved, ...]
 

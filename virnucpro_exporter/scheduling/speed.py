@@ -23,7 +23,7 @@ _FORGET_PER_FILE = 1.0 / _MEMORY_FILES
 RECENT_SECONDS = 60.0
 
 # The seconds of files of one size vary by about this share, from their content; a fixed cost is
-# believed when it is so many times as large as its standard error.
+# accepted when it is so many times as large as its standard error.
 _RELATIVE_ERROR = 0.2
 _CLEAR_ERRORS = 3.0
 
@@ -39,7 +39,7 @@ _HALF_OF_BOTH = 0.5**0.5
 CERTAIN = 2.5
 _MOST_RISK = 1.0 / 0.7 - 1.0
 
-# A worker that stalled is believed to be this many times slower than it was.
+# A worker that stalled is expected to be this many times slower than it was.
 DOUBT = 4.0
 
 # However wrong the fixed cost is, at least this share of the seconds of an attempt was work.
@@ -48,7 +48,7 @@ _LEAST_WORK = 0.1
 # Clocks have a grain: a stretch of work may seem to take no time. In seconds.
 _GRAIN = 1e-9
 
-# So many residues per second are believed of any worker, however often it stalled.
+# At least this many residues per second are expected of any worker, however often it stalled.
 SLOWEST = 1e-6
 
 
@@ -114,7 +114,7 @@ class Throughput:
             self._sample(now)
 
     def file_ended(self, now: float) -> None:
-        """Remember when a file ended."""
+        """Record when a file ended."""
         self._file_ends.append(now)
 
     def sequences_per_second(self, now: float, *, is_busy: bool) -> float | None:
@@ -175,7 +175,7 @@ class RecentSpeed:
         self._earlier: tuple[float, int] | None = None  # the mark before, at least a minute older
 
     def add(self, done: int, now: float) -> None:
-        """So many residues of the file are done."""
+        """Record the residues of the file that are done."""
         self._latest = (now, done)
         if now - self._mark[0] >= RECENT_SECONDS:
             self._earlier, self._mark = self._mark, self._latest
@@ -241,7 +241,7 @@ class FixedCost:
     GPUs that become slower would make the later and smaller files look dear.
 
     Attributes:
-        seconds: What is believed, for decisions.
+        seconds: The estimate, for decisions.
         beginning: Seconds that attempts took before their first residues, as far as they report.
         ending: Seconds that they took after their last ones, likewise.
     """
@@ -344,7 +344,7 @@ class FixedCost:
         Args:
             lines: Of one worker each, or one of all.
             sums: Their intercept times the weight of what is known of it, and the weight.
-            guess: What is believed without them.
+            guess: The estimate without them.
         """
         if sums[1] <= 0.0:
             return Guess(min(guess.seconds, self._least), guess.unsure)
@@ -365,10 +365,10 @@ class Spread:
     """How far single files lie off what was expected of them, as a share: a standard deviation.
 
     Args:
-        prior: What is believed before anything is seen; it counts as much as a few files.
+        prior: The estimate before any measurement; it counts as much as a few files.
 
     Attributes:
-        value: What is believed now.
+        value: The present estimate.
     """
 
     __slots__ = ("_count", "_prior", "_squares", "value")
@@ -379,14 +379,14 @@ class Spread:
         self._squares = prior * prior * _PRIOR_DEVIATIONS
 
     def add(self, deviation: float) -> None:
-        """A file was off by this share; single ones that are far off say no more than others."""
+        """A file was off by this share; outliers count no more than others."""
         self._count += 1.0
         self._squares += min(deviation * deviation, 1.0)
         self.value = math.sqrt(self._squares / self._count)
 
     @property
     def seen(self) -> float:
-        """What was seen, whatever is believed: 0 before anything was."""
+        """The measured share, without the prior: 0 before any measurement."""
         count = self._count - _PRIOR_DEVIATIONS
         squares = self._squares - self._prior * self._prior * _PRIOR_DEVIATIONS
         return math.sqrt(max(squares, 0.0) / count) if count else 0.0
@@ -410,7 +410,7 @@ class Errors:
         """Learn from a completed file.
 
         Args:
-            believed: How many residues it was believed to have.
+            believed: How many residues it was expected to have.
             residues: How many it has.
             pace: Residues per second, beside the fixed cost.
             pace_before: Of the file before on the same worker, where there was one.
@@ -421,12 +421,12 @@ class Errors:
 
     @property
     def risk(self) -> float:
-        """By which share a file that has not begun may take longer than believed."""
+        """By which share a file that has not begun may take longer than expected."""
         return min(CERTAIN * math.hypot(self.content.value, self.sizes.value), _MOST_RISK)
 
     @property
     def risk_of_size(self) -> float:
-        """By which share a file in process, of known pace, may take longer than believed."""
+        """By which share a file in process, of known pace, may take longer than expected."""
         return min(CERTAIN * self.sizes.value, _MOST_RISK)
 
 
@@ -543,7 +543,7 @@ class LearnedSpeed:
             self.value = max(work / (spent or _GRAIN), SLOWEST)
 
     def doubt(self) -> None:
-        """The worker stalled: expect less of it until it shows better."""
+        """The worker stalled: expect less of it until it is measured to be faster."""
         if self.value is not None and self.value > SLOWEST:
             self._seconds *= DOUBT
             self.value = max(self.value / DOUBT, SLOWEST)

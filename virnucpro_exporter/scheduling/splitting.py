@@ -34,7 +34,7 @@ from virnucpro_exporter.scheduling.workers import Worker
 
 
 def resume(state: State, begun: BegunFile, target: Worker, now: float) -> None:
-    """Go on with a file of which an earlier run has done parts.
+    """Continue a file of which an earlier run has done parts.
 
     Args:
         state: The run.
@@ -67,13 +67,13 @@ def resume(state: State, begun: BegunFile, target: Worker, now: float) -> None:
 def ask_for_share(
     state: State, attempt: Attempt, share: float, thief: Worker | None, now: float
 ) -> None:
-    """Ask the worker of an attempt to give the end of its range away.
+    """Have the worker of an attempt give away the end of its range.
 
     Args:
         state: The run.
         attempt: Which attempt.
         share: Of what is not read yet, above 0 and up to 1.
-        thief: Who is to have it, or None.
+        thief: The worker that is to get it, or None.
         now: The present time.
     """
     attempt.asked_at = now
@@ -83,7 +83,7 @@ def ask_for_share(
 
 
 def end_part_in_time(state: State, attempt: Attempt, now: float) -> None:
-    """Ask the worker to end its part here if it is long enough; it goes on with the rest.
+    """Have the worker end its part here if it is long enough; it goes on with the rest.
 
     A part that is done is not done again by the next run, nor by another worker.
     """
@@ -185,7 +185,7 @@ def complete_join(
     outputs: tuple[str, ...],
     now: float,
 ) -> None:
-    """The results of all parts were put together: that is the result of the file."""
+    """The results of all parts were joined: that is the result of the file."""
     record, worker = attempt.record, attempt.worker
     state.residues_total -= record.file.residues
     state.got_further(worker, now)

@@ -48,7 +48,7 @@ class VirtualCluster:
     Args:
         nodes: How many nodes; with four or more, all of this happens from 64 GPUs on.
         count: How many files.
-        seed: Where chance begins.
+        seed: Seed of the random numbers.
     """
 
     nodes: int

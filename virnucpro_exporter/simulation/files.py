@@ -1,4 +1,4 @@
-"""Made-up files, of very different sizes."""
+"""Synthetic files of very different sizes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def skewed_files(
     mean: int = 1_000_000,
     folder: str = "/virtual",
 ) -> tuple[list[SequenceFile], dict[str, int]]:
-    """Make up files of very different sizes, and what they really hold.
+    """Generate files of very different sizes, with their real residues.
 
     Args:
         count: How many.
-        rng: Where chance comes from.
+        rng: The random number generator.
         distribution: `"lognormal"`, `"pareto"` (alpha 1.2) or `"bimodal"`: one file in four is
             six times as large as the others.
         sigma: How wide the lognormal distribution is.

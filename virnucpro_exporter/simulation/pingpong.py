@@ -1,4 +1,4 @@
-"""A way to steal that goes wrong, for the alert that looks out for it."""
+"""A faulty steal policy, for the alert that detects it."""
 
 from __future__ import annotations
 

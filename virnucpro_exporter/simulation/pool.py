@@ -83,7 +83,7 @@ class VirtualPool:
         return [] if event is None else [event]
 
     def rest(self, seconds: float) -> bool:
-        """Let time pass in which nothing happens; False when woken before it is over."""
+        """Wait for a time in which nothing happens; False when woken before it is over."""
         until = self._workers.now + seconds
         is_over = self._wait_until(until)
         if is_over:
@@ -95,10 +95,10 @@ class VirtualPool:
         self._is_woken = True
 
     def want(self, workers: int) -> None:
-        """No more come."""
+        """No more workers come."""
 
     def drain(self) -> None:
-        """Nobody is waited for."""
+        """No worker is waited for."""
 
     def close_idle(self, seconds: float) -> None:
         """There is nothing to close."""

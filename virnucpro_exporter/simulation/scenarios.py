@@ -53,7 +53,7 @@ class Scenario:
 
     Attributes:
         about: In one line, for the help.
-        overrated: How many times too fast the first quarter of the GPUs is believed to be.
+        overrated: How many times too fast the first quarter of the GPUs is declared to be.
         slow_to: Share of its speed that the troubled GPU really reaches.
         outage: What happens to the troubled GPU: `""`, `"hang"` or `"loss"`.
         failing: Share of the files whose first attempt fails.
@@ -93,7 +93,7 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A run's worth of files.
+    """The files of one run.
 
     Attributes:
         files: With their declared costs.
@@ -119,7 +119,7 @@ class Simulation:
         gpus: How many GPUs.
         count: Files of a batch.
         speed: How many times faster than real ones the GPUs are.
-        seed: Where chance begins.
+        seed: Seed of the random numbers.
         stall_threshold: Seconds.
     """
 
@@ -175,7 +175,7 @@ class Simulation:
         return make() if make else None
 
     def batch(self, number: int) -> Batch:
-        """Make up the files of a batch, and what happens meanwhile."""
+        """Generate the files of a batch, and what happens meanwhile."""
         rng = random.Random(f"{self.seed}/{number}")  # noqa: S311 - one seed, one history; no secret
         files, work = skewed_files(
             self.count,

@@ -18,7 +18,7 @@ from virnucpro_exporter.simulation.workers import VirtualGpu, VirtualWorkers
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a simulated run.
+    """The result of a simulated run.
 
     Attributes:
         makespan: Seconds from the start until the last file had its result.
@@ -46,7 +46,7 @@ class Decides(Protocol):
         """Whether no file is left to do."""
 
     def handle(self, event: ev.Event, now: float) -> Decisions:
-        """Take in one event, and say what is to be done and what happened."""
+        """Process one event; returns what is to be done and what happened."""
 
     def next_deadline(self) -> float | None:
         """When to call with `TimePassed` at the latest."""
@@ -60,7 +60,7 @@ class VirtualRun:
         gpus: The virtual GPUs, by id.
         work: Residues that each file really holds, by path; its declared cost may be wrong.
         progress_every: Seconds between progress reports within a file.
-        workers: What the GPUs do, where there is more to say about it.
+        workers: What the GPUs do, where more is to be specified.
     """
 
     def __init__(

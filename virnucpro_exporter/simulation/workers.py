@@ -229,7 +229,7 @@ class VirtualWorkers:
             self._begin(action)
 
     def shrink(self, action: ShrinkAttempt) -> None:
-        """Have a worker give a share of its range away; one that does nothing answers later."""
+        """Have a worker give a share of its range away; one that does nothing responds later."""
         worker_id, number = action.worker_id, action.attempt
         worker = self._workers[worker_id]
         work = worker.work
@@ -274,7 +274,7 @@ class VirtualWorkers:
         worker.held.clear()
         worker.work = None
 
-    # -- what comes of it --
+    # -- the resulting events --
 
     def next_at(self) -> float:
         """When the next event may happen, infinite when none ever will."""

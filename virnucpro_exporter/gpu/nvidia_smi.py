@@ -182,11 +182,11 @@ _EXITS = {
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What one run printed.
+    """The output of one run.
 
     Attributes:
         gpus: The GPUs and their values, by uuid.
-        lost: Rows of lost GPUs, which do not say of which.
+        lost: Rows of lost GPUs, which do not identify them.
         refused: The first row that is none, or empty.
     """
 
@@ -202,11 +202,11 @@ class Table:
 
 
 def parse(text: str, values: tuple[_Value, ...] = _CORE) -> Table:
-    """The rows of a successful run. One that has not exactly the columns asked for is refused.
+    """The rows of a successful run. One without exactly the columns requested is refused.
 
     Args:
-        text: What was printed.
-        values: What was asked for.
+        text: The output.
+        values: What was requested.
 
     Raises:
         SourceError: There are rows, and none of them is a GPU's.
@@ -251,7 +251,7 @@ class NvidiaSmiSource:
     Args:
         program: Its path or name.
         timeout: Seconds after which a run is killed.
-        max_age: Seconds for which the answer of one run serves all GPUs.
+        max_age: Seconds for which the output of one run serves all GPUs.
         clock: Monotonic seconds.
     """
 
@@ -290,7 +290,7 @@ class NvidiaSmiSource:
         return not self._opened.issuperset(self._table.gpus)
 
     def read(self, uuid: str, queries: tuple[str, ...]) -> Reading:
-        """The answer of the latest run; what it has no column for is not supported.
+        """The values of the latest run; what it has no column for is not supported.
 
         Raises:
             SourceError: The latest run failed.
@@ -313,7 +313,7 @@ class NvidiaSmiSource:
         return Reading(values, faults, age, is_free=True)
 
     def xids(self, uuid: str) -> None:
-        """Never any: the program does not tell of events."""
+        """Never any: the program does not report events."""
 
     def close(self) -> None:
         """Nothing is held between two runs."""
@@ -373,7 +373,7 @@ class NvidiaSmiSource:
         return text
 
     def _output(self, process: subprocess.Popen[bytes]) -> bytes:
-        """All that it prints, until it has ended; not more than is believable, nor for longer."""
+        """All that it prints, until it has ended; within limits of size and time."""
         if process.stdout is None:
             return b""
         output, descriptor = bytearray(), process.stdout.fileno()

@@ -1,4 +1,4 @@
-"""GPU values from NVML through nvitop, with the error codes kept. Nobody else imports nvitop."""
+"""GPU values from NVML through nvitop, with the error codes. No other module imports nvitop."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _WHY = {
 _HIGHEST_STATE = 15  # 32 stands for unknown
 _ALL_LINKS = 0xFFFFFFFF  # the scope of a field that adds up the links of NVLink
 _KIB = 1024
-_NO_MEMORY = 2**64 - 1  # what NVML answers for the memory of a process that it cannot know
+_NO_MEMORY = 2**64 - 1  # what NVML returns for the memory of a process where that is unknown
 _IDENTIFY_SECONDS = 3.0  # for all GPUs together; a GPU that takes longer is left for later
 _SHUTDOWNS = 64  # how often others in this process may have initialised NVML, generously
 
@@ -443,7 +443,7 @@ class _Identification(threading.Thread):
 
 
 def _text(ask: Callable[..., Any], *handle: Any) -> str:
-    """What a query for a text answers; empty if it fails or is no UTF-8."""
+    """The result of a query for a text; empty if it fails or is no UTF-8."""
     try:
         answer = ask(*handle)
         return answer.decode() if isinstance(answer, bytes) else str(answer)

@@ -34,7 +34,7 @@ class Story:
 
     Attributes:
         path: The file.
-        state: Where it stands.
+        state: Its state.
         is_active: A run is going on now.
         error: Why it failed last, or empty.
         gpu: The worker that has it or had it last, or empty.
@@ -141,7 +141,7 @@ def _story(database: sqlite3.Connection, path: bytes, *, is_active: bool) -> Sto
 
 
 def _real(database: sqlite3.Connection, path: bytes) -> bytes:
-    """Where the path of a file leads, by which its parts are known."""
+    """Where the path of a file leads, the key of its parts."""
     if not _has_real(database):
         return path
     found = database.execute("SELECT coalesce(real, path) FROM files WHERE path = ?", (path,))

@@ -41,7 +41,7 @@ from virnucpro_exporter.stores.urls import is_url
 # So many numbers of attempts are kept at once.
 _RESERVED = 1000
 
-# A later run learns from so many files: what files cost varies, and so many tell it well enough.
+# A later run learns from so many files: what files cost varies, and so many suffice to estimate it.
 _MOST_RECALLED = 512
 
 
@@ -106,7 +106,7 @@ class Journal:
         """Make sure that this run would not take another processor's results for its own.
 
         Args:
-            processor: What is done to a file, with all that its results depend on.
+            processor: The processor, with all that its results depend on.
             keep: Results of another processor count as finished all the same.
 
         Raises:
@@ -145,7 +145,7 @@ class Journal:
 
         Args:
             files: The files of this run.
-            names: Tells what the results of a file are called, by its path, where that is known.
+            names: Returns the names of a file's results, by its path, where that is known.
 
         Raises:
             JournalError: The journal cannot be written.
@@ -391,7 +391,7 @@ class Journal:
             names = json.loads(outputs)
             folder = self._outputs.attempt_folder(attempt)
             # Where it was comes first: a worker that outlives the run for a moment may move it.
-            # Somebody has removed outputs since: the file is done again.
+            # Outputs were removed since: the file is done again.
             is_whole = all(
                 os.path.lexists(folder / name) or self._outputs.has(name) for name in names
             )

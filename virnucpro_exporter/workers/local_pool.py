@@ -1,4 +1,4 @@
-"""Worker processes: spawned, talked to, watched, and killed with all they started.
+"""Worker processes: start, messages, supervision, and kill with all they started.
 
 Each worker leads a session of its own, so that whatever its processor starts can be found and
 killed. Its death is seen by a descriptor of the process, not by the end of its channel, which a
@@ -233,7 +233,7 @@ class LocalPool:
             os.write(self._wake_writer, b"\0")
 
     def want(self, workers: int) -> None:
-        """No more come."""
+        """No more workers come."""
 
     def drain(self) -> None:
         """No process is started any more."""
@@ -367,7 +367,7 @@ class LocalPool:
                 raise
         return self._slots[worker_id]
 
-    # -- talking to them --
+    # -- messages --
 
     def _running(self, worker: Child) -> AttemptNumber | None:
         """The attempt that a worker processes, or None."""
@@ -438,10 +438,10 @@ class LocalPool:
             self._starts.loaded(worker.worker_id)
         return True
 
-    # -- what has a limit --
+    # -- deadlines --
 
     def _until_due(self, now: float, timeout: float | None) -> float | None:
-        """Seconds until something has to be looked after, `timeout` at most, or None."""
+        """Seconds until the next deadline, `timeout` at most, or None."""
         due = min((worker.deadline() for worker in self._watched), default=NEVER)
         due = min(due, self._starts.next_due())
         if due == NEVER:
@@ -450,12 +450,12 @@ class LocalPool:
         return left if timeout is None else min(left, timeout)
 
     def _excuse(self, seconds: float) -> None:
-        """Move all limits: so long was the program paused, and its workers with it."""
+        """Move all deadlines by the time for which the program and its workers were paused."""
         for worker in self._watched:
             worker.excuse(seconds)
 
     def _look_after(self, now: float) -> None:
-        """Act on the limits that have passed."""
+        """Act on the deadlines that have passed."""
         for worker in list(self._watched):
             if now >= worker.deadline():
                 self._enforce(worker, now)
@@ -504,7 +504,7 @@ class LocalPool:
     # -- deaths --
 
     def _give_up(self, worker: Child, reason: str) -> None:
-        """Kill a worker of which an attempt is to be stopped; no file is to blame."""
+        """Kill a worker of which an attempt is to be stopped; no file is charged."""
         self._bury(worker)
         self._events.append(WorkerLost(worker.worker_id, reason, LossCause.CANCELLED))
 
@@ -538,7 +538,7 @@ class LocalPool:
         self._reap(worker)
 
     def _reap(self, worker: Child) -> None:
-        """Take notice of the death of a worker that was killed, if it has died."""
+        """Reap a worker that was killed, if it has died."""
         if worker.process.poll() is None:
             return
         del self._dying[worker.worker_id]

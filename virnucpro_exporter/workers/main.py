@@ -56,7 +56,7 @@ def log_traceback() -> None:
 
 
 class Outbox:
-    """Collects messages to the pool; a thread sees to it that none waits longer than 20 ms."""
+    """Collects messages to the pool; a thread ensures that none waits longer than 20 ms."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
@@ -189,7 +189,7 @@ class Progress:
         beside: Callable[[], None] = lambda: None,
     ) -> None:
         self._outbox = outbox
-        self._beside = beside  # puts what else there is to say into the same packet
+        self._beside = beside  # adds other pending messages to the same packet
         self._attempt = attempt
         self._next = now + PROGRESS_SECONDS
         self._held: tuple[int, int | None] | None = None  # reported, and not sent yet
@@ -275,7 +275,7 @@ class Worker:
         self._part: tuple[int, OpenPart, float] | None = None  # of which attempt, and since when
 
     def set_up(self, build: Callable[[], Any], gpu: str) -> bool:
-        """Load the processor; tell the pool whether it worked."""
+        """Load the processor; report to the pool whether it worked."""
         try:
             self._processor = build()
             self._processor.setup(gpu)
@@ -347,7 +347,7 @@ class Worker:
         batches.put([])
 
     def _move(self, messages: Sequence[wire.Message]) -> None:
-        """Move outputs of attempts that won to their place, and say of which attempts all are.
+        """Move outputs of attempts that won to their place, and report the attempts fully moved.
 
         What cannot be moved, or is not there, is left to the run.
         """
@@ -384,7 +384,7 @@ class Worker:
         return tuple(map(os.fsencode, sorted(os.listdir(folder))))  # noqa: PTH208 - names alone are wanted
 
     def _shrink(self, attempt: int, share: float, least_seconds: float) -> None:
-        """Give a share of the range in process away, and say where it ends now.
+        """Give away a share of the range in process, and report where it ends now.
 
         The answer is on its way before the attempt can say that it has completed.
         """
@@ -473,7 +473,7 @@ class Worker:
                 self._part = None
 
     def _join(self, attempt: int, file: Path, parts: Sequence[int]) -> wire.Message:
-        """Put the results of the parts of a file together, and say how it went."""
+        """Join the results of the parts of a file, and report the outcome."""
         start = time.perf_counter()
         folder = self._folder(attempt)
         try:
@@ -488,7 +488,7 @@ class Worker:
         return self._completed(attempt, None, None, time.perf_counter() - start, found)
 
     def _run(self, held: _Held) -> wire.Message:
-        """Process one file or a part of it, or join the parts of it, and say how it went."""
+        """Process one file or a part of it, or join its parts, and report the outcome."""
         attempt, file = held.attempt, held.path
         if held.is_misfit:
             refused = PartsRefusedError("say how its results are joined, or use --fresh")
@@ -594,5 +594,5 @@ def main() -> None:
             worker.serve()
         sys.stdout.flush()
         sentinel.kill_descendants()
-        # Threads and exit handlers of the user's libraries must not hold up the end.
+        # Threads and exit handlers of the user's libraries must not delay the end.
         os._exit(0)

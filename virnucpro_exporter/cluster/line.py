@@ -10,6 +10,7 @@ from typing import Any
 
 from distributed.comm import Comm, connect
 
+from virnucpro_exporter.cluster.endings import ended
 from virnucpro_exporter.cluster.letters import LINE, Down, Up, opened, sealed
 from virnucpro_exporter.cluster.link import Link
 from virnucpro_exporter.cluster.post import PARTING_SECONDS, end_together
@@ -125,11 +126,10 @@ class Line:
             log.exception("the connection to %s failed", self.head)
             self._broken(self)
         finally:
-            if telling is not None:
-                telling.cancel()
-                await asyncio.gather(telling, return_exceptions=True)
             if comm is not None:
-                comm.abort()
+                comm.abort()  # first: it ends a sender that has missed its cancellation
+            if telling is not None:
+                await ended([telling])
 
     def _take(self, batch: dict[str, Up]) -> None:
         self.quiet = 0.0

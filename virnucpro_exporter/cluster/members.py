@@ -21,6 +21,7 @@ from virnucpro_exporter.cluster import agent as dask_agent
 from virnucpro_exporter.cluster.agent import TASK, Job, beat, hold, quiet
 from virnucpro_exporter.cluster.commands import Begin, Kill, Order
 from virnucpro_exporter.cluster.demand import Demand
+from virnucpro_exporter.cluster.endings import ended
 from virnucpro_exporter.cluster.gpu_watch import Gpus, GpuWatch
 from virnucpro_exporter.cluster.letters import About
 from virnucpro_exporter.cluster.line import Line
@@ -279,12 +280,9 @@ class Members:
         lines = [*self._parted, *(line for lines in self._lines.values() for line in lines)]
         for line in lines:
             line.links = {}  # what comes now is of no interest
-        tasks = [*ends, *self._tasks, *(line.close() for line in lines)]
-        for task in ends:
-            task.cancel()
         for future in self._tasks_of_dask.values():
             future.release()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended([*ends, *self._tasks, *(line.close() for line in lines)])
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

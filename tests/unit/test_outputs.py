@@ -24,6 +24,15 @@ def write(outputs: Outputs, attempt: int, names: list[str]) -> None:
         (outputs.attempt_folder(attempt) / name).write_text(f"{attempt} {name!r}")
 
 
+@pytest.mark.parametrize("below", [(), ("results",)])
+def test_a_file_where_a_folder_is_wanted_is_named(tmp_path: Path, below: tuple[str, ...]) -> None:
+    """Whether it is the output itself or on the way to it."""
+    file = tmp_path / "a.fa"
+    file.touch()
+    with pytest.raises(OutputError, match=f"'{file}' is not a folder"):
+        Outputs(file.joinpath(*below)).prepare()
+
+
 def test_commit_moves_every_kind_of_name(outputs: Outputs) -> None:
     """Outputs of any name replace what was there, and leave the attempt's folder."""
     write(outputs, 1, NAMES)

@@ -86,7 +86,7 @@ class Outputs:
             self.attempts.mkdir(parents=True, exist_ok=True)
             self.logs.mkdir(exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise OutputError(f"{error.filename!r} exists and is not a folder") from error
+            raise OutputError(f"{_there(error.filename)!r} is not a folder") from error
         except OSError as error:
             raise OutputError(f"{str(self.folder)!r}: {error.strerror}") from error
         for folder in (self.folder, self.attempts):
@@ -276,6 +276,11 @@ class Outputs:
             OutputError: The folder has vanished.
         """
         return _names(self.folder)
+
+
+def _there(path: str) -> str:
+    """The path, or the last place on the way to it where there is something."""
+    return next(p for p in (path, *map(str, Path(path).parents)) if os.path.lexists(p))
 
 
 class StoredOutputs(Outputs):

@@ -244,6 +244,22 @@ def test_an_input_of_an_earlier_run_is_never_replaced(journal: Journal, outputs:
         journal.plan([InputFile("b.fa", 1, 1)], lambda _: ["a.fa"])
 
 
+def test_a_run_that_is_refused_changes_nothing(journal: Journal, outputs: Outputs) -> None:
+    """What failed before is still known as failed, and what was in process as that."""
+    failed, begun = (InputFile(f"{name}.fa", 1, 1, f"/{name}.fa") for name in ("b", "c"))
+    journal.plan([HERE, failed, begun])
+    complete(journal, outputs, HERE.path, 1, "a.out")
+    start(journal, failed.path, 2)
+    journal.record([facts.failed("cpu0", SequenceFile(failed.path), "odd")], now=101.0)
+    start(journal, begun.path, 3)
+    before = read_status(outputs.folder)
+    again = [(file.path, file.real) for file in (failed, begun)]
+    with pytest.raises(OutputError, match="is the result of"):
+        journal.begin_plan(again, lambda _: ["a.out"])
+    assert read_status(outputs.folder) == before
+    assert before.counts == {"completed": 1, "failed": 1, "processing": 1}
+
+
 def test_inputs_that_are_gone_are_no_failures(
     journal: Journal, outputs: Outputs, tmp_path: Path
 ) -> None:

@@ -199,14 +199,14 @@ class Journal:
             self._has_results = found.fetchone() is not None
         self._names = names if self._has_results or has_inputs else None
         self._earlier = Earlier(known, self._outputs.names() if known else set())
+        for path, real in inputs if self._names else ():  # a run that is refused changes nothing
+            if known.get(real, UNKNOWN)[3] != "completed":
+                self._refuse_replacing(path, os.fsencode(real))
         awaited = len(inputs)
         with self._transaction() as database:
             if known:
                 awaited -= self._claim_rows(database, known, inputs)
             database.execute("INSERT OR REPLACE INTO meta VALUES ('awaited', ?)", (awaited,))
-        for path, real in inputs if self._names else ():
-            if known.get(real, UNKNOWN)[3] != "completed":
-                self._refuse_replacing(path, os.fsencode(real))
         return self._earlier
 
     def _claim_rows(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import enum
 import functools
+import operator
 from collections.abc import Callable, Iterable
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.samples import Exemplar
+from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 _any_number: Callable[[float], str] = floatToGoString
@@ -25,6 +26,12 @@ class Format(enum.Enum):
 
     TEXT = CONTENT_TYPE_PLAIN_0_0_4
     OPENMETRICS = CONTENT_TYPE_LATEST
+
+
+# Name, labels, value and exemplar of a sample, which may have more fields in other versions.
+_OF_SAMPLE: Callable[[Sample], tuple[str, dict[str, str], float, Exemplar | None]] = (
+    operator.itemgetter(0, 1, 2, 4)
+)
 
 
 class Labels(dict[str, str]):
@@ -43,7 +50,7 @@ def render(families: Iterable[Family], form: Format) -> bytes:
     for family in families:
         lines.append(_head(family, openmetrics=openmetrics))
         # What is short is written here and not in a function: a scrape has thousands of samples.
-        for name, labels, value, _, exemplar, _ in family.samples:
+        for name, labels, value, exemplar in map(_OF_SAMPLE, family.samples):
             text = labels.text if type(labels) is Labels else _labels(labels)
             if openmetrics and exemplar:
                 lines.append(f"{name}{text} {_number(value)}{_exemplar(exemplar)}\n")

@@ -13,6 +13,7 @@ from prometheus_client.samples import Exemplar
 
 from virnucpro_exporter.metrics import catalog as c
 from virnucpro_exporter.metrics.collectors.families import (
+    NO_MORE,
     Published,
     Value,
     empty,
@@ -320,13 +321,13 @@ def _durations(runs: Sequence[_Labelled]) -> Family:
         cumulated = list(map(float, itertools.accumulate(histogram.counts)))
         sets = labels_each("le", c.BUCKETS, gpu=worker.gpu, **pairs)
         made.samples += [
-            make_sample((bucket, of_bucket, n, None, latest and _exemplar(latest), None))
+            make_sample((bucket, of_bucket, n, None, latest and _exemplar(latest), *NO_MORE))
             for of_bucket, n, latest in zip(sets, cumulated, histogram.exemplars, strict=True)
         ]
         of_gpu = labels(gpu=worker.gpu, **pairs)
         made.samples += [
-            make_sample((f"{name}_count", of_gpu, cumulated[-1], None, None, None)),
-            make_sample((f"{name}_sum", of_gpu, histogram.total_seconds, None, None, None)),
+            make_sample((f"{name}_count", of_gpu, cumulated[-1], None, None, *NO_MORE)),
+            make_sample((f"{name}_sum", of_gpu, histogram.total_seconds, None, None, *NO_MORE)),
         ]
     return made
 

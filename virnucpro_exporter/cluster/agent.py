@@ -1,11 +1,11 @@
-"""What runs inside a Dask worker: a thin agent that owns one worker process of ours.
+"""The agent: runs as one long task (`hold`) on a Dask worker and owns one worker process.
 
-A task of Dask cannot be stopped from within Python, and a file that kills its process would take
-the Dask worker along. So the agent lets the same child process do the files as on one machine, and
-passes commands and events on. To Dask it is one long task (`hold`), and `post.py` is where the run
-is heard.
+A running Dask task cannot be stopped, and a file that crashes its process would crash the Dask
+worker too. The agent therefore starts the same child process as a run on one machine, and forwards
+commands to it and its events to the run. `post.py` exchanges the messages with the run.
 
-An agent that hears nothing of its run for a while kills its process and ends.
+An agent that receives no message from its run for the length of the lease kills its process and
+ends.
 """
 
 from __future__ import annotations
@@ -45,40 +45,40 @@ from virnucpro_exporter.scheduling.ids import WorkerId
 from virnucpro_exporter.snapshot import GpuSnapshot
 from virnucpro_exporter.workers.local_pool import LocalPool
 
-# What a coordinator asks for before anything else.
+# The run compares it with its own version before it sends anything else to a Dask worker.
 VERSION = __version__
 
-# What Dask calls the agents, and the wish for more, on its pages.
+# The name of the agents' tasks, and of the tasks that request more workers, on Dask's dashboard.
 TASK = "virnucpro"
 
-# A run is told something at least this often, in seconds, and several times within the lease, so
-# that silence means something.
+# A message is sent at least this often, in seconds, and several times within the lease, so that a
+# long silence means a failure.
 _QUIET_SECONDS = 5.0
 _SIGNS_PER_LEASE = 4
 
-# How far a file has got is told this often, in seconds: a cluster has many workers, and one process
-# hears them all.
+# Progress is sent this often, in seconds: a cluster has many workers, and one process receives the
+# messages of all.
 _BEAT_SECONDS = 2.0
 
-# An agent looks this often, in seconds, whether it is to end.
+# An agent checks this often, in seconds, whether it has to end.
 _LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an agent needs to know, as plain values.
+    """The settings of an agent, as plain values.
 
     Attributes:
-        spec: The processor, as the factory takes it.
+        spec: The processor's settings: the argument of the factory.
         factory: `package.module:function` that makes a processor of the spec.
         node: `package.module:class` of a `Node`, made with no argument.
         attempts: Folder in which each attempt gets its own.
         logs: Folder of the workers' logs.
-        folder: The coordinator's working directory; that of the workers where it exists there.
-        probe: A file that every node has to see.
-        token: What is in that file.
-        lease: Seconds without a call after which an agent ends.
-        look_seconds: A worker that is silent is looked at for signs of life this often.
+        folder: The coordinator's working directory; also that of the workers on nodes that have it.
+        probe: A file of the shared folder, which every node must be able to read.
+        token: The content of that file; it identifies the run.
+        lease: Seconds without a message of the run after which an agent ends.
+        look_seconds: Seconds between two checks of a silent worker for signs of life.
     """
 
     spec: Mapping[str, Any]
@@ -94,36 +94,36 @@ class Job:
 
 
 class Node(Protocol):
-    """What a Dask worker knows of the devices of its node."""
+    """The devices of the node of a Dask worker."""
 
     def place(self) -> Place:
-        """Its own device."""
+        """The device of this Dask worker."""
 
     def gpus(self) -> GpuSnapshot:
-        """All GPUs that it sees, by their numbers on the node; never waits."""
+        """All GPUs visible to this process, by their numbers on the node; never blocks."""
 
     def close(self) -> None:
-        """Watch them no longer."""
+        """Stop sampling the GPUs."""
 
 
 def quiet(lease: float) -> float:
-    """Seconds after which nothing at all is told, in both directions."""
+    """The longest pause between two messages, in either direction, in seconds."""
     return min(_QUIET_SECONDS, lease / _SIGNS_PER_LEASE)
 
 
 def beat(lease: float) -> float:
-    """What can wait is told every so many seconds."""
+    """The interval at which messages that can wait (progress, GPUs) are sent, in seconds."""
     return min(_BEAT_SECONDS, quiet(lease))
 
 
 def hold(job: Job) -> None:
     """Work for a run until it is over: the one task of the run on a Dask worker.
 
-    It keeps the thread of the Dask worker, so that Dask, its dashboard and `adapt` see who is busy,
-    and so that the task of another run waits.
+    It occupies the thread of the Dask worker, so that Dask, its dashboard and `adapt` see a busy
+    worker, and so that the task of another run waits.
 
     Args:
-        job: What for.
+        job: The settings of the agent.
     """
     worker = get_worker()
     post = post_of(worker, job.token)
@@ -138,7 +138,11 @@ _LOCKS_LOCK = threading.Lock()
 
 @contextlib.contextmanager
 def _turn(worker: Worker, post: Post, lease: float) -> Iterator[bool]:
-    """Wait for the runs before, where the Dask worker has several threads."""
+    """Wait until the agents of earlier runs have ended, where the Dask worker has several threads.
+
+    Yields:
+        Whether the agent may begin; False where its run has ended or is silent for a whole lease.
+    """
     with _LOCKS_LOCK:
         lock = _LOCKS.setdefault(worker, threading.Lock())
     while not lock.acquire(timeout=_LOOK_SECONDS):
@@ -152,12 +156,12 @@ def _turn(worker: Worker, post: Post, lease: float) -> Iterator[bool]:
 
 
 class Agent:
-    """Drives one worker process, and passes on what it tells.
+    """Controls one worker process and forwards its events to the run.
 
     Args:
-        job: What it works for.
+        job: The settings of the agent.
         worker: The Dask worker.
-        post: Where the run is heard.
+        post: The mailbox of the run on this Dask worker.
     """
 
     def __init__(self, job: Job, worker: Worker, post: Post) -> None:
@@ -174,11 +178,11 @@ class Agent:
         self._generation = 0
         self._pool: LocalPool | None = None
         self._is_over = False
-        self._paused = 0.0  # seconds in which no word of the run could come
+        self._paused = 0.0  # seconds in which no message of the run could arrive
         self._left_at: float | None = None
 
     def live(self) -> None:
-        """Tell what is here, and do what the run says."""
+        """Announce the device, then execute the commands of the run until the agent has to end."""
         self._post.agent = self
         try:
             place = self._node.place()
@@ -202,11 +206,11 @@ class Agent:
     # -- called in the event loop --
 
     def gpus(self) -> GpuSnapshot:
-        """The GPUs that it sees; never waits."""
+        """The GPUs visible to this process; never blocks."""
         return self._node.gpus()
 
     def obey(self, command: Command) -> None:
-        """Carry out a command after those before it."""
+        """Add a command to the queue; commands are executed in their order."""
         self._commands.put(command)
         self._wake()
 
@@ -234,7 +238,7 @@ class Agent:
         return "" if is_seen else f"it has no access to {str(Path(self._job.probe).parents[1])!r}"
 
     def _is_forgotten(self) -> bool:
-        """Whether the run has gone, or has had the time to end what was in process."""
+        """Whether the run has gone, or had enough time to end the files in process."""
         now = time.monotonic()
         if self._post.is_leaving:
             self._left_at = self._left_at or now
@@ -274,7 +278,7 @@ class Agent:
             events = pool.poll(_LOOK_SECONDS)
         except VirnucproError as error:  # no process can be started here again
             events = [WorkerLost(self._worker_id, str(error), LossCause.CANNOT_START)]
-        # While the node was paused, no word could come.
+        # While the node was paused, no message of the run could arrive.
         late = time.monotonic() - begin - self._quiet_seconds
         if self._post.heard_at != heard_at:
             self._paused = 0.0

@@ -1,4 +1,4 @@
-"""What the coordinator has an agent do: messages, each with the arguments that belong to it."""
+"""The commands of a run to its agents."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Be the worker of the run, and ready for the other orders.
+    """Become a worker of the run; precedes all other orders.
 
     Attributes:
-        pin: The CUDA_VISIBLE_DEVICES of its process.
+        pin: The CUDA_VISIBLE_DEVICES of the worker process.
     """
 
     pin: str
@@ -29,7 +29,7 @@ class Start:
     """Process files.
 
     Attributes:
-        actions: In this order.
+        actions: The files or parts, in the order in which they are processed.
     """
 
     actions: tuple[StartAttempt, ...]
@@ -48,10 +48,10 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Shrink:
-    """Give a share of a range away.
+    """Give a share of an attempt's range away.
 
     Attributes:
-        action: Of which attempt, and how much.
+        action: The attempt and the share.
     """
 
     action: ShrinkAttempt
@@ -64,10 +64,10 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class CloseIdle:
-    """Close the processor of a worker that processes nothing.
+    """Close the processor of an idle worker.
 
     Attributes:
-        seconds: How long that may take.
+        seconds: The time limit.
     """
 
     seconds: float
@@ -75,7 +75,7 @@ class CloseIdle:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Kill the process, and be an agent no longer."""
+    """Kill the process and end the agent."""
 
 
 Order = Begin | Spawn | Start | Cancel | Shrink | Kill | CloseIdle | End
@@ -87,8 +87,9 @@ class Command:
 
     Attributes:
         worker_id: The id of the worker.
-        order: What to do.
-        generation: How many processes the worker has had; events carry it.
+        order: The order.
+        generation: How many processes the worker has had; the worker's events carry it, so that
+            events of an earlier process can be dropped.
     """
 
     worker_id: WorkerId

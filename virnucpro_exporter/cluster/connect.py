@@ -1,4 +1,4 @@
-"""Reaching a Dask cluster: one that runs, or one of its own on this machine."""
+"""Clients of a Dask cluster: of a running one, or of a temporary one on this machine."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ from virnucpro_exporter.errors import ClusterError, UsageError
 # Each Dask worker takes one or two connections for as long as the run lasts.
 _MOST_CONNECTIONS = 100_000
 
-# A scheduler that does not answer for so long, in seconds, is not there.
+# The time limit for an answer of the scheduler, in seconds.
 CONNECT_SECONDS = 10.0
 
-# What sends to a scheduler has ended so many seconds after the connection.
+# The time limit for the end of a connection's sender, in seconds.
 _CLOSE_SECONDS = 1.0
 
-# A scheduler that has just begun to write its file has written it after so many seconds.
+# An incomplete scheduler file is read again for so many seconds: it may be being written.
 _WRITE_SECONDS = 1.0
 
-# Every process of a cluster of our own runs the code that it is sent: none may be reached from
-# another machine, and with certificates that only this run has, from another user either.
+# The processes of a Dask cluster execute code that they receive. Those of a temporary cluster
+# listen on the loopback address only, with certificates that only this run has: neither another
+# machine nor another user can connect.
 _HERE = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
 _NO_CERTIFICATES = (
@@ -49,17 +50,17 @@ _BROKEN_OFF = (
 
 Connect = Callable[[], AbstractAsyncContextManager[Client]]
 
-# By what a Python program may name its cluster.
+# The objects by which a Python program can name its cluster.
 Handle = Client | Cluster
 
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """A cluster that a Python program has at hand.
+    """The scheduler of a cluster that a Python program has connected to.
 
     Attributes:
-        address: Of its scheduler.
-        security: How it is spoken to; None: as Dask's settings say.
+        address: The address of the scheduler.
+        security: The TLS settings of its connections; None: those of Dask's configuration.
     """
 
     address: str
@@ -67,9 +68,10 @@ class Scheduled:
 
 
 def scheduled(handle: object) -> Scheduled:
-    """Where the scheduler of a client or of a cluster is.
+    """The scheduler of a client or of a cluster.
 
-    Its event loop stays its owner's: a run has a client of its own.
+    Only its address and security are used: a run connects with a client of its own, so that it does
+    not depend on the event loop of the caller's client.
 
     Args:
         handle: A `distributed.Client`, or a cluster, such as those of dask-jobqueue.
@@ -100,16 +102,17 @@ async def existing(
     timeout: float = CONNECT_SECONDS,
     security: Security | None = None,
 ) -> AsyncIterator[Client]:
-    """A client of a scheduler that runs.
+    """A client of a running scheduler.
 
     Args:
-        address: Of the scheduler.
-        scheduler_file: Or the file in which it has written its address.
-        timeout: Seconds that it has to answer.
-        security: How it is spoken to; None: as Dask's settings say.
+        address: The address of the scheduler.
+        scheduler_file: The file into which the scheduler has written its address; where given, it
+            replaces `address`.
+        timeout: The time limit for the scheduler's answer, in seconds.
+        security: The TLS settings of the connection; None: those of Dask's configuration.
 
     Raises:
-        ClusterError: It cannot be reached.
+        ClusterError: The scheduler cannot be reached, or its file cannot be read.
     """
     if scheduler_file is not None:
         address = await _address_in(Path(scheduler_file))
@@ -128,8 +131,8 @@ async def existing(
     except OSError as error:
         raise ClusterError(f"distributed.comm.tls in Dask's configuration: {error}") from error
     try:
-        # Dask's own limit does not hold for a scheduler that hangs. Its error, where there is one,
-        # says more.
+        # Dask's own time limit has no effect on a scheduler that hangs; where it has, its error is
+        # more precise, so it gets a second more.
         await asyncio.wait_for(client, timeout + 1.0)
     except (OSError, ValueError, TypeError, RuntimeError, asyncio.TimeoutError) as error:
         await client.close()
@@ -142,11 +145,10 @@ async def existing(
 
 @contextlib.asynccontextmanager
 async def _open(client: Client) -> AsyncIterator[Client]:
-    """Open a client; at the end it is closed, and nothing of it is under way.
+    """Open a client; at the end, close it and wait until its sender has ended.
 
-    Where the scheduler is the first to close the connection, the client leaves alone what sends
-    over it: that waits for some milliseconds more, and if the event loop ends at that moment, the
-    end of this waiting is told as an error.
+    Where the scheduler closes the connection first, the client does not stop its sender, which runs
+    for some milliseconds more. If the event loop ended meanwhile, asyncio would log an error.
     """
     async with client:
         try:
@@ -186,10 +188,10 @@ def _read(scheduler_file: Path) -> str | None:
 
 @contextlib.asynccontextmanager
 async def local(pins: Sequence[str]) -> AsyncIterator[Client]:
-    """A client of a cluster of its own, on this machine.
+    """A client of a temporary cluster on this machine, which ends with it.
 
     Args:
-        pins: The CUDA_VISIBLE_DEVICES of each worker.
+        pins: The CUDA_VISIBLE_DEVICES of each Dask worker.
     """
     security = Security.temporary()
     options = {
@@ -205,8 +207,8 @@ async def local(pins: Sequence[str]) -> AsyncIterator[Client]:
         for index, pin in enumerate(pins)
     }
     scheduler = {"cls": Scheduler, "options": {**_HERE, "port": 0, "security": security}}
-    # We watch the GPUs ourselves: Dask asks in its event loop, where a driver that hangs or fails
-    # takes the worker along.
+    # The agents sample the GPUs: Dask would query NVML in its event loop, where a driver that hangs
+    # or fails blocks or ends the Dask worker.
     with dask.config.set({"distributed.diagnostics.nvml": False}):
         async with (
             SpecCluster(

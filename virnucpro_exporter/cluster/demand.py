@@ -1,7 +1,8 @@
-"""What the run could do with more Dask workers, as Dask's own means see it.
+"""The number of further Dask workers that a run could use, in a form that Dask's `adapt` evaluates.
 
-`adapt` adds workers for tasks that wait, and files are no tasks. So the run has tasks that wait for
-the workers it wants: they demand a resource that no Dask worker has, so none ever runs one.
+`adapt` adds workers for waiting tasks, but the files of a run are not Dask tasks. The run therefore
+submits one waiting task for each worker that it could use. These tasks require a resource that no
+Dask worker offers, so none is ever executed.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from distributed import Client, Future
 
 from virnucpro_exporter.cluster.agent import TASK
 
-# Dask asks for the workers that are busy and those of waiting tasks: this bounds how many more are
-# asked for at a time, not how many there can be.
+# `adapt` requests as many workers as are busy, plus those for waiting tasks. This limits how many
+# more are requested at a time, not how many the run can have.
 MOST_WANTED = 100
 
-# Lent by no Dask worker.
+# No Dask worker offers this resource.
 _RESOURCE = "virnucpro-waiting-files"
 
 
 class Demand:
-    """The waiting tasks of a run; belongs to the event loop, but for `workers`.
+    """The waiting tasks of a run; used in the event loop alone, except `workers`.
 
     Attributes:
-        workers: So many more workers would have a file to do; any thread may say.
+        workers: How many more workers would have a file to process; any thread may set it.
     """
 
     def __init__(self) -> None:
@@ -32,15 +33,15 @@ class Demand:
         self._waiting: list[Future] = []
 
     def show(self, client: Client, joining: int, least: int = 0) -> None:
-        """Have as many tasks wait as workers are wanted.
+        """Submit or release waiting tasks until there is one for each worker that is needed.
 
         Args:
-            client: Of the cluster.
-            joining: Dask workers that have a task of the run already, and are about to join.
-            least: So many are wanted at least.
+            client: A client of the cluster.
+            joining: How many Dask workers have a task of the run already and are about to join.
+            least: The least number of workers that are requested, before `joining` is subtracted.
         """
         wanted = min(max(0, max(self.workers, least) - joining), MOST_WANTED)
-        # Dask gives a task up where it is set so, or where the client has been away.
+        # Dask ends waiting tasks after a configured time, and after the client was disconnected.
         self._waiting = [task for task in self._waiting if not task.done()]
         for task in self._waiting[wanted:]:
             task.release()
@@ -54,4 +55,4 @@ class Demand:
 
 
 def _never(_: str) -> None:
-    """No Dask worker can run it."""
+    """Is never executed: no Dask worker offers the required resource."""

@@ -1,4 +1,4 @@
-"""Ending tasks for certain."""
+"""Reliable cancellation of tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def ended(tasks: Iterable[asyncio.Task[Any]], again: float = AGAIN_SECONDS
     own work is done. A loop around it then runs for ever, and waiting for its end never returns.
 
     Args:
-        tasks: To be ended.
+        tasks: The tasks to cancel.
         again: Seconds between two cancellations.
     """
     left = set(tasks)

@@ -1,4 +1,4 @@
-"""Who tells of the GPUs of each node; all of it belongs to one event loop."""
+"""Selects the Dask workers that report the GPUs of each node; used in one event loop alone."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from distributed.comm import get_address_host
 from virnucpro_exporter.cluster.link import Link
 from virnucpro_exporter.cluster.looks import Look
 
-# GPUs are told of about every second, as long as that makes no more messages a second than this; at
-# most so many seconds lie between two, because what is older than 5 s is not shown.
+# GPUs are reported about once per second, unless that exceeds the highest rate of messages (per
+# second). The longest interval is bounded, because values older than `nodes.MAX_AGE` are not shown.
 _WATCH_SECONDS = 1.0
 _MOST_MESSAGES = 64
 _LONGEST_WATCH_SECONDS = 3.0
 
-# Whoever is so many seconds late is not relied on while another sees the same GPUs.
+# A Dask worker whose report is so many seconds late is replaced by another that sees the same GPUs.
 _LATE_SECONDS = 2.0
 
 
 class Gpus(Protocol):
-    """Takes which nodes there are, and what they say of their GPUs."""
+    """Receives the nodes and the reports of their GPUs."""
 
     def join(self, node: str, host: str) -> None:
-        """A node has its first worker, at this address in the network."""
+        """A node has a worker; `host` is its network address. May be called again for a node."""
 
     def take(self, node: str, worker: str, look: Look) -> None:
-        """A worker of a node tells what it sees."""
+        """A worker has reported the GPUs that it sees."""
 
     def leave(self, worker: str, *, in_order: bool) -> None:
-        """A worker has gone: in order, or because it is lost."""
+        """A reporting worker has left: announced (`in_order`), or because it was lost."""
 
 
 class GpuWatch:
-    """Chooses the Dask workers that tell of the GPUs that they see.
+    """Selects the Dask workers that report the GPUs that they see.
 
     Args:
-        gpus: Takes what they tell.
-        ask: Is called when a link is to tell more or less often.
+        gpus: Receives the reports.
+        ask: Called when the interval of a link's reports (`Link.watch`) has changed.
     """
 
     def __init__(self, gpus: Gpus, ask: Callable[[Link], None]) -> None:
         self._gpus = gpus
         self._ask = ask
         self._links: dict[str, list[Link]] = {}  # by node, in the order in which they have joined
-        self._telling: dict[Link, float] = {}  # seconds since each has told
+        self._telling: dict[Link, float] = {}  # seconds since the last report of each
         self._silent: set[Link] = set()
 
     def join(self, link: Link) -> None:
-        """A worker is there."""
+        """Add a worker that has joined."""
         self._links.setdefault(link.node, []).append(link)
         self._choose(link.node)
 
     def leave(self, link: Link) -> None:
-        """A worker has gone."""
+        """Remove a worker that has left."""
         self._links[link.node].remove(link)
         self._silent.discard(link)
         if self._telling.pop(link, None) is not None:
@@ -63,7 +63,7 @@ class GpuWatch:
         self._choose(link.node)
 
     def hear(self, link: Link) -> None:
-        """Take what a link has told of its GPUs, if it has."""
+        """Take the last report of a link, if there is a new one."""
         told, link.gpus = link.gpus, None
         if told is not None and link in self._telling:
             self._gpus.take(link.node, link.worker_id, told)
@@ -71,7 +71,11 @@ class GpuWatch:
             self._silent.discard(link)
 
     def pass_time(self, seconds: float) -> None:
-        """Rely no longer on those that have not told for too long."""
+        """Replace the workers whose reports are late.
+
+        Args:
+            seconds: Time since the last call.
+        """
         for link in list(self._telling):
             self._telling[link] += seconds
             if self._telling[link] > link.watch + _LATE_SECONDS and link not in self._silent:
@@ -79,7 +83,7 @@ class GpuWatch:
                 self._choose(link.node)
 
     def _choose(self, node: str) -> None:
-        """See to it that somebody tells of each GPU of a node."""
+        """Select workers until the report of one covers each GPU of a node."""
         links = self._links[node]
         if links:
             self._gpus.join(node, get_address_host(links[0].address))
@@ -94,19 +98,19 @@ class GpuWatch:
 
 
 def pause(observers: int) -> float:
-    """Seconds between two looks of each of so many workers."""
+    """Seconds between two reports of a worker, when this number of workers report."""
     wanted = max(_WATCH_SECONDS, float(math.ceil(observers / _MOST_MESSAGES)))
     return min(wanted, _LONGEST_WATCH_SECONDS)
 
 
 def observers(links: Iterable[Link]) -> list[Link]:
-    """Those that have to tell to hear of every GPU of their node.
+    """The links whose reports together cover every GPU of a node.
 
-    Most often each sees all GPUs, and the first is enough. Where each sees its own, it is all of
-    them. The first always tells: that a node has no GPU is worth knowing.
+    Where each sees all GPUs, the first is enough. Where each sees its own GPU only, all are needed.
+    The first always reports, so that a node without a GPU is shown as such.
 
     Args:
-        links: Of one node, in the order in which they have joined.
+        links: The links of one node, in the order in which they have joined.
     """
     chosen: list[Link] = []
     seen: set[str] = set()

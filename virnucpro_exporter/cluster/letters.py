@@ -1,9 +1,10 @@
-"""What the run and its agents tell each other, and how it is counted.
+"""The messages between a run and its agents, and their sequence numbers.
 
-A batch goes over one connection for each node: a letter for every Dask worker there that has
-something to say, by its address, and none at all as a sign of life. Commands and events are
-numbered; what was not acknowledged is sent again over the next connection, and what came before is
-dropped. So a connection may break, or go through another Dask worker, and nothing is lost.
+Each node has one connection, over which batches are sent. A batch holds a letter for each Dask
+worker with something to send, by the worker's address; an empty batch is a sign of life. Commands
+and events are numbered: what was not acknowledged is sent again over the next connection, and the
+receiver drops numbers that it has already received. So nothing is lost or doubled when a connection
+breaks or another Dask worker carries it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from virnucpro_exporter.cluster.commands import Command
 from virnucpro_exporter.cluster.looks import Look
 from virnucpro_exporter.scheduling.events import WorkerEvent
 
-# Under this name a Dask worker hears the lines of runs.
+# The name of the Dask worker's handler for the connections of runs.
 LINE = "virnucpro-line"
 
 T = TypeVar("T")
@@ -33,8 +34,8 @@ class Place:
         name: Model name of the GPU, or `CPU`.
         pin: The CUDA_VISIBLE_DEVICES of its worker process.
         trouble: Why it cannot be used, in one line, or empty.
-        sees: Numbers of the node's GPUs that it sees, its own and others.
-        shown: Numbers of those that its CUDA_VISIBLE_DEVICES names, its own first.
+        sees: Numbers of all GPUs of the node that this process can sample.
+        shown: Numbers of the GPUs in its CUDA_VISIBLE_DEVICES, its own first.
     """
 
     device: str | None
@@ -47,11 +48,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What an agent tells of itself.
+    """The introduction of an agent.
 
     Attributes:
         node: Name of the node.
-        place: Its device.
+        place: The device of the Dask worker.
     """
 
     node: str
@@ -59,12 +60,12 @@ class About:
 
 
 class Told(NamedTuple):
-    """An event; a tuple, because those are opened fastest.
+    """A numbered event; a tuple, because tuples are unpickled fastest.
 
     Attributes:
-        number: Of the event.
+        number: The sequence number of the event.
         generation: How many processes the worker had had by then.
-        event: What happened.
+        event: The event.
     """
 
     number: int
@@ -77,9 +78,9 @@ class Down:
     """From the run to an agent.
 
     Attributes:
-        heard: All events up to this number have come.
-        commands: With their numbers.
-        watch: Seconds between two looks at its GPUs; 0 where others tell of them.
+        heard: Acknowledges all events up to this number.
+        commands: The commands with their sequence numbers.
+        watch: Seconds between two reports of its GPUs; 0 where other agents report them.
         workers: How many workers the run has.
     """
 
@@ -91,18 +92,19 @@ class Down:
 
 @dataclass(slots=True)
 class Up:
-    """From an agent to the run, or from a Dask worker about one that it cannot reach.
+    """From an agent to the run, or from a Dask worker about another that it cannot reach.
 
     Attributes:
-        taken: All commands up to this number have come.
-        events: What happened.
-        about: What the agent is, when a connection has begun.
-        gpus: What it sees of its GPUs.
+        taken: Acknowledges all commands up to this number.
+        events: The numbered events.
+        about: The introduction of the agent; in the first letter of a connection.
+        gpus: A sample of the GPUs that it sees.
         is_idle_closed: `CloseIdle` has been carried out.
         is_leaving: Its Dask worker is about to end.
-        has_ended: It will do nothing any more.
+        has_ended: The agent has ended.
         rival: How many workers another run has that waits for this Dask worker, or None.
-        silence: For how many seconds it has not been heard on its node.
+        silence: Seconds since the last message of this Dask worker arrived at the one that relays
+            its letters.
         is_broken: It cannot be reached from its node.
     """
 
@@ -119,11 +121,11 @@ class Up:
 
 
 def sealed(batch: Mapping[str, Down | Up | None], *, is_beat: bool = False) -> dict[str, Any]:
-    """A batch, as Dask carries it fastest: letters by the addresses of Dask workers.
+    """A batch as a message of Dask; the letters are pickled here, which is the fastest way.
 
     Args:
-        batch: The letters.
-        is_beat: Those that have none are to hear that the run goes on.
+        batch: The letters, by the addresses of Dask workers; None where the run has given one up.
+        is_beat: Whether Dask workers without a letter get a sign of life, too.
     """
     message: dict[str, Any] = {"beat": True} if is_beat else {}
     if batch:
@@ -132,35 +134,35 @@ def sealed(batch: Mapping[str, Down | Up | None], *, is_beat: bool = False) -> d
 
 
 def opened(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The letters of a batch; from members of the cluster alone, which run each other's code."""
+    """The unpickled letters of a batch; all members of a Dask cluster trust each other's code."""
     content = message.get("letters")
     return {} if content is None else pickle.loads(content)  # noqa: S301 - see above
 
 
 class Numbered(Generic[T]):
-    """What was told and is not acknowledged yet, in its order."""
+    """Messages that are not acknowledged yet, in the order of their sequence numbers."""
 
     def __init__(self) -> None:
         self.last = 0
         self._kept: deque[tuple[int, T]] = deque()
 
     def add(self, content: T) -> int:
-        """Give it the next number."""
+        """Add a message; returns its sequence number."""
         self.last += 1
         self._kept.append((self.last, content))
         return self.last
 
     def drop_last(self) -> None:
-        """Forget the last one: another says more."""
+        """Remove the last message, which a newer one replaces."""
         self._kept.pop()
 
     def acknowledge(self, number: int) -> None:
-        """All up to this number have arrived."""
+        """Remove all messages up to this number: they have arrived."""
         while self._kept and self._kept[0][0] <= number:
             self._kept.popleft()
 
     def after(self, number: int) -> list[tuple[int, T]]:
-        """Those with a higher number."""
+        """The messages with a higher number."""
         if self.last <= number:
             return []
         fresh: list[tuple[int, T]] = []

@@ -1,4 +1,4 @@
-"""One connection to a node: to one of its Dask workers, and through it to the others."""
+"""One connection to a node: to one of its Dask workers, which relays to the others."""
 
 from __future__ import annotations
 
@@ -17,31 +17,30 @@ from virnucpro_exporter.cluster.post import PARTING_SECONDS, end_together
 
 log = logging.getLogger(__name__)
 
-# A Dask worker that does not take a connection within so many seconds is not there: Dask itself
-# tries again until then.
+# The time limit for a connection, in seconds; Dask retries until then.
 _CONNECT_SECONDS = 5.0
 
 
 class Line:
-    """Carries the letters of some links over one connection.
+    """Sends and receives the letters of several links over one connection.
 
     Args:
-        links: Of one node; the first one is connected, the others are reached through it.
-        token: Of the run.
-        beat: What can wait is told every so many seconds.
-        quiet: Nothing at all is told after so many.
-        arguments: How Dask connects, for TLS.
-        news: Is called with the links that were heard.
-        broken: Is called when the connection is gone.
-        is_private: It is for one Dask worker alone, for which there is no other way.
+        links: The links of one node; the first is connected to and relays for the others.
+        token: The token of the run.
+        beat: Interval of messages that can wait, in seconds.
+        quiet: Longest pause between two messages, in seconds.
+        arguments: Dask's arguments of a connection (TLS).
+        news: Called with the links whose letters have arrived.
+        broken: Called when the connection has broken.
+        is_private: It serves a single Dask worker that cannot be reached through another.
 
     Attributes:
         is_private: As given.
-        head: The address that is connected.
-        links: By the address of their Dask worker.
-        quiet: For how many seconds nothing has come.
+        head: The address of the Dask worker that is connected to.
+        links: The links, by the addresses of their Dask workers.
+        quiet: Seconds since the last message arrived.
         is_connected: Whether letters can be sent.
-        was_heard: Whether anything ever came.
+        was_heard: Whether a message ever arrived.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Line:
         self._news = news
         self._broken = broken
         self._fresh: set[str] = set()  # addresses with something to send
-        self._gone: list[str] = []  # addresses that the node is to forget
+        self._gone: list[str] = []  # addresses that the node has to drop
         self._has_outgoing = asyncio.Event()
         for link in links:
             self.add(link)
@@ -74,24 +73,24 @@ class Line:
         self._task = asyncio.create_task(self._talk())
 
     def add(self, link: Link) -> None:
-        """Carry the letters of one more."""
+        """Add a link; its unacknowledged commands are sent again."""
         link.reconnected()
         self.links[link.address] = link
         self.send(link)
 
     def remove(self, link: Link) -> None:
-        """Carry them no more."""
+        """Remove a link; the node ends its agent."""
         if self.links.pop(link.address, None) is not None:
             self._gone.append(link.address)
             self._has_outgoing.set()
 
     def send(self, link: Link) -> None:
-        """A link has something to send."""
+        """Wake the sender: a link has something to send."""
         self._fresh.add(link.address)
         self._has_outgoing.set()
 
     def part(self) -> None:
-        """Carry no more letters, and break the connection soon."""
+        """Remove all links, and close the connection `PARTING_SECONDS` later."""
         self._gone += self.links
         self.links = {}
         self._has_outgoing.set()
@@ -99,11 +98,11 @@ class Line:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the connection is gone."""
+        """Whether the connection is closed."""
         return self._task.done()
 
     def close(self) -> asyncio.Task[None]:
-        """Break the connection; the task ends when that is done."""
+        """Close the connection; returns the task, which ends when it is closed."""
         self._task.cancel()
         return self._task
 
@@ -118,9 +117,7 @@ class Line:
             end_together(telling, comm)
             while True:
                 self._take(opened(await comm.read()))
-        except (
-            OSError
-        ):  # Dask reports a connection that is gone in several ways, all of which are one
+        except OSError:  # the base class of all errors that Dask raises for a broken connection
             self._broken(self)
         except Exception:  # a defect must not leave the node without a line
             log.exception("the connection to %s failed", self.head)
@@ -144,7 +141,7 @@ class Line:
         self._news(heard)
 
     async def _tell(self, comm: Comm) -> None:
-        """Send what has gathered, one message at a time, and a sign of life now and then."""
+        """Send the waiting letters, a batch at a time, and regular signs of life."""
         clock = asyncio.get_running_loop().time
         due = clock() + self._quiet
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The conversation with the agent on one Dask worker, whatever connection carries it."""
+"""The exchange of messages with the agent on one Dask worker, independent of the connection."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from virnucpro_exporter.scheduling.events import (
 )
 from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
-# An event, and of which process of its worker it tells; None: of the worker itself.
+# An event and the generation of the process that it concerns; None: it concerns the worker itself.
 News = tuple[WorkerEvent, "int | None"]
 
-# A Dask worker without work for so many seconds may go to a run that waits for it.
+# A Dask worker that is idle for so many seconds is given to a run that waits for it.
 IDLE_SECONDS = 10.0
 
 
 class Link:
-    """One Dask worker, as the event loop talks to the agent there.
+    """The state of the exchange with the agent on one Dask worker.
 
     Args:
-        address: Of the Dask worker.
+        address: The address of the Dask worker.
         node: Name of its node.
 
     Attributes:
-        worker_id: The worker of the run that it is; empty until it has joined.
-        quiet: For how many seconds it has not been heard.
-        watch: Seconds between two looks at its GPUs; 0 where others tell of them.
-        workers: How many workers the run has, for others that wait for it.
-        gpus: What it told of its GPUs last; it is taken from here.
-        news: What it told of its work; likewise.
+        worker_id: Its id as a worker of the run; empty until it has joined.
+        quiet: Seconds since its last message.
+        watch: Seconds between two reports of its GPUs; 0 where other agents report them.
+        workers: How many workers the run has; other runs compare it with theirs.
+        gpus: The last sample of its GPUs; the reader resets it to None.
+        news: The events that have arrived; the reader empties it.
         is_leaving: Its Dask worker is about to end.
-        has_ended: The agent will do nothing any more.
-        rival: How many workers a run has that waits for it, or None.
+        has_ended: The agent has ended.
+        rival: How many workers another run has that waits for this Dask worker, or None.
         was_told_to_leave: The run gives it no more files.
-        is_broken: It cannot be reached from its node.
-        is_doomed: Dask has given its Dask worker up.
+        is_broken: The Dask worker that relays for its node cannot reach it.
+        is_doomed: Dask's scheduler has removed the Dask worker.
     """
 
     def __init__(self, address: str, node: str) -> None:
@@ -69,12 +69,12 @@ class Link:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the agent will do nothing any more."""
+        """Whether the agent has ended."""
         return self.ended.is_set()
 
     @property
     def has_work(self) -> bool:
-        """Whether it was handed files that it has not ended."""
+        """Whether attempts were sent to it that have not ended."""
         return bool(self._running)
 
     @property
@@ -83,36 +83,36 @@ class Link:
         return () if self.about is None else self.about.place.sees
 
     def begin(self, worker_id: WorkerId) -> None:
-        """It is this worker of the run now."""
+        """Note that the agent has joined the run as this worker."""
         self.worker_id = worker_id
 
     def send(self, order: Order, generation: int = -1) -> None:
-        """Have the agent carry out an order, after those before it."""
+        """Queue an order; the agent executes orders in their sequence."""
         self._commands.add(Command(self.worker_id, order, generation))
         if isinstance(order, Start):
             self._running.update(action.attempt for action in order.actions)
             self.idle = 0.0
 
     def end(self) -> None:
-        """Have the agent end."""
+        """Order the agent to end."""
         self.send(End())
 
     def close_idle(self, seconds: float) -> None:
-        """Have it close its processor, if it processes nothing."""
+        """Order it to close its processor, if it is idle, within so many seconds."""
         self.send(CloseIdle(seconds))
 
     # -- letters --
 
     def reconnected(self) -> None:
-        """Another connection carries the conversation: what was not acknowledged is sent again."""
+        """Send what was not acknowledged again: the connection is a new one."""
         self._sent = 0
         self._told = None
 
     def letter(self, *, is_due: bool) -> Down | None:
-        """What is to be sent now, if anything.
+        """The letter to send now, or None.
 
         Args:
-            is_due: Acknowledgements are sent as well.
+            is_due: Whether acknowledgements and the number of workers are reasons to send one, too.
         """
         commands = self._commands.after(self._sent)
         terms = (self.watch, self.workers)
@@ -126,12 +126,12 @@ class Link:
         return Down(max(self._heard, 0), commands, self.watch, self.workers)
 
     def notice_node(self) -> None:
-        """Its node was heard, which would have said that it is silent."""
+        """Note a message of its node: the node would have reported a silent agent."""
         if not self._is_silent:
             self.quiet = 0.0
 
     def take(self, up: Up) -> None:
-        """It has told something, or its node tells that it is silent or gone."""
+        """Take a letter of the agent, or a report of its node that the agent is silent or gone."""
         self.is_broken = up.is_broken
         self._is_silent = up.silence > 0
         if self._is_silent:

@@ -1,7 +1,7 @@
-"""A look at the GPUs of a node, as it travels: packed there, and opened where it is shown.
+"""A sample of the GPUs of a node as a message: packed on the node, unpacked where it is shown.
 
-Every node sends one every few seconds, and one process takes them all. So that process keeps them
-as bytes until a view wants to see them, and builds each value once, under its name in the run.
+Every node sends one every few seconds, and one process receives all. That process keeps them as
+bytes until a view reads them, and builds each value once, under its name in the run.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from virnucpro_exporter.snapshot import GpuDevice, GpuSample, GpuSnapshot
 
 
 class Look(NamedTuple):
-    """What an agent saw of its GPUs.
+    """A packed sample of the GPUs of a node.
 
     Attributes:
-        now: Unix seconds on the node's clock.
-        content: The GPUs.
+        now: Unix seconds on the node's clock when it was packed.
+        content: The pickled values of the GPUs.
     """
 
     now: float
     content: bytes
 
 
-# Which processes belong to the run is unknown on a node.
+# A node cannot tell which processes belong to the run.
 _UNKNOWN = "foreign_processes"
 _MOVED = ("gpu", "node", "sample", "last_answer_timestamp", "xids")
 _OF_SAMPLE = tuple(f.name for f in fields(GpuSample) if f.name not in ("timestamp", _UNKNOWN))
@@ -35,7 +35,7 @@ _get_of_sample, _get_of_device = attrgetter(*_OF_SAMPLE), attrgetter(*_OF_DEVICE
 
 
 def pack(now: float, snapshot: GpuSnapshot) -> Look:
-    """Pack what is seen on a node.
+    """Pack the GPUs of a node.
 
     Args:
         now: Unix seconds on the clock of that node.
@@ -57,12 +57,12 @@ def pack(now: float, snapshot: GpuSnapshot) -> Look:
 
 
 def unpack(look: Look, node: str, now: float) -> GpuSnapshot:
-    """Open a look; from a member of the cluster alone, whose code runs here anyway.
+    """Unpack a sample; its sender is a member of the Dask cluster, which is trusted anyway.
 
     Args:
-        look: What was packed.
+        look: The packed sample.
         node: The name of the node, which becomes part of the names of its GPUs.
-        now: Unix seconds here as it came: all times are moved to this clock.
+        now: Unix seconds on the local clock at arrival; all times are converted to this clock.
     """
     ahead = look.now - now
     bare: GpuSnapshot

@@ -1,4 +1,4 @@
-"""The Dask workers of a run, as they come and go; all of it belongs to one event loop."""
+"""The Dask workers of a run: how they join and leave; used in one event loop alone."""
 
 from __future__ import annotations
 
@@ -37,34 +37,35 @@ from virnucpro_exporter.scheduling.ids import WorkerId
 
 log = logging.getLogger(__name__)
 
-# The Dask workers of a node begin within so many seconds of each other.
+# After so many seconds all Dask workers of a node are expected to have joined.
 _NODE_SECONDS = 15.0
 
-# Agents get so long to end at the close.
+# The time limit for the end of all agents at the end of a run, in seconds.
 _END_SECONDS = 10.0
 
-# Time passes in such steps, in seconds, and in no fewer for the time of a silence.
+# The interval of the checks for silence, in seconds, and the least number of checks within the time
+# limit for an answer.
 _STEP_SECONDS, _STEPS = 1.0, 8
 
-# A Dask worker that was lost or could not be reached, and is still there, is asked again after so
-# many seconds, which double up to the most.
+# A Dask worker that was lost or could not be reached, and is still in the cluster, is tried again
+# after so many seconds; the pause doubles up to the maximum.
 _AGAIN_SECONDS = 0.5
 _MOST_AGAIN_SECONDS = 15.0
 
-# The list of Dask workers is read again after so many seconds, which double up to the most: events
-# are lost before a subscription has arrived, and while a client is connected anew.
+# The list of Dask workers is read again after so many seconds; the pause doubles up to the maximum.
+# Events are lost until the subscription has reached the scheduler, and while a client reconnects.
 _LIST_SECONDS = 1.0
 _MOST_LIST_SECONDS = 30.0
 
-# A Dask worker that could not be reached so many times is told of.
+# A Dask worker that could not be reached so many times is logged.
 _TRIES_TOLD = 2
 
-# Two runs compare the numbers of their workers again after so many seconds; one worker cannot be
-# shared.
+# After giving workers to another run, a run compares the numbers of workers again only after so
+# many seconds. A run with one worker gives none.
 _SHARE_SECONDS = 15.0
 _LEAST_TO_SHARE = 2
 
-# Where the scheduler tells of its workers.
+# The scheduler's topic for workers that are added or removed.
 _TOPIC = "all"
 
 _FORGOTTEN = "it was without contact to this run for too long"
@@ -88,29 +89,29 @@ _ALL_LEFT = "the last Dask worker has left; the run ends unless another joins wi
 
 
 class Listener(Protocol):
-    """Hears what happens to the members."""
+    """Receives the events of the members."""
 
     def tell(self, event: Any, generation: int | None = None) -> None:
-        """An event of a worker, and of which of its processes; None: of the worker itself."""
+        """Take an event and the generation of its process; None: it concerns the worker itself."""
 
     def tell_all(self, news: list[News]) -> None:
-        """Several events at once."""
+        """Take several events at once."""
 
     def complain(self, trouble: str) -> None:
-        """Why a node cannot be used, in one line."""
+        """Take the reason, in one line, why a node cannot be used."""
 
     def fail(self, error: BaseException) -> None:
-        """This program has made a mistake."""
+        """Take an unexpected error, a defect of this program."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a run deals with Dask workers.
+    """The settings of a run on Dask workers.
 
     Attributes:
-        job: What the agents are told.
-        weigh: The expected speed of a device, by its model name.
-        gpus: Is told of each node, and about every second of its GPUs; or None.
+        job: The settings of the agents.
+        weigh: The expected relative speed of a device, by its model name.
+        gpus: Receives the nodes and, every few seconds, a sample of their GPUs; or None.
         silence: Seconds without an answer after which a node counts as lost.
         patience: Seconds for which a run without any worker waits for one to join.
     """
@@ -126,10 +127,10 @@ class Members:
     """The Dask workers with an agent: each is one worker of the run.
 
     Args:
-        client: Of the cluster.
-        terms: How to deal with them.
-        listener: Hears what happens.
-        demand: How many more workers are wanted.
+        client: A client of the cluster.
+        terms: The settings of the run.
+        listener: Receives the events.
+        demand: The number of further workers that the run could use.
     """
 
     def __init__(self, client: Client, terms: Terms, listener: Listener, demand: Demand) -> None:
@@ -138,33 +139,33 @@ class Members:
         self._terms = terms
         self._listener = listener
         self._lines: dict[str, list[Line]] = {}  # by node
-        self._parted: list[Line] = []  # given up, and open for the last word
+        self._parted: list[Line] = []  # given up, and open for the last message
         self._links: dict[str, Link] = {}  # by the id of the worker
         self._pins: dict[str, str] = {}  # by the id, of those that have joined or are about to
         self._adopting: dict[str, asyncio.Task[None]] = {}  # by the address of the Dask worker
-        self._known: set[str] = set()  # addresses that are there and need nothing done
+        self._known: set[str] = set()  # addresses that Dask has announced
         self._tasks_of_dask: dict[Link, Future] = {}
         self._taken: set[str] = set()  # addresses that another run had when they were visited
         self._rivals: dict[str, str] = {}  # addresses refused, by the id that was taken
-        self._accused: set[str] = set()  # nodes that cannot be used, as was told
+        self._accused: set[str] = set()  # nodes that were reported as unusable
         self._has_warned = False  # of threads
         self._shown: dict[str, set[str]] = {}  # the ids of the GPUs that a node was seen to have
         self._last_lost: WorkerLost | None = None  # held back while another may join
         self._is_patient = True
         self._is_over = False
-        self._given_at = -math.inf  # when a worker was last left to another run
+        self._given_at = -math.inf  # when a worker was last given to another run
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch = None if terms.gpus is None else GpuWatch(terms.gpus, self._post)
 
-    # -- who is there --
+    # -- the Dask workers of the cluster --
 
     @property
     def is_gathering(self) -> bool:
-        """Whether Dask workers are about to join, other than those that another run has."""
+        """Whether Dask workers are about to join, except those that another run occupies."""
         return bool(self._adopting.keys() - self._taken)
 
     async def open(self) -> None:
-        """Hear of Dask workers from now on, and take those that are there."""
+        """Subscribe to the events of Dask workers, and adopt those that exist."""
         await self._look()
         self._show_demand()
         self._start(self._keep_looking())
@@ -176,21 +177,21 @@ class Members:
             await self._look()
 
     async def _look(self) -> None:
-        """Compare who is known with who is there, and hear of changes from now on."""
+        """Compare the known Dask workers with the scheduler's list, and renew the subscription."""
         before = frozenset(self._known)
-        self._client.subscribe_topic(_TOPIC, self._hear_of)  # one more time changes nothing
+        self._client.subscribe_topic(_TOPIC, self._hear_of)  # idempotent
         ask = self._client.scheduler.ncores()
         try:
             there = await asyncio.wait_for(ask, self._terms.silence)
         except (OSError, asyncio.TimeoutError):
-            return  # the client's own connection tells whether the scheduler is gone
+            return  # `DaskPool` watches the client's connection for the loss of the scheduler
         for address in there:
             self._appear(address)
         for address in before - there.keys():
             self._disappear(address)
 
     def _hear_of(self, event: tuple[float, Any]) -> None:
-        """Take what the scheduler tells of its workers."""
+        """Take an event of the scheduler's topic."""
         _, message = event
         if not isinstance(message, dict):
             return
@@ -211,7 +212,7 @@ class Members:
         if adopting is not None:
             adopting.cancel()
         for link in [link for link in self._links.values() if link.address == address]:
-            link.is_doomed = True  # it may be ending what it does, or be gone without a word
+            link.is_doomed = True  # it may be ending its files, or have gone abruptly
             line = self._line_of(link)
             if line is not None and line.head == address and not line.is_connected:
                 self._lose(link, "its Dask worker has left")
@@ -229,16 +230,16 @@ class Members:
         task.add_done_callback(forget)
 
     def _show_demand(self) -> None:
-        # A Dask worker counts once it has a task of ours. Until then the wish for it has to stay:
-        # to `adapt` it is idle, and would be closed while it loads the program.
+        # A Dask worker counts once it has a task of the run. Until then its waiting task remains,
+        # because `adapt` would close an idle worker while it imports the program.
         joining = sum(not link.worker_id for link in self._tasks_of_dask)
-        least = 0 if self._last_lost is None else 1  # the run does not know yet that it has none
+        least = 0 if self._last_lost is None else 1  # the run loop has not received the loss yet
         self._demand.show(self._client, joining, least)
 
-    # -- what the run loop wants --
+    # -- requests of the run loop --
 
     def send(self, worker_id: WorkerId, order: Order, generation: int) -> None:
-        """Have a worker carry out an order; that one has left was told."""
+        """Send an order to a worker; ignored where it has left, which an event has reported."""
         if link := self._links.get(worker_id):
             link.send(order, generation)
             if isinstance(order, Kill) and link.was_told_to_leave:
@@ -246,13 +247,13 @@ class Members:
             self._post(link)
 
     def drain(self) -> None:
-        """Wait no longer for a worker that may join."""
+        """Stop waiting for a worker that may join: the loss of the last one is reported at once."""
         self._is_patient = False
         if self._last_lost is not None:
             self._give_up(self._last_lost)
 
     async def close_idle(self, seconds: float) -> None:
-        """Let the workers that process nothing close their processors and leave."""
+        """Order idle workers to close their processors, and wait until each agent has answered."""
         links = list(self._links.values())
         for link in links:
             link.close_idle(seconds)
@@ -260,7 +261,7 @@ class Members:
         await asyncio.gather(*(link.idle_closed.wait() for link in links))
 
     async def leave(self) -> None:
-        """End the agents and all that is under way."""
+        """End the agents, the connections and all tasks."""
         self._is_patient, self._is_over = False, True
         if self._client.status == "running":
             self._client.unsubscribe_topic(_TOPIC)
@@ -279,7 +280,7 @@ class Members:
             await asyncio.wait(ends, timeout=_END_SECONDS)
         lines = [*self._parted, *(line for lines in self._lines.values() for line in lines)]
         for line in lines:
-            line.links = {}  # what comes now is of no interest
+            line.links = {}  # messages that arrive now are ignored
         for future in self._tasks_of_dask.values():
             future.release()
         await ended([*ends, *self._tasks, *(line.close() for line in lines)])
@@ -298,7 +299,7 @@ class Members:
     # -- a Dask worker becomes a worker of the run --
 
     async def _adopt(self, address: str, delay: float) -> None:
-        """Put an agent on a Dask worker, as soon as it can be reached."""
+        """Start an agent on a Dask worker, as soon as it can be reached."""
         await asyncio.sleep(delay)
         for tries, seconds in enumerate(_doubled(_AGAIN_SECONDS, _MOST_AGAIN_SECONDS), 1):
             trouble = await self._try(address)
@@ -309,7 +310,10 @@ class Members:
             await asyncio.sleep(seconds)
 
     async def _try(self, address: str) -> str | None:
-        """Put an agent on a Dask worker if it can be reached; else returns why it cannot."""
+        """Start an agent on a Dask worker; returns why it cannot be reached, else None.
+
+        None does not mean that it has joined: one that can be reached, but not used, is reported.
+        """
         link: Link | None = None
         try:
             visited = await self._visit(address)
@@ -331,8 +335,8 @@ class Members:
                 self._note_shown(about)
                 self._join(link, about, visited.threads)
         except (OSError, asyncio.TimeoutError, CancelledError) as error:
-            return _text(error)  # the connection to it, or that to the scheduler, was broken
-        except Exception as error:  # noqa: BLE001 - whatever is wrong there must not end the run
+            return _text(error)  # the connection to it or to the scheduler has broken
+        except Exception as error:  # noqa: BLE001 - a fault of one node must not end the run
             if address in self._known:
                 self._complain(_host(address), _UNUSABLE % (address, _text(error)))
         finally:
@@ -342,7 +346,7 @@ class Members:
 
     async def _visit(self, address: str) -> Visit | None:
         call = partial(self._client.run, workers=[address])
-        # Asked by name: Dask closes a worker that does not know what it is sent.
+        # By name: Dask closes a worker that cannot unpickle what it receives.
         version = (await call(resolve_name, f"{dask_agent.__name__}:VERSION"))[address]
         if version != __version__:
             self._complain(_host(address), _OTHER_VERSION % (address, version))
@@ -351,7 +355,7 @@ class Members:
         return visited
 
     async def _settle(self, link: Link) -> About | None:
-        """Have the agent begin, and wait for what it says of itself."""
+        """Start the agent, and wait for its introduction."""
         future = self._client.submit(
             hold,
             self._terms.job,
@@ -367,7 +371,7 @@ class Members:
         try:
             await asyncio.wait({over, told}, return_when=asyncio.FIRST_COMPLETED)
             if over.done():
-                over.result()  # why there is no agent
+                over.result()  # raises the reason why there is no agent
                 await asyncio.wait({told}, timeout=self._terms.silence)
         finally:
             told.cancel()
@@ -405,7 +409,7 @@ class Members:
 
     def _welcome(self, link: Link, name: str) -> None:
         self._links[link.worker_id] = link
-        self._demand.workers -= 1  # until the run says anew
+        self._demand.workers -= 1  # until the run loop sets it again
         if self._watch is not None:
             self._watch.join(link)
         lost, self._last_lost = self._last_lost, None
@@ -417,7 +421,10 @@ class Members:
             self._listener.tell(lost)
 
     def _note_shown(self, about: About) -> None:
-        """A lone Dask worker that is shown several GPUs leaves all but the first idle: say so."""
+        """Note the visible GPUs of a node; those that no Dask worker uses are logged later.
+
+        A single Dask worker to which several GPUs are visible uses the first one only.
+        """
         node = about.node
         if node not in self._shown:
             self._shown[node] = set()
@@ -432,7 +439,7 @@ class Members:
     # -- connections --
 
     def _connect(self, link: Link, *, alone: bool = False) -> None:
-        """Reach a Dask worker through one of its node, or by a connection of its own."""
+        """Connect to a Dask worker through another of its node, or directly (`alone`)."""
         lines = self._lines.setdefault(link.node, [])
         if lines and not alone and not lines[0].is_private:
             lines[0].add(link)
@@ -459,12 +466,12 @@ class Members:
         return next((line for line in lines if link.address in line.links), None)
 
     def _post(self, link: Link) -> None:
-        """See to it that what a link has to send is sent."""
+        """Wake the sender of a link's connection."""
         if line := self._line_of(link):
             line.send(link)
 
     def _let_go(self, link: Link) -> None:
-        """Talk no more with a Dask worker, and have its agent end."""
+        """End the exchange with a Dask worker, and its agent."""
         if future := self._tasks_of_dask.pop(link, None):
             future.release()
         line = self._line_of(link)
@@ -473,11 +480,11 @@ class Members:
         line.remove(link)
         if not line.links:
             self._drop(line)
-        elif line.head == link.address:  # the others need another way
+        elif line.head == link.address:  # the others need another connection
             self._regroup(line)
 
     def _drop(self, line: Line) -> list[Link]:
-        """Give a line up; returns whom it reached."""
+        """Give a connection up; returns its links."""
         links = list(line.links.values())
         line.links = {}
         line.part()
@@ -488,7 +495,7 @@ class Members:
         return links
 
     def _heard(self, links: list[Link]) -> None:
-        """Something was told over a line."""
+        """Forward the messages that have arrived over a connection."""
         news: list[News] = []
         for link in links:
             news += link.news
@@ -507,7 +514,7 @@ class Members:
                 self._see_off(link, "its Dask worker is about to leave")
 
     def _reconnect(self, link: Link) -> None:
-        """A Dask worker is not reached through its node: try it directly."""
+        """Connect directly to a Dask worker that cannot be reached through its node."""
         link.is_broken = False
         if link.is_doomed:
             self._lose(link, "its Dask worker has left")
@@ -517,7 +524,7 @@ class Members:
         self._connect(link, alone=True)
 
     def _broken(self, line: Line) -> None:
-        """A connection is gone: those that it reached are looked for on another way."""
+        """Reach the Dask workers of a broken connection in another way, or report their loss."""
         if line.is_private or (len(line.links) == 1 and not line.was_heard):
             for link in self._drop(line):
                 self._lose(link, "its Dask worker has left")
@@ -525,7 +532,7 @@ class Members:
             self._regroup(line)
 
     def _regroup(self, line: Line) -> None:
-        """Reach a node through another of its Dask workers, and the first one by itself."""
+        """Connect to a node through another of its Dask workers, and to the first one directly."""
         links = self._drop(line)
         others = [link for link in links if link.address != line.head]
         for link in links:
@@ -539,10 +546,10 @@ class Members:
     # -- time --
 
     async def _keep_time(self) -> None:
-        """Notice silence, and who may go to another run.
+        """Detect silent nodes, and give workers to other runs.
 
-        A program that was paused finds what was told meanwhile: so no step counts for more than it
-        was to be.
+        After a pause of this program, messages that arrived meanwhile are still unread. So no step
+        counts for more than twice its length.
         """
         loop = asyncio.get_running_loop()
         step = min(_STEP_SECONDS, self._terms.silence / _STEPS)
@@ -571,16 +578,16 @@ class Members:
         if line.quiet > patience and len(line.links) > 1 and not line.is_private:
             self._regroup(line)
 
-    # -- those that leave --
+    # -- leaving --
 
     def _see_off(self, link: Link, reason: str) -> None:
-        """Give a worker no more files, and take back what can be."""
+        """Report that a worker is leaving: the scheduler gives it no more files."""
         link.was_told_to_leave = True
         log.info("%s leaves: %s", link.worker_id, reason)
         self._listener.tell(WorkerLeaving(link.worker_id, reason))
 
     def _share(self) -> None:
-        """Leave some Dask workers to a run that waits for them and has fewer."""
+        """Give some Dask workers to a run that waits for them and has fewer, or that are idle."""
         staying = [link for link in self._links.values() if not link.was_told_to_leave]
         for lines in self._lines.values():
             for line in lines:
@@ -601,13 +608,13 @@ class Members:
             self._see_off(link, "another run gets its Dask worker")
 
     def _lose(self, link: Link, reason: str) -> None:
-        """A Dask worker is gone, or does not answer."""
-        is_last_word = link.is_leaving and not link.was_told_to_leave  # it announced both at once
+        """Remove a Dask worker that is gone or does not answer, and report the loss."""
+        is_last_word = link.is_leaving and not link.was_told_to_leave  # both were announced at once
         if is_last_word and self._links.get(link.worker_id) is link and not self._is_over:
             self._see_off(link, "its Dask worker is about to leave")
         self._let_go(link)
         if self._links.get(link.worker_id) is not link:
-            link.introduced.set()  # it was not one of the run yet
+            link.introduced.set()  # it had not joined the run yet
             return
         del self._links[link.worker_id], self._pins[link.worker_id]
         if self._is_over:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from virnucpro_exporter.cluster.looks import Look, unpack
 from virnucpro_exporter.snapshot import CollectorHealth, GpuDevice, GpuSnapshot, Latest, Node
 
-# Nodes are asked about every second; what one said is shown for so many seconds.
+# Nodes report every one to three seconds; a report is shown for so many seconds.
 MAX_AGE = 5.0
 
 
@@ -25,28 +25,28 @@ class _Heard:
 
     @property
     def snapshot(self) -> GpuSnapshot:
-        """What was seen, with times on our clock."""
+        """The GPUs, with times on the local clock."""
         if self._snapshot is None:
             self._snapshot = unpack(self.look, self.node, self.time)
         return self._snapshot
 
 
 class NodeGpus:
-    """What the workers tell of the GPUs of their nodes, which are called `node/number` here.
+    """The GPUs of all nodes, from the reports of the workers; their ids are `node/number`.
 
-    Each worker tells of the GPUs that it sees: of all of its node, or of some. What several see is
-    one GPU all the same.
+    A worker reports the GPUs that it sees: all of its node, or some. A GPU that several workers
+    report is shown once.
 
-    The clocks of the nodes need not agree with ours: a value is as old as its node says, counted
-    back from its arrival. What a node cannot know is which processes belong to the run, so
-    `foreign_processes` stays unknown.
+    The clocks of the nodes need not agree with the local one: the age of a value on its node is
+    subtracted from the time of its arrival. A node cannot tell which processes belong to the run,
+    so `foreign_processes` stays unknown.
 
     Args:
         clock: Monotonic seconds.
         wall_clock: Unix seconds.
 
     Attributes:
-        nodes: All that were ever there, in the order of their names.
+        nodes: All nodes that ever had a worker, in the order of their names.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class NodeGpus:
         self.nodes: Latest[tuple[Node, ...]] = Latest(())
 
     def join(self, node: str, host: str) -> None:
-        """A node has a worker.
+        """Add a node, or update its address.
 
         Args:
-            node: Its name.
-            host: Its address in the network, which may be another than before.
+            node: The name of the node.
+            host: Its network address, which may differ from an earlier one.
         """
         with self._lock:
             hosts = {known.name: known.host for known in self.nodes.latest()}
@@ -76,11 +76,11 @@ class NodeGpus:
                 self.nodes.publish(tuple(Node(*known) for known in sorted(hosts.items())))
 
     def take(self, node: str, worker: str, look: Look) -> None:
-        """A worker has answered.
+        """Take the report of a worker.
 
         Args:
             node: The name of its node.
-            worker: Its id.
+            worker: The id of the worker.
             look: The GPUs that it sees.
         """
         with self._lock:
@@ -88,12 +88,12 @@ class NodeGpus:
             self._until = 0.0
 
     def leave(self, worker: str, *, in_order: bool) -> None:
-        """A worker has gone.
+        """Remove a worker that has left.
 
         Args:
-            worker: Its id.
-            in_order: The GPUs that no other worker sees are no longer the run's; else they are down
-                until it returns.
+            worker: The id of the worker.
+            in_order: Whether it left as announced: then the GPUs that no other worker reports are
+                removed; else they are shown as down until the worker returns.
         """
         with self._lock:
             if in_order:
@@ -104,13 +104,13 @@ class NodeGpus:
                 self._until = 0.0
 
     def close(self) -> None:
-        """The run is over: nothing is known of the GPUs any more."""
+        """Remove all GPUs: the run is over."""
         with self._lock:
             self._heard.clear()
             self._until = 0.0
 
     def latest(self) -> GpuSnapshot:
-        """All GPUs that were ever seen; the same object as long as nothing changes."""
+        """All GPUs of the run's nodes; the same object as long as nothing changes."""
         with self._lock:
             now = self._clock()
             if now >= self._until:
@@ -121,13 +121,13 @@ class NodeGpus:
 
     def _make(self, now: float) -> GpuSnapshot:
         devices: dict[str, GpuDevice] = {}
-        answering: set[str] = set()  # nodes, and the GPUs that somebody fresh tells of
+        answering: set[str] = set()  # nodes and GPUs with a fresh report
         for _, heard in sorted(self._heard.items()):
             is_fresh = now < heard.at + MAX_AGE and not heard.has_left
             if is_fresh:
                 answering |= _told(heard)
             for device in heard.snapshot.devices:
-                # Of several workers, the first to whom it answers: values must not alternate.
+                # The first worker with values wins: they must not alternate between workers.
                 if device.gpu not in devices or (is_fresh and not devices[device.gpu].up):
                     devices[device.gpu] = device if is_fresh else _down(heard.node, device)
         silent = {

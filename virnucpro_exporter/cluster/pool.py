@@ -1,7 +1,8 @@
-"""Workers on a Dask cluster: Dask places them, moves the messages and notices nodes that fail.
+"""Workers on a Dask cluster: Dask starts the agents and carries the messages.
 
-On each Dask worker an agent (`cluster.agent`) owns one worker process. All of Dask is talked to in
-one thread with an event loop; the run loop meets it at a queue and never waits for the network.
+On each Dask worker an agent (`cluster.agent`) owns one worker process. One thread with an event
+loop calls Dask; it passes events to the run loop through a queue, so that the run loop never waits
+for the network.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from virnucpro_exporter.scheduling.ids import AttemptNumber, WorkerId
 
 log = logging.getLogger(__name__)
 
-# A scheduler whose connection broke is gone when it is not back after so many seconds.
+# The scheduler counts as gone when its connection is down for longer than this, in seconds.
 _RECONNECT_SECONDS = 2.0
 
-# How often the connection is looked at, in seconds.
+# The interval at which the connection is checked, in seconds.
 _LOOK_SECONDS = 0.5
 
-# A run begins when all Dask workers that are there have joined, or after so many seconds: a node
-# that hangs delays the others no longer.
+# A run begins when all Dask workers of the cluster have joined, but no later than after so many
+# seconds: a node that hangs must not delay the others for longer.
 _GATHER_SECONDS = 15.0
 _GATHER_LOOK_SECONDS = 0.02
 
@@ -50,10 +51,10 @@ class DaskPool:
     """Workers on a Dask cluster.
 
     Args:
-        connect: Makes the client, within the event loop, and closes it.
-        job: What the agents are told.
-        weigh: The expected speed of a device, by its model name.
-        gpus: Is told of each node, and about every second what it says of its GPUs; or None.
+        connect: Opens the client, within the event loop, and closes it.
+        job: The settings of the agents.
+        weigh: The expected relative speed of a device, by its model name.
+        gpus: Receives the nodes and, every few seconds, a sample of their GPUs; or None.
         silence: Seconds without an answer after which a node counts as lost.
         patience: Seconds for which a run without any worker waits for one to join.
     """
@@ -72,17 +73,17 @@ class DaskPool:
         self._inbox = _Inbox()
         self._demand = Demand()
         self._generations: dict[str, int] = {}  # processes that each worker has had
-        # The rest belongs to the event loop.
+        # The rest is used in the event loop.
         self._members: Members | None = None
         self._loop = asyncio.new_event_loop()
         self._over = asyncio.Event()
         self._thread = threading.Thread(target=self._live, name="dask", daemon=True)
         self._thread.start()
 
-    # -- the side of the run loop --
+    # -- called by the run loop --
 
     def wait_for_workers(self) -> list[WorkerJoined]:
-        """The workers that are there; waits for the first one as long as it takes.
+        """The workers that have joined; waits for the first one without a time limit.
 
         Raises:
             ClusterError: The cluster cannot be reached, or no node of it can be used.
@@ -101,7 +102,7 @@ class DaskPool:
                 if not is_told:
                     is_told = True
                     log.warning(_NO_ONE_YET)
-        return list(joined.values())  # what is wrong with other nodes is told by the first `poll`
+        return list(joined.values())  # the first `poll` logs why other nodes cannot be used
 
     def spawn(self, worker_id: WorkerId) -> None:
         """Start the process of a worker that has none; `WorkerReady` or `WorkerLost` follows."""
@@ -113,7 +114,7 @@ class DaskPool:
         self._send(worker_id, Start(tuple(actions)))
 
     def shrink(self, action: ShrinkAttempt) -> None:
-        """Have a worker give a share of its range away; `AttemptShrunk` follows while it lives."""
+        """Order a worker to give a share of its range away; `AttemptShrunk` follows if it lives."""
         self._send(action.worker_id, Shrink(action))
 
     def cancel(self, worker_id: WorkerId, attempt: AttemptNumber) -> None:
@@ -121,12 +122,15 @@ class DaskPool:
         self._send(worker_id, Cancel(attempt))
 
     def kill(self, worker_id: WorkerId) -> None:
-        """Kill a worker's process, if there is one; nothing it said is heard any more."""
+        """Kill a worker's process, if there is one; later events of that process are dropped."""
         self._generations[worker_id] = self._generations.get(worker_id, 0) + 1
         self._send(worker_id, Kill())
 
     def poll(self, timeout: float | None) -> list[WorkerEvent]:
-        """What happened, in the order in which each worker told it.
+        """The new events; those of one worker in the order in which they happened.
+
+        Args:
+            timeout: How long to wait for the first one, in seconds; None: without a limit.
 
         Raises:
             ClusterError: The scheduler is gone.
@@ -145,16 +149,16 @@ class DaskPool:
         self._inbox.wake()
 
     def want(self, workers: int) -> None:
-        """So many more workers would have a file to do: Dask may add them."""
+        """Set how many more workers would have a file to process; Dask's `adapt` may add them."""
         self._demand.workers = workers
 
     def drain(self) -> None:
-        """No more files will be started: that another worker may join is not waited for."""
+        """Stop waiting for workers to join: no more files will be started."""
         if self._members is not None:
             self._loop.call_soon_threadsafe(self._members.drain)
 
     def close_idle(self, seconds: float) -> None:
-        """Let the workers that process nothing close their processors and leave."""
+        """Order idle workers to close their processors, and wait for so many seconds at most."""
         if self._members is not None:
             self._wait(self._members.close_idle(seconds), seconds)
 
@@ -195,7 +199,7 @@ class DaskPool:
                     await members.leave()
 
     async def _look_on(self, client: Client, members: Members) -> None:
-        """Take who is there, and see to it until the end that the scheduler is."""
+        """Adopt the Dask workers, then watch the connection to the scheduler until the end."""
         await members.open()
         end = time.monotonic() + min(_GATHER_SECONDS, self._terms.silence)
         while members.is_gathering and time.monotonic() < end:  # noqa: ASYNC110 - several causes
@@ -214,28 +218,28 @@ class DaskPool:
 
 
 class _Inbox:
-    """What the event loop tells the run loop."""
+    """The queue of events from the event loop to the run loop."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[list[News] | BaseException] = queue.SimpleQueue()
-        self.has_looked = threading.Event()  # whoever was there at the start has joined
+        self.has_looked = threading.Event()  # the workers of the start have joined
         self.troubles: deque[str] = deque()  # why nodes cannot be used
 
     def tell(self, event: WorkerEvent, generation: int | None = None) -> None:
-        """An event of a worker, and of which of its processes; None: of the worker itself."""
+        """Add an event and the generation of its process; None: it concerns the worker itself."""
         self._queue.put([(event, generation)])
 
     def tell_all(self, news: list[News]) -> None:
-        """Several events at once, for which the run loop wakes up once."""
+        """Add several events at once: the run loop wakes up once."""
         self._queue.put(news)
 
     def complain(self, trouble: str) -> None:
-        """Why a node cannot be used, in one line."""
+        """Add the reason, in one line, why a node cannot be used."""
         self.troubles.append(trouble)
         self.wake()
 
     def fail(self, error: BaseException) -> None:
-        """Have the run loop raise an error."""
+        """Add an error, which the run loop raises."""
         self._queue.put(error)
 
     def wake(self) -> None:
@@ -243,7 +247,7 @@ class _Inbox:
         self._queue.put([])
 
     def take(self, timeout: float | None) -> list[News]:
-        """All that was told, or after `timeout` seconds nothing.
+        """All events in the queue; waits up to `timeout` seconds (None: no limit) for the first.
 
         Raises:
             ClusterError: The scheduler is gone.
@@ -263,7 +267,7 @@ class _Inbox:
 
 @contextlib.contextmanager
 def _silent_dask() -> Iterator[None]:
-    """Its logs would tell, with tracebacks, what is told here in one line."""
+    """Suppress Dask's logs: they report with tracebacks what this program logs in one line."""
     known = list(logging.root.manager.loggerDict)
     names = [name for name in known if name.partition(".")[0] in {"distributed", "tornado"}]
     levels = {name: logging.getLogger(name).level for name in names}

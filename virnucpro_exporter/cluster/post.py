@@ -1,9 +1,10 @@
-"""The side of a Dask worker on which runs are heard; all of it belongs to the worker's event loop.
+"""The Dask worker's end of the exchange with runs; used in the worker's event loop alone.
 
-For each run that wants a Dask worker there is a `Post`: what its agent has told and the run has
-not heard, and the other way round. A `Hub` is the end of a line, the connection of a run to one
-node: it serves the post of its own Dask worker, and those of the others of the node over lines of
-its own. So a run hears a node in one batch, and a Dask worker that ends takes no other along.
+A `Post` is the mailbox of one run on a Dask worker: it keeps the events of the agent until the run
+has acknowledged them, and receives the commands of the run. A `Hub` is the node's end of a line, a
+run's connection to one node: it serves the post of its own Dask worker, and relays the letters of
+the other Dask workers of the node (`Peer`) over connections to them. So a run receives the messages
+of a node in one batch; when the Dask worker that relays ends, the others keep their posts.
 """
 
 from __future__ import annotations
@@ -45,43 +46,43 @@ log = logging.getLogger(__name__)
 # The environment variable that names the node where its host name does not (in Kubernetes).
 NODE_VARIABLE = "VIRNUCPRO_NODE_NAME"
 
-# A Dask worker that has not been heard on its node for so many beats is silent.
+# A Dask worker counts as silent after so many of its longest pauses without a message.
 SILENT_BEATS = 3
 
-# On its node a Dask worker tells more often than the node tells the run, so that what it has told
-# waits little.
+# Within a node messages are sent more often than to the run, so that a relayed message waits only a
+# short time.
 _PEER_SHARE = 0.5
 
-# A Dask worker of the node that does not take a connection within so many seconds is not there.
+# The time limit for a connection to another Dask worker of the node, in seconds.
 _CONNECT_SECONDS = 5.0
 
-# A line that is given up is left open so long for the last word, in seconds.
+# A line that is given up stays open for so many seconds, for the last messages.
 PARTING_SECONDS = 1.0
 
 _PLUGIN = "virnucpro-leaving"
 
 
 class Inmate(Protocol):
-    """The agent, as its post knows it."""
+    """The interface of the agent that the post uses."""
 
     def gpus(self) -> GpuSnapshot:
-        """The GPUs that it sees; never waits."""
+        """The GPUs visible to the agent; never blocks."""
 
     def obey(self, command: Command) -> None:
-        """Carry out a command after those before it."""
+        """Add a command to the queue; commands are executed in their order."""
 
     def end(self) -> None:
-        """End soon; `Post.is_over` says when it has."""
+        """End soon; `Post.is_over` is set when the agent has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What a Dask worker tells of itself before it is asked for anything.
+    """The answer of a Dask worker to the first call of a run.
 
     Attributes:
         node: Name of the node.
-        threads: How many files Dask thinks it can do at a time.
-        is_taken: Another run works with it.
+        threads: The number of its threads: as many tasks can run on it at once.
+        is_taken: Whether the agent of another run occupies it.
     """
 
     node: str
@@ -90,10 +91,20 @@ class Visit:
 
 
 class Post:
-    """What one run and its agent on a Dask worker have to tell each other.
+    """The mailbox of one run on a Dask worker, between the agent and the run.
 
     Args:
         worker: The Dask worker.
+
+    Attributes:
+        agent: The agent of the run, while there is one.
+        heard_at: Monotonic seconds of the last message of the run.
+        line_lost_at: Monotonic seconds at which the line was lost; None while there is one, and
+            before the first.
+        is_over: Set when the agent has ended.
+        is_leaving: The Dask worker is about to end.
+        workers: How many workers the run has.
+        watch: Seconds between two reports of the GPUs; 0: none.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -102,22 +113,22 @@ class Post:
         self.line_lost_at: float | None = None
         self.is_over = asyncio.Event()
         self.is_leaving = False
-        self.workers = 0  # that the run has
+        self.workers = 0
         self.watch = 0.0
         self._worker = worker
         self._about: About | None = None
         self._events: Numbered[tuple[int, WorkerEvent]] = Numbered()
-        self._is_progress = False  # the last event, which was not sent yet
+        self._is_progress = False  # whether the last event is progress that was not sent yet
         self._taken = self._told_taken = 0
         self._is_idle_closed = False
         self._hub: Hub | None = None
         self._sent = 0
-        self._is_new = True  # what it is was not told on this line
+        self._is_new = True  # the agent's state was not sent on this line, or has changed
         self._looked_at = 0.0
         self._told_rival: int | None = None
 
     def is_given_up(self, seconds: float) -> bool:
-        """Whether another run waits, and this one has not been connected for so many seconds."""
+        """Whether another run waits, and this one has had no line for so many seconds."""
         lost_at = self.line_lost_at
         if lost_at is None or time.monotonic() - lost_at < seconds:
             return False
@@ -125,13 +136,13 @@ class Post:
 
     @property
     def is_news(self) -> bool:
-        """Whether what it is has to be told."""
+        """Whether the agent's state has to be sent."""
         return self._is_new
 
-    # -- the side of the agent --
+    # -- called for the agent --
 
     def introduce(self, about: About) -> None:
-        """The agent can be used, or cannot: then it ends."""
+        """Send the introduction of the agent; `about.place.trouble` is why it cannot be used."""
         self._about = about
         self._is_new = True
         self._hurry()
@@ -148,28 +159,28 @@ class Post:
                 self._hurry()
 
     def close_idle_done(self) -> None:
-        """`CloseIdle` has been carried out."""
+        """Send that `CloseIdle` has been carried out."""
         self._is_idle_closed = True
         self._is_new = True
         self._hurry()
 
     def leave(self) -> None:
-        """The Dask worker is about to end."""
+        """Send that the Dask worker is about to end."""
         self.is_leaving = True
         self._is_new = True
         self._hurry()
 
     def end(self) -> None:
-        """The agent has ended."""
+        """Send that the agent has ended."""
         self.agent = None
         self.is_over.set()
         self._is_new = True
         self._hurry()
 
-    # -- the side of the run --
+    # -- called for the run --
 
     def attach(self, hub: Hub, heard: int) -> None:
-        """A new line has come: tell all over it that was not heard."""
+        """Use this line; on a new one, all events after number `heard` are sent again."""
         if self._hub is not hub:
             self._hub = hub
             self._sent = heard
@@ -178,19 +189,19 @@ class Post:
             self.line_lost_at = None
 
     def detach(self, hub: Hub) -> None:
-        """The line is gone."""
+        """Note that the line is lost, if it is the present one."""
         if self._hub is hub:
             self._hub = None
             self.line_lost_at = time.monotonic()
 
     def dismiss(self, hub: Hub) -> None:
-        """The run wants the agent no longer."""
+        """End the agent: the run has given it up."""
         self.detach(hub)
         if self.agent is not None:
             self.agent.end()
 
     def take(self, letter: Down) -> None:
-        """The run has told something."""
+        """Take a letter of the run."""
         self.heard_at = time.monotonic()
         self._events.acknowledge(letter.heard)
         self.watch, self.workers = letter.watch, letter.workers
@@ -201,11 +212,11 @@ class Post:
                     self.agent.obey(command)
 
     def letter(self, hub: Hub, *, is_due: bool) -> Up | None:
-        """What is to be told now, if anything.
+        """The letter to send now, or None.
 
         Args:
-            hub: The line that asks.
-            is_due: A beat is over: what can wait is told as well.
+            hub: The line that would send it; None is returned where it is not the present one.
+            is_due: A beat is over: messages that can wait are sent, too.
         """
         if self._hub is not hub:
             return None
@@ -234,11 +245,11 @@ class Post:
         return up
 
     def _is_to_look(self, now: float, hub: Hub) -> bool:
-        """Whether it is time for the GPUs, to the nearest beat: a late one would be two beats."""
+        """Whether a report of the GPUs is due, rounded to the nearest beat."""
         return self.watch > 0 and now - self._looked_at + hub.pace() / 2 >= self.watch
 
     def _rival(self) -> int | None:
-        """How many workers the neediest run has that waits for this Dask worker."""
+        """The number of workers of the run with the fewest that waits for this Dask worker."""
         waiting = [p.workers for p in posts(self._worker).values() if p.is_waiting]
         return min(waiting, default=None) if self.agent is not None else None
 
@@ -256,12 +267,12 @@ _POSTS: WeakKeyDictionary[Worker, dict[str, Post]] = WeakKeyDictionary()
 
 
 def posts(worker: Worker) -> dict[str, Post]:
-    """What each run has on a Dask worker, by its token."""
+    """The posts of a Dask worker, by the tokens of their runs."""
     return _POSTS.setdefault(worker, {})
 
 
 def post_of(worker: Worker, token: str) -> Post:
-    """What a run has on a Dask worker."""
+    """The post of a run on a Dask worker; made where there is none."""
     known = posts(worker)
     if token not in known:
         known[token] = Post(worker)
@@ -269,9 +280,13 @@ def post_of(worker: Worker, token: str) -> Post:
 
 
 async def visit(token: str, dask_worker: Worker) -> Visit:
-    """Make a Dask worker able to hear a run; called there, through Dask.
+    """Prepare a Dask worker for a run; Dask executes it on that worker.
 
-    What the run has left there is ended: it has given that up, and begins anew.
+    An earlier agent of the same run is ended: the run has given it up, and starts another.
+
+    Args:
+        token: The token of the run.
+        dask_worker: The Dask worker; Dask passes it by this name.
     """
     before = posts(dask_worker).pop(token, None)
     if before is not None and before.agent is not None:
@@ -286,35 +301,35 @@ async def visit(token: str, dask_worker: Worker) -> Visit:
 
 
 def node_name() -> str:
-    """What the node of this process is called."""
+    """The name of this process's node: `VIRNUCPRO_NODE_NAME`, else its short host name."""
     return os.environ.get(NODE_VARIABLE) or os.uname().nodename.partition(".")[0]
 
 
 class Leaving(WorkerPlugin):  # type: ignore[misc]  # Dask's has no types
-    """Lets the agents of a Dask worker that Dask or its nanny ends do so in order."""
+    """Ends the agents of a Dask worker in order when Dask or its nanny closes it."""
 
     def setup(self, worker: Worker) -> None:
-        """Keep the worker in mind."""
+        """Keep the worker for `teardown`."""
         self._worker = worker
 
     async def teardown(self, worker: Worker) -> None:
-        """Leave first."""
+        """Announce the end to the runs, and wait until the agents have ended."""
         await _leave(worker)
 
 
 async def _leave(worker: Worker) -> None:
-    """Give the runs the time to end what is in process, or to take it back."""
+    """Announce the end to the runs, and wait until they have ended or taken back their files."""
     there = [post for post in posts(worker).values() if post.agent is not None]
     for post in there:
         post.leave()
     await asyncio.gather(*(post.is_over.wait() for post in there))
-    await asyncio.sleep(0)  # the lines tell that they have ended
+    await asyncio.sleep(0)  # lets the hubs send that the agents have ended
 
 
 def _leave_before_the_end(worker: Worker) -> None:
-    """Leave at SIGTERM also where no nanny ends the Dask worker.
+    """Announce the end at SIGTERM also where the Dask worker has no nanny.
 
-    Then `dask worker` cancels all that goes on in its event loop, before any plugin hears of it.
+    Without one, `dask worker` cancels all tasks of its event loop before it calls a plugin.
     """
     before = signal.getsignal(signal.SIGTERM)
     is_dask_s = getattr(before, "__module__", "") == "distributed._signals"
@@ -330,14 +345,14 @@ def _leave_before_the_end(worker: Worker) -> None:
         end(signum, None)
 
     def leave_first(signum: int, _: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, end)  # the next one ends it at once
+        signal.signal(signal.SIGTERM, end)  # a second signal ends it at once
         loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(leave(signum))))
 
     signal.signal(signal.SIGTERM, leave_first)
 
 
 class _Lines:
-    """Serves the lines that come to a Dask worker."""
+    """Dask's handler of the lines to a Dask worker."""
 
     __name__ = LINE
 
@@ -351,10 +366,11 @@ class _Lines:
 
 
 def end_together(telling: asyncio.Future[None], comm: Comm) -> None:
-    """Break a connection when what sends over it ends, so that the other end looks for another one.
+    """Close a connection when its sender ends, so that the other end notices and connects anew.
 
     Args:
-        telling: Ends when it is cancelled, when the connection breaks, or by a logged defect.
+        telling: The sender; it ends when it is cancelled, when the connection breaks, or by a
+            defect, which is logged.
         comm: The connection.
     """
 
@@ -367,13 +383,13 @@ def end_together(telling: asyncio.Future[None], comm: Comm) -> None:
 
 
 class Hub:
-    """The end of a line at a Dask worker, for it and for others of its node.
+    """The Dask worker's end of a line, for its own post and for other Dask workers of the node.
 
     Args:
         worker: The Dask worker.
-        token: Of the run.
-        beat: What can wait is told every so many seconds.
-        quiet: Nothing at all is told after so many.
+        token: The token of the run.
+        beat: Interval of messages that can wait, in seconds.
+        quiet: Longest pause between two messages, in seconds.
     """
 
     def __init__(self, worker: Worker, token: str, beat: float, quiet: float) -> None:
@@ -386,7 +402,7 @@ class Hub:
         self._peers: dict[str, Peer] = {}
 
     async def serve(self, comm: Comm) -> None:
-        """Carry letters to and fro until the connection breaks."""
+        """Receive and send letters until the connection breaks."""
         telling = asyncio.ensure_future(self._tell(comm))
         end_together(telling, comm)
         try:
@@ -451,7 +467,7 @@ class Hub:
                     await comm.write(sealed(batch))
 
     def pace(self) -> float:
-        """Seconds of a beat: what is known of the GPUs and how far files have got go together."""
+        """Seconds of a beat: GPUs and progress are sent together, at the interval of the GPUs."""
         watch = 0.0 if self._post is None else self._post.watch
         return min(watch or self._beat, self._quiet)
 
@@ -469,12 +485,12 @@ class Peer:
     """Another Dask worker of the node, as a hub reaches it.
 
     Args:
-        address: Of that Dask worker.
-        worker: The one whose hub this is.
-        token: Of the run.
-        beat: As the hub's.
-        quiet: As the hub's.
-        hurry: Is called when there is something to tell.
+        address: The address of that Dask worker.
+        worker: The Dask worker of the hub.
+        token: The token of the run.
+        beat: The hub's interval of messages that can wait, in seconds.
+        quiet: The hub's longest pause between two messages, in seconds.
+        hurry: Called when an urgent message has arrived, or the connection has broken.
     """
 
     def __init__(
@@ -505,17 +521,17 @@ class Peer:
         self._task = asyncio.ensure_future(self._talk())
 
     def send(self, letter: Down) -> None:
-        """Pass a letter on."""
+        """Relay a letter."""
         self._outgoing.append(sealed({self._address: letter}))
         self._has_outgoing.set()
 
     def pass_on(self) -> None:
-        """Pass a sign of life of the run on."""
+        """Relay a sign of life of the run."""
         self._outgoing.append(sealed({}, is_beat=True))
         self._has_outgoing.set()
 
     def letter(self, *, is_due: bool) -> Up | None:
-        """What it has told since the last time."""
+        """What has arrived since the last call, or a report of silence; None: nothing to relay."""
         up, self._heard = self._heard, None
         if self._is_broken:
             return Up(is_broken=True)
@@ -525,13 +541,13 @@ class Peer:
         return up
 
     def dismiss(self) -> None:
-        """Tell it that the run wants it no longer."""
+        """Send that the run has given the Dask worker up, and close the connection soon."""
         self._outgoing.append(sealed({self._address: None}))
         self._has_outgoing.set()
         asyncio.get_running_loop().call_later(PARTING_SECONDS, self.close)
 
     def close(self) -> None:
-        """Talk no more."""
+        """Close the connection."""
         self._task.cancel()
 
     async def _talk(self) -> None:
@@ -549,7 +565,7 @@ class Peer:
                     self._heard = joined(self._heard, batch[self._address])
                     if _is_urgent(self._heard):
                         self._hurry()
-        except OSError:  # its node tells the run, which looks for another way
+        except OSError:  # the hub reports it to the run, which connects directly
             self._is_broken = True
             self._hurry()
         finally:
@@ -574,7 +590,7 @@ def _is_urgent(up: Up) -> bool:
 
 
 def joined(before: Up | None, up: Up) -> Up:
-    """Two letters of one Dask worker as one, in their order; of its progress only the last word."""
+    """Merge two letters of one Dask worker, in their order; of its progress the newest is kept."""
     if before is None:
         return up
     events = list(before.events)

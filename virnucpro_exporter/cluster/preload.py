@@ -1,9 +1,9 @@
-"""What the Dask workers of `--dask-local` load first.
+"""The preload module of the Dask workers of `--dask-local`.
 
-They share the terminal of the program, and say nothing there: the program says it all.
+They share the terminal with the program and print nothing there: the program logs everything.
 
-Ctrl-C reaches every process of the terminal. The program decides what it means: the first one lets
-the files in process end, so the Dask workers have to live on. They leave with the program.
+Ctrl-C sends SIGINT to every process of the terminal. The first one lets the files in process end,
+so the Dask workers must ignore it. They end with the program.
 """
 
 from __future__ import annotations

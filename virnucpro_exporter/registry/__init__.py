@@ -1,6 +1,6 @@
-"""The runs of this machine: how one announces itself, and how the exporter of the machine finds it.
+"""The registry of the runs on this machine: runs are announced there, and `serve` finds them.
 
-A run puts two files into a folder of the machine: `ID.sock`, a socket that gives its newest state
-to those who may know it, and `ID.json`, which says what it is and, in the end, how it ended. Other
-users write there, too, so that nothing in it is trusted: see `folder` and `record`.
+A run creates two files in a shared folder: `ID.sock`, a socket that sends its newest state to
+processes of trusted users, and `ID.json`, which describes the run and, at the end, its result.
+Other users can write into the folder, so its content is not trusted: see `folder` and `record`.
 """

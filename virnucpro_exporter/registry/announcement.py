@@ -1,4 +1,4 @@
-"""A run's side: it is announced, answers those who may know it, and leaves word of its end."""
+"""The run's end of the registry: its entry, a socket that sends its state, and its result."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from virnucpro_exporter.snapshot import RunSnapshot
 
 _log = logging.getLogger(__name__)
 
-LENGTH = struct.Struct(">I")  # before each state that is sent
+LENGTH = struct.Struct(">I")  # the length in bytes, before each state that is sent
 
 _MOST_READERS = 8
-_SEND_SECONDS = 1.0  # for a reader to take a state
+_SEND_SECONDS = 1.0  # the time limit for sending a state to a reader
 _OLD_SECONDS = 86400.0
 _MOST_TIDIED = 200
-_LOOK_SECONDS = 5.0  # between two looks whether the entry is still there
+_LOOK_SECONDS = 5.0  # between two checks that the entry still exists
 
 
 class Announcement:
-    """A run that the exporter of its machine can find.
+    """The announcement of a run, which `serve` on the same machine can find.
 
-    A thread answers each byte that a reader sends with the newest state. It costs the run nothing
-    while nobody reads. An entry that was removed, with the folder or without, is written again.
+    A thread answers each byte from a reader with the newest state. Without a reader it only checks
+    every few seconds that the entry exists; one that was removed is written again.
 
     Args:
         path: The folder of runs.
-        run_id: Of the run.
-        latest: The newest state of the run; may be replaced.
-        origin: Stands for the output folder.
+        run_id: The id of the run.
+        latest: Returns the newest state of the run; may be replaced.
+        origin: A text that stands for the output folder; see `record.origin_of`.
         address: Where the run serves metrics of its own, if it does.
 
     Attributes:
-        latest: As above.
+        latest: As given.
 
     Raises:
-        OSError: Nothing can be written there.
+        OSError: The folder cannot be written.
     """
 
     def __init__(
@@ -71,16 +71,16 @@ class Announcement:
         self._thread.start()
 
     def serves_at(self, address: Address) -> None:
-        """The run serves metrics of its own, too."""
+        """Add the address of the run's own metrics to the entry."""
         self._address = address
         with contextlib.suppress(OSError):  # it is written again later
             self._write()
 
     def close(self, end: RunSnapshot) -> None:
-        """Leave word of the end, and answer no more. A second call does nothing.
+        """Write the result into the entry and close the socket. A second call does nothing.
 
         Args:
-            end: The last state, which says how the run ended.
+            end: The last state, with the result of the run.
         """
         if self._end is not None:
             return
@@ -114,7 +114,7 @@ class Announcement:
             self._folder.write(self._run_id, encode(public(self._end or self._record())))
 
     def _run(self) -> None:
-        """The life of the thread."""
+        """The loop of the thread."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._woken, selectors.EVENT_READ)
@@ -129,12 +129,12 @@ class Announcement:
             self._finish(self._end)
 
     def _look(self, selector: selectors.BaseSelector) -> None:
-        """Announce the run anew where its entry has gone."""
+        """Announce the run again where its entry was removed."""
         if self._folder.is_the_same() and self._folder.has_entry(self._run_id):
             return
         try:
             folder, listener = self._open()
-        except OSError:  # the folder is not there; it may come back
+        except OSError:  # the folder does not exist; it may return
             return
         selector.unregister(self._listener)
         self._listener.close()
@@ -168,7 +168,7 @@ class Announcement:
         reader.close()
 
     def _finish(self, end: Record) -> None:
-        """Tell readers of the end, and leave word of it for those to come."""
+        """Send the result to the readers, and write it into the entry for later ones."""
         self._listener.close()
         try:
             self._write()
@@ -187,7 +187,7 @@ def _send(reader: socket.socket, record: Record) -> None:
 
 
 def _tidy(folder: Folder) -> None:
-    """Remove what runs of this user have left where no exporter of the machine does it."""
+    """Remove old entries of this user's runs, for machines on which no `serve` removes them."""
     for run_id in folder.entries()[:_MOST_TIDIED]:
         with contextlib.suppress(OSError):
             _, uid, written = folder.read(run_id, LONGEST_ENTRY)

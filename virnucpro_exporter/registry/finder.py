@@ -1,4 +1,4 @@
-"""The side of `serve`: finds the runs of this machine, follows them, and notices how they end."""
+"""The end of `serve`: finds the runs of this machine, polls their state, and detects their end."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from virnucpro_exporter.snapshot import Latest, RunSnapshot
 
 _log = logging.getLogger(__name__)
 
-_SCAN_SECONDS = 1.0  # between two looks into the folders
-ASK_SECONDS = 2.0  # between two questions to a run
-_ANSWER_SECONDS = 10.0  # that an answer may take; the run may be stopped
+_SCAN_SECONDS = 1.0  # between two scans of the folders
+ASK_SECONDS = 2.0  # between two requests to a run
+_ANSWER_SECONDS = 10.0  # the time limit for an answer; the run may be stopped (SIGSTOP)
 _CONNECT_SECONDS = 2.0
-_REMEMBER_SECONDS = 30.0  # between two times that live runs are remembered
-_FORGET_SECONDS = 600.0  # after which an entry that was refused is looked at again
+_REMEMBER_SECONDS = 30.0  # between two writes of the runs to the storage
+_FORGET_SECONDS = 600.0  # after which an entry that was refused is read again
 _RETURN_SECONDS = 15.0  # for a run to be announced again in a folder that was cleared
 _MOST_ENTRIES = 1000  # in one folder
 
@@ -42,9 +42,9 @@ class RunFinder:
     """Watches folders of runs from a thread of its own.
 
     Args:
-        folders: Where runs announce themselves; they may come and go.
+        folders: The folders of the registry; they may be created and removed at any time.
         keep: Seconds for which a run is shown after its end.
-        storage: Remembers runs over a restart.
+        storage: Keeps runs across a restart of `serve`.
         clock: Unix seconds.
     """
 
@@ -71,7 +71,7 @@ class RunFinder:
         self._stop: Callable[[], object] = lambda: None
 
     def latest(self) -> tuple[RunSnapshot, ...]:
-        """All runs, in the order in which they began; those that have ended say how."""
+        """All runs, in the order in which they began; those that have ended have a result."""
         return self._latest.latest()
 
     def live(self) -> tuple[Kept, ...]:
@@ -83,7 +83,7 @@ class RunFinder:
         return frozenset(kept.pid for kept in self.live() if kept.pid)
 
     def start(self) -> None:
-        """Recall what was remembered, and begin to look."""
+        """Read the stored runs, and start the thread."""
         self._kept.restore(self._storage.read())
         loop, stopped = asyncio.new_event_loop(), asyncio.Event()
         self._stop = lambda: loop.call_soon_threadsafe(stopped.set)
@@ -93,7 +93,7 @@ class RunFinder:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more, and remember what is known."""
+        """Stop the thread, which stores the runs."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._stop()
@@ -109,7 +109,7 @@ class RunFinder:
         while not stopped.is_set():
             try:
                 self._turn()
-            except Exception:  # noqa: BLE001 - whatever other users do, it goes on; it is logged
+            except Exception:  # noqa: BLE001 - entries of other users must not end the search; logged
                 _log.exception("error while looking for runs; the search continues")
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(stopped.wait(), _SCAN_SECONDS)
@@ -124,7 +124,7 @@ class RunFinder:
             folder.close()
 
     def _turn(self) -> None:
-        """Look into all folders once."""
+        """Scan all folders once."""
         now = self._clock()
         seen: set[str] = set()
         for path in self._paths:
@@ -134,7 +134,7 @@ class RunFinder:
                     seen.add(run_id)
                     self._look_at(folder, run_id, now)
         for key, kept in list(self._kept):
-            # Neither announced nor followed: the machine has been started anew.
+            # Neither announced nor followed: the folder was cleared, by a reboot for example.
             if not kept.is_live or key in seen or key in self._following:
                 self._missing.pop(key, None)
             elif now - self._missing.setdefault(key, now) >= _RETURN_SECONDS:
@@ -149,7 +149,7 @@ class RunFinder:
             self._storage.write(dict(self._kept))
 
     def _open(self, path: Path) -> Folder | None:
-        """The folder at a path, where there is one; shows runs that `serve` is here."""
+        """The folder at a path, if it exists; creates the socket by which runs detect `serve`."""
         folder = self._folders.get(path)
         if folder is None or not folder.is_the_same():
             if folder is not None:
@@ -159,7 +159,7 @@ class RunFinder:
                     gone.close()
             try:
                 folder = self._folders[path] = Folder(path)
-            except OSError:  # it may come later
+            except OSError:  # it may be created later
                 return None
         if path not in self._presence and (presence := folder.appear()) is not None:
             self._presence[path] = presence
@@ -167,14 +167,14 @@ class RunFinder:
         return folder
 
     def _drain(self, path: Path) -> None:
-        """Let those go who have asked whether `serve` is here."""
+        """Close the connections of runs that have checked for a `serve`."""
         presence = self._presence.get(path)
         with contextlib.suppress(BlockingIOError):
             while presence is not None:
                 presence.accept()[0].close()
 
     def _look_at(self, folder: Folder, run_id: str, now: float) -> None:
-        """Follow a run that is not known yet."""
+        """Follow a run that is not followed yet."""
         kept = self._kept.get(run_id)
         is_over = kept is not None and not kept.is_live
         if run_id in self._following or run_id in self._refused or is_over:
@@ -205,14 +205,14 @@ class RunFinder:
         task.add_done_callback(lambda done: self._forget(run_id, done))
 
     def _forget(self, run_id: str, task: asyncio.Task[None]) -> None:
-        """A run is followed no more."""
+        """Remove the task of a run that has ended; an unexpected error is logged."""
         self._following.pop(run_id, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._refused[run_id] = self._clock()
             _log.error("a run is no longer shown: %r", error)
 
     def _read(self, folder: Folder, run_id: str, kept: Kept | None) -> tuple[Record, int]:
-        """What the entry of a run says, and whose it is."""
+        """The record in the entry of a run, and the user id of its owner."""
         data, uid, _ = folder.read(run_id, LONGEST_ENTRY)
         if kept is not None and kept.uid != uid:
             raise RecordError("its id belongs to a run of another user")
@@ -224,7 +224,7 @@ class RunFinder:
         return record, uid
 
     async def _follow(self, folder: Folder, run_id: str, uid: int) -> None:
-        """Ask a run again and again until it has ended."""
+        """Request the state of a run repeatedly until it has ended."""
         while True:
             is_there = False
             try:
@@ -246,7 +246,7 @@ class RunFinder:
                 return
 
     async def _converse(self, folder: Folder, run_id: str, uid: int) -> bool:
-        """Ask on one connection until that ends; False where there can be none."""
+        """Request the state over one connection until it ends; False where none can be made."""
         connected = await self._connect(folder, run_id)
         if connected is None:
             return False
@@ -264,7 +264,7 @@ class RunFinder:
                     if record.run.end is not None:
                         return True
                     self._publish()
-                    # At its end a run says so without being asked.
+                    # At its end a run sends its last state without a request.
                     answer = asyncio.ensure_future(_frame(reader))
                     await asyncio.wait({answer}, timeout=ASK_SECONDS)
             finally:

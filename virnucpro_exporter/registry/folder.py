@@ -1,8 +1,9 @@
-"""The folder in which the runs of a machine announce themselves.
+"""The shared folder of a machine in which runs are announced.
 
-Several users share it, so it is sticky: each may add files, and remove none of another. Files are
-opened without following links, and belong to whom the kernel says, not to whom they say. Paths of
-sockets may have 107 bytes only, so that sockets are reached by a descriptor of the folder.
+Several users share it, so it is sticky: each can add files, but cannot remove those of another.
+Files are opened without following links, and their owner is read from the file system, not from
+their content. The path of a Unix socket is limited to 107 bytes, so sockets are addressed through a
+descriptor of the folder.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group
 
 
 def places(named: str | None, environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where the folder may be, the best place first.
+    """The possible paths of the folder, the preferred one first.
 
     Args:
-        named: What the user has chosen, or None.
-        environment: Of the process.
+        named: The path that the user has chosen, or None.
+        environment: The environment of the process.
     """
     chosen = named or environment.get(VARIABLE)
     if chosen:
@@ -42,10 +43,10 @@ def places(named: str | None, environment: Mapping[str, str]) -> tuple[Path, ...
 
 
 def for_a_run(named: str | None, environment: Mapping[str, str]) -> Path | None:
-    """The folder in which a run announces itself; None where there is none and none is wanted.
+    """The folder in which a run is announced; None where none can be used and none was named.
 
-    That of the machine is used where it is there. One that the user has named, or that belongs to
-    the user alone, is made.
+    The machine's folder is used where it exists. A folder that the user has named, or the user's
+    own one, is created.
 
     Raises:
         UsageError: A folder that the user has named cannot be used.
@@ -64,9 +65,10 @@ def for_a_run(named: str | None, environment: Mapping[str, str]) -> Path | None:
 
 
 def for_serve(named: str | None, environment: Mapping[str, str]) -> list[Path]:
-    """The folders in which `serve` looks for runs; made where that is possible.
+    """The folders that `serve` searches for runs; created where that is possible.
 
-    That of the machine is open to all users. One that the user has named is left as it is.
+    The machine's folder is opened to all users (mode 1777). The mode of any other folder that
+    exists is not changed.
 
     Raises:
         UsageError: A folder that the user has named cannot be used.
@@ -100,11 +102,11 @@ def refusal(folder: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The process at the other end of a socket, as the kernel tells it.
+    """The process at the other end of a socket, as the kernel reports it.
 
     Attributes:
-        pid: Its number; 0 where it is not visible from here.
-        uid: Its user.
+        pid: The process id; 0 where it is not visible from this namespace.
+        uid: The user id.
     """
 
     pid: int
@@ -122,10 +124,10 @@ class Folder:
     """An open folder of runs.
 
     Args:
-        path: Where it is.
+        path: The path of the folder.
 
     Raises:
-        OSError: It cannot be opened.
+        OSError: The folder cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -134,7 +136,7 @@ class Folder:
         self.owner = os.fstat(self._fd).st_uid
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self._fd)
 
     def is_the_same(self) -> bool:
@@ -154,14 +156,14 @@ class Folder:
         return [found[1] for name in names if (found := _ENTRY.fullmatch(name))]
 
     def read(self, run_id: str, most: int) -> tuple[bytes, int, float]:
-        """What an entry says, whose it is, and when it was written.
+        """The content of an entry, the user id of its owner, and its time in Unix seconds.
 
         Args:
-            run_id: Of the run.
-            most: Bytes that an entry may have.
+            run_id: The id of the run.
+            most: The largest size of an entry, in bytes.
 
         Raises:
-            OSError: It is gone, no plain file, or too large.
+            OSError: The entry does not exist, is not a regular file, or is too large.
         """
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         fd = os.open(f"{run_id}.json", flags, dir_fd=self._fd)
@@ -175,13 +177,13 @@ class Folder:
         return data, found.st_uid, found.st_mtime
 
     def write(self, run_id: str, data: bytes) -> None:
-        """Announce a run, or say something new about it; all users may read that.
+        """Create or replace the entry of a run; all users can read it.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The entry cannot be written.
         """
         unfinished = f".{run_id}.{os.getpid()}"
-        self._unlink(unfinished)  # of a process of this number that was killed
+        self._unlink(unfinished)  # left by a killed process with the same id
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(unfinished, flags, 0o600, dir_fd=self._fd)
         try:
@@ -194,7 +196,7 @@ class Folder:
             raise
 
     def has_entry(self, run_id: str) -> bool:
-        """Whether a run is still announced."""
+        """Whether the entry of a run exists."""
         try:
             os.stat(f"{run_id}.json", dir_fd=self._fd, follow_symlinks=False)
         except OSError:
@@ -202,20 +204,20 @@ class Folder:
         return True
 
     def remove(self, run_id: str) -> None:
-        """Take away what a run has left; what belongs to others stays."""
+        """Remove the files of a run, as far as this user may."""
         self._unlink(f"{run_id}.sock")
         self._unlink(f"{run_id}.json")
 
     def listen(self, run_id: str) -> socket.socket:
-        """Where a run answers; any user may ask, and is looked at then.
+        """Create the socket of a run; any user can connect, and the caller checks which user it is.
 
         Raises:
-            OSError: There can be no socket.
+            OSError: The socket cannot be created.
         """
         return self._listen(f"{run_id}.sock")
 
     def unlisten(self, run_id: str) -> None:
-        """Take the name of the socket away."""
+        """Remove the name of a run's socket."""
         self._unlink(f"{run_id}.sock")
 
     def _listen(self, name: str) -> socket.socket:
@@ -223,7 +225,7 @@ class Folder:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(self.address(name))
-            os.chmod(name, 0o666, dir_fd=self._fd)  # noqa: S103 - who connects is looked at
+            os.chmod(name, 0o666, dir_fd=self._fd)  # noqa: S103 - the user of each connection is checked
             listener.listen(_BACKLOG)
             listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
         except BaseException:
@@ -236,10 +238,11 @@ class Folder:
             os.unlink(name, dir_fd=self._fd)
 
     def appear(self) -> socket.socket | None:
-        """Show runs that `serve` is here; None where another one does, or nothing can be written.
+        """Create the socket by which runs detect a `serve`.
 
         Returns:
-            What has to stay open for as long as `serve` is here.
+            The socket, to be kept open while `serve` runs; None where another `serve` has one, or
+            the folder cannot be written.
         """
         try:
             return None if self.server() else self._listen(_PRESENCE)
@@ -247,25 +250,25 @@ class Folder:
             return None
 
     def disappear(self) -> None:
-        """Show that `serve` has gone."""
+        """Remove the socket by which runs detect a `serve`."""
         self._unlink(_PRESENCE)
 
     def server(self) -> Peer | None:
-        """The process that shows the runs of this folder, where there is one.
+        """The `serve` process of this folder, or None.
 
-        Only root, the owner of the folder and the user of this process are believed.
+        Only processes of root, of the owner of the folder and of the user of this process count.
         """
         with self._connected(_PRESENCE) as connection:
             found = None if connection is None else peer_of(connection)
         return found if found is not None and found.uid in self.trusted() else None
 
     def answers(self, run_id: str) -> bool:
-        """Whether the process of a run is there."""
+        """Whether the socket of a run accepts connections."""
         with self._connected(f"{run_id}.sock") as connection:
             return connection is not None
 
     def processes(self) -> frozenset[int]:
-        """The processes of the runs that go on, by the kernel's word."""
+        """The process ids of the runs in progress, as the kernel reports them."""
         found = set()
         for run_id in self.entries():
             with self._connected(f"{run_id}.sock") as connection:
@@ -274,7 +277,7 @@ class Folder:
         return frozenset(found)
 
     def trusted(self) -> tuple[int, int, int]:
-        """The users who may know all about the runs of this process."""
+        """The ids of the users who may read the full state of this process's runs."""
         return (0, os.geteuid(), self.owner)
 
     @contextlib.contextmanager
@@ -283,7 +286,7 @@ class Folder:
             connection.settimeout(0)
             try:
                 connection.connect(self.address(name))
-            except OSError:  # there is none, or nobody listens, or too many wait
+            except OSError:  # it does not exist, no process listens, or its backlog is full
                 yield None
             else:
                 yield connection

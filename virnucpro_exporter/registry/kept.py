@@ -1,7 +1,7 @@
-"""What `serve` keeps of runs: the newest state of each, its name, and how it ended.
+"""The runs that `serve` shows: the newest state of each, its name, and its result.
 
-A pure part: the time is an argument, and what is to be kept over a restart is taken in and given
-out as values.
+Functional core: the time is an argument, and the runs that are stored across a restart are passed
+in and out as values.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from dataclasses import dataclass, replace
 from virnucpro_exporter.registry.record import Record
 from virnucpro_exporter.snapshot import RunEnd, RunResult, RunSnapshot, RunState
 
-# Of one user, so that none can push out the runs of others. Those that ended first make room.
+# The limits for each user, so that one user cannot displace the runs of others. Runs that ended
+# first are removed first.
 _MOST_ENDED = 100
 _MOST_LIVE = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A run.
+    """A run that is shown.
 
     Attributes:
-        record: What it said last; `record.run.name` is the name it would like.
-        name: The name by which it is shown; no other has it.
-        uid: Its user.
-        user: The name of the user, or a number.
-        pid: Its process; 0 where that is not known or has gone.
+        record: Its newest record; `record.run.name` is the name that the run has chosen.
+        name: The unique name by which it is shown.
+        uid: The id of its user.
+        user: The name of its user, or the id where there is no name.
+        pid: Its process id; 0 where it is unknown or the process has gone.
     """
 
     record: Record
@@ -69,14 +70,21 @@ class KeptRuns:
         return self._runs.get(key)
 
     def restore(self, runs: Mapping[str, Kept]) -> None:
-        """Take in what was kept before a restart; those that were live are looked for."""
+        """Add the runs of before a restart; `vanish` ends live ones that are not found again."""
         self._runs.update(runs)
 
     def update(self, key: str, record: Record, uid: int, user: str, pid: int = 0) -> bool:
-        """A run has said something.
+        """Add or update a run.
+
+        Args:
+            key: The id of the run.
+            record: Its newest record; a second result of an ended run is ignored.
+            uid: The id of its user.
+            user: The name of its user.
+            pid: Its process id; 0: unchanged.
 
         Returns:
-            Whether it is kept; there may be too many.
+            Whether the run is kept; False where its user has too many live ones.
         """
         known = self._runs.get(key)
         if known is not None:
@@ -89,10 +97,10 @@ class KeptRuns:
         return True
 
     def vanish(self, key: str, now: float) -> None:
-        """The process of a run has gone, and has not told of an end.
+        """End a run whose process has gone without a result.
 
         Args:
-            key: Of the run.
+            key: The id of the run.
             now: Unix seconds.
         """
         known = self._runs.get(key)
@@ -104,10 +112,10 @@ class KeptRuns:
             self._runs[key] = replace(known, record=replace(known.record, run=ended), pid=0)
 
     def disown(self, key: str, now: float) -> None:
-        """A run cannot be followed; one that has never answered may be no run, and is dropped.
+        """End a run that cannot be followed; drop it where it has never answered.
 
         Args:
-            key: Of the run.
+            key: The id of the run.
             now: Unix seconds.
         """
         known = self._runs.get(key)
@@ -116,10 +124,13 @@ class KeptRuns:
         self.vanish(key, now)
 
     def expire(self, now: float) -> list[str]:
-        """Forget runs that ended long ago, and those that are too many.
+        """Remove runs that ended more than `keep` seconds ago, and those beyond the limits.
+
+        Args:
+            now: Unix seconds.
 
         Returns:
-            Their keys.
+            The ids of the removed runs.
         """
         ended: dict[int, list[tuple[float, str]]] = defaultdict(list)
         for key, kept in self._runs.items():
@@ -139,9 +150,9 @@ class KeptRuns:
         return sum(kept.is_live and kept.uid == uid for kept in self._runs.values()) < _MOST_LIVE
 
     def _name(self, record: Record, uid: int) -> str:
-        """The name of a new run: the one that it would like, or with a number where that is taken.
+        """The name of a new run: the chosen one, with a number where another run has it.
 
-        A run into the same output folder takes the place of one that has ended.
+        A run replaces an ended one of the same user, name and output folder.
         """
         wanted = record.run.name
         for key, kept in list(self._runs.items()):

@@ -1,7 +1,7 @@
-"""What a run says of itself, as bytes, and reading that without trust.
+"""The record of a run: encoding, and decoding of untrusted bytes.
 
-Any user may write an entry. So its size is bounded, texts are cleaned and cut, numbers are finite,
-and what cannot be shown without harm to the other runs is refused as a whole.
+Any user can write an entry. So its size is bounded, texts are sanitized and truncated, numbers are
+checked to be finite, and a record that would disturb the metrics of other runs is rejected.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _MOST_STEALS = 20_000  # pairs
 
 
 class RecordError(ValueError):
-    """What a run says of itself cannot be used."""
+    """The record of a run cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a run serves its own metrics.
+    """The address of a run's own metrics.
 
     Attributes:
-        port: Its port.
-        path: Of the metrics.
+        port: The TCP port.
+        path: The path of the metrics.
         scheme: `http` or `https`.
-        is_local: Only programs on this machine reach it.
+        is_local: Whether only programs on this machine can connect.
     """
 
     port: int
@@ -53,12 +53,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a run says of itself.
+    """The record of a run.
 
     Attributes:
-        run: Its state.
-        origin: The same for all runs into one output folder, and for no others.
-        address: Where it serves metrics of its own, if it does.
+        run: The state of the run.
+        origin: A text that identifies the output folder; see `origin_of`.
+        address: The address of the run's own metrics, if it serves them.
     """
 
     run: RunSnapshot
@@ -75,13 +75,13 @@ def origin_of(folder: str) -> str:
 
 
 def encode(record: Record) -> bytes:
-    """All that a run says, as bytes."""
+    """A record as JSON, with the newest failures only."""
     run = replace(record.run, failures=record.run.failures[-_MOST_FAILURES:])
     return json.dumps(replace(record, run=run), default=_plain).encode()
 
 
 def public(record: Record) -> Record:
-    """What any user of the machine may know: all but the names of files and what errors say."""
+    """The record without names of files and texts of errors, which any user may read."""
     end = record.run.end
     workers = tuple(
         replace(
@@ -104,10 +104,10 @@ def public(record: Record) -> Record:
 
 
 def decode(data: bytes) -> Record:
-    """What a run has said.
+    """Decode and check a record.
 
     Raises:
-        RecordError: It cannot be read, or must not be shown.
+        RecordError: It cannot be decoded, or must not be shown.
     """
     try:
         values = _harmless(json.loads(data), 0)
@@ -127,7 +127,7 @@ def decode(data: bytes) -> Record:
 
 
 def _faults(run: RunSnapshot) -> Iterator[str]:
-    """Why a state must not be shown."""
+    """The reasons why a state must not be shown."""
     if not run.name:
         yield "it has no name"
     labels = [run.name, run.run_id, run.processor, run.balancer]
@@ -157,7 +157,7 @@ def _plain(value: Any) -> Any:
 
 
 def _harmless(value: Any, depth: int) -> Any:
-    """A value of JSON, in which no text can do harm and no number is beyond all measure."""
+    """A JSON value with sanitized texts; refuses huge or non-finite numbers and deep nesting."""
     if isinstance(value, str):
         return clean(value[:_LONGEST_TEXT])
     if isinstance(value, float | int):

@@ -1,4 +1,4 @@
-"""What `serve` remembers of runs over its own restart: a file for each, in a folder of its own."""
+"""The storage of runs across a restart of `serve`: a file for each, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _log = logging.getLogger(__name__)
 
 
 def state_folder(named: str | None, environment: Mapping[str, str]) -> Path | None:
-    """Where `serve` remembers runs: as systemd says, else where programs of a user keep state.
+    """The folder in which `serve` stores runs: systemd's state directory, else the user's (XDG).
 
     Args:
-        named: What the user has chosen, or None.
-        environment: Of the process.
+        named: The path that the user has chosen, or None.
+        environment: The environment of the process.
     """
     if named:
         return Path(named)
@@ -33,10 +33,10 @@ def state_folder(named: str | None, environment: Mapping[str, str]) -> Path | No
 
 
 class RunStorage:
-    """The files.
+    """The files of the stored runs.
 
     Args:
-        folder: Made when something is to be remembered; None remembers nothing.
+        folder: Created when something is stored; None: nothing is stored.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -45,7 +45,7 @@ class RunStorage:
         self._failure = ""
 
     def read(self) -> dict[str, Kept]:
-        """All that is remembered."""
+        """All stored runs, by their ids; unreadable files are logged and skipped."""
         found: dict[str, Kept] = {}
         paths = [] if self._folder is None else sorted(self._folder.glob("*.run.json"))
         for path in paths:
@@ -61,7 +61,7 @@ class RunStorage:
         return found
 
     def write(self, runs: Mapping[str, Kept]) -> None:
-        """Remember these, and no others; only what has changed is written."""
+        """Store these runs and remove all others; only changed ones are written; logs errors."""
         if self._folder is None:
             return
         try:
@@ -81,7 +81,7 @@ class RunStorage:
             self._failure = ""
 
     def _path(self, key: str) -> Path:
-        assert self._folder is not None  # noqa: S101 - both callers have looked
+        assert self._folder is not None  # noqa: S101 - both callers have checked it
         return self._folder / f"{re.sub(r'[^0-9a-f-]', '_', key)}.run.json"
 
     def _write(self, path: Path, kept: Kept) -> None:

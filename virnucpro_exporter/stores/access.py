@@ -1,8 +1,8 @@
-"""Everything that imports fsspec: looking objects up, listing them, reading them by range.
+"""The adapter of fsspec: metadata of objects, listings and reads by range.
 
-Each library of a store raises errors of its own, and some of their texts hold a URL with its
-signature. So all of them become one line here: a `FileNotFoundError` where no such object,
-else a `StoreError`, without the error that it was made of.
+The libraries of the stores raise errors of their own, and some texts contain a URL with its
+signature. They are converted here to one line: a `FileNotFoundError` where the object does not
+exist, else a `StoreError`; the original error is not chained to it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any, NamedTuple, TypeVar
 from virnucpro_exporter.errors import StoreError, UsageError
 from virnucpro_exporter.stores.urls import WEB, scheme_of, with_query, without_secrets
 
-# What is read ahead: little at first, since many readers want the first bytes alone, and more as
-# they go on: each request costs a round trip.
+# The bytes that are read ahead: few at first, since many readers need the first bytes only, and
+# more when reading continues, since each request costs a round trip.
 _FIRST_AHEAD, _MOST_AHEAD = 1 << 18, 1 << 23
 
-# A server that is away is asked again after so many seconds each.
+# The pauses before each further request to a server that is unavailable, in seconds.
 PAUSES = (0.5, 1.0, 2.0, 4.0)
 
 _NEEDED = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp", "http": "aiohttp"}
@@ -40,7 +40,7 @@ _CREDENTIALS = {
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS",
 }
 
-# To begin a file, a worker asks for its size several times.
+# A worker requests the size of a file several times when it opens it: answers are cached.
 _FRESH_SECONDS = 5.0
 _MOST_HEARD = 256
 
@@ -48,14 +48,14 @@ T = TypeVar("T")
 
 
 class Stored(NamedTuple):
-    """An object.
+    """The metadata of an object.
 
     Attributes:
-        url: Its name, without a query.
-        size: In bytes; -1 where the server does not say.
-        version: A number that changes with its content: of its ETag, or its time. 0 where the
-            server says neither.
-        has_ranges: Whether it can be read from anywhere but its start.
+        url: The URL without its query string.
+        size: The size in bytes; -1 where the server does not report it.
+        version: A hash of the ETag, generation or time, which changes with the content; 0 where
+            the server reports none.
+        has_ranges: Whether the server supports range requests.
     """
 
     url: str
@@ -68,10 +68,10 @@ _heard: dict[str, tuple[float, Stored | None]] = {}
 
 
 def need(scheme: str) -> None:
-    """Make sure that what URLs of a kind need is installed.
+    """Check that the packages for URLs of this scheme are installed.
 
     Raises:
-        UsageError: It is not.
+        UsageError: A package is missing.
     """
     for module in ("fsspec", _NEEDED[scheme]):
         if util.find_spec(module) is None:
@@ -83,25 +83,25 @@ def need(scheme: str) -> None:
 
 @lru_cache(maxsize=8)
 def _system(scheme: str) -> Any:
-    """The file system of fsspec. It takes credentials where the store's own tools find them."""
+    """The file system of fsspec; it finds credentials in the same places as the store's tools."""
     need(scheme)
     for name in ("fsspec", "s3fs", "botocore", "aiobotocore", "gcsfs", "asyncio"):
         # At level debug these log requests with their signatures.
         logging.getLogger(name).setLevel(logging.WARNING)
     fsspec = import_module("fsspec")
     more: dict[str, Any] = {}
-    if scheme == "s3":  # s3fs and we ask again; to do so at three levels would take minutes
+    if scheme == "s3":  # s3fs and `attempt` retry; a third level would take minutes
         more["config_kwargs"] = {"retries": {"total_max_attempts": 1}, "connect_timeout": 10}
     return fsspec.filesystem(scheme, use_listings_cache=False, **more)
 
 
 def attempt(url: str, ask: Callable[[Any], T], pauses: Sequence[float] = PAUSES) -> T:
-    """Ask a store, and ask again where it is away.
+    """Send a request to a store, and repeat it while the store is unavailable.
 
     Args:
-        url: What it is asked about.
-        ask: Is given the file system.
-        pauses: Seconds to wait before each further time.
+        url: The URL of the object, for the scheme and the text of errors.
+        ask: Sends the request; its argument is the file system of fsspec.
+        pauses: Seconds to wait before each repetition.
 
     Raises:
         FileNotFoundError: There is no such object.
@@ -116,11 +116,11 @@ def attempt(url: str, ask: Callable[[Any], T], pauses: Sequence[float] = PAUSES)
         if pause is None or not may_pass:
             break
         time.sleep(pause)
-    raise problem  # not within `except`: what it was made of may hold a signature
+    raise problem  # not within `except`: the original error may contain a signature
 
 
 def _explained(url: str, error: Exception) -> tuple[OSError, bool]:
-    """An error in one line, and whether asking again may help."""
+    """An error in one line, and whether a repetition may succeed."""
     if isinstance(error, StoreError):
         return error, False
     if _lacks_bucket(error):
@@ -134,7 +134,7 @@ def _explained(url: str, error: Exception) -> tuple[OSError, bool]:
     if "Connect" in kind or "Timeout" in kind or isinstance(error, ConnectionError | TimeoutError):
         return StoreError(f"{url!r}: its server cannot be reached"), True
     text = " ".join(without_secrets(str(error)).split())
-    # Servers say in many ways that they are busy; faults of the request are known.
+    # Servers report overload in many ways; errors that repetition cannot mend are handled above.
     return StoreError(f"{url!r}: {text or kind}"[:_LONGEST_LINE]), True
 
 
@@ -143,7 +143,7 @@ def _lacks_bucket(error: Exception) -> bool:
 
 
 def _known(url: str, error: Exception) -> str | None:
-    """What is said of an error that will not pass; None of any other."""
+    """The text for an error that repetition cannot mend; None for any other."""
     kind = type(error).__name__
     hint = _CREDENTIALS.get(scheme_of(url), "is the URL still valid?")
     is_denied = isinstance(error, PermissionError)
@@ -157,15 +157,15 @@ def _known(url: str, error: Exception) -> str | None:
 
 
 def look_up(url: str, *, fresh: bool = False) -> Stored:
-    """Ask about one object; what was heard in the last seconds is not asked again.
+    """The metadata of one object; answers are cached for some seconds.
 
     Args:
-        url: Its URL.
-        fresh: Ask in any case.
+        url: The URL of the object.
+        fresh: Whether to send a request even where a cached answer exists.
 
     Raises:
-        FileNotFoundError: There is none of this name.
-        StoreError: The store cannot be asked.
+        FileNotFoundError: The object does not exist.
+        StoreError: The request fails.
     """
     now = time.monotonic()
     heard_at, found = _heard.get(url, (float("-inf"), None))
@@ -189,7 +189,7 @@ def _object(system: Any, url: str) -> Mapping[str, Any]:
 
 
 def _probe(system: Any, url: str) -> Stored:
-    """Ask a web server for the first byte: its answer says also whether it sends ranges."""
+    """Request the first byte from a web server: the answer shows whether it supports ranges."""
     fsspec_asyn = import_module("fsspec.asyn")
 
     async def ask() -> Stored:
@@ -215,21 +215,21 @@ def _as_stored(url: str, about: Mapping[str, Any]) -> Stored:
 
 
 def _version(mark: str) -> int:
-    """A number of what a server says of the content; the journal has room for 63 bits."""
+    """A number for an ETag or time, of 56 bits: the journal can store 63."""
     if not mark:
         return 0
     return int.from_bytes(hashlib.sha256(mark.encode()).digest()[:7], "big")
 
 
 def find(url: str) -> list[Stored]:
-    """The objects that a URL means: one, those below a prefix, or those of a pattern.
+    """The objects that a URL names: one object, those below a prefix, or those of a pattern.
 
     Args:
-        url: A prefix ends with `/`, or is no object itself.
+        url: The URL; it is a prefix if it ends with `/` or names no object.
 
     Raises:
-        FileNotFoundError: There is none.
-        StoreError: The store cannot be asked, or cannot list.
+        FileNotFoundError: No object matches.
+        StoreError: The request fails, or the store cannot list objects.
     """
     scheme = scheme_of(url)
     if scheme in WEB:
@@ -266,25 +266,25 @@ def _listed(system: Any, scheme: str, url: str) -> Iterator[Stored]:
 
 
 def open_stored(url: str) -> StoredFile:
-    """Open an object to be read.
+    """Open an object for reading.
 
     Raises:
-        FileNotFoundError: There is none of this name.
-        StoreError: The store cannot be asked.
+        FileNotFoundError: The object does not exist.
+        StoreError: The request fails.
     """
     return StoredFile(look_up(url))
 
 
 class StoredFile(io.RawIOBase):
-    """An object that is read by range, a little ahead of its reader.
+    """An object that is read by range requests, with read-ahead.
 
     Args:
-        stored: The object.
+        stored: The metadata of the object.
 
     Attributes:
-        stored: The same.
-        name: Its URL.
-        size: In bytes.
+        stored: As given.
+        name: The URL.
+        size: The size in bytes; -1 where it is unknown.
     """
 
     def __init__(self, stored: Stored) -> None:
@@ -298,22 +298,23 @@ class StoredFile(io.RawIOBase):
         self._handle: Any = None
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def seekable(self) -> bool:
-        """Whether the server sends ranges."""
+        """Whether the server supports range requests."""
         return self.stored.has_ranges
 
     def tell(self) -> int:
-        """Where the next byte is read."""
+        """The offset of the next byte to read."""
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go on reading elsewhere.
+        """Set the offset of the next byte to read; returns it.
 
         Raises:
-            StoreError: The server sends whole files alone, and this is not where the reader is.
+            StoreError: The server does not support range requests, and the buffer does not hold
+                the offset.
         """
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
         at = max(0, base + offset)
@@ -331,10 +332,10 @@ class StoredFile(io.RawIOBase):
         return len(text)
 
     def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes, empty at the end; all that is left where it is negative.
+        """Read at most `size` bytes, or the rest where it is negative; empty at the end.
 
         Raises:
-            OSError: The store does not answer.
+            OSError: The request fails.
         """
         if size < 0:
             return b"".join(iter(lambda: self.read(_MOST_AHEAD), b""))
@@ -347,7 +348,7 @@ class StoredFile(io.RawIOBase):
         return text
 
     def read_at(self, length: int, offset: int) -> bytes:
-        """So many bytes from a place, fewer at the end; the reader stays where it is."""
+        """Read `length` bytes at an offset, fewer at the end; `tell` does not change."""
         at = self._at
         try:
             self.seek(offset)
@@ -360,7 +361,7 @@ class StoredFile(io.RawIOBase):
             self.seek(at)
 
     def _fill(self, size: int) -> None:
-        """Hold what the reader is about to read."""
+        """Fill the buffer from the current offset."""
         if self.stored.has_ranges and self._at >= self.size:
             text = b""
         else:
@@ -371,10 +372,10 @@ class StoredFile(io.RawIOBase):
         self._held_at, self._held = self._at, text
 
     def _fetch(self, system: Any, wanted: int) -> bytes:
-        """The next bytes, from the store.
+        """Request the next bytes from the store.
 
         Raises:
-            Exception: As its library says it.
+            Exception: The error of the store's library.
         """
         if self._handle is None:
             self._handle = self._open(system)
@@ -401,7 +402,7 @@ class StoredFile(io.RawIOBase):
         return system.open(with_query(self.name), "rb", size=self.size, cache_type="none")
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         handle, self._handle = self._handle, None
         if handle is not None:
             handle.close()

@@ -1,4 +1,4 @@
-"""A path in a store: it has a name, can be opened and looked at like any other."""
+"""Paths of objects in a store, with the interface of `pathlib.Path` for reading."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class StoredPath(PosixPath):
     """An object in a store, by its URL.
 
-    Its name, suffix and parent are those of its URL. What needs a file of this machine, such as
-    `open(path)`, finds none.
+    Its name, suffix and parent are those of its URL. Functions that need a local file, such as the
+    built-in `open(path)`, fail with `FileNotFoundError`.
     """
 
     __slots__ = ()
@@ -29,24 +29,24 @@ class StoredPath(PosixPath):
         return str(self)
 
     def absolute(self) -> StoredPath:
-        """The same: there is no folder in which it is relative."""
+        """The same path: a URL is always absolute."""
         return self
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:  # noqa: ARG002 - there are no links
-        """Ask the store for size and time.
+        """Request the metadata; `st_mtime` is derived from the version and is no real time.
 
         Raises:
-            OSError: There is no such object, or the store does not answer.
+            OSError: The object does not exist, or the request fails.
         """
         from virnucpro_exporter.stores.access import look_up  # noqa: PLC0415 - needs an extra
 
         found = look_up(str(self))
-        mode = 0o100444 if found.has_ranges else 0o010444  # what cannot be entered is like a pipe
+        mode = 0o100444 if found.has_ranges else 0o010444  # without ranges: like a pipe
         time = found.version / 10**9
         return os.stat_result((mode, 0, 0, 1, 0, 0, found.size, time, time, time))
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:  # noqa: ARG002 - there are no links
-        """Whether there is such an object; true where the store does not say."""
+        """Whether the object exists; true where the request fails."""
         try:
             self.stat()
         except FileNotFoundError:
@@ -63,11 +63,11 @@ class StoredPath(PosixPath):
         errors: str | None = None,
         newline: str | None = None,
     ) -> IO[Any]:
-        """Open the object to be read by range.
+        """Open the object for reading.
 
         Raises:
-            OSError: There is no such object, or the store does not answer.
-            ValueError: It is to be written.
+            OSError: The object does not exist, or the request fails.
+            ValueError: The mode is one of writing.
         """
         if set(mode) - set("rbt"):
             raise ValueError(f"an object in a store can only be read, not opened with {mode!r}")
@@ -77,14 +77,14 @@ class StoredPath(PosixPath):
         return io.TextIOWrapper(io.BufferedReader(raw), encoding, errors, newline)
 
     def open_raw(self) -> StoredFile:
-        """Open the object, without a buffer beside that of ranges."""
+        """Open the object without a further buffer."""
         from virnucpro_exporter.stores.access import open_stored  # noqa: PLC0415 - needs an extra
 
         return open_stored(str(self))
 
 
 def path_of(text: str | os.PathLike[str]) -> Path:
-    """The path that a text names: on this machine, or in a store."""
+    """The path for a text: a local path, or that of a URL."""
     if isinstance(text, str) and is_url(text):
         return StoredPath(text)
     return text if isinstance(text, Path) else Path(text)

@@ -1,7 +1,7 @@
-"""URLs of objects: which are taken, and what of them may be shown.
+"""URLs of objects: which are accepted, and which parts may be shown.
 
-A query string may hold a signature, which is as good as a password. So it is kept apart from the
-URL from the start: names, logs, metrics and the journal have the URL without it.
+A query string may contain a signature, which gives access like a password. So it is stored apart
+from the URL: names, logs, metrics and the journal contain the URL without it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ BUCKETS = ("s3", "gs")
 WEB = ("https", "http")
 SCHEMES = (*BUCKETS, *WEB)
 
-# How workers get query strings: other users cannot read the environment of a process.
+# Passes query strings to workers: other users cannot read the environment of a process.
 QUERIES_VARIABLE = "VIRNUCPRO_URL_QUERIES"
-_MOST_BYTES = 100_000  # of one variable; Linux takes 128 KiB
+_MOST_BYTES = 100_000  # of one variable; the limit of Linux is 128 KiB
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _QUERY = re.compile(r"(https?://[^\s?'\"<>]*)\?[^\s'\"<>]*", re.IGNORECASE)
@@ -31,36 +31,36 @@ _queries: dict[str, str] = {}
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is a URL and no path of this machine."""
+    """Whether a text is a URL, not a local path."""
     # The search is many times faster than the expression, and most texts are paths.
     return "://" in text and _URL.match(text) is not None
 
 
 def scheme_of(url: str) -> str:
-    """What stands before `://`, in small letters."""
+    """The scheme of a URL, in lower case."""
     return url.partition("://")[0].lower()
 
 
 def state_folder(url: str) -> str:
-    """Where the journal of a run lies that writes into a store, unless a folder is named."""
+    """The default folder of the journal of a run whose results go into a store."""
     return f"virnucpro-state/{url.replace('://', '/', 1)}"
 
 
 def without_queries(text: str) -> str:
-    """A text of any kind in which no URL has a query string."""
+    """A text without the query strings of the http and https URLs in it."""
     return _QUERY.sub(r"\1", text)
 
 
 def without_secrets(text: str) -> str:
-    """A text of any kind in which no URL has a user, a password or a query string."""
+    """A text without the users, passwords and query strings of the URLs in it."""
     return _USER.sub(r"\1...@", _ANY_QUERY.sub(r"\1", without_queries(text)))
 
 
 def refusal(url: str) -> str | None:
-    """Why a URL cannot be used, in words that do not repeat what may be secret; None where it can.
+    """Why a URL cannot be used, without its secret parts; None where it can be used.
 
     Args:
-        url: With its query, if it has one.
+        url: The URL, with its query string if it has one.
     """
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
@@ -83,10 +83,10 @@ def refusal(url: str) -> str | None:
 
 
 def put_query_aside(url: str) -> str:
-    """Remember the query string of a URL for this process and its workers.
+    """Store the query string of a URL for this process and its workers.
 
     Returns:
-        The URL without it.
+        The URL without its query string, with the scheme in lower case.
 
     Raises:
         UsageError: The URL cannot be used.
@@ -105,7 +105,7 @@ def put_query_aside(url: str) -> str:
 
 
 def with_query(url: str) -> str:
-    """The URL as its server wants it; never to be shown."""
+    """The URL with its query string, for requests; it must never be shown."""
     if not _queries and QUERIES_VARIABLE in os.environ:
         _queries.update(json.loads(os.environ.pop(QUERIES_VARIABLE)))
     query = _queries.get(url)
@@ -113,7 +113,7 @@ def with_query(url: str) -> str:
 
 
 def environment(urls: Iterable[str]) -> dict[str, str]:
-    """What workers need in their environment to read these URLs.
+    """The environment variables with which workers can read these URLs.
 
     Raises:
         UsageError: There are too many query strings.

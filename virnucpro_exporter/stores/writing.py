@@ -1,4 +1,4 @@
-"""Writing objects: each is there as a whole or not at all."""
+"""Writing objects: each appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from virnucpro_exporter.stores.urls import scheme_of
 
 
 def upload(path: Path, url: str, pauses: Sequence[float] = PAUSES) -> None:
-    """Write a file as an object, which appears when all of it has arrived; a large one in parts.
+    """Upload a file as an object, or the files of a folder as objects below a prefix.
+
+    An object appears when its upload is complete; large files are uploaded in parts.
 
     Args:
         path: The file, or a folder of files.
-        url: The object, or the prefix of the objects.
-        pauses: Seconds to wait before each further time where the store is away.
+        url: The URL of the object, or the prefix of the objects.
+        pauses: Seconds to wait before each repetition where the store is unavailable.
 
     Raises:
-        OSError: The file cannot be read, or the store does not take it.
+        OSError: A file cannot be read, or an upload fails.
     """
     if path.is_dir():
         for file in sorted(path.rglob("*")):
@@ -35,19 +37,20 @@ def put(url: str, content: bytes) -> None:
     """Write a small object.
 
     Raises:
-        StoreError: The store does not take it.
+        StoreError: The upload fails.
     """
     attempt(url, lambda system: system.pipe_file(url, content))
 
 
 def create(url: str, content: bytes) -> bool | None:
-    """Write a small object where there is none.
+    """Write a small object unless it exists.
 
     Returns:
-        Whether there was none; None, and nothing is written, if the store cannot tell.
+        Whether it was written; False where it exists; None, without writing, where the store does
+        not support conditional writes.
 
     Raises:
-        StoreError: The store does not take it.
+        StoreError: The request fails.
     """
 
     def ask(system: Any) -> bool | None:
@@ -70,18 +73,18 @@ def get(url: str) -> bytes:
     """The content of a small object.
 
     Raises:
-        FileNotFoundError: There is none.
-        StoreError: The store cannot be asked.
+        FileNotFoundError: The object does not exist.
+        StoreError: The request fails.
     """
     content: bytes = attempt(url, lambda system: system.cat_file(url))
     return content
 
 
 def remove(url: str) -> None:
-    """Remove an object; there need be none.
+    """Remove an object, if it exists.
 
     Raises:
-        StoreError: The store does not let it go.
+        StoreError: The request fails.
     """
     with contextlib.suppress(FileNotFoundError):
         attempt(url, lambda system: system.rm_file(url))
@@ -91,7 +94,7 @@ def exists(url: str) -> bool:
     """Whether there is an object of this name, or below it.
 
     Raises:
-        StoreError: The store cannot be asked.
+        StoreError: The request fails.
     """
     try:
         look_up(url, fresh=True)
@@ -101,10 +104,10 @@ def exists(url: str) -> bool:
 
 
 def sizes(url: str) -> dict[str, int]:
-    """The bytes of all objects below a prefix, by the rest of their names.
+    """The sizes in bytes of all objects below a prefix, by their names relative to it.
 
     Raises:
-        StoreError: The store cannot be asked.
+        StoreError: The request fails.
     """
     top = f"{url.partition('://')[2]}/"
     found = attempt(url, lambda system: system.find(f"{url}/", detail=True))
@@ -112,13 +115,13 @@ def sizes(url: str) -> dict[str, int]:
 
 
 def end_uploads(url: str) -> int:
-    """End what a killed run has begun to upload below a prefix, which would be stored for ever.
+    """Abort unfinished uploads of a killed run below a prefix, which S3 would store for ever.
 
     Returns:
-        How many uploads; 0 also where a store ends them itself.
+        The number of uploads; 0 for stores other than S3, and where the store has no such request.
 
     Raises:
-        StoreError: The store cannot be asked.
+        StoreError: The request fails.
     """
     if scheme_of(url) != "s3":
         return 0

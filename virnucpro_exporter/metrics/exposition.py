@@ -35,7 +35,7 @@ _OF_SAMPLE: Callable[[Sample], tuple[str, dict[str, str], float, Exemplar | None
 
 
 class Labels(dict[str, str]):
-    """A label set that is never changed, and knows its text."""
+    """An immutable label set that caches its text."""
 
     @functools.cached_property
     def text(self) -> str:

@@ -60,16 +60,16 @@ def _health(run: RunSnapshot, now: float) -> CollectorHealth:
 
 
 def _alive(run: RunSnapshot) -> float:
-    """When the run was last known to go on, in Unix seconds; one that has ended needs no loop."""
+    """Unix seconds of the run loop's last heartbeat; of a run that has ended, of its snapshot."""
     silent = 0.0 if run.state in _ENDED else run.heartbeat_age
     return run.timestamp - (silent or 0.0)
 
 
 class GpuHealth:
-    """The health that a GPU monitor tells of itself.
+    """The health of a GPU monitor, from its snapshots.
 
     Args:
-        source: Whose `latest()` is a `GpuSnapshot`.
+        source: `latest()` returns a `GpuSnapshot`.
     """
 
     def __init__(self, source: Published[GpuSnapshot]) -> None:
@@ -87,7 +87,7 @@ def why_not_ready(run: RunSnapshot | None, gpus: GpuSnapshot | None, now: float)
 
     Args:
         run: The newest snapshot of the run, or None when there is no run.
-        gpus: The newest snapshot of the GPUs, or None when nobody watches them.
+        gpus: The newest snapshot of the GPUs, or None when no monitor runs.
         now: Unix seconds.
     """
     if run is not None and run.state not in _ENDED and now - _alive(run) > STALE_AFTER:

@@ -1,8 +1,8 @@
-"""Metrics for machines that nobody can scrape: a file for node_exporter, or a Pushgateway.
+"""Metrics for machines that cannot be scraped: a file for node_exporter, or a Pushgateway.
 
 Both run in a thread of their own. A failure is counted, and logged once when it begins and once
-when it ends; the run goes on. What is sent last stays where it was sent for as long as nobody
-removes it, so it leaves out what is true only while the program runs: the values of the GPUs.
+when it ends; the run continues. The last metrics remain at their target until they are removed, so
+they leave out values that hold only while the program runs: those of the GPUs.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _TIMEOUT = 5.0  # seconds for one push
 
 
 class Periodic(ABC):
-    """Sends the metrics now and then, and a last time when it is stopped.
+    """Sends the metrics periodically, and a last time when it is stopped.
 
     Attributes:
-        failures: How many times in all sending failed.
+        failures: How many attempts to send have failed.
 
     Args:
-        target: Where to, for the log.
-        interval: Seconds from one time to the next.
+        target: The target, for the log.
+        interval: Seconds between two attempts.
     """
 
     def __init__(self, target: str, interval: float) -> None:

@@ -35,7 +35,7 @@ def build_registry(
         coordinator: Whose `latest()` is a `RunSnapshot`, or None.
         gpu_monitor: Whose `latest()` is a `GpuSnapshot`, or None.
         health: Further sources of `CollectorHealth` by collector name (`"log"`); one given for
-            `"run"` or `"gpu"` replaces what the snapshots tell.
+            `"run"` or `"gpu"` replaces the health in the snapshots.
         process: With `process_*` and `python_info`. Without them for node_exporter's textfile
             collector, which refuses names it has itself.
         runs: Further runs, each with its name as the label `run`; in place of a coordinator.

@@ -1,6 +1,6 @@
 """Snapshots as metric families, made anew at every scrape so that no value can outlive its source.
 
-A source is anything with `latest()`. Reading it takes no lock of the scheduler and asks no GPU.
+A source is anything with `latest()`. Reading it takes no lock of the scheduler and queries no GPU.
 What is None in a snapshot has no sample here.
 """
 

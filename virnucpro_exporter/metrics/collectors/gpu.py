@@ -125,7 +125,7 @@ def _parts(
     read: Callable[[GpuSample], Mapping[str, Value] | None],
     devices: Sequence[GpuDevice],
 ) -> Iterator[tuple[Labels, Value]]:
-    """Each part of a value of each GPU that knows it."""
+    """Each part of a value, for the GPUs that report it."""
     label = metric.labels[-1]
     for device in devices:
         known = read(device.sample) if device.up and device.sample else None
@@ -153,7 +153,7 @@ def _processes(devices: Sequence[GpuDevice]) -> Iterator[tuple[Labels, Value]]:
 
 
 def _throttled(devices: Sequence[GpuDevice]) -> Iterator[tuple[Labels, Value]]:
-    """Each reason of each GPU that can tell."""
+    """Each throttle reason, for the GPUs that report them."""
     for device in devices:
         active = device.sample.throttle_reasons if device.up and device.sample else None
         if active is not None:

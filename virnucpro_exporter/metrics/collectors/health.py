@@ -31,13 +31,13 @@ _VALUES: Sequence[tuple[c.Metric, Callable[[CollectorHealth], Value]]] = (
 
 
 class HealthCollector(Collector):
-    """How the sources of data fare, told apart from the data.
+    """The health of the sources of data, in families separate from the data.
 
     Args:
-        sources: By the name of the collector, whatever holds its newest `CollectorHealth`.
-        runs: By the name of the run, the health of further runs that go on.
-        linger: Seconds for which the endpoint of a run stays after its end, at most; None: of no
-            run.
+        sources: The source of the newest `CollectorHealth` of each collector, by its name.
+        runs: The health of further runs in progress, by the name of the run.
+        linger: The longest time for which the endpoint of a run stays after its end, in seconds;
+            None: it is not the endpoint of a run.
     """
 
     def __init__(

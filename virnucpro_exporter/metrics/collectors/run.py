@@ -149,11 +149,11 @@ class RunCollector(Collector):
 class RunsCollector(Collector):
     """Any number of runs, each with its name as the label `run`.
 
-    Of a run that has ended only what lasts is told: how it ended, and its counters. What was true
-    of its workers at the end is no longer.
+    A run that has ended keeps its result and its counters only: the last state of its workers no
+    longer holds.
 
     Args:
-        source: Whose `latest()` are runs with names of their own.
+        source: `latest()` returns the runs, whose names are unique.
     """
 
     def __init__(self, source: Published[Sequence[RunSnapshot]]) -> None:

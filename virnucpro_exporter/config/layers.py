@@ -1,7 +1,7 @@
-"""Places where options are written: the command line, the environment, a file, Python.
+"""The layers of options: the command line, the environment, a file, Python.
 
-A later layer wins over an earlier one. Each of them says where an option of its own is written, for
-errors and for `config show`.
+A later layer overrides an earlier one. Each layer gives the origin of its options, for errors and
+for `config show`.
 """
 
 from __future__ import annotations
@@ -120,13 +120,13 @@ def from_environment(model: type[BaseModel], environment: Mapping[str, str]) -> 
 def misspelt_variables(
     models: Iterable[type[BaseModel]], environment: Mapping[str, str]
 ) -> list[Fault]:
-    """A fault for each environment variable that is like that of an option, and is none.
+    """A fault for each environment variable whose name resembles that of an option.
 
-    Commands whose options are not in the table check theirs themselves.
+    Commands whose options are not in the table check their own variables.
 
     Args:
-        models: All that have such variables.
-        environment: All variables.
+        models: All sections whose options have variables.
+        environment: The environment of the process.
     """
     known = {CONFIG_VARIABLE} | {
         one.variable for model in models for one in declared(model) if one.variable

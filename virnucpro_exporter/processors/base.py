@@ -1,4 +1,4 @@
-"""What every processor offers, built in or the user's own."""
+"""The interface of processors, built in or written by users."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from typing import Protocol
 
 
 class ProgressCallback(Protocol):
-    """How a processor tells how far it got within a file."""
+    """The function with which a processor reports its progress within a file."""
 
     def __call__(self, sequences: int, residues: int | None = None) -> None:
         """Report progress; cheap enough to be called after every record.
 
         Args:
             sequences: Sequences of this file done so far.
-            residues: Residues of this file done so far, where the processor knows.
+            residues: Residues of this file done so far, where the processor counts them.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Processed:
-    """What a file turned out to hold; None where the processor does not know.
+    """The counted content of a file; None where the processor does not count it.
 
     Attributes:
-        sequences: How many.
-        residues: Of all of them.
-        seconds: That it took, where files are worked on together; None: since `process` began.
+        sequences: The number of sequences.
+        residues: The number of residues of all sequences.
+        seconds: The time for this file, where files are processed together; None: the time since
+            `process` began.
     """
 
     sequences: int | None = None

@@ -1,4 +1,4 @@
-"""Cuts sequences into batches of like length; what the model is, only the caller knows."""
+"""Cuts sequences into batches of similar length, independent of the model."""
 
 from __future__ import annotations
 

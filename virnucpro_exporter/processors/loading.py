@@ -36,9 +36,9 @@ def turn_to_load(
 
     Args:
         needed: Bytes of main memory that loading takes for a while.
-        available: Gives the bytes that are free, None where that is unknown; by default, as the
-            system says.
-        pause: Waits a little.
+        available: Returns the free bytes, None where they are unknown; by default
+            `available_bytes`.
+        pause: Sleeps between two attempts.
     """
     available = available or available_bytes
     descriptor = _open()
@@ -54,7 +54,7 @@ def turn_to_load(
             pause()
         yield
     finally:
-        os.close(descriptor)  # which gives the place up
+        os.close(descriptor)  # which releases its locks
 
 
 def bytes_to_load(models: Mapping[str, bool]) -> int:

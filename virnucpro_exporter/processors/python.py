@@ -65,10 +65,10 @@ def _load_script(path: str) -> None:
 
 
 def _joins(inner: Any, target: str) -> str | None:
-    """How the results of parts are joined, as the user's code says.
+    """How the results of parts are joined, as the user's code defines.
 
     Raises:
-        ProcessorError: There is no such way.
+        ProcessorError: The code names an unknown way.
     """
     found = getattr(inner, "joins", None)
     if found not in (None, "concatenate", "header", "number"):
@@ -106,7 +106,7 @@ class PythonProcessor:
             raise ProcessorError(f"{target!r} is not a function and has no method 'process'")
 
     def output_names(self, file: Path) -> Sequence[str]:
-        """What the user's code says, else the file's name with the suffix."""
+        """The names that the user's code returns, else the file's name with the suffix."""
         if hasattr(self._inner, "output_names"):
             names: Sequence[str] = self._inner.output_names(file)
             return names

@@ -40,7 +40,7 @@ class Piece(Generic[C]):
     """Rows of one file that go through the models together.
 
     Attributes:
-        content: What the processor knows of them.
+        content: The processor's data of the rows.
         tokens: For each model, the tokens of each row.
         room: How many more rows the window would take; 0 unless the file ends here.
     """
@@ -158,7 +158,7 @@ class Windows(Generic[C]):
             piece = next(pieces, None)
             if piece is None or next(pieces, None) is not None:
                 return None
-        except Exception:  # noqa: BLE001 - it is said when the file itself is processed
+        except Exception:  # noqa: BLE001 - reported when the file itself is processed
             return None
         if isinstance(file, OpenPart):
             file.finish()

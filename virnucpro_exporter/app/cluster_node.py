@@ -1,4 +1,4 @@
-"""What a Dask worker knows of the GPUs of its node."""
+"""The GPUs of the node of a Dask worker."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class OwnGpus:
 def _by_default(snapshot: GpuSnapshot, visible: str | None) -> list[GpuDevice]:
     """The GPUs that a run uses when none are named: all that work, or of those the visible ones."""
     if not any(device.up for device in snapshot.devices):
-        return []  # the monitor said why
+        return []  # the monitor has logged why
     working = resolve("all", snapshot)
     if visible is None:
         return working

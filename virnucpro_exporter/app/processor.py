@@ -1,4 +1,4 @@
-"""The processor that the user chose, as a worker is told of it."""
+"""The settings of the processor that the user chose, as they are sent to workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FACTORY = "virnucpro_exporter.processors:build"
 # the classifier is its content.
 _FREE = {"tokens_per_batch", "trust_remote_code", "classifier", "joins", "part_bytes", "main"}
 
-# What `--join` says, in the words of `workers.joining`.
+# The values of `--join`, as names of `workers.joining`.
 _JOINS = {"concatenate": "concatenate", "header": "header", "none": "number"}
 _COMPRESSED = (".gz", ".bgz", ".bz2", ".xz", ".zst")
 

@@ -37,7 +37,7 @@ _SHA256_DIGITS = 64
 # Our name is among the first bytes of each record.
 _FIRST_BYTES = 200
 
-# After what is said of the run, a line for each file: the end of that part, and of all.
+# The record has a head about the run, then a line for each file: the ends of both.
 _FILES, _END = '"files": [', "\n]}\n"
 
 # What it is given holds no loops.
@@ -65,7 +65,7 @@ _MISSING = (FileNotFoundError, NotADirectoryError)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of a run from its start.
+    """The data of a run that are known at its start.
 
     Attributes:
         run_id: Its id.
@@ -100,7 +100,7 @@ class Ended:
 
     @property
     def is_early(self) -> bool:
-        """Whether somebody waits for the end."""
+        """Whether the run was interrupted, so that a user waits for the end of the program."""
         return self.state == "interrupted"
 
     @property
@@ -110,10 +110,10 @@ class Ended:
 
 
 class Recorder:
-    """Leaves the record of a run beside its results; there is none while the run goes on.
+    """Writes the record of a run beside its results; there is none while the run is in progress.
 
     Args:
-        spec: What workers are told of the processor.
+        spec: The processor's settings, as workers get them.
         outputs: The output folder.
     """
 
@@ -179,7 +179,7 @@ class Recorder:
         self._before.unlink(missing_ok=True)
 
     def _head(self, ended: Ended) -> dict[str, Any]:
-        """What the record says before its files."""
+        """The head of the record."""
         run, snapshot, folder = self._run, ended.snapshot, self._folder
         is_summed = run.options["checksums"] and not ended.is_early
         return {
@@ -290,10 +290,10 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 class Models:
-    """The files of a processor's models, whose SHA-256 are made in a thread while a run goes on.
+    """The files of a processor's models; a thread computes their SHA-256 during the run.
 
     Args:
-        spec: What workers are told of the processor.
+        spec: The processor's settings, as workers get them.
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A file that tells Prometheus where a run is (`file_sd`), for as long as it is there."""
+"""A target file for Prometheus (`file_sd`) with the address of a run, while the run exists."""
 
 from __future__ import annotations
 

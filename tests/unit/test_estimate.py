@@ -106,7 +106,7 @@ def test_a_fixed_cost_is_guessed_before_it_is_clear() -> None:
         fixed.observe(str(worker), worker + 1.0, residues * (worker + 1.0), 50.0 + residues / 100.0)
     assert fixed.seconds == 0.0
     assert 10.0 < fixed.likely().seconds <= 50.0
-    fixed.beginning.add(7.0)
+    fixed.begun(7.0)
     fixed.ending.add(1.0)
     assert fixed.likely().seconds == pytest.approx(8.0)
     assert fixed.likely().unsure == 0.0

@@ -133,6 +133,27 @@ def test_a_cost_that_is_not_clear_yet_is_not_believed() -> None:
     assert fixed.seconds == 0.0
 
 
+def test_a_fixed_cost_that_attempts_report_is_believed_at_the_third() -> None:
+    """No file is done by then. Where later ones differ too much it is not believed any more."""
+    fixed = FixedCost()
+    believed = []
+    for seconds in (20.0, 21.0, 19.0):
+        fixed.begun(seconds)
+        believed.append(fixed.seconds)
+    assert believed == [0.0, 0.0, pytest.approx(20.0)]
+    fixed.begun(90.0)
+    assert fixed.seconds == 0.0
+
+
+@pytest.mark.parametrize("beginnings", [(0.0, 0.0, 30.0, 0.0), (-1e-12, 1e-12, 1e-12), (9.0, 9.0)])
+def test_what_may_be_a_pause_is_no_fixed_cost(beginnings: tuple[float, ...]) -> None:
+    """Nor are errors of rounding, and two attempts are too few."""
+    fixed = FixedCost()
+    for seconds in beginnings:
+        fixed.begun(seconds)
+    assert fixed.seconds == 0.0
+
+
 def test_an_idle_worker_leaves_a_file_to_a_faster_one_that_is_about_to_be_ready() -> None:
     """But not for long: one that is overdue is expected to be late by as much again."""
     state = State(SchedulerSettings(), 1)

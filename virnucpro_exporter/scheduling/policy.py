@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from virnucpro_exporter.scheduling.files import Attempt, FilePart, FileRecord
+from virnucpro_exporter.scheduling.fitting import fitted_plan
 from virnucpro_exporter.scheduling.parts import Share, choose_shares, is_whole
 from virnucpro_exporter.scheduling.rebalancing import (
     Move,
@@ -219,8 +220,11 @@ class EarliestFinish:
         return chosen
 
     def replan(self, outlook: Outlook, now: float) -> list[Move]:
-        """Lay the large files out anew, if that makes the run end clearly sooner."""
-        return better_plan(outlook, now)
+        """Lay files out anew, if that makes the run end clearly sooner.
+
+        The large ones where workers are slow; else all, where every file has a fixed cost.
+        """
+        return better_plan(outlook, now) or fitted_plan(outlook, now)
 
     def critical(self, outlook: Outlook, now: float) -> list[Attempt]:
         """Choose the attempts that may outlast all other work and would end sooner elsewhere.

@@ -208,15 +208,23 @@ class DoneBefore(NamedTuple):
 class _Mean:
     """A mean in which values fade over about ten of them."""
 
-    __slots__ = ("count", "value")
+    __slots__ = ("_squares", "count", "value")
 
     def __init__(self) -> None:
         self.value = 0.0
         self.count = 0
+        self._squares = 0.0  # the mean of the squares of the distances from the mean
 
     def add(self, value: float) -> None:
         self.count = min(self.count + 1, _MEMORY_FILES)
-        self.value += (value - self.value) / self.count
+        off = value - self.value
+        self.value += off / self.count
+        self._squares += (off * (value - self.value) - self._squares) / self.count
+
+    @property
+    def error(self) -> float:
+        """The standard error; infinite while it rests on one value."""
+        return math.sqrt(self._squares / (self.count - 1)) if self.count > 1 else NEVER
 
 
 class Guess(NamedTuple):
@@ -237,8 +245,9 @@ class FixedCost:
 
     The intercept of lines through (residues, seconds) of completed files, each worker with a slope
     of its own: `seconds = a + residues / speed`, by least squares of relative errors. The content
-    of files makes their seconds vary, so nothing is believed before it is clear. Files fade, or
-    GPUs that become slower would make the later and smaller files look dear.
+    of files makes their seconds vary, so nothing is believed before it is clear. Where attempts
+    report residues, the seconds before the first ones are clear sooner. Files fade, or GPUs that
+    become slower would make the later and smaller files look dear.
 
     Attributes:
         seconds: The estimate, for decisions.
@@ -247,6 +256,7 @@ class FixedCost:
     """
 
     __slots__ = (
+        "_is_reported",
         "_latest",
         "_least",
         "_lines",
@@ -259,6 +269,7 @@ class FixedCost:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self._is_reported = False  # the seconds are those that attempts report
         self._lines: dict[str, _Line] = {}
         self._pooled = _NO_LINE  # of all workers, as if their declared speeds were true
         # Over all workers: the intercept times the weight of what is known of it, and the weight
@@ -293,10 +304,27 @@ class FixedCost:
             self._sums[0] + weighted - weighted_before,
             self._sums[1] + known - known_before,
         )
-        if sums[1] > 0.0:
+        if not self._is_reported and sums[1] > 0.0:
             found = min(sums[0] / sums[1], self._least)
             error = _RELATIVE_ERROR / sums[1] ** 0.5
             self.seconds = found if found > _CLEAR_ERRORS * error else 0.0
+
+    def begun(self, seconds: float) -> None:
+        """Learn how many seconds an attempt took before its first residues.
+
+        Where that is clear it is believed at once: lines need files that are done, and by then most
+        of a short run is over.
+        """
+        self.beginning.add(seconds)
+        mean = self.beginning
+        is_clear = mean.count >= _FEWEST_FILES and mean.value > max(
+            _CLEAR_ERRORS * mean.error, _GRAIN
+        )
+        if is_clear:
+            self.seconds = min(mean.value, self._least)
+        elif self._is_reported:
+            self.seconds = 0.0  # until the lines of completed files are clear
+        self._is_reported = is_clear
 
     def likely(self) -> Guess:
         """The best guess, clear or not, for what is shown to people.

@@ -704,7 +704,7 @@ class State:
             if attempt.start is not None:
                 until, residues_then = attempt.start
                 attempt.start = None
-                self.fixed.beginning.add(until - residues_then * attempt.pace)
+                self.fixed.begun(until - residues_then * attempt.pace)
             self._learn(attempt, done, now - attempt.counted_at)
         if done:
             attempt.counted_at = now

@@ -29,7 +29,7 @@ _INTERRUPTED_STATUS = 130
 
 
 def run_name(metrics: Metrics, folder: Path) -> str:
-    """What a run is called: as the user says, or as its output folder.
+    """The name of a run: the one that the user has chosen, or that of its output folder.
 
     Args:
         metrics: With the name that the user has chosen, or None.
@@ -87,7 +87,7 @@ class Entry:
         self._announcement: Announcement | None = None
 
     def announce(self, folder: Path, origin: str) -> None:
-        """Announce it; where that fails, a line of the log says why."""
+        """Announce the run; a failure is logged."""
         try:
             self._announcement = Announcement(folder, secrets.token_hex(6), self._latest, origin)
         except OSError as error:
@@ -120,7 +120,7 @@ class Entry:
 
 @contextlib.contextmanager
 def announced(folder: Path | None, first: RunSnapshot, output: Path) -> Iterator[Entry]:
-    """Announce a run; an error that ends it is told, too.
+    """Announce a run, and its end, also where an error ends it.
 
     Args:
         folder: Of runs, or None.

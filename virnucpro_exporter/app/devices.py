@@ -91,7 +91,7 @@ def devices(
 
 
 class OwnGpus:
-    """The GPUs that a run uses, of all that are watched: others are none of its business.
+    """The GPUs that a run uses, of all that are watched.
 
     Args:
         gpus: All that are watched.

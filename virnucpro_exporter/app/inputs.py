@@ -45,7 +45,7 @@ Names = Callable[[str], Sequence[str]]
 
 
 def output_names(spec: Mapping[str, Any]) -> Names:
-    """What tells the names of the results of a file, by its path; none where only workers know."""
+    """A function from a file to the names of its results; they are empty for a user's own code."""
     if spec["kind"] == "python":  # the user's own code is loaded in the workers alone
         return lambda _: ()
     processor = build(spec)
@@ -89,16 +89,16 @@ def measure(paths: Sequence[Path], how: str) -> list[SequenceFile]:
 
 
 def source(file: Input, status: os.stat_result | None = None) -> InputFile:
-    """The file as the journal knows it again.
+    """The file in the form by which the journal identifies it.
 
     Args:
-        file: What was found.
-        status: What the system has said of it, where it was asked already.
+        file: The input file.
+        status: Its status, where it was read already.
     """
     if file.stored is not None:
         return InputFile(file.path, file.stored.size, file.stored.version, file.real)
     try:
         status = status or os.stat(file.path)  # noqa: PTH116 (a million Path objects take seconds)
     except OSError:
-        return InputFile(file.path, -1, -1, file.real)  # its own attempt will say what is wrong
+        return InputFile(file.path, -1, -1, file.real)  # its attempt will report the error
     return InputFile(file.path, status.st_size, status.st_mtime_ns, file.real)

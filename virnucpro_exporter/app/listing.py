@@ -1,8 +1,8 @@
 """The files of a run, looked at and measured while the run goes on.
 
-Finding needs names alone. Size, time and content of each file are asked for in a thread of its own:
-a hundred thousand answers take seconds, and work need not wait for the last of them. A run of few
-files has them all before its first worker is ready, and is planned as a whole.
+Finding reads names only. A thread reads the size, time and content of each file: for a hundred
+thousand files this takes seconds, and work need not wait for the last of them. In a run of few
+files all are known before the first worker is ready, and the run is planned as a whole.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _EVERY = 0.1
 
 
 class Looked(NamedTuple):
-    """What is known of one file.
+    """One examined file.
 
     Attributes:
-        source: As it is on the disk now.
-        file: What is to be done, or was done by an earlier run.
-        is_done: It was.
-        is_counted: Its counts were made in this run, and are exact.
+        source: The identity of the file on the disk now.
+        file: The file as the scheduler gets it.
+        is_done: Whether an earlier run has completed it.
+        is_counted: Whether its counts were made in this run, and are exact.
     """
 
     source: InputFile
@@ -83,7 +83,7 @@ def looked_at(files: Sequence[Input], earlier: Earlier, how: str) -> Iterable[Se
 
 
 def done_before(files: Iterable[Input], earlier: Earlier) -> list[SequenceFile]:
-    """Those that earlier runs completed, as the journal says; none of them is looked at."""
+    """The files that earlier runs completed, from the journal alone."""
     noted = ((file, *earlier.noted(file.real)) for file in files)
     return [SequenceFile(file.path, *(counts or ())) for file, is_done, counts in noted if is_done]
 
@@ -96,14 +96,14 @@ class Listing:
     """Hands over the files of a run as they become known; see `execution.runner.Feed`.
 
     Args:
-        journal: Knows what earlier runs have done; belongs to the thread that calls `take`.
-        parts: What is known of each file, in parts, as they become known.
-        total: How many files there are.
-        aim: Where they go, for the log.
+        journal: The journal; used only in the thread that calls `take`.
+        parts: The examined files, in batches.
+        total: The number of files.
+        aim: The destination of the results, for the log.
         since: When the search for files began.
         clock: Monotonic seconds.
-        done_after: Those that earlier runs completed of the files after the first so many, as the
-            journal says.
+        done_after: Given a number of files, returns those after them that earlier runs completed,
+            from the journal.
 
     Attributes:
         has_work: Whether a file that is to be done is known.
@@ -157,7 +157,7 @@ class Listing:
         try:
             for part in self._parts:
                 if self._is_closed:
-                    return  # what is known of the others says `leave`
+                    return  # `leave` handles the others
                 self.has_work = self.has_work or not all(file.is_done for file in part)
                 with self._lock:
                     self._known += part
@@ -166,8 +166,8 @@ class Listing:
                 if now - told_at >= _EVERY:
                     told_at = now
                     wake()
-            self._done_after = _none  # what it was made of is needed no more
-        except BaseException as error:  # noqa: BLE001 - `take` raises it, where it is heard
+            self._done_after = _none  # releases the data that it refers to
+        except BaseException as error:  # noqa: BLE001 - `take` raises it in the caller's thread
             self._error = error
         finally:
             self._parts = ()
@@ -175,10 +175,10 @@ class Listing:
             wake()
 
     def take(self) -> FilesSubmitted | None:
-        """What became known since the last time; None while it is better to wait.
+        """The files examined since the last call; None if there are none, or it is too early.
 
         Raises:
-            JournalError: It cannot be written down now; nothing is lost.
+            JournalError: The journal cannot be written now; the files are kept for the next call.
             OutputError: A result would replace that of another input.
         """
         is_complete = self._is_complete
@@ -212,10 +212,10 @@ class Listing:
         return FilesSubmitted(files, skipped, self.awaited, parts)
 
     def leave(self) -> FilesSubmitted | None:
-        """How the files stand that were not handed over; for a run that starts none of them.
+        """The files that were not handed over, for a run that starts none of them.
 
-        Those that earlier runs completed count as skipped, whether they were looked at or not. The
-        others wait for the next run, which the journal knows.
+        Those that earlier runs completed count as skipped, whether they were examined or not. The
+        others are left to the next run.
 
         Returns:
             None when all files were handed over.

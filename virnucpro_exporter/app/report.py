@@ -42,7 +42,7 @@ def make_report(source: str, html: str | None, now: float | None = None) -> str:
 
 
 def load(source: Path, now: float) -> Summary:
-    """What the journal and the log of an output folder tell, or a log alone.
+    """The summary of the journal and the log of an output folder, or of a log alone.
 
     Raises:
         LogError: The log cannot be read, is none, or is empty.
@@ -63,7 +63,7 @@ def load(source: Path, now: float) -> Summary:
 
 
 def _with_log(history: RunHistory, path: Path) -> Summary:
-    """A log that cannot be used is noted; what the journal knows is shown in any case."""
+    """Add the log to the history; a log that cannot be used becomes a note of the summary."""
     try:
         return summarize(history, read_log(path) if path.exists() else None)
     except (OSError, LogError) as error:

@@ -119,8 +119,8 @@ class Finished:
     Attributes:
         snapshot: The last one.
         exit_code: What the program returns.
-        error: Why files are left that nobody can do, or None.
-        notice: What is to be known although nothing is left, in one line, or empty.
+        error: Why files are left that no worker can process, or None.
+        notice: A warning about a run that left no files, in one line, or empty.
     """
 
     snapshot: RunSnapshot
@@ -144,8 +144,8 @@ def steady_clock(
 ) -> Callable[[], float]:
     """Unix seconds for the journal of one run.
 
-    They go on evenly when somebody sets the clock of the machine: no file took an hour because of
-    that, and none ended before it began.
+    They advance evenly when the clock of the machine is set: this changes no duration, and no file
+    ends before it began.
     """
     offset = wall_clock() - clock()
     return lambda: clock() + offset
@@ -295,7 +295,7 @@ def run(
 
 
 def _spec(processor: Processor, scheduling: Scheduling, cluster: Cluster) -> dict[str, Any]:
-    """What workers are told of the processor, which is there."""
+    """The settings of the processor for the workers, after checking that it exists here."""
     spec = processor_spec(processor, scheduling)
     if not cluster.is_used:  # on a cluster, code may be where its nodes are, and not here
         check_here(spec)
@@ -303,7 +303,7 @@ def _spec(processor: Processor, scheduling: Scheduling, cluster: Cluster) -> dic
 
 
 def _drain(runner: Runner, coordinator: WorkStealingCoordinator, signals: RunSignals) -> None:
-    """Start no more files, and say what follows, without keeping the next signal waiting."""
+    """Start no more files, and print what follows in a thread: the next signal must not wait."""
     runner.drain()
     name = signal.Signals(signals.caught[0]).name
     threading.Thread(target=_announce, args=(coordinator, name), daemon=True).start()
@@ -415,7 +415,7 @@ def _conclude(
     journal: Journal,
     now: float,
 ) -> RunSnapshot:
-    """Note how the run ended; the last snapshot says it, too."""
+    """Record the result of the run in the journal and in its last snapshot, which is returned."""
     result, error = _result(finished, signals), str(finished.error or "")
     snapshot = coordinator.conclude(result, finished.exit_code, error)
     journal.finish("interrupted" if signals.caught else snapshot.state.value, now)
@@ -442,11 +442,11 @@ def _leave(
     now: float,
     sending: Sending,
 ) -> Finished:
-    """Write the tables of a run and its record, and say how it ended then."""
+    """Write the tables of a run and its record; returns the result, which they may change."""
     if isinstance(finished.error, UploadError):  # there are results that are not where it says
         return finished
     tables = Tables()
-    # Who waits for the end of a job gets it soon; the rows are kept.
+    # An interrupted run ends soon, without the tables; their rows are kept.
     if predictions is not None and not signals.caught:
         tables = predictions.write(journal)
         finished = _with_tables(finished, tables)

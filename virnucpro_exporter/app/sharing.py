@@ -48,7 +48,7 @@ def sharing_text(spec: Mapping[str, Any], scheduling: Scheduling, paths: Sequenc
 
 
 def may_do_parts(spec: Mapping[str, Any]) -> bool:
-    """Whether a processor does parts of files; of Python's only its workers know."""
+    """Whether a processor may process parts of files; for user code only the workers can tell."""
     return spec["kind"] == "python" or can_split(build(spec))
 
 
@@ -66,7 +66,7 @@ def _why_whole(spec: Mapping[str, Any], scheduling: Scheduling) -> str:
 
 
 def _can_be_entered(path: str) -> bool:
-    """Whether a reader can begin in the middle; what cannot be opened says so when it is done."""
+    """Whether a reader can begin in the middle; False where the file cannot be opened."""
     try:
         return extent(path_of(path)) is not None
     except OSError:

@@ -1,8 +1,8 @@
 """SIGINT, SIGTERM and SIGHUP: what the program makes of them.
 
 The handlers only write a byte: Python's own, in C, writes the number of the signal into a socket. A
-thread reads it and acts. So a signal never meets a lock that the interrupted code holds, and it is
-heard while the main thread is inside a call that does not return.
+thread reads it and acts. So a handler never waits for a lock that the interrupted code holds, and
+a signal takes effect while the main thread is inside a call that does not return.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _END = b"\0"  # no signal has this number
 
-# A run that was told to end at once has so long to do it, in seconds, before another signal ends
-# the program on the spot.
+# The time that a run has to end at once, in seconds, before another signal ends the program
+# immediately.
 _STOP_SECONDS = 5.0
 
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:
-    """What is to be done is done in the thread; an ignored signal would write no byte."""
+    """Do nothing: the thread acts. Without a handler, an ignored signal would write no byte."""
 
 
 class _Listener:

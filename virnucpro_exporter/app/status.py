@@ -37,7 +37,7 @@ def status_text(folder: str) -> str:
 
 
 def _shared(file: SharedFile, *, is_active: bool) -> str:
-    """How far a file is that is done in parts, and who does which range of it."""
+    """The progress of a file in parts, and the workers that process its ranges."""
     done = sum(part.state == "completed" for part in file.parts)
     held = [p for p in file.parts if p.state == "processing"] if is_active else []
     facts = [f"{done} of {counted(len(file.parts), 'part')} done"]

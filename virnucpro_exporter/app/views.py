@@ -35,8 +35,8 @@ AGAIN = f"press Ctrl-C again to stop now; {RESUMES}"
 # Options that make no sense without an endpoint of one's own.
 _OF_OWN = {"web_telemetry_path", "web_config_file", "linger", "target_file"}
 
-# After a signal the last values stay for so long at most, in seconds: whoever stops a program
-# expects it to end soon.
+# After a signal the last values stay for so long at most, in seconds: a program that is stopped
+# should end soon.
 _STAYS_AFTER_SIGNAL = 30.0
 
 _LOOK_SECONDS = 0.25  # between two looks whether the last values were read
@@ -236,7 +236,7 @@ def _bind_by_default(addresses: Sequence[str]) -> list[socket.socket]:
 
 
 class _Health:
-    """The health that a function tells, as the collectors read it."""
+    """The health that a function returns, with the interface that collectors read."""
 
     def __init__(self, latest: Callable[[], CollectorHealth]) -> None:
         self.latest = latest

@@ -169,7 +169,7 @@ def _on_dask(
 
 
 def cluster_at_hand(handle: object) -> Scheduled:
-    """What a run needs to know of a client or cluster of its caller.
+    """The scheduler of a client or cluster of the caller.
 
     Args:
         handle: A `distributed.Client` or a cluster.

@@ -31,14 +31,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import virnucpro_exporter
 from benchmarks.scale_views import MIB, rss
 from tests.slow_files import slowed
 from virnucpro_exporter.journal.status import read_status
-from virnucpro_exporter.processors.base import Processed, ProgressCallback
 from virnucpro_exporter.scheduling import events as ev
 from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.scheduling.scheduler import Scheduler
@@ -72,27 +71,6 @@ if __name__ == "__main__":
 """
 
 
-class Small:
-    """Leaves one small output, and notes when the first file came."""
-
-    def __init__(self) -> None:
-        self._is_first = True
-
-    def output_names(self, file: Path) -> Sequence[str]:
-        """One."""
-        return (f"{file.name}.out",)
-
-    def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
-        """Write it."""
-        del file, progress
-        if self._is_first:
-            self._is_first = False
-            Path(os.environ["FIRST"], str(os.getpid())).write_text(repr(time.time()))
-        with open(output, "w", encoding="utf-8") as written:  # noqa: PTH123 - as the peer does
-            written.write("1\n")
-        return Processed(1, 100)
-
-
 class Seconds:
     """How long a run of the program took.
 
@@ -106,7 +84,7 @@ class Seconds:
     def __init__(self, inputs: Path, output: Path, **environment: str) -> None:
         with tempfile.TemporaryDirectory() as marks:
             words = ["run", str(inputs), "--output", str(output), "--linger", "0"]
-            words += ["--processor", "benchmarks.start:Small", f"--gpus=cpu:{WORKERS}"]
+            words += ["--processor", "benchmarks.small:Small", f"--gpus=cpu:{WORKERS}"]
             words += ["--web-listen-address", "127.0.0.1:0"]
             began, begin, used = time.time(), time.perf_counter(), children_seconds()
             subprocess.run(

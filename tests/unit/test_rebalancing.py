@@ -272,3 +272,32 @@ def test_a_file_that_is_critical_no_more_gets_no_speculative_attempt() -> None:
     run.now = 10.0
     run.progress(100, 100, 100)
     assert state.still_urgent() == []
+
+
+@pytest.mark.parametrize("is_content", [True, False])
+def test_a_file_goes_to_a_far_better_worker_though_most_are_slow(is_content: bool) -> None:
+    """Where speeds differ by more than content, none is slow beside the median, yet one is better.
+
+    Where only the worker of the large file is slower, it may be the content.
+    """
+    files = [(LARGE, 60_000), *((f"/{i}", 20_000) for i in range(25))]
+    run = Run(files, workers=6)
+    others = (10, 10, 10, 10, 10) if is_content else (5, 6, 7, 15, 16)
+    for seconds in range(100, 400, 20):
+        run.now = float(seconds)
+        own = 7 if is_content else 5
+        run.progress(own * seconds, *(speed * seconds for speed in others))
+        if run.taken_back():
+            break
+    assert (LARGE in run.taken_back()) is not is_content
+
+
+def test_a_late_file_takes_the_place_of_one_that_a_fast_worker_has_just_begun() -> None:
+    """Behind the file that the only fast worker has begun it would end late."""
+    run = Run([(LARGE, 60_000), *((f"/{i}", 12_000 - i) for i in range(5))], workers=6)
+    for seconds in range(100, 400, 20):
+        run.now = float(seconds)
+        run.progress(*(speed * seconds for speed in (5, 6, 7, 8, 9, 16)))
+        if run.taken_back():
+            break
+    assert set(run.taken_back()) == {LARGE, "/4"}

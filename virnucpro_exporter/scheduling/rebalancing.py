@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from virnucpro_exporter.scheduling.attempts import take_back
+from virnucpro_exporter.scheduling.attribution import Attribution, attribute
 from virnucpro_exporter.scheduling.facts import Outcome
 from virnucpro_exporter.scheduling.files import Attempt, FileRecord
 from virnucpro_exporter.scheduling.parts import is_whole
@@ -51,7 +52,8 @@ _CLEARLY_SOONER = 1.1
 _WORTH_MOVING = 1.02
 
 # So many files in process are tried, those of the fastest workers, as the place for one whose
-# worker has fallen silent; then the run must be expected to end this much sooner.
+# worker is slow or has fallen silent; in the second case the run must be expected to end this much
+# sooner.
 _PLACES = 3
 _WORTH_A_PLACE = 1.05
 
@@ -90,6 +92,7 @@ class Outlook:
         slow: Those that have shown to be far slower than declared, beside the others.
         doubtful: These, and those that look like it, though it may be the content of their files.
         is_lopsided: One of them is so slow that others may change the file that they have begun.
+        causes: Whether it is the workers that are slow, or the content of their files.
     """
 
     workers: tuple[Worker, ...]
@@ -100,6 +103,16 @@ class Outlook:
     slow: frozenset[Worker]
     doubtful: frozenset[Worker]
     is_lopsided: bool
+    causes: Attribution
+
+    def seconds_elsewhere(self, attempt: Attempt, worker: Worker) -> float:
+        """How long the file of an attempt takes another worker, from its beginning.
+
+        Hard content goes with the file; what its present worker lacks in speed does not.
+        """
+        to_files = self.causes.to_files
+        easier = to_files.get(attempt.worker, 0.0) - to_files[worker]
+        return worker.seconds(attempt.record.file.residues * math.exp(-easier))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +160,17 @@ def look_ahead(workers: Sequence[Worker], now: float) -> Outlook | None:
     far_slower = slow_workers(going, _LOPSIDED) if slow else slow
     is_lopsided = any(w.learned.seconds >= _WATCHED_AT_MOST for w in far_slower)
     doubtful = slow_workers(going, is_certain=False)
-    return Outlook(going, stranded, lost, least, going[0].errors.risk, slow, doubtful, is_lopsided)
+    return Outlook(
+        going,
+        stranded,
+        lost,
+        least,
+        going[0].errors.risk,
+        slow,
+        doubtful,
+        is_lopsided,
+        attribute(going, slow),
+    )
 
 
 def slow_workers(
@@ -217,24 +240,36 @@ def better_plan(outlook: Outlook, now: float) -> list[Move]:
 def _ways(outlook: Outlook, now: float) -> Iterator[tuple[list[Attempt], float]]:
     """Which files in process might move, and how much sooner the run must then end.
 
-    A worker must have shown that it is slow, because the content of a file may be slow on every
-    GPU. Where one is far slower than it should be, that need not be the worker of the attempt: the
-    large file of the slow one may be worth the place of a smaller one that a fast worker has just
-    begun. So may one whose worker has fallen silent.
+    Those that would outlast the rest, and with them one that a fast worker has just begun: the
+    large file of a slow worker may be worth its place. Where a worker is far slower than it should
+    be, so may any. So may a file whose worker has fallen silent.
     """
     yield [], _CLEARLY_SOONER
     movable = [a for w in outlook.workers for a in w.running if is_movable(a, now)]
     loose = [a for a in movable if outlook.is_lopsided or a.worker in outlook.slow]
     loose = heapq.nlargest(_LARGEST, loose, key=lambda a: a.record.file.residues)
-    yield (
-        [a for a in loose if a.remaining(now) * (1.0 + outlook.risk) > outlook.seconds],
-        _CLEARLY_SOONER,
-    )
+    longest = outlook.seconds / (1.0 + outlook.risk)
+    late = [a for a in movable if _may_be_slow(a, outlook) and longest < a.remaining(now) < NEVER]
+    late = heapq.nlargest(_LARGEST, late, key=lambda a: a.record.file.residues)
+    yield late, _CLEARLY_SOONER
     yield loose, _CLEARLY_SOONER
+    if late:
+        places = [a for a in movable if a not in late]
+        for place in heapq.nlargest(_PLACES, places, key=lambda a: a.worker.speed):
+            yield [*late, place], _CLEARLY_SOONER
     if outlook.lost:
         places = [a for a in movable if a not in outlook.lost]
         for place in heapq.nlargest(_PLACES, places, key=lambda a: a.worker.speed):
             yield [place], _WORTH_A_PLACE
+
+
+def _may_be_slow(attempt: Attempt, outlook: Outlook) -> bool:
+    """Whether the worker of an attempt is slow, rather than its file.
+
+    Where another attempt was made, the file has shown to be no faster there.
+    """
+    is_first = attempt.record.attempts == 1
+    return attempt.worker in (outlook.causes.slower if is_first else outlook.slow)
 
 
 def _is_at_risk(outlook: Outlook, now: float) -> bool:
@@ -269,6 +304,8 @@ def _as_it_is(outlook: Outlook, paths: set[str], now: float) -> float:
         ends = worker.free_at(now) - now
         if ends == NEVER:  # others will have to do what it holds
             continue
+        if worker.is_ready and worker not in outlook.slow:  # a pause soon ends
+            ends = min(ends, sum(_steady(attempt) for attempt in worker.running))
         latest = max(latest, ends * (1.0 + outlook.risk))
         for record in worker.queue:
             if record.file.path not in paths:
@@ -277,6 +314,12 @@ def _as_it_is(outlook: Outlook, paths: set[str], now: float) -> float:
             ends += seconds
             latest = max(latest, ends + outlook.risk * seconds)
     return latest
+
+
+def _steady(attempt: Attempt) -> float:
+    """Seconds that an attempt still takes, by the long-run speed of its worker."""
+    worker = attempt.worker
+    return attempt.left / worker.speed if attempt.done else worker.seconds(attempt.left)
 
 
 def _lay_out(outlook: Outlook, items: list[Move], now: float) -> tuple[float, list[Move]]:
@@ -308,7 +351,11 @@ def _lay_out(outlook: Outlook, items: list[Move], now: float) -> tuple[float, li
             if worker.id in item.record.avoid or (item.attempt is not None and worker is source):
                 continue
             restart = worker.startup if worker in held else 0.0
-            takes = worker.seconds(cost)
+            takes = (
+                worker.seconds(cost)
+                if item.attempt is None
+                else outlook.seconds_elsewhere(item.attempt, worker)
+            )
             then = since + restart + takes
             if then < ends:
                 ends, seconds, begins, target = then, takes, since, worker

@@ -44,6 +44,17 @@ def test_a_query_is_kept_apart() -> None:
     assert urls.environment(["https://host/y.fa"]) == {}
 
 
+@pytest.mark.parametrize("others", [["https://h/get?id=1&sig=4"], ["https://h/get"]])
+def test_two_inputs_that_would_become_one_are_refused(others: list[str]) -> None:
+    """They differ in nothing but the query string, which is not in their names."""
+    first = f"https://h/get?id={SECRET}"
+    again = {"inputs": (first, first.replace("https", "HTTPS"), "https://h/put?id=2")}
+    assert load_config(None, {**again, "output": "o"}, {}).inputs.paths[0] == "https://h/get"
+    with pytest.raises(UsageError, match="'https://h/get' is given with different") as refused:
+        load_config(None, {"inputs": (first, *others), "output": "o"}, {})
+    assert SECRET not in str(refused.value)
+
+
 def test_errors_of_libraries_lose_queries() -> None:
     """What a library says of a request names no query, wherever the URL stands."""
     text = f"403, url='https://host/x.fa?X-Amz-Signature={SECRET}&a=b' (https://u:{SECRET}@h/)"

@@ -21,7 +21,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from virnucpro_exporter.errors import UsageError
-from virnucpro_exporter.stores.urls import WEB, is_url, put_query_aside, scheme_of, state_folder
+from virnucpro_exporter.stores.urls import (
+    WEB,
+    ambiguous,
+    is_url,
+    put_query_aside,
+    scheme_of,
+    state_folder,
+)
 
 # Seconds that mean "for ever": 31 years. Longer waits, and `inf`, overflow in the calls that wait.
 FOREVER = 1e9
@@ -252,6 +259,18 @@ def source(value: str) -> str:
         raise ValueError(error.detail) from None
 
 
+def _distinct(values: Any) -> Any:
+    """Inputs, before their queries are put aside: two must not become one."""
+    if isinstance(values, list | tuple):
+        url = ambiguous(value for value in values if isinstance(value, str))
+        if url is not None:
+            raise ValueError(
+                f"{url!r} is given with different query strings, without which an input is named: "
+                "download these files first"
+            )
+    return values
+
+
 def destination(value: str) -> str:
     """A folder on this machine, or the URL of a prefix of a bucket.
 
@@ -286,7 +305,11 @@ Text = Annotated[str, AfterValidator(_text)]
 LocalPath = Annotated[Text, AfterValidator(local_path)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 Destination = Annotated[Text, AfterValidator(destination)]
-Sources = Annotated[tuple[Annotated[Text, AfterValidator(source)], ...], Field(strict=False)]
+Sources = Annotated[
+    tuple[Annotated[Text, AfterValidator(source)], ...],
+    Field(strict=False),
+    BeforeValidator(_distinct),
+]
 Positive = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0), AfterValidator(_forever)]
 SecondsOrZero = Annotated[float, Field(ge=0), AfterValidator(_forever)]

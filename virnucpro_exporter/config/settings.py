@@ -351,6 +351,8 @@ def _shortened(value: Any) -> str:
     """A value as it may stand in a line."""
     shown = reprlib.Repr()
     shown.maxstring = shown.maxother = 100
-    if isinstance(value, str):
+    if isinstance(value, list | tuple):
+        value = type(value)(without_secrets(v) if isinstance(v, str) else v for v in value)
+    elif isinstance(value, str):
         value = without_secrets(value)
     return shown.repr(value)

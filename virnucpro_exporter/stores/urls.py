@@ -94,14 +94,27 @@ def put_query_aside(url: str) -> str:
     why = refusal(url)
     if why is not None:
         raise UsageError(why)
-    scheme, _, rest = url.partition("://")
-    bare = f"{scheme.lower()}://{rest}".partition("#")[0] if scheme.lower() in WEB else url
-    if scheme.lower() in BUCKETS:
-        return f"{scheme.lower()}://{rest}"
-    bare, _, query = bare.partition("?")
+    bare, query = _split(url)
     if query:
         _queries[bare] = query
     return bare
+
+
+def ambiguous(urls: Iterable[str]) -> str | None:
+    """The first URL, without its query string, that is among these with another one, too."""
+    seen: dict[str, str] = {}
+    pairs = (_split(url) for url in urls if is_url(url))
+    return next((bare for bare, query in pairs if seen.setdefault(bare, query) != query), None)
+
+
+def _split(url: str) -> tuple[str, str]:
+    """A URL without its query string, with the scheme in lower case, and its query string."""
+    scheme, _, rest = url.partition("://")
+    bare = f"{scheme.lower()}://{rest}"
+    if scheme.lower() in BUCKETS:
+        return bare, ""
+    bare, _, query = bare.partition("#")[0].partition("?")
+    return bare, query
 
 
 def with_query(url: str) -> str:

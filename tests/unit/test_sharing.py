@@ -29,7 +29,10 @@ def test_files_that_cannot_be_entered_are_named(paths: list[str]) -> None:
     """Some of them, with the reason; the others are counted."""
     told = sharing_text(TRANSLATE, Scheduling(), paths)
     assert told.startswith(f"1 of 5 files can be shared by idle workers, except {paths[1]!r}, ")
-    assert told.endswith(" and 1 more: empty, bzip2 and xz files cannot be split")
+    assert told.endswith(
+        " and 1 more: empty, bzip2 and xz files and those on "
+        "servers without range requests cannot be split"
+    )
     all_of_them = sharing_text(TRANSLATE, Scheduling(), paths[:1])
     assert all_of_them == "1 of 1 file can be shared by idle workers"
     own = sharing_text(OWN, Scheduling(), paths[:1])

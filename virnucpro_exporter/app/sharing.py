@@ -44,7 +44,8 @@ def sharing_text(spec: Mapping[str, Any], scheduling: Scheduling, paths: Sequenc
     named = ", ".join(repr(clean(path)) for path in whole[:_MOST_NAMED])
     more = len(whole) - _MOST_NAMED
     named += f" and {more:,} more" if more > 0 else ""
-    return f"{line}, except {named}: empty, bzip2 and xz files cannot be split"
+    cannot = "empty, bzip2 and xz files and those on servers without range requests cannot be split"
+    return f"{line}, except {named}: {cannot}"
 
 
 def may_do_parts(spec: Mapping[str, Any]) -> bool:

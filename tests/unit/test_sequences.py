@@ -12,7 +12,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from virnucpro_exporter.errors import SequenceFileError
@@ -112,6 +112,7 @@ def outcome(read: Callable[[], tuple[int, int]]) -> tuple[int, int] | str:
     st.lists(st.sampled_from([b">", b"@", b"+", b"AC", b" ", b"\t", b"\r", b"\n", b"\n"])),
     st.integers(2, 64),
 )
+@example(b"@", [b"\r", b">", b"\r", b"+", b"\r", b"\r", b"\n", b">"], 64)  # mixed line ends
 def test_counting_and_processing_never_disagree(
     start: bytes, pieces: list[bytes], block: int
 ) -> None:

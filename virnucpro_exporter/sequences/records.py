@@ -255,7 +255,7 @@ def parse_fastq(
         text = tail.text + block
         lines = text.split(b"\n")
         lines = lines[: (len(lines) - 1) // 4 * 4]
-        if not are_four_line_records(lines):
+        if not ((b"\r" not in text or _end_alike(lines)) and are_four_line_records(lines)):
             texts = itertools.chain([tail, Text(place, block)], texts)
             tail = Text(0, b"")
             break
@@ -279,6 +279,12 @@ def parse_fastq(
         if len(tail.text) > LONG_RECORD_BYTES:
             break
     yield from _parse_any_fastq(_located_lines(itertools.chain([tail], texts)), bounds, start)
+
+
+def _end_alike(lines: Sequence[bytes]) -> bool:
+    """Whether a CR stands at the end of all lines or of none: else their lengths say little."""
+    returns = b"".join(lines).count(b"\r")
+    return returns in (0, len(lines))
 
 
 def are_four_line_records(lines: Sequence[bytes]) -> bool:

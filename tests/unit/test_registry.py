@@ -55,6 +55,20 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
         yield opened
 
 
+def test_a_closed_folder_reaches_no_other_that_got_its_number(tmp_path: Path) -> None:
+    """A run of a folder that was replaced may be followed for a while."""
+    gone = Folder(tmp_path)
+    gone.close()
+    with closing(Folder(tmp_path)) as other:
+        other.write(ID, b"{}")
+        gone.remove(ID)
+        assert other.entries() == [ID]
+        assert not gone.has_entry(ID)
+        assert not gone.is_the_same()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            gone.read(ID, 100)
+
+
 def test_a_record_survives_its_bytes() -> None:
     """What is written is read again, the end included."""
     one = ended()

@@ -25,6 +25,7 @@ _MACHINE = Path("/run/virnucpro-exporter/runs")
 _PRESENCE = "serve.sock"
 _ENTRY = re.compile(r"([0-9a-f]{12})\.json", re.ASCII)
 _BACKLOG = 1024
+_CLOSED = -1  # no descriptor has this number
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group
 
 
@@ -136,8 +137,9 @@ class Folder:
         self.owner = os.fstat(self._fd).st_uid
 
     def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self._fd)
+        """Close the descriptor; what still uses the folder fails, as if it did not exist."""
+        fd, self._fd = self._fd, _CLOSED  # the number may soon be that of another file
+        os.close(fd)
 
     def is_the_same(self) -> bool:
         """Whether the folder at the path is still the one that is open."""

@@ -1,4 +1,4 @@
-"""How true the remaining time, the percentage and the bar of a run are, in virtual time.
+"""Accuracy of the remaining time, the percentage and the bar of a run, in virtual time.
 
 Each row is a workload with which an estimate made of residues alone is wrong: files with a fixed
 cost, commands that report nothing before their end, GPUs that are throttled, content that is slow

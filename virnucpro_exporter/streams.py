@@ -18,12 +18,13 @@ from virnucpro_exporter.text import clean, clean_lines
 
 
 class _File(io.FileIO):
-    """The file under a standard stream; remembers why it could not be written.
+    """The file under a standard stream; stores why it could not be written.
 
     Args:
         number: Its descriptor.
         is_essential: Errors are raised. Otherwise what cannot be written is dropped: a table or a
-            log line that cannot be shown must not end a run, and there is no other place to say so.
+            log line that cannot be shown must not end a run, and there is no other
+            place to report it.
 
     Attributes:
         lost: The error, or None as long as everything was written.
@@ -36,7 +37,7 @@ class _File(io.FileIO):
         self.lost: OSError | None = None
 
     def write(self, data: Any, /) -> int:
-        """Write, and remember an error."""
+        """Write, and store an error."""
         if not self._is_given_up:
             try:
                 return super().write(data)
@@ -102,7 +103,7 @@ def screen(*, error: bool = False) -> TextIO:
 
 
 class _OneLine(logging.Formatter):
-    """A record is one line, whatever it tells of; only a traceback, which is ours, has more."""
+    """A record is one line, whatever it contains; only a traceback of the program has more."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of logging
         record.message = clean(record.message)

@@ -91,7 +91,7 @@ def format_percent(ratio: float | None) -> str:
 
 
 def format_range(begin: float, end: float) -> str:
-    """Two ratios of 0 to 1 as `62-81%`, with digits that tell them apart where they are close."""
+    """Two ratios of 0 to 1 as `62-81%`, with enough digits to distinguish close ones."""
     digits = 0 if end - begin >= 0.02 else 1 if end - begin >= 0.002 else 2
     return f"{begin * 100:.{digits}f}-{end * 100:.{digits}f}%"
 
@@ -152,7 +152,7 @@ def _readable(found: re.Match[str]) -> str:
 
 
 def middle(text: str, width: int, *, ascii_only: bool = False) -> str:
-    """A text, or where it is too long its beginning and its end, which tell names apart.
+    """A text, or where it is too long its beginning and its end, which distinguish names.
 
     Args:
         text: Of printable characters.

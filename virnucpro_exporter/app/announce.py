@@ -59,7 +59,7 @@ def is_served(folder: Path | None) -> bool:
 
 
 def runs_of(folder: Path | None) -> Callable[[], frozenset[int]]:
-    """Tells the processes of the runs that announce themselves in a folder, as of some seconds."""
+    """The processes of the runs that announce themselves in a folder, at most some seconds old."""
     kept: frozenset[int] = frozenset()
     looked_at = float("-inf")
 

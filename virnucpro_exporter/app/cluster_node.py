@@ -21,7 +21,7 @@ _CPU = Place(None, "CPU", "")
 
 
 class ClusterNode:
-    """The GPUs of the node of this process, as far as it sees them."""
+    """The GPUs of the node of this process that are visible to it."""
 
     def __init__(self) -> None:
         self._monitor = GPUMonitor()

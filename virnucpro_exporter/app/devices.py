@@ -58,7 +58,7 @@ def devices(
         watching: Makes the monitor.
 
     Raises:
-        NoDeviceError: The GPUs that were asked for are not there.
+        NoDeviceError: The requested GPUs do not exist.
         UsageError: `--gpus` cannot be read.
     """
     if wanted.gpus is not None and wanted.gpus.startswith("cpu"):

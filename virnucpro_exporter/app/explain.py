@@ -20,7 +20,7 @@ def explain_text(folder: str, files: Sequence[str], now: float | None = None) ->
         now: Unix seconds; the clock's by default.
 
     Raises:
-        InputError: The journal knows no such file.
+        InputError: The journal has no such file.
         OutputError: There is no journal, it cannot be read, or a newer version wrote it.
     """
     now = time.time() if now is None else now

@@ -93,7 +93,7 @@ def _none(_seen: int) -> list[SequenceFile]:
 
 
 class Listing:
-    """Hands over the files of a run as they become known; see `execution.runner.Feed`.
+    """Passes on the files of a run as they are found; see `execution.runner.Feed`.
 
     Args:
         journal: The journal; used only in the thread that calls `take`.

@@ -29,7 +29,7 @@ VIRNUCPRO = "virnucpro"
 # VirNucPro calls its classifiers 300_model.pth and 500_model.pth.
 _LENGTH = re.compile("300|500")
 
-# Journals say nothing of these: an earlier version knew no other values.
+# Journals do not contain these: earlier versions had no other values.
 _DEFAULTS = {"precision": "auto"}
 _NONE = object()
 
@@ -60,7 +60,7 @@ def processor_spec(wanted: Processor, scheduling: Scheduling) -> dict[str, Any]:
 
 
 def check_here(spec: Mapping[str, Any]) -> None:
-    """See whether workers of this machine will find the user's code, which is not run.
+    """Check that workers of this machine will find the user's code, which is not run.
 
     Raises:
         ProcessorError: They will not.

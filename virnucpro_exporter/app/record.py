@@ -348,7 +348,7 @@ def _stored(outputs: StoredOutputs) -> Stored:
     """What is in the store, by the name of the result.
 
     Raises:
-        OSError: The store cannot be asked.
+        OSError: A request to the store fails.
     """
     found: Stored = {}
     for name, size in sizes(outputs.url).items():

@@ -30,7 +30,7 @@ def make_report(source: str, html: str | None, now: float | None = None) -> str:
     Raises:
         VirnucproError: The source cannot be read, or the page cannot be written.
     """
-    # The whole path, so that a report says where it is from wherever it is read.
+    # The absolute path, so that a report is clear on any machine.
     summary = load(Path(source).absolute(), time.time() if now is None else now)
     if html is not None:
         text = page(summary)

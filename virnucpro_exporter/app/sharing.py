@@ -49,7 +49,7 @@ def sharing_text(spec: Mapping[str, Any], scheduling: Scheduling, paths: Sequenc
 
 
 def may_do_parts(spec: Mapping[str, Any]) -> bool:
-    """Whether a processor may process parts of files; for user code only the workers can tell."""
+    """Whether a processor may process parts of files; for user code only the workers know that."""
     return spec["kind"] == "python" or can_split(build(spec))
 
 

@@ -9,7 +9,7 @@ from virnucpro_exporter.scheduling.files import SequenceFile
 from virnucpro_exporter.snapshot import RunSnapshot, RunState, WorkerSnapshot, WorkerState
 from virnucpro_exporter.text import clean, counted, device_noun, format_duration
 
-# In seconds. Below that a run is start-up alone, and its ratio to the bound says nothing.
+# In seconds. A shorter run is mostly start-up, and its ratio to the bound is meaningless.
 _LEAST_BOUND = 0.05
 
 # Of its busy time a worker worked at least so much; a stall may have begun before a file was held.

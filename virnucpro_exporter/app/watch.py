@@ -11,7 +11,7 @@ from virnucpro_exporter.snapshot import RunResult
 from virnucpro_exporter.terminal.machines import MachinesDisplay
 
 _LOOK_SECONDS = 0.1  # between two looks for the end
-# As the runs' own statuses, of which the metrics say no more than the result; the highest counts.
+# As the exit statuses of runs, of which the metrics contain only the result; the highest counts.
 _STATUS = {
     RunResult.COMPLETED: 0,
     RunResult.FAILED: 1,

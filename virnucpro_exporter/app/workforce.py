@@ -1,4 +1,4 @@
-"""Who does the work of a run: processes of this machine, or of a Dask cluster."""
+"""The workers of a run: processes of this machine, or of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def workforce(  # noqa: PLR0913 - a run has so many parts that its workers need
 
     Raises:
         ClusterError: The Dask cluster cannot be used.
-        NoDeviceError: The GPUs that were asked for are not there.
+        NoDeviceError: The requested GPUs do not exist.
         UsageError: The options cannot be used.
     """
     look_seconds = min(_LOOK_SECONDS, stall_threshold / _LOOKS_BEFORE_A_STALL)

@@ -9,7 +9,7 @@ from virnucpro_exporter.app import completion as app
 from virnucpro_exporter.cli.help import PROGRAM, Command
 from virnucpro_exporter.cli.options import Choice
 
-# By this variable the script of a shell asks the program what may follow.
+# With this variable the script of a shell requests completions from the program.
 VARIABLE = "_VIRNUCPRO_EXPORTER_COMPLETE"
 
 
@@ -18,7 +18,7 @@ def complete(cli: click.Command, instruction: str) -> int:
 
     Args:
         cli: The whole command line.
-        instruction: What the script asks.
+        instruction: The request of the script.
     """
     return shell_complete(cli, {}, PROGRAM, VARIABLE, instruction)
 

@@ -24,8 +24,8 @@ _LONGEST = 200  # of a first sentence, in characters: it is wrapped, never cut
 class _ShortHelp(click.Command):
     """One that has `-h` beside `--help`.
 
-    Whatever context asks first: click keeps the help option of that one, which need not be the
-    context of the whole program.
+    In whatever context it is first used: click keeps the help option of that one, which need not
+    be the context of the whole program.
     """
 
     def get_help_option_names(self, ctx: click.Context) -> list[str]:
@@ -169,7 +169,7 @@ class Group(_ShortHelp, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or say which one is like it.
+        """Find the command, or suggest a similar one.
 
         Raises:
             UsageError: There is none of this name.

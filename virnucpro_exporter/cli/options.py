@@ -1,7 +1,7 @@
 """Options of the command line, made from the table in `config`, and types that commands share.
 
-An option that was not given must not hide what the configuration file says, so only those given are
-passed on, although `--help` shows all defaults.
+An option that was not given must not hide the value in the configuration file, so only those given
+are passed on, although `--help` shows all defaults.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ output = OutputType("dir")
 
 
 class Choice(click.Choice):  # type: ignore[type-arg] # likewise
-    """Values that are listed in help and completed; what is wrong is said as in a file.
+    """Values that are listed in help and completed; errors are worded as for a file.
 
     Args:
         choices: The values.
@@ -136,7 +136,7 @@ def seconds(least: float) -> Callable[[str | float], float]:
 
 
 class TableOption(click.Option):
-    """An option of the table, which knows its section and its environment variable."""
+    """An option of the table, with its section and its environment variable."""
 
     def __init__(self, *args: Any, section: str, variable: str | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 
 
 class RunOptions(TypedDict, total=False):
-    """The options of a run, as keywords that editors and type checkers know."""
+    """The options of a run, as keywords for editors and type checkers."""
 
     sample_sheet: str | os.PathLike[str] | None
     state_folder: str | os.PathLike[str] | None

@@ -195,7 +195,7 @@ def _is_path(annotation: Any, metadata: Sequence[Any]) -> bool:
 
 
 def _base(annotation: Any) -> tuple[Any, bool]:
-    """A type without what is said about it, and whether None may stand in its place."""
+    """A type without its annotations, and whether it may be None."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return _base(arguments[0])

@@ -57,7 +57,7 @@ def _values(row: list[str]) -> list[float]:
     if len(row) not in (_FIRST_COLUMNS, _COLUMNS):
         raise ValueError("wrong number of cells")
     stamp, _gpu, *cells = row
-    # Python 3.10 does not know the Z.
+    # Python 3.10 does not parse the Z.
     time = datetime.fromisoformat(stamp.replace("Z", "+00:00"))
     if time.tzinfo is None:
         raise ValueError("no time zone")

@@ -45,13 +45,13 @@ HEAD_BYTES = 4 << 20
 STORED_HEAD_BYTES = 1 << 18  # of a file in a store: one request
 SAMPLES = 64
 
-# A sample tells how many records a file has, where it has begun so many of them.
+# From a sample with so many records, the number of records in the file is estimated.
 _TELLING_RECORDS = 200
 
 # Where so many headers are in the first bytes of a block, there are many in all of it.
 _LOOK_BYTES, _DENSE = 4096, 4
 
-# Progress is told after so many bytes of a file.
+# Progress is reported after so many bytes of a file.
 REPORT_BYTES = 16 << 20
 
 
@@ -157,7 +157,7 @@ def _between_headers(text: bytes, *, at_start: bool) -> list[bytes]:
 
 
 def _texts(blocks: Iterable[bytes]) -> Iterator[Text]:
-    """The blocks for a parser that is not asked where records are."""
+    """The blocks for a parser whose places are not used."""
     return (Text(0, block) for block in blocks)
 
 
@@ -188,7 +188,7 @@ def count(path: Path, report: Callable[[int], None] = lambda _: None) -> Sequenc
 
     Args:
         path: What to count.
-        report: Told now and then how many bytes more of the file have been read.
+        report: Called now and then with the number of bytes read since the last call.
 
     Returns:
         The file; `residues` is at least 1, since a file's cost is never nothing.
@@ -231,7 +231,7 @@ def estimate(path: str | os.PathLike[str]) -> SequenceFile:
 
 
 def look_into(path: str) -> tuple[SequenceFile, os.stat_result | None]:
-    """Estimate a file of this machine, as `estimate` does, and ask about it: opened once for both.
+    """Estimate a file of this machine as `estimate` does, and read its status: opened only once.
 
     Returns:
         The file, and its status; None where it cannot be opened.
@@ -322,7 +322,7 @@ def _count_some(file: BinaryIO) -> tuple[Tally, float | None]:
     try:
         tally.add(iter(head))
     except SequenceFileError:
-        if not head.cut:  # else it is we who cut a record short
+        if not head.cut:  # else the record was cut by the limit of the sample
             raise
     return tally, size / head.raw_bytes if head.cut else None
 
@@ -358,7 +358,7 @@ class _Head:
 
 
 def _sample(file: BinaryIO, size: int, marker: bytes, tally: Tally) -> int:
-    """Count blocks spread evenly over the file, and say how many bytes of it were counted."""
+    """Count blocks spread evenly over the file, and return how many bytes of it were counted."""
     sample = _sample_fasta if marker == b">" else _sample_fastq
     seen = 0
     for number in range(SAMPLES):
@@ -394,7 +394,7 @@ def _raw_length(text: bytes, block: bytes) -> int:
 
 
 class _Metered:
-    """A file that tells how much of it has been read."""
+    """A file that reports how much of it has been read."""
 
     def __init__(self, file: BinaryIO, report: Callable[[int], None]) -> None:
         self._file = file

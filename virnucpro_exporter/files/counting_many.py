@@ -32,8 +32,8 @@ def count_files(
     Args:
         paths: What to count.
         processes: How many processes may count at the same time.
-        on_progress: Told in this thread, several times a second, how many bytes of all files have
-            been read.
+        on_progress: Called in this thread, several times a second, with how many bytes of all
+            files have been read.
 
     Returns:
         The counted files, in the order of `paths`.

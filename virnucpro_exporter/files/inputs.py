@@ -20,7 +20,7 @@ from virnucpro_exporter.files.stored_inputs import chosen, find_stored
 from virnucpro_exporter.sequences import SUFFIXES, is_sequence_name
 from virnucpro_exporter.stores.access import Stored
 
-# What may follow a sequence suffix without being sequences: indices, checksums, what tools say.
+# What may follow a sequence suffix without being sequences: indices, checksums, logs of tools.
 _COMPANIONS = re.compile(
     r"\.(fai|gzi|amb|ann|bwt|pac|sa|dict|md5|sha1|sha256|txt|log|json|csv|tsv|html|yaml|yml|xml|"
     r"out|png|pdf|py|sh|n(hr|in|sq|db|ot|tf|to|og|os)|p(hr|in|sq|db|ot|tf|to|og|os)|bt2|mmi|pt)\Z"
@@ -43,7 +43,7 @@ class Input(NamedTuple):
         path: As it was typed or found.
         real: Where that leads, absolute and without links: by this a file is the same.
         place: The real folder of the path, and its name there; `real` itself where it is no link.
-        stored: What its store says of it, where it lies in one: all three are its URL then.
+        stored: Its properties in its store, if it lies in one: all three are its URL then.
     """
 
     path: str
@@ -77,7 +77,7 @@ class Inputs:
         return self._noted + len(self.unread)
 
     def lines(self) -> Iterator[str]:
-        """What a user has to be told, one line for each reason."""
+        """The remarks for the user, one line for each reason."""
         for text in self.unread:
             yield f"folder {text}: its files are not processed"
         for reason, paths in self.left_out.items():
@@ -292,7 +292,7 @@ _FILE, _FOLDER = _Seen(exists=True), _Seen(exists=True, is_folder=True)
 
 
 def _see(path: str) -> _Seen:
-    """Ask about a path, once where it is no link."""
+    """The status of a path, with one system call where it is no link."""
     try:
         mode = os.lstat(path).st_mode
     except (OSError, ValueError):  # a NUL is in it, and in no name
@@ -303,12 +303,12 @@ def _see(path: str) -> _Seen:
         try:
             mode = os.stat(path).st_mode  # noqa: PTH116 (a million Path objects take seconds)
         except OSError:
-            return _Seen(exists=True, real=real)  # its own attempt will say what is wrong
+            return _Seen(exists=True, real=real)  # its own attempt will report the error
     return _Seen(True, stat.S_ISDIR(mode), _odd_kind_of(mode), real)  # noqa: FBT003 - there is
 
 
 def _see_entries(entries: Sequence[os.DirEntry[str]]) -> Iterator[tuple[os.DirEntry[str], _Seen]]:
-    """What the entries of a folder are, without the hidden ones; links are asked about together."""
+    """What the entries of a folder are, without the hidden ones; links are looked at together."""
     shown = [entry for entry in entries if not entry.name.startswith(".")]
     plain = [_plain(entry) for entry in shown]
     strange = [entry.path for entry, seen in zip(shown, plain, strict=True) if seen is None]
@@ -318,7 +318,7 @@ def _see_entries(entries: Sequence[os.DirEntry[str]]) -> Iterator[tuple[os.DirEn
 
 
 def _plain(entry: os.DirEntry[str]) -> _Seen | None:
-    """A file or a folder, as the listing of its folder tells without a further question."""
+    """A file or a folder, from the listing of its folder, without a further system call."""
     try:
         if entry.is_file(follow_symlinks=False):
             return _FILE
@@ -362,7 +362,7 @@ def _in_natural_order(files: Iterator[Input]) -> list[Input]:
 
 
 def _natural_key(file: Input) -> tuple[str, str]:
-    """In this order `x2` comes before `x10`: a number is told by its length first."""
+    """In this order `x2` comes before `x10`: a number starts with its length."""
     folder, slash, name = file.path.rpartition("/")
     return _folder_key(folder + slash) + _NUMBER.sub(_sortable, name), file.path
 

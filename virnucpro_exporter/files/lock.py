@@ -15,17 +15,17 @@ from pathlib import Path
 
 from virnucpro_exporter.errors import OutputError
 
-# Somebody who asks for the status of a run holds the lock, shared, for a few microseconds.
+# A process that reads the status of a run holds the lock, shared, for a few microseconds.
 TRIES = 5
 PAUSE_SECONDS = 0.05
 
-# What a file system says that keeps no locks, such as Lustre mounted without them.
+# The errors of a file system without locks, such as Lustre mounted without them.
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds the lock.
+    """The holder of the lock.
 
     Attributes:
         process: Its number, or `unknown`.
@@ -99,7 +99,7 @@ class RunLock:
 
 
 def holder(path: Path) -> Holder | None:
-    """Who holds the lock now, or None; writes nothing.
+    """The present holder of the lock, or None; writes nothing.
 
     Args:
         path: The lock file.

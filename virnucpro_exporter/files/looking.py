@@ -29,11 +29,11 @@ def look_at(
     clock: Callable[[], float] = time.perf_counter,
     cpu_clock: Callable[[], float] = time.thread_time,
 ) -> list[R]:
-    """What `ask` says of each file, in their order; called in many threads where that helps.
+    """The result of `ask` for each file, in their order; called in many threads where that helps.
 
     Args:
-        files: What is asked about.
-        ask: Asks the file system about one file, and changes nothing.
+        files: The files.
+        ask: Queries the file system about one file, and changes nothing.
         clock: Monotonic seconds.
         cpu_clock: Seconds of processor time of this thread.
     """
@@ -68,6 +68,6 @@ def answers_about(
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()
-        finally:  # the caller may have heard enough
+        finally:  # the caller may stop early
             for future in under_way:
                 future.cancel()

@@ -23,7 +23,7 @@ from virnucpro_exporter.stores.writing import exists, sizes
 
 HIDDEN = ".virnucpro"
 
-# What tells of the run, beside the results.
+# The records of the run, beside the results.
 RECORD = "run.json"
 
 # Room for so much shows that a folder takes results again.
@@ -36,7 +36,7 @@ _MOST_SPARE = 512
 # A character of a name has so many bytes at most.
 _MOST_BYTES = 4
 
-# What `rename` says where a folder is in the way, or a file where a folder is to go.
+# The errors of `rename` where a folder is in the way, or a file where a folder is to go.
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -220,7 +220,7 @@ class Outputs:
         shutil.rmtree(self.replaced, ignore_errors=True)
 
     def probe(self) -> None:
-        """See whether the folder takes anything.
+        """Check that the folder can be written.
 
         Raises:
             OutputError: It does not.
@@ -316,7 +316,7 @@ class StoredOutputs(Outputs):
         """Whether an output is in place, or on its way.
 
         Raises:
-            OutputError: The store cannot be asked.
+            OutputError: A request to the store fails.
         """
         if super().has(name) or (self.uploading / name).exists():
             return True
@@ -334,7 +334,7 @@ class StoredOutputs(Outputs):
         """The outputs that are in place or on their way.
 
         Raises:
-            OutputError: The store cannot be asked, or the folder has vanished.
+            OutputError: A request to the store fails, or the folder has vanished.
         """
         return self.pending() | {name.partition("/")[0] for name in self.sizes()}
 
@@ -342,7 +342,7 @@ class StoredOutputs(Outputs):
         """The bytes of all objects of the store that lie below its prefix.
 
         Raises:
-            OutputError: The store cannot be asked.
+            OutputError: A request to the store fails.
         """
         try:
             return sizes(self.url)

@@ -60,7 +60,7 @@ def _claim(outputs: StoredOutputs, name: str) -> bytes:
         "started": time.time(),
     }
     own = json.dumps(about).encode()
-    # Asked first, since some stores overwrite although they were told to create.
+    # Checked first, since some stores overwrite in spite of a request to create.
     if _is_left_by(about["folder_id"], name, outputs):
         writing.put(name, own)
         return own
@@ -132,7 +132,7 @@ def _journal_url(outputs: StoredOutputs) -> str:
 
 
 def _mark(outputs: StoredOutputs) -> Path:
-    """What says which journal in the store is this folder's."""
+    """The file with the version of the journal in the store that belongs to this folder."""
     return outputs.hidden / "journal.version"
 
 

@@ -16,10 +16,10 @@ UNUSABLE = "an empty, '.' or '..' component in the name"
 
 
 def find_stored(arguments: Sequence[str]) -> dict[str, list[Stored]]:
-    """Ask the stores what each URL among the arguments means.
+    """Find out from the stores what each URL among the arguments is.
 
     Raises:
-        InputError: One means nothing, or its store cannot be asked.
+        InputError: There is nothing at one, or a request to its store fails.
     """
     urls = [argument for argument in dict.fromkeys(arguments) if is_url(argument)]
     return dict(zip(urls, look_at(urls, _find), strict=True))

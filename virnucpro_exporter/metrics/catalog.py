@@ -27,7 +27,7 @@ RUN_RESULTS = tuple(result.value for result in RunResult)
 FILE_STATES = ("queued", "processing", "completed", "failed")
 PART_STATES = ("queued", "processing", "completed")
 COLLECTORS = ("gpu", "run", "log")
-# What prometheus_client itself tells of this process; served beside the catalogue.
+# The metrics of prometheus_client itself about this process; served beside the catalogue.
 PROCESS_METRICS = (
     "process_cpu_seconds_total",
     "process_max_fds",

@@ -8,17 +8,17 @@ from virnucpro_exporter.overview.rows import OVER, WRONG, Row
 from virnucpro_exporter.snapshot import RunSnapshot, RunState
 from virnucpro_exporter.text import counted, device_noun, format_duration
 
-STALE_SECONDS = 15.0  # a snapshot older than this is said to be old
+STALE_SECONDS = 15.0  # a snapshot older than this is marked as old
 MAX_NAMED, NAMED_WIDTH = 8, 40  # GPUs in one warning, and about how many characters they take
 
 
 def warnings(run: RunSnapshot, rows: Sequence[Row], now: float) -> list[str]:
-    """What somebody should look at, the worst first; nothing once the run is over.
+    """What needs attention, the worst first; nothing once the run is over.
 
     Args:
         run: The run.
         rows: Its workers.
-        now: Unix seconds, to tell how old the snapshot is.
+        now: Unix seconds, for the age of the snapshot.
     """
     if run.state in OVER:
         return []

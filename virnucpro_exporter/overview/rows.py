@@ -18,7 +18,7 @@ from virnucpro_exporter.text import clean, format_duration, format_percent, form
 
 OVER = (RunState.COMPLETED, RunState.FAILED)
 
-# What a person must see first when not all rows fit. What is wrong is in capitals.
+# What comes first when not all rows fit. What is wrong is in capitals.
 # A GPU that is down explains the other two, so it comes first, as it holds back their alerts.
 STALLED, LOST, DOWN = "STALLED", "LOST", "GPU DOWN"
 WRONG = (DOWN, LOST, STALLED)

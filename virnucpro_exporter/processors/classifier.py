@@ -64,7 +64,7 @@ _ALLOWED = [
 
 
 class Classifier:
-    """Says of vectors how like those of viruses they are.
+    """Scores how similar vectors are to those of viruses.
 
     Args:
         tensors: Weights and statistics by `layer.name`, as a module's state has them.
@@ -119,7 +119,7 @@ def load_classifier(path: str, sha256: str | None = None) -> Classifier:
             root = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except OSError as error:
         raise ProcessorError(f"the classifier {path!r}: {error.strerror or error}") from None
-    except Exception as error:  # noqa: BLE001 - a file made by anybody may fail PyTorch in any way
+    except Exception as error:  # noqa: BLE001 - a file of unknown origin may make PyTorch fail in any way
         raise ProcessorError(f"{_refusal(path)} ({_reason(error)})") from None
     if sha256 not in (None, hashlib.sha256(content).hexdigest()):
         raise ProcessorError(f"the classifier {path!r} has changed since the run began")

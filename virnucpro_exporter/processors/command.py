@@ -56,7 +56,7 @@ class CommandProcessor:
 
     Attributes:
         joins: The same; None too where there is no `{output}`, so that nothing can be joined.
-        shrinks: False: a program that runs cannot be told that its input ends sooner.
+        shrinks: False: the input of a program that runs cannot be shortened.
     """
 
     shrinks = False
@@ -74,7 +74,7 @@ class CommandProcessor:
         self._child: tuple[Path, int] | None = None
 
     def check(self) -> None:
-        """See whether the program exists, and no placeholder is misspelt.
+        """Check that the program exists, and that no placeholder is misspelt.
 
         Raises:
             ProcessorError: It does not, or one is.
@@ -94,7 +94,7 @@ class CommandProcessor:
         return (file.name + self._suffix,) if self._has_output else ()
 
     def setup(self, gpu: str) -> None:
-        """Remember the worker's id, and check the command."""
+        """Store the worker's id, and check the command."""
         self.check()
         self._gpu = gpu
 
@@ -199,7 +199,7 @@ def _as_argument(path: Path) -> str:
 
 
 def _size(file: Path) -> int:
-    """Bytes of the input; 0 where it cannot be told."""
+    """Bytes of the input; 0 where that is unknown."""
     try:
         return file.stat().st_size
     except OSError:

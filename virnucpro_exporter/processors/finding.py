@@ -15,7 +15,7 @@ from virnucpro_exporter.text import did_you_mean
 
 
 def check_target(target: str) -> None:
-    """See whether a module has the name that workers will load from it.
+    """Check that a module has the name that workers will load from it.
 
     Args:
         target: `package.module:name`.
@@ -35,7 +35,7 @@ def check_target(target: str) -> None:
     if spec is None:
         raise ProcessorError(f"{target!r}: no module {module!r} in this folder or on sys.path")
     if spec.origin is None or not spec.origin.endswith(".py"):
-        return  # its names are known to those alone who load it
+        return  # its names are known only once it is loaded
     try:
         tree = ast.parse(Path(spec.origin).read_bytes())
     except (OSError, SyntaxError, ValueError) as error:

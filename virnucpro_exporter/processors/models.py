@@ -53,7 +53,7 @@ def width_of(folder: str) -> int:
     """How many values a vector of a model has.
 
     Raises:
-        ProcessorError: Its configuration does not say.
+        ProcessorError: Its configuration does not contain that.
     """
     width = _config(Path(folder)).get("hidden_size")
     if not isinstance(width, int):

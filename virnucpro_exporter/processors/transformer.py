@@ -47,7 +47,7 @@ class Model:
         device: Where the network computes.
         batcher: Cuts the batches.
         width: Values of a vector.
-        longest: The most tokens that the model takes, or None where it knows no limit.
+        longest: The most tokens that the model takes, or None where it has no limit.
 
     Attributes:
         encode, device, width, longest: As above.
@@ -298,7 +298,7 @@ def _batcher(tokens: int | None, device: Any, *, is_packed: bool) -> Batcher:
 
 
 def _device(gpu: str) -> Any:
-    """Where the model of a worker runs; a CPU slot is one thread unless the user says otherwise."""
+    """Where the model of a worker runs; a CPU slot is one thread unless the user sets more."""
     if gpu.startswith("cpu"):
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)
@@ -306,7 +306,7 @@ def _device(gpu: str) -> Any:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ProcessorError(f"PyTorch {torch.__version__} cannot use GPU {gpu}")
-    return torch.device("cuda")  # the only one that this process sees
+    return torch.device("cuda")  # the only one that is visible to this process
 
 
 def _check_weights(folder: str, missing: Sequence[str]) -> None:

@@ -181,7 +181,9 @@ class TranslateProcessor:
                     progress(sequences, residues + min(k * self.chunk_size, len(sequence)))
             sequences += 1
             residues += len(sequence)
-        is_part = isinstance(file, OpenPart) and not file.is_whole  # it says little of the file
+        is_part = (
+            isinstance(file, OpenPart) and not file.is_whole
+        )  # it is not representative of the file
         if residues and not is_nucleotide and not is_part:
             raise SequenceFileError("it contains no nucleotides; is it a protein file?")
         progress(sequences, residues)

@@ -282,7 +282,7 @@ def read_windows(
     Args:
         records: The sequences.
         chunk_size: Longest chunk, in bases.
-        is_whole: Whether they are all of a file: a part without nucleotides says little of it.
+        is_whole: Whether they are all of a file: a part without nucleotides is not representative.
 
     Yields:
         Windows, the last of which may have no frames: it has the numbers of the whole file.

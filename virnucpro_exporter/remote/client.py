@@ -63,7 +63,7 @@ class HttpOptions:
 
 @dataclass(slots=True)
 class _Known:
-    """What was seen of one run: to tell what grew, and what is new."""
+    """The last state of one run, to find what grew and what is new."""
 
     samples: Samples | None = None
     shown: RunSnapshot | None = None
@@ -80,7 +80,7 @@ class RemoteMachine:
         clock: Unix seconds.
 
     Attributes:
-        url: The address that is asked.
+        url: The address of the requests.
         name: Host and port.
 
     Raises:
@@ -104,10 +104,10 @@ class RemoteMachine:
         self._known: dict[str, _Known] = {}
 
     def check(self) -> None:
-        """Ask once, to find a wrong address or option before anything is shown.
+        """Send one request, to find a wrong address or option before anything is shown.
 
         Raises:
-            UsageError: Somebody answers, but in a way that waiting will not change.
+            UsageError: There is an answer, but a wrong one that waiting will not change.
         """
         try:
             read_scrape(self._fetch())
@@ -190,7 +190,7 @@ def _lost(run: RunSnapshot) -> set[str]:
 
 
 def _metrics_url(url: str) -> tuple[str, str | None]:
-    """The address to ask, and the name and password that were written into it."""
+    """The address for requests, and the name and password that it contained."""
     parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
     try:
         if "://" not in url and parts.port is None and not parts.netloc.endswith(":"):
@@ -216,7 +216,7 @@ def _opener(options: HttpOptions) -> urllib.request.OpenerDirector:
             context.verify_mode = ssl.CERT_NONE
         if options.cert is not None:
             asked = options.cert
-            # A key with a passphrase is refused; OpenSSL would ask for it beneath the table.
+            # A key with a passphrase is refused; OpenSSL would prompt for it below the table.
             context.load_cert_chain(options.cert, options.key, password=lambda: b"")
     except OSError as error:
         raise UsageError(f"{str(asked)!r} cannot be used: {_reason(error)}") from error

@@ -1,7 +1,7 @@
 """A run and its GPUs, rebuilt from one scrape of a `/metrics` endpoint and the one before.
 
-Only what the dashboard shows is rebuilt. What the endpoint does not tell (names of files, why a
-value is missing) stays unknown. States come from what it does tell: a worker that is down is lost,
+Only what the dashboard shows is rebuilt. What the endpoint does not serve (names of files, why a
+value is missing) stays unknown. States come from what it serves: a worker that is down is lost,
 one whose starved time grew is starved.
 """
 
@@ -74,7 +74,7 @@ class Samples:
         return next((value for _, value in self.all(metric, **labels)), None)
 
     def count(self, metric: Metric, **labels: str) -> int:
-        """A number of things; 0 when the endpoint does not say."""
+        """A count; 0 when the endpoint does not serve it."""
         return int(self.get(metric, **labels) or 0)
 
     def whole(self, metric: Metric, **labels: str) -> int | None:
@@ -89,7 +89,7 @@ def run_snapshot(
     now: float,
     steals: tuple[StealEvent, ...] = (),
 ) -> RunSnapshot:
-    """The run as its metrics tell it.
+    """The run, rebuilt from its metrics.
 
     Args:
         now_samples: The newest scrape.
@@ -102,7 +102,7 @@ def run_snapshot(
     start, estimated = get(c.RUN_START), get(c.RUN_COMPLETION)
     end = _end(now_samples, taken)
     state = _run_state(now_samples)
-    # `serve` remembers the last state that a run told, and how it ended after that.
+    # `serve` stores the last state that a run sent, and how it ended after that.
     has_ended = end is not None and state not in (RunState.COMPLETED, RunState.FAILED)
     return RunSnapshot(
         timestamp=taken,
@@ -135,7 +135,7 @@ def _end(samples: Samples, taken: float) -> RunEnd | None:
 
 
 def gpu_snapshot(samples: Samples, now: float) -> GpuSnapshot:
-    """The GPUs as their metrics tell them; `now` is Unix seconds."""
+    """The GPUs, rebuilt from their metrics; `now` is Unix seconds."""
     taken = samples.get(c.COLLECTOR_LAST_SUCCESS, collector="gpu") or now
     devices = (
         GpuDevice(

@@ -1,1 +1,1 @@
-"""Report: who did what in a run, as text and as a page."""
+"""Report: what each worker of a run did, as text and as a page."""

@@ -1,4 +1,4 @@
-"""What the metrics log tells over time: throughput, use of the GPUs, memory, power.
+"""The values of the metrics log over time: throughput, use of the GPUs, memory, power.
 
 Up to `MOST_LINES` GPUs are lines; of more, each is a row whose shade is the value.
 """
@@ -19,7 +19,7 @@ _SHADES = 6
 
 
 def charts(summary: Summary, axis: Axis) -> Iterator[str]:
-    """A heading and a picture for each value that the log knows, as HTML."""
+    """A heading and a picture for each value in the log, as HTML."""
     if not summary.series:
         return
     means = binned(summary.series, summary.time)

@@ -15,7 +15,7 @@ MOST_NAMED = 5  # GPUs, the worst first
 
 
 def findings(summary: Summary) -> list[str]:
-    """One sentence for each thing that somebody should know; none when all went well."""
+    """One sentence for each event that matters to the user; none when all went well."""
     return [*_of_the_run(summary), *_of_gpus(summary), *summary.notes]
 
 

@@ -54,7 +54,7 @@ class RunningTime:
 
 
 def periods_of_log(log: LogHistory) -> tuple[RunPeriod, ...]:
-    """The runs that a log tells of by itself: it falls silent between them."""
+    """The runs in a log without a journal: the log has gaps between them."""
     moments = sorted({moment for series in log.gpus.values() for moment in series.times})
     steps = [after - before for before, after in pairwise(moments)]
     limit = max(LONGEST_SILENCE, 10 * statistics.median(steps)) if steps else LONGEST_SILENCE

@@ -35,7 +35,7 @@ _GAP = 3.0
 
 @dataclass(frozen=True, slots=True)
 class GpuSummary:
-    """One GPU over all runs; None is a value that nothing tells.
+    """One GPU over all runs; None is an unknown value.
 
     Attributes:
         gpu: Its id.
@@ -48,11 +48,11 @@ class GpuSummary:
         rate: Sequences per second of the time of the runs in which it had a part.
         residue_rate: Residues per second, likewise.
         present_seconds: How long those runs took.
-        joules: Energy used meanwhile, as far as the log tells.
+        joules: Energy used meanwhile, as far as the log contains it.
         busy_seconds: Time with a file in process, whatever came of it.
         starved_seconds: Time idle while files waited in another queue.
         stalled_seconds: Time spent stalled.
-        down_seconds: Time in which its GPU did not answer, as far as the log tells.
+        down_seconds: Time in which its GPU did not answer, as far as the log contains it.
         wasted_seconds: Time spent on attempts that brought no result.
         stalls: How often it stalled.
         restarts: How often its worker was replaced.
@@ -90,7 +90,7 @@ class GpuSummary:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All runs that used an output folder, or all that a log tells of.
+    """All runs that used an output folder, or all in a log.
 
     Attributes:
         source: The output folder or the log.
@@ -108,8 +108,8 @@ class Summary:
         attempts: Every attempt.
         steals: Every steal.
         stalls: Every stall.
-        downs: Every time in which a GPU did not answer that answers otherwise, as the log tells.
-        series: What the log tells of each GPU while something ran.
+        downs: The times in which a GPU did not answer, from the log.
+        series: The values of each GPU in the log while something ran.
         notes: What could not be read, in sentences.
     """
 
@@ -134,7 +134,7 @@ class Summary:
 
     @property
     def joules(self) -> float | None:
-        """Energy that all GPUs used, or None where the log tells of none."""
+        """Energy that all GPUs used, or None where the log contains none."""
         known = [gpu.joules for gpu in self.gpus if gpu.joules is not None]
         return math.fsum(known) if known else None
 
@@ -159,7 +159,7 @@ class Summary:
 
 
 def summarize(history: RunHistory, log: LogHistory | None, notes: tuple[str, ...] = ()) -> Summary:
-    """Add up what the journal tells, beside what the log tells of the same time.
+    """Add up the journal, and the log of the same time.
 
     Args:
         history: At least one run.
@@ -215,7 +215,7 @@ def summarize(history: RunHistory, log: LogHistory | None, notes: tuple[str, ...
 
 
 def summarize_log(log: LogHistory) -> Summary:
-    """Add up what a metrics log tells by itself."""
+    """Add up a metrics log without a journal."""
     gpus = tuple(
         _with_log(GpuSummary(gpu, rate=mean(log.gpus[gpu].throughput)), log.gpus[gpu])
         for gpu in sorted(log.gpus, key=natural)

@@ -54,7 +54,7 @@ def group(parts: Sequence[str], name: str = "", y: float = 0.0) -> str:
 
 
 def picture(title: str, about: str, width: float, height: float, parts: Iterable[str]) -> str:
-    """A whole picture, with what it shows in words for those who do not see it."""
+    """A whole picture, with a text alternative."""
     return (
         f'<svg role="img" viewBox="0 0 {number(width)} {number(height)}" '
         f'aria-label="{text(f"{title}. {about}")}">{"".join(parts)}</svg>'

@@ -23,7 +23,7 @@ LEFT_ALIGNED = 2  # columns
 
 
 def describe(summary: Summary) -> str:
-    """Everything that a person wants to know first."""
+    """The most important facts, first."""
     parts = [
         headline(summary),
         *_totals(summary),
@@ -79,7 +79,7 @@ def _totals(summary: Summary) -> list[str]:
 
 
 def energy(summary: Summary) -> list[tuple[str, str]]:
-    """(what, value) of the energy that the log tells of; empty where it tells of none."""
+    """(what, value) of the energy in the log; empty where there is none."""
     joules = summary.joules
     if joules is None:
         return []
@@ -101,7 +101,7 @@ def _watt_hours(joules: float | None) -> str:
 
 
 def cells(gpu: GpuSummary) -> tuple[str, ...]:
-    """One row of the table; `-` is a value that nothing tells."""
+    """One row of the table; `-` is an unknown value."""
     stolen = "-" if gpu.stolen_to is None else f"{gpu.stolen_to}/{gpu.stolen_from}"
     busy, total = gpu.busy_seconds, gpu.present_seconds
     return (
@@ -124,7 +124,7 @@ def cells(gpu: GpuSummary) -> tuple[str, ...]:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as aligned lines, without the columns that tell nothing."""
+    """Rows of cells as aligned lines, without the columns that are empty."""
     told = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"-"}]
     widths = [max(map(len, column)) for column in told]
     return [

@@ -2,7 +2,7 @@
 
 The seconds that every file takes beside its residues, for loading or writing, cost a fast GPU as
 much as a slow one, and a fast one would have done more in them. So the fewest and largest files
-belong on the fastest GPUs. The first plan and stealing do not know that: they look at when files
+belong on the fastest GPUs. The first plan and stealing do not consider that, only when files
 end. Once the fixed cost is known, and no more files wait than make a difference to the end of the
 run, they are fitted into the time that is left: by falling size, each on the fastest worker that
 still has room, as in MULTIFIT.

@@ -32,7 +32,7 @@ def read_at(file: BinaryIO, length: int, offset: int) -> bytes:
 
 
 def open_again(file: BinaryIO) -> tuple[BinaryIO, Hashable]:
-    """The same file, with a reader of its own, and what tells it from any other content."""
+    """The same file, with a reader of its own, and what distinguishes it from any other content."""
     if isinstance(file, StoredFile):
         return path_of(file.name).open("rb", buffering=0), file.stored
     own = Path(os.fsdecode(file.name)).open("rb", buffering=0)  # noqa: SIM115 - the caller closes it

@@ -144,7 +144,7 @@ class OpenPart:
 
         Args:
             share: Above 0, up to 1: all but the record that was read last.
-            is_worth: Says whether a cut is to be made.
+            is_worth: Whether a cut is to be made.
 
         Returns:
             The cut, or None where there is none.
@@ -237,7 +237,7 @@ class Entered(NamedTuple):
     """The text from which the records of a part can be read.
 
     Attributes:
-        marker: The first letter of a header; it tells the format.
+        marker: The first letter of a header, which depends on the format.
         texts: The text, from somewhere before the first record of the part, or from it on.
         begins_line: Whether it begins a line.
     """
@@ -273,7 +273,7 @@ def enter_part(file: BinaryIO, part: Part) -> Entered:
         return Entered(*detect_format(refuse_binary(_read_first(file))))
     try:
         marker, _ = detect_format(refuse_binary(read_texts(file)))
-    except EmptyFileError:  # it is the first part of it that says so
+    except EmptyFileError:  # the first part reports it
         return Entered(b">", iter(()))
     if marker != b">":
         return Entered(marker, _sure_fastq(file, part.start))

@@ -89,7 +89,7 @@ def _end_all_lines(texts: Iterable[Text]) -> Iterator[Text]:
 
 def _end_odd_lines(texts: Iterable[Text]) -> Iterator[Text]:
     """The same with LF in place of each CR that no LF follows; every byte keeps its place."""
-    held: Text | None = None  # a CR at the end of a text, of which the next says what it is
+    held: Text | None = None  # a CR at the end of a text: the next text decides what it is
     for text in texts:
         if held is not None:
             yield held if text.text.startswith(b"\n") else Text(held.place, b"\n")
@@ -107,7 +107,7 @@ def _end_odd_lines(texts: Iterable[Text]) -> Iterator[Text]:
 
 
 def detect_format(texts: Iterator[Text]) -> tuple[bytes, Iterator[Text]]:
-    """Tell FASTA from FASTQ.
+    """Distinguish FASTA from FASTQ.
 
     Args:
         texts: From the start of the file.
@@ -282,7 +282,7 @@ def parse_fastq(
 
 
 def _end_alike(lines: Sequence[bytes]) -> bool:
-    """Whether a CR stands at the end of all lines or of none: else their lengths say little."""
+    """Whether a CR stands at the end of all lines or of none: else lengths cannot be compared."""
     returns = b"".join(lines).count(b"\r")
     return returns in (0, len(lines))
 

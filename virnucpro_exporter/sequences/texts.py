@@ -1,4 +1,4 @@
-"""The text of a file, decompressed where it has to be, in pieces that know their place.
+"""The text of a file, decompressed where it has to be, in pieces with their places.
 
 A place is a whole number that grows along the file. In a plain file it is the offset of the byte.
 In a compressed one it is an offset in the file, shifted by 16 bits, plus an offset in the text: of
@@ -32,7 +32,7 @@ else:
 
 BLOCK_BYTES = 1 << 16  # what is made of a block stays in the cache; larger ones are slower
 TEXT_BYTES = 1 << 18  # decompressed at a time: a small file may hold a very long text
-MAGIC_BYTES = 18  # these tell a compression, and bgzip from other gzip
+MAGIC_BYTES = 18  # these show the compression, and distinguish bgzip from other gzip
 PLACE_BITS = 16  # of a text's offset; more than a block of bgzip holds
 BGZIP_START = b"\x1f\x8b\x08\x04"
 BGZIP_FIELD = b"\x06\0BC\x02\0"
@@ -105,7 +105,7 @@ class Compression(NamedTuple):
 
 
 def _start_zstd() -> Decompressor:
-    # Files made with `--long=31` say that they need a window of 2 GiB.
+    # Files made with `--long=31` need a window of 2 GiB.
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 31})
 
 

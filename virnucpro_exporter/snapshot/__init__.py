@@ -1,10 +1,11 @@
 """Immutable values: a run and its GPUs at one moment.
 
 The scheduler and the GPU monitor publish these; the metrics, the terminal and the log read them.
-Nothing here knows where a value came from. A value that is not known is None, never 0.
+Nothing here depends on where a value came from. An unknown value is None, never 0.
 
 Two kinds of time appear. `*_timestamp` and `*_time` are Unix seconds on the wall clock, for people
-and for Prometheus. Durations are measured on a monotonic clock by whoever took the snapshot.
+and for Prometheus. Durations are measured on the monotonic clock of the process
+that took the snapshot.
 
 Import the names from here, whatever module defines them.
 """

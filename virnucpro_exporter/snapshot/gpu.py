@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 # NVIDIA's words for why clocks are held down, for the policies that do it, for memory errors, and
-# for what the driver asks for; policies, kinds and actions in the order of NVML's own numbers.
+# for what the driver recommends; policies, kinds and actions in the order of NVML's own numbers.
 THROTTLE_REASONS = (
     "sw_power_cap",
     "sw_thermal_slowdown",
@@ -67,7 +67,7 @@ class GpuProcess:
         pid: Its id, in the namespace of the driver.
         name: Of its program; empty where it is not known.
         user: Who runs it; empty where it is not known.
-        memory_bytes: Memory of the GPU that it holds, or None where the driver does not say.
+        memory_bytes: Memory of the GPU that it holds, or None where the driver does not report it.
     """
 
     pid: int
@@ -106,7 +106,7 @@ class GpuSample:
         energy_joules: Since the driver was loaded.
         sm_clock_hertz: Clock of the streaming multiprocessors.
         throttle_reasons: Names of the active reasons, some of `THROTTLE_REASONS`,
-            or None when the GPU cannot tell.
+            or None when the GPU does not report it.
         foreign_processes: Compute processes that no run on this machine has started.
         neighbour_processes: Those that other runs on this machine have started.
         memory_copy_ratio: Share of the last period in which memory was read or written, 0 to 1.
@@ -125,7 +125,7 @@ class GpuSample:
         row_remap_failed: A row could not be replaced.
         retired_pages: Pages of memory taken out of use, `single_bit` and `double_bit` by the cause.
         retired_pages_pending: Pages are taken out of use at the next reset.
-        recovery_action: What NVIDIA's driver asks for: one of `RECOVERY_ACTIONS`.
+        recovery_action: What NVIDIA's driver recommends: one of `RECOVERY_ACTIONS`.
         pcie_bytes_per_second: Over the last 20 ms, by direction (`receive`, `transmit`).
         pcie_replays: Transfers over PCIe that were repeated.
         nvlink_bytes: Over all links since the driver was loaded, by direction.
@@ -177,7 +177,7 @@ class GpuSample:
 
 @dataclass(frozen=True, slots=True)
 class GpuDevice:
-    """Who a GPU is, and how it fares.
+    """A GPU: its identity and its state.
 
     Attributes:
         gpu: The id used everywhere (`"0"`, `"0:1"` for a MIG slice, `"gpu07/0"` for one of many
@@ -189,7 +189,7 @@ class GpuDevice:
         node: The machine it is in, where there are many; else empty.
         up: It answered the latest query, and that answer is fresh.
         sample: Its values, or None when it is not up.
-        reasons: Why a value is missing, by the name of the `GpuSample` field; the key `""` says why
+        reasons: Why a value is missing, by the name of the `GpuSample` field; the key `""` is why
             the whole GPU is down.
         errors: NVML errors since the start, by code name.
         minor: The N of its /dev/nvidiaN, which is the same in every container; None if not known.
@@ -217,7 +217,7 @@ class GpuDevice:
 
 @dataclass(frozen=True, slots=True)
 class CollectorHealth:
-    """How a source of data fares, told apart from the data.
+    """The state of a source of data, separate from the data.
 
     Attributes:
         success: The latest pass succeeded; None before the first pass.

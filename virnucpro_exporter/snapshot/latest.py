@@ -1,4 +1,4 @@
-"""How values get from those who publish them to those who read them."""
+"""How values get from their publishers to their readers."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class Machine:
 
     Attributes:
         runs: By name; a run that serves by itself has the name "".
-        gpus: All GPUs that it knows.
+        gpus: All its GPUs.
     """
 
     runs: Mapping[str, RunSnapshot] = field(default_factory=dict)

@@ -11,8 +11,8 @@ DURATION_BUCKETS = (
     *(7200.0, 14400.0, 43200.0, 86400.0, 259200.0, 604800.0),
 )
 
-# Steals are told by pair of victim and thief for so many workers at most. Beyond that nearly every
-# steal would be a pair of its own, so they are told by thief, and the victim is "".
+# Steals are counted by pair of victim and thief for so many workers at most. Beyond that nearly
+# every steal would be a pair of its own, so they are counted by thief, and the victim is "".
 PAIRED_WORKERS = 16
 
 # The range of a file that is done as a whole.
@@ -30,7 +30,7 @@ class RunState(enum.Enum):
 
 
 class RunResult(enum.Enum):
-    """How a run ended; one that vanished was killed, or its machine was, and could not tell."""
+    """How a run ended; one that vanished was killed, or its machine failed, without a report."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -56,7 +56,7 @@ class RunEnd:
 
 
 class WorkerState(enum.Enum):
-    """What a worker does at the moment; whether it is stalled is told apart, by `is_stalled`.
+    """What a worker does at the moment; whether it is stalled is separate, in `is_stalled`.
 
     A worker that is starting has no process; one that is loading has one, which sets the processor
     up: it loads the model. One that has left was taken from the run in order: it is not lost.
@@ -78,7 +78,7 @@ class StealEvent:
     Attributes:
         timestamp: Unix seconds.
         source_gpu: The victim, whose queue the file left.
-        dest_gpu: The thief, who took it.
+        dest_gpu: The thief, which took it.
         file_name: The file's name, without its folder.
     """
 
@@ -128,7 +128,7 @@ class WorkerSnapshot:
         current_ratio: Share of that range that is done, 0 to 1, by its estimated residues; None
             before the worker reports progress in it.
         is_joining: It puts the results of the parts of the current file together.
-        is_ending: It was asked to end its range at the next sequence, because the run drains.
+        is_ending: It was instructed to end its range at the next sequence, because the run drains.
         files_completed: Files whose result this worker delivered; of those that were done in parts,
             the ones that it joined.
         parts_completed: Parts of files that this worker did.
@@ -156,7 +156,7 @@ class WorkerSnapshot:
         work_stolen_from: Files that others stole from its queue.
         work_stolen_to: Files it stole from others.
         residues_stolen_from: Residues of the files that others stole from its queue.
-        steal_attempts: Times it asked for work with an empty queue.
+        steal_attempts: Times it requested work with an empty queue.
         steals_empty: Those that found no file waiting anywhere.
         steals_declined: Those that left the waiting files to workers that would finish them sooner.
         second_attempts_won: Second attempts of this worker that delivered the result.
@@ -342,7 +342,7 @@ class RunSnapshot:
 
     @property
     def state_label(self) -> str:
-        """The state in words for people: only files that failed are told to have failed."""
+        """The state in words for people: only failed files are called failed."""
         state: str = self.state.value
         if self.state is not RunState.FAILED:
             return state

@@ -14,7 +14,7 @@ from virnucpro_exporter.terminal.suspension import Suspension
 
 log = logging.getLogger(__name__)
 
-_SHOWN_AFTER = 1.0  # seconds; a bar that flashes by tells nothing
+_SHOWN_AFTER = 1.0  # seconds; a shorter bar would only flicker
 _LINE_EVERY = 30.0  # seconds, where there is no terminal
 
 

@@ -32,7 +32,7 @@ _THROTTLE = {
     "hw_thermal_slowdown": "hw-heat",
     "hw_power_brake_slowdown": "brake",
 }
-# Of these values a line says why one is missing; what few GPUs have is left to `gpus --json`.
+# A line gives the reason why one of these values is missing; rare values are left to `gpus --json`.
 _EXPLAINED = (
     "utilization_ratio",
     "memory_used_bytes",
@@ -138,13 +138,13 @@ def missing_reasons(device: GpuDevice) -> list[str]:
 
 
 def _words(name: str) -> str:
-    """The name of a value without its unit; memory is one value for whoever looks for it."""
+    """The name of a value without its unit; both parts of memory are one value."""
     words = [word for word in name.split("_") if word not in _UNITS]
     return "memory" if words[0] == "memory" else " ".join(words)
 
 
 def short_uuid(uuid: str) -> str:
-    """The part of an NVML identity that tells GPUs apart, for example `GPU-1a2b3c4d`."""
+    """The part of an NVML identity that distinguishes GPUs, for example `GPU-1a2b3c4d`."""
     return "-".join(uuid.split("-")[:2]) or "-"
 
 
@@ -171,7 +171,7 @@ def _cells(device: GpuDevice, *, ascii_only: bool) -> dict[str, Text]:
 
 
 def _busy_style(ratio: float | None) -> str:
-    """Without a run nothing says that a GPU should do more, so that no value is poor."""
+    """Without a run there is no expected use of a GPU, so no value is poor."""
     return "" if ratio is not None and ratio < 0.5 else utilization_style(ratio)
 
 

@@ -27,7 +27,7 @@ _PATIENCE = 0.5
 class Suspension:
     """Gives the cursor back before SIGTSTP stops the process, and takes it again in the foreground.
 
-    A drawing holds `lock`, and asks `may_draw` first. Handlers of the program's own are left.
+    A drawing holds `lock`, and checks `may_draw` first. Handlers of the program's own are left.
 
     Args:
         console: Where something is drawn.
@@ -117,4 +117,4 @@ class Suspension:
         try:
             os.write(self._console.file.fileno(), text)
         except OSError:
-            return  # the terminal is gone, and with it whoever could see a cursor
+            return  # the terminal is gone, and with it the cursor

@@ -67,7 +67,7 @@ def run_view(
     Args:
         run: The run.
         gpus: What the GPUs answer.
-        now: Unix seconds, to tell how old the snapshot is.
+        now: Unix seconds, for the age of the snapshot.
         size: The room there is; the view takes no more lines than that.
         options: How to draw.
         trail: The last ten minutes of each GPU, for small pictures; None for none.
@@ -190,7 +190,7 @@ def _title(run: RunSnapshot, now: float, width: int, options: ViewOptions) -> Te
             left.append((f" ({format_time(run.estimated_completion_timestamp, now)})", ""))
     left.append((f"  {format_rate(run.throughput, run.residue_throughput)}", ""))
     while sum(len(part) for part, _ in left) > width and len(left) > 1:
-        # The clock first: the time left says the same.
+        # The clock goes first: the time left implies it.
         clocks = [part for part in left if part[0].startswith(" (")]
         left.remove(clocks[0] if clocks else left[-1])
     return _spread(left, clean(options.endpoint, ascii_only=options.ascii_only), width)

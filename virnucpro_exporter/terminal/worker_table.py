@@ -34,7 +34,7 @@ STATE_STYLES = {
 # Of the terminal's width, the state keeps this share, within limits in columns.
 _STATE_SHARE, _STATE_LEAST, _STATE_MOST = 0.3, 19, 40
 _RANGE_WIDTH = len(" of 62-81%")  # of the state where files are done in parts
-_SHORTEST_FILE = 6  # columns; less of a file's name says nothing
+_SHORTEST_FILE = 6  # columns; less of a file's name is no help
 _GIB = 2**30
 _BLOCKS = "▁▂▃▄▅▆▇█"
 TRAIL_INTERVALS, TRAIL_SECONDS = 20, 30.0  # ten minutes

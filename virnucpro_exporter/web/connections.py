@@ -118,7 +118,7 @@ class Connections:
         """End the connection that can best be done without; False without any.
 
         Strangers come first as long as there are many. Few of them are new, and what fills the
-        places are then clients that do not read what they have asked for.
+        places are then clients that do not read their answers.
         """
         many = len(self._strangers) > self._places // 4
         for tasks in (*((self._strangers,) if many else ()), self._idle, self._busy):

@@ -16,7 +16,7 @@ from virnucpro_exporter.snapshot import Node
 
 
 class Discovery(Protocol):
-    """Knows further targets."""
+    """Lists further targets."""
 
     def targets(self, host: str) -> bytes:
         """The targets.
@@ -67,7 +67,7 @@ class RunTarget:
     is_local: bool
 
     def group(self, host: str) -> dict[str, object]:
-        """As Prometheus wants to have it.
+        """In the format of Prometheus.
 
         Args:
             host: Of this machine, of IPv6 in brackets.

@@ -33,12 +33,12 @@ class Request:
     """The head of a request.
 
     Attributes:
-        method: In upper case, as HTTP wants it.
-        path: Decoded by nobody; served paths are plain ASCII.
+        method: In upper case, as in HTTP.
+        path: As received, not decoded; served paths are plain ASCII.
         query: What followed the question mark.
         headers: By lower-case name; of a repeated one, the values joined by commas.
         keep_alive: The client would send another request on this connection.
-        client: The host that asks, as far as it is known.
+        client: The host that sent the request, if it is known.
     """
 
     method: str
@@ -50,7 +50,7 @@ class Request:
 
     @property
     def names(self) -> frozenset[str]:
-        """The metrics asked for by `name[]`; empty for all."""
+        """The metrics requested by `name[]`; empty for all."""
         try:
             fields = parse_qs(self.query, max_num_fields=_MOST_FIELDS)
         except ValueError as error:
@@ -65,7 +65,7 @@ class Request:
 
     @property
     def format(self) -> Format:
-        """The format the client likes best; the text format where it does not say."""
+        """The format that the client prefers; the text format by default."""
         best, liked = Format.TEXT, 0.0
         for media, weight in _weighted(self.headers.get("accept", "")):
             form = _FORMATS.get(media)
@@ -82,7 +82,7 @@ class Response:
         status: The HTTP status.
         body: All of it; a HEAD request gets its length alone.
         headers: Beside those about the length and the connection.
-        is_refusal: The client has not shown that it may ask. Such answers are not urgent.
+        is_refusal: The client is not authenticated. Such answers are not urgent.
     """
 
     status: int

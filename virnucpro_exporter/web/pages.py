@@ -75,7 +75,7 @@ class Pages:
     def _render(self, form: Format, names: frozenset[str]) -> bytes:
         if not names:
             return render(self._registry.collect(), form)
-        # A client can ask for ever other names: that must not collect everything each time.
+        # Clients can request any number of names: that must not collect everything each time.
         if self._families is None:
             self._families = list(self._registry.collect())
         return render((f for f in self._families if _wanted(f, names)), form)

@@ -50,7 +50,7 @@ _LONGEST_PATH = 1000  # characters
 
 
 def check_path(telemetry_path: str) -> None:
-    """Check that the metrics can be at this path, and that clients can ask for it.
+    """Check that the metrics can be served at this path, and that clients can request it.
 
     Raises:
         UsageError: They cannot.

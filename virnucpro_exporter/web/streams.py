@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 _CHUNK = 32768  # bytes; what a slow reader costs beside the page that all readers share
 _END_OF_HEAD = b"\r\n\r\n"
-# On close, forget what has not been sent yet and reset the connection.
+# On close, discard what has not been sent yet and reset the connection.
 _FORGET = struct.pack("ii", 1, 0)
 # What a client still sends after its answer is read and dropped, up to so much for so long: closing
 # with unread bytes would take the answer from it.
@@ -43,7 +43,7 @@ class Stream:
         self.deadline = deadline
 
     async def secure(self, context: ssl.SSLContext) -> dict[str, Any]:
-        """Speak TLS from now on.
+        """Use TLS from now on.
 
         Returns:
             The client's certificate as `ssl` shows it; empty without one that was verified.
@@ -89,7 +89,7 @@ class Stream:
                 view = view[sent:]
 
     async def end(self) -> None:
-        """Say that nothing follows, and take what is still under way here."""
+        """End the sending direction, and read what is still under way."""
         self.deadline = min(self.deadline, asyncio.get_running_loop().time() + _DROPPED_SECONDS)
         with contextlib.suppress(OSError, ValueError):
             if isinstance(self._socket, ssl.SSLSocket):
@@ -105,7 +105,7 @@ class Stream:
         self._socket.close()
 
     def reset(self) -> None:
-        """Let the client see that its answer is not whole, and forget what was not sent."""
+        """Reset the connection: the client sees that its answer is incomplete."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FORGET)
 
     async def _receive(self) -> bool:

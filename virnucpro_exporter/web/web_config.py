@@ -38,7 +38,7 @@ ClientAuth = Literal[
 ]
 TlsVersion = Literal["TLS10", "TLS11", "TLS12", "TLS13"]
 _VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
-# OpenSSL's names of those that Go knows; those of TLS 1.3 cannot be chosen there either.
+# OpenSSL's names of those that Go has; those of TLS 1.3 cannot be chosen there either.
 _SUITES = {
     "TLS_RSA_WITH_AES_128_CBC_SHA": "AES128-SHA",
     "TLS_RSA_WITH_AES_256_CBC_SHA": "AES256-SHA",
@@ -191,15 +191,15 @@ class Tls:
 
 
 class WebConfig:
-    """What a configuration file says, read and tried once.
+    """The content of a configuration file, read and tried once.
 
     Attributes:
         tls: What holds for new connections, or None for plain HTTP.
-        users: bcrypt hashes by user name; empty when anybody may read.
+        users: bcrypt hashes by user name; empty when no password is needed.
         headers: What each answer has beside its own.
         interval: Seconds between two requests, or 0 without such a limit.
         burst: So many requests may come at once all the same.
-        remarks: What the file asks for and is done otherwise here, a line each.
+        remarks: Settings of the file that have another effect here, a line each.
         protections: What strangers are kept out by, in words.
         files: All files it was read from.
 
@@ -243,7 +243,7 @@ class WebConfig:
 
     def _tls(self, folder: Path, tls: TlsConfig) -> Tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.options |= ssl.OP_NO_RENEGOTIATION  # which a client could ask for without end
+        context.options |= ssl.OP_NO_RENEGOTIATION  # which a client could request without end
         self._set_versions(context, tls)
         self._set_suites(context, tls)
         self._set_curve(context, tls)
@@ -336,7 +336,7 @@ class WebConfig:
         self.remarks.append(f"tls_server_config.{key}: {text}")
 
     def _note(self, *files: Path) -> None:
-        """Remember how the files are, before they are read."""
+        """Store the state of the files before they are read."""
         self.files += files
         self._signatures += tuple(map(_signature, files))
 
@@ -345,7 +345,7 @@ class WebConfig:
         return tuple(map(_signature, self.files)) != self._signatures
 
     def renewed(self) -> WebConfig:
-        """What the file says now.
+        """The present content of the file.
 
         Raises:
             ConfigError: It cannot be used, or keeps strangers out by less than before: a file that
@@ -460,7 +460,7 @@ def _load_certificate(context: ssl.SSLContext, folder: Path, tls: TlsConfig) -> 
 
 @contextlib.contextmanager
 def _in_memory(text: str) -> Iterator[str]:
-    """The path of a file with this text, which no disk ever sees: OpenSSL reads files alone."""
+    """The path of a file with this text, which is never on a disk: OpenSSL reads only files."""
     number = os.memfd_create("web-config")
     try:
         os.write(number, text.encode())

@@ -16,7 +16,7 @@ def sparkline(means: _Means, what: str, *, top: float | None = None) -> Markup:
 
     Args:
         means: The oldest first.
-        what: What it is, with the range, for those who cannot see it.
+        what: What it is, with the range, as a text alternative.
         top: The value at the upper edge; the largest of the means where it is not given.
     """
     known = [mean for mean in means if mean is not None]
@@ -48,7 +48,7 @@ def _areas(heights: Sequence[int | None]) -> Iterator[str]:
 
 
 def bar(share: float) -> Markup:
-    """How much of a whole is done; the number beside it says the same."""
+    """A bar of the share that is done; the number stands beside it."""
     filled = round(_BAR_WIDTH * min(max(share, 0.0), 1.0))
     return Markup(
         '<svg class=b viewBox="0 0 %s 1" preserveAspectRatio=none aria-hidden=true>'

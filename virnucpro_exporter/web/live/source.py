@@ -18,7 +18,7 @@ from virnucpro_exporter.web.http import Request, Response
 from virnucpro_exporter.web.live.page import SECURITY_POLICY, ShownRun, View, document
 
 _LOOK_EVERY = 2.0  # seconds between two values of the trails
-_FRESH_SECONDS = 1.0  # so long a page is good, however many ask for it
+_FRESH_SECONDS = 1.0  # a page is reused for so long, for any number of clients
 _LEVEL = 1  # of ISA-L
 _HEADERS = (
     ("Content-Type", "text/html; charset=utf-8"),

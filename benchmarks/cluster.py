@@ -342,7 +342,7 @@ class Measured(threading.Thread):
 
     Args:
         runner: What it goes on.
-        warm: Says when all workers are ready.
+        warm: Whether all workers are ready.
         seconds: For how long.
         settle: And how long after all have begun.
     """

@@ -67,7 +67,7 @@ class Noop:
         return ()
 
     def process(self, file: Path, output: Path, progress: ProgressCallback) -> Processed:
-        """Say that the file held one residue."""
+        """Report that the file held one residue."""
         del file, output, progress
         return Processed(1, 1)
 
@@ -175,13 +175,13 @@ def noop(path: str) -> tuple[str, int]:
 
 
 def answer(_: int) -> int:
-    """Who is there; slow enough that another process gets the next question."""
+    """The id of this process; slow enough that another one gets the next request."""
     time.sleep(0.05)
     return os.getpid()
 
 
 def warm(ask: Callable[[], Sequence[int]]) -> None:
-    """Ask until all workers have answered."""
+    """Send requests until all workers have answered."""
     while len(set(ask())) < len(WORKERS):
         pass
 

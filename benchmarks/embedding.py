@@ -3,7 +3,7 @@
 The model has the shape of the one with 650 million parameters and random weights. The proteins are
 the open frames of the lambda phage, repeated to fill the files. `alone` is the processor in a
 process of its own: no coordinator, no worker, no monitor, no endpoint. `run` is the program as a
-user starts it; the endpoint is scraped and nvidia-smi is asked every second. The two take turns.
+user starts it; the endpoint is scraped and nvidia-smi is run every second. The two take turns.
 
 Run, in the environment of `make test-models` or any with the extra `models` and a GPU:
     python -m benchmarks.embedding [--gpu 0] [--files 20] [--sequences 10000] [--rounds 3]
@@ -121,7 +121,7 @@ def alone(paths: Sequence[Path], model: Path, gpu: str, output: Path) -> Alone:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a whole run took; utilisation in percent, power in watts, NaN where nobody knows."""
+    """What a whole run took; utilisation in percent, power in watts, NaN where unknown."""
 
     seconds: float
     waiting: float
@@ -131,7 +131,7 @@ class Run:
 
 
 def run(folder: Path, model: Path, gpu: str, output: Path) -> Run:
-    """Run the program on all files, ask nvidia-smi and scrape meanwhile."""
+    """Run the program on all files, run nvidia-smi and scrape meanwhile."""
     command = [
         sys.executable,
         "-m",
@@ -168,7 +168,7 @@ def run(folder: Path, model: Path, gpu: str, output: Path) -> Run:
 
 
 def ask_smi(gpu: str) -> tuple[float, float]:
-    """Utilisation and power of the GPU, as nvidia-smi sees them."""
+    """Utilisation and power of the GPU, as reported by nvidia-smi."""
     if gpu.startswith("cpu"):
         return float("nan"), float("nan")
     answer = subprocess.check_output([*QUERY, "-i", gpu], text=True)

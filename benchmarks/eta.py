@@ -11,7 +11,7 @@ with the real scheduler; the snapshot that the table, the metrics and the plain 
 - `bar`: the percentage that is shown, minus the share of the time that has passed; in points.
 - `none`: the share of the time in which no remaining time is shown: nothing was learned yet.
 
-What no estimate can know is not asked of it: GPUs are throttled before 10 % of the time.
+No estimate can foresee a later change: GPUs are throttled before 10 % of the time.
 
 Run: python -m benchmarks.eta [--seeds 8] [--only TEXT]
 """
@@ -71,7 +71,7 @@ class Row:
 
 
 def uneven(name: str, **others: object) -> Workload:
-    """Files whose sizes are known as well as a sample tells them, to 5 % where nothing is said."""
+    """Files whose sizes are known as well as from a sample, to 5 % where nothing is said."""
     return Workload(name, **{"estimates_off": 0.05, **others})  # type: ignore[arg-type]
 
 
@@ -111,7 +111,7 @@ ROWS = (
 
 @dataclass(slots=True)
 class Watched:
-    """The scheduler, and what its snapshots say at many moments.
+    """The scheduler, and the values of its snapshots at many moments.
 
     Attributes:
         scheduler: The real one.
@@ -133,7 +133,7 @@ class Watched:
         return self.scheduler.is_finished
 
     def next_deadline(self) -> float | None:
-        """When the scheduler, or whoever looks at it, wants to be called."""
+        """The next time at which the scheduler or the observer has to be called."""
         wanted = self.scheduler.next_deadline()
         look = self.times[-1] + self.every if self.times else None
         return min((at for at in (wanted, look) if at is not None), default=None)

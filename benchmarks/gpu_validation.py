@@ -161,7 +161,7 @@ def report(devices: Sequence[GpuDevice], pairs: Mapping[str, Pairs]) -> int:
 
 
 def main() -> int:
-    """Measure, print, and tell whether all agrees."""
+    """Measure, print, and return whether all values agree."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--moments", type=int, default=60)
     parser.add_argument("--interval", type=float, default=1.0, help="seconds, of the monitor")

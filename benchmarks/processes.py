@@ -8,7 +8,7 @@ takes the files in their order, or by falling declared cost (LPT) where that is 
 Both clocks start when all workers are ready. Eight instances, each with both, in turn.
 
 The bound is that of the balance benchmark: all work on all workers, or the largest file on the
-fastest, whichever is longer. Nobody can be sooner, so peer/ours cannot be more than peer/bound.
+fastest, whichever is longer. No schedule is sooner, so peer/ours cannot be more than peer/bound.
 
 Two lines more: two workers with 8 equal files, of which one falls to 0.05 of its speed in the
 middle of its last file (the clock of the scheduler goes 100 times as fast, so that its minutes are
@@ -162,7 +162,7 @@ class Instance:
     work: dict[str, int]
 
     def bound(self, *, is_one_slow: bool) -> float:
-        """Seconds below which nobody can be."""
+        """Seconds that no schedule can undercut."""
         speeds = [SLOW_SPEED if is_one_slow else 1.0, 1.0, 1.0, 1.0]
         return lower_bound(self.work, [speed * RESIDUES_PER_SECOND for speed in speeds])
 
@@ -203,7 +203,7 @@ def make_instance(case: Case, seed: int, mean_seconds: float) -> Instance:
     mean = int(mean_seconds * RESIDUES_PER_SECOND)
     rng = random.Random(seed)
     files, work = skewed_files(FILES, rng, mean=mean, error=0.0 if case.content else 0.3)
-    # The worker must know the true work, which only the name can tell it.
+    # The worker needs the true work, which only the name can carry.
     named, effort = [], {}
     for number, file in enumerate(files):
         residues = work[file.path]

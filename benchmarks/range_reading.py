@@ -88,7 +88,7 @@ def enter_rapidgzip(path: Path, shares: Sequence[float]) -> Cost:
 
 
 def build_by_seek(file: Any) -> int:
-    """Build the index, and say how long the text is."""
+    """Build the index, and return how long the text is."""
     file.build_full_index()
     return int(file.seek(0, 2))
 

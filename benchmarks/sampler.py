@@ -36,7 +36,7 @@ GPUS = 8
 
 
 def ways() -> dict[str, Callable[[], object]]:
-    """The ways to ask one GPU for its four values; they need the stand-in loaded."""
+    """The ways to read the four values of one GPU; they need the stand-in loaded."""
     from nvitop import Device, libnvml  # noqa: PLC0415 - after the stand-in
 
     guard = Guard(NvmlSource())
@@ -110,7 +110,7 @@ def cpu_use(stub: dict[str, str], seconds: float) -> None:
 
 
 class Clock:
-    """GPUs whose power and power limit are the second at which they were asked.
+    """GPUs whose power and power limit are the second at which they were read.
 
     Some of the questions take long, up to five intervals.
     """

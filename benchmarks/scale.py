@@ -1,4 +1,4 @@
-"""What 1,024 GPUs and a million files ask of the one process that coordinates them.
+"""The load that 1,024 GPUs and a million files put on the one process that coordinates them.
 
 A cluster of 128 nodes in virtual time (`virnucpro_exporter.simulation.VirtualCluster`) on the real
 scheduler, run loop, journal, metrics, table and log. The workers alone are made up, so that talking

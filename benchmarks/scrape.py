@@ -1,7 +1,7 @@
 """What a scrape costs: the endpoint beside nvitop-exporter and prometheus_client's own server.
 
-Every server is a process of its own. Where nothing else is said the client asks as Prometheus does,
-for OpenMetrics and gzip, on one kept connection. It takes about five minutes.
+Every server is a process of its own. By default the client sends the requests of Prometheus, for
+OpenMetrics and gzip, on one kept connection. It takes about five minutes.
 
 Run: python -m benchmarks.scrape [PART...]
 """
@@ -214,7 +214,7 @@ def flat_memory() -> None:
 
 
 def slow_readers() -> None:
-    """40 clients that ask for a large scrape and do not read it."""
+    """40 clients that request a large scrape and do not read it."""
     print("40 readers of 1,024 GPUs, not compressed, that do not read for 8 s")
     growths = {}
     for name, words in (
@@ -348,7 +348,7 @@ PARTS: dict[str, Callable[[], None]] = {
 
 
 def main() -> None:
-    """Print the tables of the parts that are asked for, of all by default."""
+    """Print the tables of the requested parts, of all by default."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")

@@ -76,7 +76,7 @@ SERVERS: dict[str, Callable[..., None]] = {
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
+    """A port that is free now."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         return int(free.getsockname()[1])
 

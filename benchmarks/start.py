@@ -7,13 +7,13 @@ have 100 bases each, and lie in one folder.
   second run finds that nothing is left to do.
 - Dispatch: the processor writes one small output for each file. The peer is a program that lists
   the same folder and submits each file to a `ProcessPoolExecutor`, whose function writes the same
-  in place: a killed run leaves half a file, and nothing says what was done. Another one writes
+  in place: a killed run leaves half a file, and no record of what was done. Another one writes
   beside it and renames. This program also keeps its journal and writes its record.
 - A slow file system: each question takes a millisecond more. A library that is loaded before that
   of the system (`LD_PRELOAD`) delays `open`, `stat` and `opendir` below the input folder.
 - What a file that waits takes of the memory, in a process of its own.
 
-Processor time is that of all processes, which says more where the machine does other work. The
+Processor time is that of all processes, which depends less on other work of the machine. The
 package is compiled first, as it is where pip installs it. Medians of three, in turn.
 
 Run: python -m benchmarks.start [--files 100000]

@@ -49,7 +49,7 @@ def header(password: str) -> bytes:
 
 
 def strangers(port: int, told: multiprocessing.Queue[collections.Counter[str]]) -> None:
-    """Ask again and again with other wrong passwords, on a new connection each time."""
+    """Send requests with changing wrong passwords, each on a new connection."""
     os.nice(19)
     answers: collections.Counter[str] = collections.Counter()
     selector = selectors.DefaultSelector()
@@ -112,7 +112,7 @@ class Known(threading.Thread):
 
 
 def run_once(folder: Path, number: int, *, flooded: bool) -> tuple[float, Known]:
-    """The seconds that the run itself tells, and how its known client fared."""
+    """The seconds of the run by its own account, and the scrapes of its authenticated client."""
     port = free_port()
     words = ["--gpus=cpu:2", "--linger=60", "--no-dashboard", "--log-level=error"]
     words += [

@@ -67,7 +67,7 @@ class FeignedPool:
         """Nothing is done in parts."""
 
     def kill(self, _: WorkerId) -> None:
-        """Forget all."""
+        """Remove all."""
         self._due = []
 
     def close_idle(self, _: float) -> None:
@@ -125,7 +125,7 @@ def node_of(worker: Worker) -> str:
 
 
 def name_nodes() -> None:
-    """Have each Dask worker of this process tell the node that is in its name."""
+    """Have each Dask worker of this process report the node that is in its name."""
     really = post.visit
 
     async def visit(token: str, dask_worker: Worker) -> Visit:

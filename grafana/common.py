@@ -7,11 +7,11 @@ from grafana.queries import BY_RUN, BY_WORKER, RUNNING
 from grafana.style import NEUTRAL, WARNING, thresholds
 
 _AGE_OF_GPUS = 'time() - virnucpro_collector_last_success_timestamp_seconds{collector="gpu"}'
-# Where the sampler knows nothing at all no GPU is lost: they are not known.
+# Where the sampler has no GPUs at all, none is lost: they are unknown.
 LOST = (
     f"((virnucpro_gpu_up == 0) unless on (job, instance) ({_AGE_OF_GPUS} > {limit('GpuLost'):g}))"
 )
-# A run and `serve` on one machine both see a GPU that is lost; its UUID says that it is one.
+# A run and `serve` on one machine both report a lost GPU; by its UUID it counts once.
 LOST_ONCE = f"count(count by (uuid) (virnucpro_gpu_info and on (job, instance, gpu) {LOST}))"
 GPUS_ONCE = "count(count by (uuid) (virnucpro_gpu_info))"
 # 0 where GPUs are known and none is lost; nothing where none is known.
@@ -79,10 +79,10 @@ OF_SILENCE_ALLOWED = (
 
 
 def verdict(by: str = "") -> str:
-    """A code for VERDICTS: the worst that can be said.
+    """A code for VERDICTS: the worst that applies.
 
     Args:
-        by: The labels by which runs are told apart; empty: of all together.
+        by: The labels that distinguish runs; empty: of all together.
     """
     failed = 'virnucpro_run_files{state="failed"}'
     said = (

@@ -1,6 +1,6 @@
 """The kinds of panels, each with everything that every panel must have.
 
-Every function takes a title, a text that says what is shown and what would be wrong, the unit, the
+Every function takes a title, a description of what is shown and what would be wrong, the unit, the
 queries, the colours by value, and the words that stand there when there are no data: silence must
 not look like health.
 """
@@ -76,7 +76,7 @@ class Column:
         states: Texts in place of values.
         hidden: Whether only the labels of this query are shown.
         width: In pixels; 0 shares what is left.
-        decimals: How many; None as Grafana thinks fit.
+        decimals: How many; None for Grafana's choice.
     """
 
     title: str
@@ -303,7 +303,7 @@ def table(  # noqa: PLR0913 - what a table is made of, most with a default
 
 
 def _unseen(columns: Sequence[Column], labels: Mapping[str, Label]) -> list[str]:
-    """The labels by which rows are told apart, but which are not shown."""
+    """The labels that distinguish rows, but are not shown."""
     found = {
         name.strip()
         for column in columns

@@ -54,7 +54,7 @@ class Query:
     rank: str = ""
 
     def bounded(self) -> str:
-        """The expression; of many series by GPU those that tell most in the time shown."""
+        """The expression; of many series by GPU the most relevant ones of the time shown."""
         if not (self.is_many or self.legend.startswith(GPU)):
             return self.expr
         if self.rank:

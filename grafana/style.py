@@ -1,8 +1,8 @@
 """Colours, thresholds and value mappings.
 
-Every colour stands out from the background of a panel in both of Grafana's themes, and they are
-told apart with the common kinds of colour blindness (after the palette of Okabe and Ito). A colour
-never says anything alone: there is always a text or a number with it.
+Every colour stands out from the background of a panel in both of Grafana's themes, and all are
+distinct for people with the common kinds of colour blindness (after the palette of Okabe and Ito).
+A colour never carries information alone: there is always a text or a number with it.
 """
 
 from __future__ import annotations

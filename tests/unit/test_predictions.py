@@ -12,6 +12,7 @@ from virnucpro_exporter.errors import InputError
 from virnucpro_exporter.predictions import tables
 from virnucpro_exporter.predictions.samples import Sample, name_samples, read_sheet, refuse_mates
 from virnucpro_exporter.predictions.tables import table_names, write_tables
+from virnucpro_exporter.stores import urls
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,14 @@ def test_sheet_gives_files_to_samples(tmp_path: Path) -> None:
     assert read_sheet(str(sheet)) == [Sample("S2", ("a.fa", "c.fa")), Sample("S1", ("b.fa",))]
 
 
+def test_queries_of_urls_in_a_sheet_are_kept_apart(tmp_path: Path) -> None:
+    """They may be secrets: names of files, and so logs and the journal, do not contain them."""
+    sheet = tmp_path / "sheet.tsv"
+    sheet.write_text("sample\tfile\nS1\tHTTPS://host/signed.fa?sig=hunter2\n")
+    assert read_sheet(str(sheet)) == [Sample("S1", ("https://host/signed.fa",))]
+    assert urls.with_query("https://host/signed.fa") == "https://host/signed.fa?sig=hunter2"
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -59,6 +68,8 @@ def test_sheet_gives_files_to_samples(tmp_path: Path) -> None:
         ("sample\tfile\nS1\n", "row 2 of the sample sheet .* lacks a sample or a file"),
         ("sample\tfile\nS/1\ta.fa\n", "'S/1' in the sample sheet .* is not usable as a file name"),
         ("sample\tfile\nS1\ta.fa\nS2\t./a.fa\n", "'./a.fa' is listed twice"),
+        ("sample\tfile\nS1\ths://h/a.fa\n", "row 2 of the sample sheet .*: hs:// is not supported"),
+        ("sample\tfile\nS\thttp://h/a?i=1\nS\thttp://h/a?i=2\n", "'http://h/a' is listed twice"),
     ],
 )
 def test_sheet_that_cannot_be_used(tmp_path: Path, text: str, fault: str) -> None:

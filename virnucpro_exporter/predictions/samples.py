@@ -1,4 +1,4 @@
-"""Samples: what predictions are about. A sample is one file, or the files that a sheet gives it."""
+"""Samples: what predictions are about. A sample is one file, or its files in a sample sheet."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from virnucpro_exporter.errors import InputError, VirnucproError
+from virnucpro_exporter.errors import InputError, UsageError, VirnucproError
 from virnucpro_exporter.sequences import read_sequences, stem
 from virnucpro_exporter.stores.paths import path_of
+from virnucpro_exporter.stores.urls import is_url, put_query_aside
 
 COLUMNS = ("sample", "file")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Files whose sequences are told about together.
+    """Files whose sequences are in one table.
 
     Attributes:
         name: Of its tables; no other sample of the run has it.
@@ -62,6 +63,13 @@ def read_sheet(path: str) -> list[Sample]:
                 f"{name!r} in the sample sheet {path!r} is not usable as a file name: rename the "
                 "sample"
             )
+        if is_url(file_path):
+            try:
+                file_path = put_query_aside(file_path)
+            except UsageError as error:
+                raise InputError(
+                    f"row {number} of the sample sheet {path!r}: {error.detail}"
+                ) from None
         place = path_of(file_path).absolute()
         if place in places:
             raise InputError(f"{file_path!r} is listed twice in the sample sheet {path!r}")

@@ -60,8 +60,10 @@ def fitted_plan(outlook: Outlook, now: float) -> list[Move]:
     enough = max(worker.finish_at(now) for worker in outlook.workers) - now
     enough /= _WORTH_FITTING
     targets = _fit(records, usable, enough)
+    if not targets:
+        return []
     too_short = 0.0
-    for _ in range(_HALVINGS if targets else 0):
+    for _ in range(_HALVINGS):
         middle = (too_short + enough) / 2.0
         found = _fit(records, usable, middle)
         if found:
@@ -70,7 +72,7 @@ def fitted_plan(outlook: Outlook, now: float) -> list[Move]:
             too_short = middle
     return [
         Move(record, None, source, target)
-        for (record, source), target in zip(queued, targets, strict=bool(targets))
+        for (record, source), target in zip(queued, targets, strict=True)
         if target is not source
     ]
 
